@@ -1,0 +1,43 @@
+# Needs Python 3.11 or newer, git and make; everything else is installed into
+# .venv from requirements.lock.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup quickstart test nightly lint lock clean
+
+setup: .venv/ready
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Takes about a minute of training; the run is kept in runs/quickstart.
+quickstart: setup
+	$(BIN)/t5x train --gin_file=gin/runs/quickstart.gin
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+# Everything, the long checks included.
+nightly: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Resolves anew. The lock holds hashes and no index address.
+lock:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header \
+	  --no-annotate --upgrade --fork-strategy fewest --python-version 3.11 \
+	  --extra dev \
+	  pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,178 @@
+"""The `t5x` command. What it starts is imported when it is needed."""
+
+import argparse
+import contextlib
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+
+from cot_latent import __version__
+from cot_latent.errors import UserError
+
+_EXIT_ERROR, _EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130
+
+_EPILOG = """\
+bindings:
+  --gin.NAME=VALUE sets a gin macro or parameter after all files are read.
+  VALUE is a Python literal, so a string needs quotes that the shell keeps:
+    t5x train --gin_file=gin/runs/bbh_tiny.gin \\
+      --gin.TASK="'bbh_navigate'" --gin.DATA_DIR="'data'" --gin.SEED=3
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command.
+
+  Args:
+    argv: arguments; None takes the process's own.
+
+  Returns:
+    The exit status: 0, 1 for a failed run, 2 for a mistake in what was asked
+    for, 130 if interrupted.
+  """
+  arguments = list(sys.argv[1:] if argv is None else argv)
+  try:
+    options = _parser().parse_args(_rewrite_gin(arguments))
+    return options.run(options)
+  except UserError as error:
+    return _fail(str(error), _EXIT_USAGE)
+  except KeyboardInterrupt:
+    return _fail(
+      "interrupted; the same command goes on from the last checkpoint",
+      _EXIT_INTERRUPTED,
+    )
+  except Exception as error:
+    if what := _disk_trouble(error):
+      return _fail(what, _EXIT_ERROR)
+    raise
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="t5x",
+    description="Teaches a language model to reason from answers alone.",
+    epilog=_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument("--version", action="version", version=__version__)
+  commands = parser.add_subparsers(required=True, metavar="COMMAND")
+  train = commands.add_parser(
+    "train",
+    help="run the experiment that gin files describe, and write its report",
+    epilog=_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  train.add_argument(
+    "--gin_file",
+    action="append",
+    required=True,
+    metavar="FILE",
+    help="a gin file; may be given several times, later ones win",
+  )
+  train.add_argument(
+    "--gin_bindings",
+    action="append",
+    default=[],
+    metavar="BINDING",
+    help="a binding such as 'SEED = 3'; the same as --gin.SEED=3",
+  )
+  train.add_argument(
+    "--gin_search_paths",
+    default="",
+    metavar="DIRS",
+    help="comma-separated folders to look gin files up in",
+  )
+  train.add_argument(
+    "--dry_run",
+    action="store_true",
+    help="check everything, print the configuration and the cost, and stop",
+  )
+  train.set_defaults(run=_train)
+  return parser
+
+
+def _rewrite_gin(arguments: Sequence[str]) -> list[str]:
+  """Rewrites --gin.NAME=VALUE as --gin_bindings, as T5X does."""
+  rewritten = []
+  for argument in arguments:
+    if argument.startswith("--gin."):
+      name, equals, value = argument.removeprefix("--gin.").partition("=")
+      if not name or not equals:
+        raise UserError(f"{argument}: write it as --gin.NAME=VALUE")
+      argument = f"--gin_bindings={name} = {value}"
+    rewritten.append(argument)
+  return rewritten
+
+
+def _train(options: argparse.Namespace) -> int:
+  with _without_start_up_notices():
+    from cot_latent import configuration
+    from cot_latent.reporting import summary
+    from cot_latent.training import experiment, train
+
+  config, gin_record = configuration.parse(
+    options.gin_file,
+    options.gin_bindings,
+    [path for path in options.gin_search_paths.split(",") if path],
+  )
+  if options.dry_run:
+    loaded = train.load_data(config)
+    plan = experiment.plan(config, len(loaded.train), len(loaded.test))
+    print(gin_record["resolved"])
+    print(summary.plan_text(plan))
+    return 0
+  report = train.train(config, gin_record)
+  print(summary.report_text(report, config.model_dir))
+  return 0
+
+
+@contextlib.contextmanager
+def _without_start_up_notices() -> Iterator[None]:
+  """Keeps TensorFlow's notices off the terminal while it is imported.
+
+  Its C++ side writes them before any setting can stop it. If the import fails,
+  what was held back is shown.
+  """
+  kept = os.dup(2)
+  with tempfile.TemporaryFile() as notices:
+    os.dup2(notices.fileno(), 2)
+    try:
+      import seqio  # noqa: F401  (starts TensorFlow)
+
+      yield
+    except BaseException:
+      notices.seek(0)
+      os.write(kept, notices.read())
+      raise
+    finally:
+      os.dup2(kept, 2)
+      os.close(kept)
+
+
+def _disk_trouble(error: BaseException | None) -> str | None:
+  """Says what is wrong if an error comes from a full or read-only disk."""
+  while error is not None:
+    number = error.errno if isinstance(error, OSError) else None
+    text = str(error)
+    if number == errno.ENOSPC or os.strerror(errno.ENOSPC) in text:
+      return (
+        "the disk is full; make room, and the same command goes on from the "
+        "last checkpoint"
+      )
+    if number in (errno.EACCES, errno.EROFS, errno.EPERM):
+      return f"cannot write: {text}"
+    error = error.__cause__ or error.__context__
+  return None
+
+
+def _fail(message: str, status: int) -> int:
+  print(f"t5x: error: {message}", file=sys.stderr)
+  return status
+
+
+if __name__ == "__main__":
+  sys.exit(main())

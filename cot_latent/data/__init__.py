@@ -1,0 +1,1 @@
+"""A SeqIO task made into arrays; prompt templates; answer checkers."""

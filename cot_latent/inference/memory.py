@@ -1,0 +1,97 @@
+"""The rationale memory: the state of one Markov chain a training question."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class MemoryState(NamedTuple):
+  """One remembered rationale for each of N training questions.
+
+  Token ids are kept, never text: decoding and encoding again may change them,
+  and then their log-probability is no longer that of what was drawn.
+
+  Attributes:
+    tokens: [N, T] int32; what follows the end of the sequence is 0.
+    is_correct: [N] bool, whether the rationale reaches the known answer. A
+      wrong one is kept, but gives no gradient: its chain has not started.
+    accepted_at: [N] int32, the step that wrote the row; 0 is the memory's
+      start, -1 an empty row.
+    num_proposed: [N] int32, draws made for the question since the start.
+    num_accepted: [N] int32, steps that changed the row since the start.
+  """
+
+  tokens: jax.Array
+  is_correct: jax.Array
+  accepted_at: jax.Array
+  num_proposed: jax.Array
+  num_accepted: jax.Array
+
+
+def init(num_examples: int, length: int) -> MemoryState:
+  """Makes an empty memory for N questions and rationales of up to T tokens."""
+  zeros = jnp.zeros(num_examples, jnp.int32)
+  return MemoryState(
+    tokens=jnp.zeros((num_examples, length), jnp.int32),
+    is_correct=jnp.zeros(num_examples, bool),
+    accepted_at=zeros - 1,
+    num_proposed=zeros,
+    num_accepted=zeros,
+  )
+
+
+def start(
+  memory: MemoryState,
+  index: jax.Array,
+  tokens: jax.Array,
+  is_correct: jax.Array,
+) -> MemoryState:
+  """Writes the first rationales, right or wrong (Algorithm 1, line 3).
+
+  Args:
+    memory: the memory so far.
+    index: [B] int32, rows to write.
+    tokens: [B, T] int32.
+    is_correct: [B] bool.
+
+  Returns:
+    The memory with these rows set.
+  """
+  return memory._replace(
+    tokens=memory.tokens.at[index].set(tokens),
+    is_correct=memory.is_correct.at[index].set(is_correct),
+    accepted_at=memory.accepted_at.at[index].set(0),
+  )
+
+
+def write(
+  memory: MemoryState,
+  index: jax.Array,
+  tokens: jax.Array,
+  is_correct: jax.Array,
+  accepted: jax.Array,
+  step: int,
+) -> MemoryState:
+  """Writes a minibatch's rows back after their transition.
+
+  Args:
+    memory: the memory before the step.
+    index: [M] int32, distinct rows.
+    tokens: [M, T] int32, the rows after the transition.
+    is_correct: [M] bool, their correctness.
+    accepted: [M, K] bool, which draw became the memory, if any.
+    step: the training step, from 1.
+
+  Returns:
+    The memory after the step.
+  """
+  changed = accepted.any(axis=1)
+  written_at = jnp.where(changed, step, memory.accepted_at[index])
+  return MemoryState(
+    tokens=memory.tokens.at[index].set(tokens),
+    is_correct=memory.is_correct.at[index].set(is_correct),
+    accepted_at=memory.accepted_at.at[index].set(written_at),
+    num_proposed=memory.num_proposed.at[index].add(accepted.shape[1]),
+    num_accepted=memory.num_accepted.at[index].add(changed),
+  )

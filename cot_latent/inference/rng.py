@@ -1,0 +1,112 @@
+"""Every random choice as a pure function of what it is for.
+
+No generator is carried along: a key is derived from the run's seed, a purpose,
+and the numbers that single out the choice (step, example, draw). A resumed run
+therefore draws the same things, and no two choices share a key.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PURPOSES = frozenset(
+  {
+    "params",  # initial parameters of the model
+    "base_order",  # minibatches of the base model's training
+    "order",  # minibatches of the method's training
+    "memory",  # the rationales that the memory starts with
+    "draw",  # fresh rationales
+    "subsample",  # the offset of systematic resampling
+    "evaluate",  # samples for self-consistency
+  }
+)
+
+
+def purpose_key(seed: int, purpose: str, *numbers: int) -> jax.Array:
+  """Derives the key of one choice.
+
+  Args:
+    seed: the run's seed.
+    purpose: one of PURPOSES.
+    *numbers: non-negative integers below 2**32 that single out the choice.
+
+  Returns:
+    A scalar threefry key.
+
+  Raises:
+    ValueError: if the purpose is not a registered one.
+  """
+  if purpose not in PURPOSES:
+    raise ValueError(f"unknown purpose {purpose!r}; known: {sorted(PURPOSES)}")
+  rng_key = jax.random.key(seed, impl="threefry2x32")
+  rng_key = jax.random.fold_in(rng_key, zlib.crc32(purpose.encode()))
+  for number in numbers:
+    rng_key = jax.random.fold_in(rng_key, number)
+  return rng_key
+
+
+def id_words(ids: Sequence[str]) -> np.ndarray:
+  """Turns example ids into words that keys can be derived from.
+
+  Args:
+    ids: N strings.
+
+  Returns:
+    [N, 2] uint32, the first 64 bits of each id's sha256: wide enough that ids
+    of one data set do not collide, which 32 bits are not.
+  """
+  digests = [hashlib.sha256(text.encode()).digest()[:8] for text in ids]
+  return np.array([np.frombuffer(d, ">u4") for d in digests], np.uint32)
+
+
+@jax.jit
+def row_keys(rng_key: jax.Array, words: jax.Array, draw: jax.Array):
+  """Derives one key a row, from the example alone and not from its place.
+
+  Args:
+    rng_key: the key of the purpose (and step).
+    words: [B, 2] uint32 of `id_words`.
+    draw: [B] integer, which of the example's draws the row is.
+
+  Returns:
+    [B] keys.
+  """
+
+  def one(word, number):
+    key = jax.random.fold_in(rng_key, word[0])
+    key = jax.random.fold_in(key, word[1])
+    return jax.random.fold_in(key, number)
+
+  return jax.vmap(one)(words, jnp.asarray(draw))
+
+
+def minibatch(
+  seed: int, purpose: str, step: int, num_examples: int, batch_size: int
+) -> np.ndarray:
+  """Picks the examples of one step.
+
+  Each epoch is a fresh permutation cut into whole minibatches; the remainder
+  is left out, so the indices of a minibatch are always distinct (two slots of
+  one memory row would make the leave-one-out scale depend on its own draw).
+
+  Args:
+    seed: the run's seed.
+    purpose: "order" or "base_order".
+    step: the step, from 0.
+    num_examples: N.
+    batch_size: M, at most N.
+
+  Returns:
+    [M] int32 indices into the examples.
+  """
+  per_epoch = num_examples // batch_size
+  epoch, place = divmod(step, per_epoch)
+  order = jax.random.permutation(
+    purpose_key(seed, purpose, epoch), num_examples
+  )
+  start = place * batch_size
+  return np.asarray(order[start : start + batch_size], np.int32)

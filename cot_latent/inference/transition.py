@@ -1,0 +1,71 @@
+"""The Markov chain's step: an independence sampler that proposes from the model.
+
+With a 0/1 likelihood the Metropolis-Hastings ratio is 1 when the proposal is
+correct and 0 when it is wrong (0/0, both wrong, counts as a rejection), so the
+step accepts exactly the correct proposals and needs no random number.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Transition(NamedTuple):
+  """A minibatch's chains before and after K fresh draws each.
+
+  Attributes:
+    old_tokens: [M, T] int32, the memory before the step.
+    old_is_correct: [M] bool.
+    draw_tokens: [M, K, T] int32, fresh draws from p(z|x).
+    draw_is_correct: [M, K] bool.
+    accepted: [M, K] bool, the draw that became the memory; at most one a row.
+    tokens: [M, T] int32, the memory after the step.
+    is_correct: [M] bool.
+  """
+
+  old_tokens: jax.Array
+  old_is_correct: jax.Array
+  draw_tokens: jax.Array
+  draw_is_correct: jax.Array
+  accepted: jax.Array
+  tokens: jax.Array
+  is_correct: jax.Array
+
+
+def independence(
+  old_tokens: jax.Array,
+  old_is_correct: jax.Array,
+  draw_tokens: jax.Array,
+  draw_is_correct: jax.Array,
+) -> Transition:
+  """Takes K independence-sampler steps: the last correct draw is remembered.
+
+  Leaves p(z|x,y) invariant for every K.
+
+  Args:
+    old_tokens: [M, T] int32.
+    old_is_correct: [M] bool.
+    draw_tokens: [M, K, T] int32, K >= 1, in the order in which they were drawn.
+    draw_is_correct: [M, K] bool.
+
+  Returns:
+    The transition.
+
+  Reference: Phan et al. 2023, Algorithm 1, lines 5-9 (there K = 1).
+  """
+  correct_from_here = jnp.cumsum(draw_is_correct[:, ::-1], axis=1)[:, ::-1]
+  accepted = draw_is_correct & (correct_from_here == 1)
+  picked = jnp.take_along_axis(
+    draw_tokens, jnp.argmax(accepted, axis=1)[:, None, None], axis=1
+  )[:, 0]
+  changed = accepted.any(axis=1)
+  return Transition(
+    old_tokens=old_tokens,
+    old_is_correct=old_is_correct,
+    draw_tokens=draw_tokens,
+    draw_is_correct=draw_is_correct,
+    accepted=accepted,
+    tokens=jnp.where(changed[:, None], picked, old_tokens),
+    is_correct=old_is_correct | changed,
+  )

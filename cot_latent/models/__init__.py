@@ -1,0 +1,1 @@
+"""Language models as two functions, `sample` and `log_prob`."""

@@ -1,0 +1,186 @@
+"""A model as functions of its parameters: init, sample, log_prob.
+
+Prompts stand to the right of their padding, so that every row's first new
+token has the same place. What is sampled is exactly what is scored: the
+distribution is neither truncated nor otherwise changed, a sequence ends with
+its first EOS, and one that reaches the length limit is scored as it was drawn.
+
+Symbols: B rows, P prompt tokens, T target tokens, V vocabulary.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cot_latent.models import decoder
+
+PAD_ID = 0  # as in SeqIO
+
+Params = Any  # a pytree of arrays
+
+
+class Draws(NamedTuple):
+  """Sampled continuations.
+
+  Attributes:
+    tokens: [B, T] int32; 0 after the end.
+    ended: [B] bool; False where the length limit cut the sequence.
+    log_prob: [B, T] float32, nats, at temperature 1; 0 after the end.
+  """
+
+  tokens: jax.Array
+  ended: jax.Array
+  log_prob: jax.Array
+
+
+class LanguageModel(NamedTuple):
+  """What training needs of a model; every function is pure and jitted.
+
+  Attributes:
+    init: rng_key -> params.
+    sample: (params, prompts [B, P], keys [B], temperature) -> Draws.
+      Temperature 0 is greedy decoding.
+    log_prob: (params, prompts [S, P], targets [S, T]) -> [S, T] nats.
+  """
+
+  init: Callable[[jax.Array], Params]
+  sample: Callable[..., Draws]
+  log_prob: Callable[[Params, jax.Array, jax.Array], jax.Array]
+
+
+def target_mask(targets: jax.Array, eos_id: int) -> jax.Array:
+  """Marks the tokens that belong to a sequence: up to its first EOS.
+
+  Args:
+    targets: [..., T] int32.
+    eos_id: the token that ends a sequence.
+
+  Returns:
+    [..., T] bool; all True for a sequence without EOS, cut by the limit.
+  """
+  is_end = targets == eos_id
+  return jnp.cumsum(is_end, axis=-1) - is_end == 0
+
+
+def build(
+  config: decoder.DecoderConfig, vocab_size: int, eos_id: int, max_length: int
+) -> LanguageModel:
+  """Builds a decoder-only language model.
+
+  Args:
+    config: its sizes.
+    vocab_size: V.
+    eos_id: the token that ends a sequence.
+    max_length: T, where sampling stops.
+
+  Returns:
+    The model's functions.
+  """
+  network = decoder.Decoder(config, vocab_size)
+
+  def init(rng_key):
+    tokens = jnp.ones((1, 1), jnp.int32)
+    cache = decoder.empty_cache(config, 1, 1)
+    mask = jnp.ones((1, 1, 1), bool)
+    return network.init(rng_key, tokens, tokens, mask, cache, 0)["params"]
+
+  def forward(params, tokens, is_real, logits_from):
+    """Runs whole rows at once; is_real [B, S] is False on padding."""
+    length = tokens.shape[1]
+    causal = jnp.tril(jnp.ones((length, length), bool))
+    return network.apply(
+      {"params": params},
+      tokens,
+      _positions(is_real),
+      causal & is_real[:, None, :],
+      decoder.empty_cache(config, *tokens.shape),
+      0,
+      logits_from,
+    )
+
+  def log_prob(params, prompts, targets):
+    prompt_is_real = _prompt_mask(prompts)
+    tokens = jnp.concatenate([prompts, targets], axis=1)[:, :-1]
+    is_real = jnp.concatenate(
+      [prompt_is_real, jnp.ones_like(targets, bool)], axis=1
+    )[:, :-1]
+    logits, _ = forward(params, tokens, is_real, prompts.shape[1] - 1)
+    chosen = _log_prob_of(logits, targets)
+    return jnp.where(target_mask(targets, eos_id), chosen, 0)
+
+  def sample(params, prompts, keys, temperature=1.0):
+    rows, prompt_length = prompts.shape
+    is_real = _prompt_mask(prompts)
+    num_real = is_real.sum(axis=1, dtype=jnp.int32)
+    logits, cache = forward(params, prompts, is_real, prompt_length - 1)
+    cache = jax.tree.map(
+      lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, max_length), (0, 0))),
+      cache,
+    )
+    place = jnp.arange(prompt_length + max_length)
+    prompt_can_be_seen = jnp.pad(is_real, ((0, 0), (0, max_length)))
+
+    def feed(token, t, cache):
+      """Feeds the t-th new token in; returns the next token's logits."""
+      is_new = (place >= prompt_length) & (place <= prompt_length + t)
+      return network.apply(
+        {"params": params},
+        token[:, None],
+        (num_real + t)[:, None],
+        (prompt_can_be_seen | is_new)[:, None],
+        cache,
+        prompt_length + t,
+      )
+
+    def goes_on(carry):
+      t, _, ended, *_ = carry
+      return (t < max_length) & ~ended.all()
+
+    def step(carry):
+      t, draws, ended, logits, cache = carry
+      # Greedy and sampled decoding are one program: the noise is scaled by 0.
+      noise = jax.vmap(lambda k: jax.random.gumbel(k, logits.shape[-1:]))(
+        jax.vmap(jax.random.fold_in, (0, None))(keys, t)
+      )
+      token = jnp.argmax(logits + temperature * noise, axis=-1)
+      token = jnp.where(ended, PAD_ID, token).astype(jnp.int32)
+      chosen = _log_prob_of(logits[:, None], token[:, None])[:, 0]
+      draws = Draws(
+        tokens=draws.tokens.at[:, t].set(token),
+        ended=draws.ended,
+        log_prob=draws.log_prob.at[:, t].set(jnp.where(ended, 0, chosen)),
+      )
+      ended |= token == eos_id
+      logits, cache = feed(token, t, cache)
+      return t + 1, draws, ended, logits[:, 0], cache
+
+    nothing = Draws(
+      tokens=jnp.full((rows, max_length), PAD_ID, jnp.int32),
+      ended=jnp.zeros(rows, bool),
+      log_prob=jnp.zeros((rows, max_length)),
+    )
+    carry = (0, nothing, nothing.ended, logits[:, 0], cache)
+    _, draws, ended, *_ = jax.lax.while_loop(goes_on, step, carry)
+    return draws._replace(ended=ended)
+
+  return LanguageModel(jax.jit(init), jax.jit(sample), jax.jit(log_prob))
+
+
+def _prompt_mask(prompts: jax.Array) -> jax.Array:
+  """[B, P] bool, False on the padding before each prompt."""
+  return jnp.cumsum(prompts != PAD_ID, axis=1) > 0
+
+
+def _positions(is_real: jax.Array) -> jax.Array:
+  """[B, S] int32, counted from each row's first real token."""
+  return jnp.maximum(jnp.cumsum(is_real, axis=1, dtype=jnp.int32) - 1, 0)
+
+
+@functools.partial(jax.jit, inline=True)
+def _log_prob_of(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+  """[B, S] nats of tokens [B, S] under logits [B, S, V], in float32."""
+  log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+  return jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]

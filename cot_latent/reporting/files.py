@@ -1,0 +1,90 @@
+"""Files that are whole or not there, and a journal that survives a kill."""
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+  """Replaces a file's content; on any failure the old content stays."""
+  partial = path.with_name(f".{path.name}.partial")
+  try:
+    with partial.open("w") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    partial.replace(path)
+  except BaseException:
+    partial.unlink(missing_ok=True)
+    raise
+
+
+def to_json(value: Any) -> str:
+  """Writes JSON with sorted keys; NaN and infinity, which JSON lacks, fail."""
+  return json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+
+def to_json_line(value: Any) -> str:
+  """Writes JSON on one line, with its line end."""
+  return json.dumps(value, sort_keys=True, allow_nan=False) + "\n"
+
+
+def short_hash(value: Any) -> str:
+  """The first 8 hex digits of the sha256 over a value's JSON."""
+  return hashlib.sha256(to_json_line(value).encode()).hexdigest()[:8]
+
+
+class Journal:
+  """What a run has measured so far, a JSON object with a `step` a line.
+
+  Lines are flushed as they come, so that a killed process loses none that a
+  later checkpoint counts on.
+  """
+
+  def __init__(self, path: pathlib.Path, resume_at: int | None):
+    """Opens the journal.
+
+    Args:
+      path: of the file.
+      resume_at: keep lines up to this step; None starts afresh.
+    """
+    self.rows: list[dict[str, Any]] = []
+    if resume_at is not None and path.exists():
+      self.rows = [
+        row for row in _whole_lines(path) if row["step"] <= resume_at
+      ]
+    write_atomically(path, "".join(map(to_json_line, self.rows)))
+    self._file = path.open("a")
+
+  def add(self, step: int, kind: str, **fields: Any) -> None:
+    """Appends a row."""
+    row = {"step": step, "kind": kind, **fields}
+    self._file.write(to_json_line(row))
+    self._file.flush()
+    self.rows.append(row)
+
+  def of_kind(self, kind: str) -> list[dict[str, Any]]:
+    """Returns the rows of a kind, without the kind, in the order added."""
+    return [
+      {key: value for key, value in row.items() if key != "kind"}
+      for row in self.rows
+      if row["kind"] == kind
+    ]
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._file.close()
+
+
+def _whole_lines(path: pathlib.Path):
+  """Yields the rows up to the first torn line."""
+  for line in path.read_text().splitlines(keepends=True):
+    try:
+      row = json.loads(line)
+    except json.JSONDecodeError:
+      return
+    if not line.endswith("\n"):
+      return
+    yield row

@@ -1,0 +1,183 @@
+"""The run's record: report.json and the page made from it.
+
+The record is written whole each time, at the start, at every checkpoint and at
+the end, so that a reader always finds a valid report that says how far the run
+is. What was measured lies in a journal beside it, from which the report's
+metrics, results and costs are made.
+"""
+
+import datetime
+import json
+import pathlib
+from typing import Any
+
+from cot_latent.errors import UserError
+from cot_latent.reporting import files, page
+
+SCHEMA_VERSION = 1
+# Where a run lies and how often it saves do not change what it computes.
+_FREE_FIELDS = ("model_dir", "checkpoint_period", "task.data_dir")
+
+
+class Record:
+  """The report of one run while it is being made."""
+
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    header: dict[str, Any],
+    resume_at: int | None,
+  ):
+    """Opens the record of a run that starts or goes on.
+
+    Args:
+      directory: the run's folder.
+      header: the sections that stay as they are (identity, configuration,
+        data, environment, plan).
+      resume_at: the step that the run goes on from; None at the start.
+    """
+    self._directory = directory
+    self._header = header
+    self.journal = files.Journal(directory / "journal.jsonl", resume_at)
+
+  def write(self, status: str, error: str | None = None) -> dict[str, Any]:
+    """Writes report.json and report.html.
+
+    Args:
+      status: running, complete, failed or interrupted.
+      error: what went wrong, in a line.
+
+    Returns:
+      The report.
+    """
+    report = build(self._header, self.journal, status, error)
+    files.write_atomically(
+      self._directory / "report.json", files.to_json(report)
+    )
+    files.write_atomically(self._directory / "report.html", page.render(report))
+    return report
+
+  def close(self) -> None:
+    """Closes the journal."""
+    self.journal.close()
+
+
+def build(
+  header: dict[str, Any],
+  journal: files.Journal,
+  status: str,
+  error: str | None,
+) -> dict[str, Any]:
+  """Makes the report from its parts."""
+  metrics = journal.of_kind("metrics")
+  phases = {row["phase"]: row["seconds"] for row in journal.of_kind("phase")}
+  evaluations = journal.of_kind("evaluation_seconds")
+  parts = ("sampling", "checking", "gradient", "rest")
+  split = {p: sum(row[f"time/{p}"] for row in metrics) for p in parts}
+  seconds = {
+    **phases,
+    "steps": sum(split.values()),
+    "evaluation": sum(row["seconds"] for row in evaluations),
+  }
+  counted = [*metrics, *journal.of_kind("phase"), *evaluations]
+  identity = header["identity"]
+  ended = None if status == "running" else now()
+  return {
+    **header,
+    "schema_version": SCHEMA_VERSION,
+    "status": status,
+    "error": error,
+    "identity": identity | {"ended": ended},
+    "metrics": metrics,
+    "results": journal.of_kind("result"),
+    "samples": journal.of_kind("sample"),
+    "cost": {
+      "seconds": seconds | {"total": sum(seconds.values())},
+      "step_seconds": split,
+      "sequences_sampled": sum(r.get("num_sampled", 0) for r in counted),
+      "sequences_scored": sum(r.get("num_scored", 0) for r in counted),
+    },
+  }
+
+
+def read(directory: pathlib.Path) -> dict[str, Any] | None:
+  """Reads the report of a folder.
+
+  Returns:
+    The report, or None if the folder is not there or empty.
+
+  Raises:
+    UserError: if the folder holds something else, or a report that this
+      version cannot read.
+  """
+  if directory.is_file():
+    raise UserError(f"MODEL_DIR {directory} is a file, not a folder")
+  if not directory.is_dir() or not any(directory.iterdir()):
+    return None
+  path = directory / "report.json"
+  if not path.is_file():
+    raise UserError(
+      f"MODEL_DIR {directory} is not empty and holds no report.json: choose "
+      "another folder, so that nothing in it is lost"
+    )
+  try:
+    report = json.loads(path.read_text())
+    version = report["schema_version"]
+  except (ValueError, KeyError, TypeError):
+    raise UserError(f"{path} is not a report of this program") from None
+  if version != SCHEMA_VERSION:
+    raise UserError(
+      f"{path} has schema version {version}; this program reads "
+      f"{SCHEMA_VERSION}"
+    )
+  return report
+
+
+def check_same_run(
+  directory: pathlib.Path, old: dict[str, Any], header: dict[str, Any]
+) -> None:
+  """Checks that a folder's run is the one that is asked for.
+
+  Args:
+    directory: the run's folder.
+    old: the report in it.
+    header: of the run that is to go on there.
+
+  Raises:
+    UserError: naming the first thing that differs.
+  """
+  sections = (
+    ("configuration", old["configuration"]["experiment"]),
+    ("data", old["data"]),
+    ("settings", old["environment"]["settings"]),
+  )
+  wanted = {
+    "configuration": header["configuration"]["experiment"],
+    "data": header["data"],
+    "settings": header["environment"]["settings"],
+  }
+  for section, had in sections:
+    wants = json.loads(json.dumps(wanted[section]))
+    for name, was, now_is in _differences(had, wants):
+      if name not in _FREE_FIELDS:
+        raise UserError(
+          f"MODEL_DIR {directory} belongs to another run: {section} {name} "
+          f"was {was!r:.60} there and is {now_is!r:.60} here; choose another "
+          "MODEL_DIR, or use the old configuration to go on with it"
+        )
+
+
+def now() -> str:
+  """The time, in UTC, to the second."""
+  time = datetime.datetime.now(datetime.UTC)
+  return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _differences(old: Any, new: Any, name: str = ""):
+  """Yields (dotted name, old value, new value) where two trees differ."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    for key in sorted(old.keys() | new.keys()):
+      inner = f"{name}.{key}" if name else key
+      yield from _differences(old.get(key), new.get(key), inner)
+  elif old != new:
+    yield name, old, new

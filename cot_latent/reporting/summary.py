@@ -1,0 +1,54 @@
+"""A run's plan and outcome as a few lines of text."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+_PLAN_ROWS = (
+  ("base model", "base"),
+  ("memory start", "memory_start"),
+  ("steps", "steps"),
+  ("evaluation", "evaluation"),
+)
+
+
+def plan_text(plan: Mapping[str, Any]) -> str:
+  """Tells what a run will cost, by phase."""
+  sampled, scored = plan["sampled_by_phase"], plan["scored_by_phase"]
+  lines = [f"{'sequences':<14}{'sampled':>12}{'scored, at most':>18}"]
+  for label, key in _PLAN_ROWS:
+    lines.append(f"{label:<14}{sampled.get(key, 0):>12,}{scored.get(key, 0):>18,}")
+  lines.append(
+    f"{'all':<14}{plan['sequences_sampled']:>12,}"
+    f"{plan['sequences_scored']:>18,}"
+  )
+  return "\n".join(lines)
+
+
+def report_text(report: Mapping[str, Any], directory: str) -> str:
+  """Tells held-out accuracy before and after, and where the report is."""
+  results = report["results"]
+  decoders = dict.fromkeys(row["decoder"] for row in results)
+  last = report["plan"]["steps"]
+  lines = [
+    f"{'held-out accuracy':<20}{'before':>8}{'after':>8}   95% interval after"
+  ]
+  for decoder in decoders:
+    ends = {row["step"]: row for row in results if row["decoder"] == decoder}
+    before, after = ends[0], ends[last]
+    low, high = after["interval"]
+    name = decoder.replace("_", "-")
+    if after["num_samples"] > 1:
+      name += f" ({after['num_samples']})"
+    lines.append(
+      f"{name:<20}{before['accuracy']:>8.3f}{after['accuracy']:>8.3f}   "
+      f"{low:.3f} to {high:.3f}"
+    )
+  total = report["cost"]["seconds"]["total"]
+  folder = pathlib.Path(directory)
+  lines += [
+    f"{last} steps of {report['identity']['method']} on "
+    f"{report['identity']['task']}; {total:.0f} s in all",
+    f"report: {folder / 'report.html'} and {folder / 'report.json'}",
+  ]
+  return "\n".join(lines)

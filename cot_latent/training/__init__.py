@@ -1,0 +1,1 @@
+"""The embedded trainer: E-step, M-step, checkpoints, evaluation."""

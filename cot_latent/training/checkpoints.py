@@ -1,0 +1,63 @@
+"""Checkpoints: parameters, optimizer, memory and step as one unit."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+
+from cot_latent.inference.memory import MemoryState
+
+
+class TrainState(NamedTuple):
+  """All that a run carries from step to step.
+
+  Attributes:
+    params: of the model.
+    opt_state: Optax's.
+    memory: one chain a training question.
+    step: how many steps were taken.
+  """
+
+  params: Any
+  opt_state: Any
+  memory: MemoryState
+  step: int
+
+
+class Checkpoints:
+  """The checkpoints of one run; the last two are kept."""
+
+  def __init__(self, directory: pathlib.Path):
+    """Opens the folder, which is made if it is not there."""
+    self._manager = ocp.CheckpointManager(
+      directory.absolute(),
+      options=ocp.CheckpointManagerOptions(max_to_keep=2, create=True),
+    )
+
+  def save(self, state: TrainState) -> None:
+    """Saves a state; on return the checkpoint is whole and on disk."""
+    tree = state._replace(step=jax.numpy.asarray(state.step))
+    self._manager.save(state.step, args=ocp.args.StandardSave(tree))
+    self._manager.wait_until_finished()
+
+  def latest_step(self) -> int | None:
+    """The step of the last whole checkpoint, if there is one."""
+    return self._manager.latest_step()
+
+  def restore(self, like: TrainState) -> TrainState:
+    """Restores the last checkpoint.
+
+    Args:
+      like: a state of the same structure, shapes and types.
+    """
+    tree = like._replace(step=jax.numpy.asarray(like.step))
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+    state = self._manager.restore(
+      self._manager.latest_step(), args=ocp.args.StandardRestore(abstract)
+    )
+    return state._replace(step=int(state.step))
+
+  def close(self) -> None:
+    """Waits for what is under way."""
+    self._manager.close()

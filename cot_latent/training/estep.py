@@ -1,0 +1,275 @@
+"""The E-step as it is run: draw, check, update the memory, weigh.
+
+M questions, K draws each, P prompt tokens, T target tokens.
+"""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from cot_latent.data.examples import Examples, Task
+from cot_latent.inference import (
+  estimators,
+  memory,
+  resampling,
+  rng,
+  transition,
+)
+from cot_latent.models.language_model import Draws, LanguageModel
+from cot_latent.training.experiment import Method
+
+
+class WeightedRows(NamedTuple):
+  """What the M-step differentiates: the sequences that have weight.
+
+  Attributes:
+    prompts: [S, P] int32, the question alone for every row.
+    targets: [S, T] int32.
+    weights: [S] float32; trailing zeros fill up to one of few sizes, each of
+      which is compiled once.
+  """
+
+  prompts: np.ndarray
+  targets: np.ndarray
+  weights: np.ndarray
+
+
+class Checked(NamedTuple):
+  """Draws with their verdicts, on the host.
+
+  Attributes:
+    tokens: [B, T] int32.
+    texts: B strings.
+    answers: B extracted answers, None where there is none.
+    is_correct: [B] bool. A sequence cut by the length limit is wrong.
+    ended: [B] bool.
+    sampling_seconds: to draw.
+    checking_seconds: to decode and compare.
+  """
+
+  tokens: np.ndarray
+  texts: list[str]
+  answers: list[str | None]
+  is_correct: np.ndarray
+  ended: np.ndarray
+  sampling_seconds: float
+  checking_seconds: float
+
+
+def draw_and_check(
+  model: LanguageModel,
+  task: Task,
+  params,
+  prompts: np.ndarray,
+  rng_keys: jax.Array,
+  answers: list[str],
+  temperature: float = 1.0,
+) -> Checked:
+  """Draws one completion for each of B prompts and checks its answer.
+
+  Args:
+    model: the language model.
+    task: says what an answer is.
+    params: the model's.
+    prompts: [B, P] int32.
+    rng_keys: [B] keys.
+    answers: B known answers.
+    temperature: 1 draws from the model itself, 0 is greedy.
+
+  Returns:
+    The completions and their verdicts.
+  """
+  began = time.perf_counter()
+  draws: Draws = jax.device_get(
+    model.sample(params, prompts, rng_keys, temperature)
+  )
+  sampled = time.perf_counter()
+  texts = task.vocabulary.decode_rows(draws.tokens)
+  extracted = [
+    task.extract(text) if ended else None
+    for text, ended in zip(texts, draws.ended, strict=True)
+  ]
+  is_correct = np.array(
+    [got == want for got, want in zip(extracted, answers, strict=True)], bool
+  )
+  return Checked(
+    tokens=draws.tokens,
+    texts=texts,
+    answers=extracted,
+    is_correct=is_correct,
+    ended=draws.ended,
+    sampling_seconds=sampled - began,
+    checking_seconds=time.perf_counter() - sampled,
+  )
+
+
+def start_memory(
+  model: LanguageModel,
+  task: Task,
+  examples: Examples,
+  method: Method,
+  params,
+  seed: int,
+  batch_size: int,
+  max_length: int,
+  report_done: Callable[[int], None],
+) -> memory.MemoryState:
+  """Draws every question's first rationale (Algorithm 1, lines 2-3).
+
+  Args:
+    model: the language model.
+    task: says what an answer is.
+    examples: N training questions.
+    method: says which prompt to draw from.
+    params: of the base model.
+    seed: the run's.
+    batch_size: rows drawn together; the last batch is filled up.
+    max_length: T.
+    report_done: called with the number of questions done.
+
+  Returns:
+    The memory, with wrong rationales marked as such.
+  """
+  state = memory.init(len(examples), max_length)
+  if method.memory_start == "empty":
+    return state
+  hinted = method.memory_start == "guide"
+  prompts = examples.guides if hinted else examples.prompts
+  rng_key = rng.purpose_key(seed, "memory")
+  for index, num_real in batches(len(examples), batch_size):
+    keys = rng.row_keys(rng_key, examples.words[index], np.zeros_like(index))
+    checked = draw_and_check(
+      model,
+      task,
+      params,
+      prompts[index],
+      keys,
+      [examples.answers[i] for i in index],
+    )
+    state = memory.start(
+      state,
+      index[:num_real],
+      checked.tokens[:num_real],
+      checked.is_correct[:num_real],
+    )
+    report_done(int(index[num_real - 1]) + 1)
+  return state
+
+
+def e_step(
+  model: LanguageModel,
+  task: Task,
+  examples: Examples,
+  method: Method,
+  params,
+  state: memory.MemoryState,
+  index: np.ndarray,
+  seed: int,
+  step: int,
+) -> tuple[memory.MemoryState, WeightedRows, dict[str, float]]:
+  """Updates the memory of a minibatch and weighs its sequences.
+
+  Args:
+    model: the language model.
+    task: says what an answer is.
+    examples: N training questions.
+    method: how to draw and weigh.
+    params: current parameters; draws, weights and gradient all use them.
+    state: the memory before the step.
+    index: [M] int32, distinct questions.
+    seed: the run's.
+    step: from 1.
+
+  Returns:
+    The memory after the step, the weighted rows, and metrics.
+  """
+  num_draws = method.num_draws
+  repeated = np.repeat(index, num_draws)
+  keys = rng.row_keys(
+    rng.purpose_key(seed, "draw", step),
+    examples.words[repeated],
+    np.tile(np.arange(num_draws), len(index)),
+  )
+  checked = draw_and_check(
+    model,
+    task,
+    params,
+    examples.prompts[repeated],
+    keys,
+    [examples.answers[i] for i in repeated],
+  )
+  tokens = checked.tokens.reshape(len(index), num_draws, -1)
+  moved = transition.independence(
+    state.tokens[index],
+    state.is_correct[index],
+    tokens,
+    checked.is_correct.reshape(len(index), num_draws),
+  )
+  state = memory.write(
+    state, index, moved.tokens, moved.is_correct, moved.accepted, step
+  )
+  weights = estimators.merge_accepted(moved, method.estimator(moved))
+  if method.num_scored is not None:
+    offset = jax.random.uniform(rng.purpose_key(seed, "subsample", step))
+    weights = resampling.subsample(weights, method.num_scored, offset)
+  rows = gather_rows(examples.prompts[index], moved, np.asarray(weights))
+  metrics = {
+    "chain/accept_rate": float(checked.is_correct.mean()),
+    "memory/correct_fraction": float(state.is_correct.mean()),
+    "draws/capped_fraction": 1.0 - float(checked.ended.mean()),
+    "draws/unparseable_fraction": float(
+      np.mean([answer is None for answer in checked.answers])
+    ),
+    "estimator/num_weighted": int(np.count_nonzero(rows.weights)),
+    "time/sampling": checked.sampling_seconds,
+    "time/checking": checked.checking_seconds,
+  }
+  if num_draws == 1:
+    scale = estimators.leave_one_out_scale(moved)
+    metrics["estimator/scale"] = float(scale.mean())
+  return state, rows, metrics
+
+
+def gather_rows(
+  prompts: np.ndarray, moved: transition.Transition, weights: np.ndarray
+) -> WeightedRows:
+  """Collects the sequences whose weight is not zero.
+
+  Args:
+    prompts: [M, P] int32.
+    moved: the minibatch's transition.
+    weights: [M, 1 + K].
+
+  Returns:
+    S rows, S the next multiple of M / 2: few sizes, so few compilations.
+  """
+  batch_size, columns = weights.shape
+  sequences = np.concatenate(
+    [np.asarray(moved.tokens)[:, None], moved.draw_tokens], axis=1
+  ).reshape(batch_size * columns, -1)
+  flat = weights.ravel().astype(np.float32)
+  chosen = np.flatnonzero(flat)
+  bucket = max(1, batch_size // 2)
+  size = max(bucket, -(-len(chosen) // bucket) * bucket)
+  place = np.zeros(size, np.int32)
+  place[: len(chosen)] = chosen
+  filled = np.zeros(size, np.float32)
+  filled[: len(chosen)] = flat[chosen]
+  return WeightedRows(prompts[place // columns], sequences[place], filled)
+
+
+def batches(num_rows: int, batch_size: int):
+  """Cuts rows into batches of one size.
+
+  Yields:
+    [batch_size] int32 indices, the last batch filled up with row 0, and how
+    many of them are real.
+  """
+  for start in range(0, num_rows, batch_size):
+    real = np.arange(start, min(start + batch_size, num_rows), dtype=np.int32)
+    index = np.zeros(batch_size, np.int32)
+    index[: len(real)] = real
+    yield index, len(real)

@@ -1,0 +1,114 @@
+"""Held-out accuracy, greedily and by self-consistency."""
+
+import collections
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from cot_latent.data.examples import Examples, Task
+from cot_latent.inference import rng
+from cot_latent.models.language_model import LanguageModel
+from cot_latent.training import estep
+
+
+class Output(NamedTuple):
+  """What was answered to one question.
+
+  Attributes:
+    id: the example's.
+    question: its text.
+    answer: the known answer.
+    completions: what the model wrote, one or several times.
+    extracted: the answer counted, or None.
+    is_correct: whether it is the known one.
+  """
+
+  id: str
+  question: str
+  answer: str
+  completions: list[str]
+  extracted: str | None
+  is_correct: bool
+
+
+def majority(answers: list[str | None]) -> str | None:
+  """Picks the most frequent answer; among equals, the one drawn first.
+
+  Args:
+    answers: one a sample; None, no answer, has no vote.
+
+  Returns:
+    The answer, or None if there is no vote at all.
+  """
+  votes = collections.Counter(a for a in answers if a is not None)
+  return votes.most_common(1)[0][0] if votes else None
+
+
+def evaluate(
+  model: LanguageModel,
+  task: Task,
+  params,
+  examples: Examples,
+  *,
+  num_samples: int | None,
+  batch_size: int,
+  seed: int,
+  step: int,
+  report_done: Callable[[int], None] | None = None,
+) -> list[Output]:
+  """Answers every question.
+
+  Args:
+    model: the language model.
+    task: says what an answer is.
+    params: the model's.
+    examples: N held-out questions.
+    num_samples: None decodes greedily; otherwise samples drawn at temperature
+      1 for each question, of which the majority answer counts.
+    batch_size: rows decoded together; the last batch is filled up.
+    seed: the run's.
+    step: the training step, so that each evaluation has draws of its own.
+    report_done: called with the number of completions made.
+
+  Returns:
+    N outputs, in the order of the examples.
+
+  Reference: Phan et al. 2023, section 5; Wang et al. 2022 (self-consistency).
+  """
+  repeats = num_samples or 1
+  which = np.repeat(np.arange(len(examples)), repeats)
+  draw = np.tile(np.arange(repeats), len(examples))
+  rng_key = rng.purpose_key(seed, "evaluate", step)
+  texts: list[str] = []
+  answers: list[str | None] = []
+  for index, num_real in estep.batches(len(which), batch_size):
+    rows = which[index]
+    checked = estep.draw_and_check(
+      model,
+      task,
+      params,
+      examples.prompts[rows],
+      rng.row_keys(rng_key, examples.words[rows], draw[index]),
+      [examples.answers[i] for i in rows],
+      temperature=0.0 if num_samples is None else 1.0,
+    )
+    texts += checked.texts[:num_real]
+    answers += checked.answers[:num_real]
+    if report_done:
+      report_done(len(texts))
+  outputs = []
+  for i in range(len(examples)):
+    own = slice(i * repeats, (i + 1) * repeats)
+    extracted = majority(answers[own])
+    outputs.append(
+      Output(
+        id=examples.ids[i],
+        question=examples.questions[i],
+        answer=examples.answers[i],
+        completions=texts[own],
+        extracted=extracted,
+        is_correct=extracted == examples.answers[i],
+      )
+    )
+  return outputs

@@ -1,0 +1,232 @@
+"""What a run consists of, as plain data. Gin fills these in.
+
+M questions a minibatch, K draws a question, L sequences scored a step.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+from cot_latent.errors import UserError
+from cot_latent.models.decoder import DecoderConfig
+from cot_latent.validation import check_positive, check_types
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+  """Which questions, and how long they and their rationales may be.
+
+  Attributes:
+    name: a registered SeqIO task.
+    data_dir: the folder with the task's files, if it reads any.
+    prompt_length: P, tokens; prompt and hinted prompt must fit.
+    max_length: T, tokens of a rationale with its answer and EOS.
+    over_long: what becomes of an example that does not fit: "error", or
+      "leave_out", which the report counts.
+    base_split: what the base model is fitted to.
+    train_split: the questions with a memory.
+    test_split: the held-out questions.
+  """
+
+  name: str
+  prompt_length: int
+  max_length: int
+  data_dir: str | None = None
+  over_long: Literal["error", "leave_out"] = "error"
+  base_split: str = "base"
+  train_split: str = "train"
+  test_split: str = "test"
+
+  def __post_init__(self):
+    check_types(self)
+    check_positive(self, "prompt_length", "max_length")
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """How rationales are drawn and what weight they get.
+
+  Attributes:
+    name: for the report.
+    estimator: a Transition -> weights [M, 1 + K] (inference/estimators.py).
+    memory_start: the prompt that the first rationales are drawn from: "guide"
+      (the question with its answer as a hint), "prior" (the question alone),
+      or "empty", to start without any.
+    num_draws: K.
+    num_scored: L, or None to score every sequence that has weight.
+  """
+
+  name: str
+  estimator: Callable
+  memory_start: Literal["guide", "prior", "empty"] = "guide"
+  num_draws: int = 1
+  num_scored: int | None = None
+
+  def __post_init__(self):
+    check_types(self)
+    check_positive(self, "num_draws")
+    if self.num_scored is not None:
+      check_positive(self, "num_scored")
+
+  def max_scored(self, batch_size: int) -> int:
+    """The most sequences that one step differentiates."""
+    everything = batch_size * (1 + self.num_draws)
+    return min(self.num_scored or everything, everything)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """Adam with clipping, warm-up and cosine decay.
+
+  Attributes:
+    learning_rate: the highest.
+    warmup_steps: of linear growth from 0.
+    decay_steps: of cosine decay after that; None is all the steps there are.
+    final_ratio: the last learning rate over the highest; 1 is constant.
+    clip_norm: of the whole gradient, or None.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    eps: added to the root of the second moment.
+  """
+
+  learning_rate: float
+  warmup_steps: int = 0
+  decay_steps: int | None = None
+  final_ratio: float = 0.1
+  clip_norm: float | None = None
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+
+  def __post_init__(self):
+    check_types(self)
+    check_positive(self, "learning_rate")
+    if not 0 <= self.final_ratio <= 1:
+      raise UserError("OptimizerConfig.final_ratio must be between 0 and 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseConfig:
+  """Fitting a base model from scratch, where no pretrained one is at hand.
+
+  Attributes:
+    steps: optimizer steps.
+    batch_size: examples a step, half of them under the hinted prompt.
+    optimizer: its own.
+  """
+
+  steps: int
+  batch_size: int
+  optimizer: OptimizerConfig
+
+  def __post_init__(self):
+    check_types(self)
+    check_positive(self, "steps", "batch_size")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+  """How held-out questions are answered and scored.
+
+  Attributes:
+    batch_size: rows decoded together; fixed, for the numbers depend on it.
+    period: steps between greedy evaluations; the first and the last step are
+      always evaluated, greedily and by self-consistency.
+    num_samples: votes a question for self-consistency (40 in the paper); 0
+      leaves self-consistency out.
+  """
+
+  batch_size: int
+  period: int
+  num_samples: int = 40
+
+  def __post_init__(self):
+    check_types(self)
+    check_positive(self, "batch_size", "period")
+    if self.num_samples < 0:
+      raise UserError("EvaluationConfig.num_samples must not be negative")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """One run.
+
+  Attributes:
+    model: sizes of the language model.
+    task: the questions.
+    method: the E-step.
+    optimizer: the M-step.
+    base: how the base model is made.
+    evaluation: of held-out questions.
+    model_dir: the folder for checkpoints, logs and the report.
+    seed: all randomness derives from it.
+    steps: of the method.
+    batch_size: M.
+    checkpoint_period: steps between checkpoints.
+  """
+
+  model: DecoderConfig
+  task: TaskConfig
+  method: Method
+  optimizer: OptimizerConfig
+  base: BaseConfig
+  evaluation: EvaluationConfig
+  model_dir: str
+  seed: int
+  steps: int
+  batch_size: int
+  checkpoint_period: int = 100
+
+  def __post_init__(self):
+    check_types(self)
+    check_positive(self, "steps", "batch_size", "checkpoint_period")
+    if not 0 <= self.seed < 2**32:
+      raise UserError("Experiment.seed must be between 0 and 2**32 - 1")
+
+
+def as_dict(config) -> dict:
+  """Writes an experiment as nested dicts of plain values.
+
+  A function is written as its name: what it is made of stands in the gin text.
+  """
+
+  def plain(value):
+    if dataclasses.is_dataclass(value):
+      fields = dataclasses.fields(value)
+      return {f.name: plain(getattr(value, f.name)) for f in fields}
+    return value.__qualname__.split(".")[0] if callable(value) else value
+
+  return plain(config)
+
+
+def plan(experiment: Experiment, num_train: int, num_test: int) -> dict:
+  """Counts what a run will cost, before it starts.
+
+  Args:
+    experiment: the run.
+    num_train: N, training questions.
+    num_test: held-out questions.
+
+  Returns:
+    Sequences sampled and scored (differentiated), in all and by phase; the
+    scored ones are an upper bound, since a row without weight is left out.
+  """
+  method, evaluation = experiment.method, experiment.evaluation
+  steps, batch_size = experiment.steps, experiment.batch_size
+  num_greedy = 1 + -(-steps // evaluation.period)
+  sampled = {
+    "memory_start": 0 if method.memory_start == "empty" else num_train,
+    "steps": steps * batch_size * method.num_draws,
+    "evaluation": num_test * (num_greedy + 2 * evaluation.num_samples),
+  }
+  scored = {
+    "base": experiment.base.steps * experiment.base.batch_size,
+    "steps": steps * method.max_scored(batch_size),
+  }
+  return {
+    "steps": steps,
+    "sequences_sampled": sum(sampled.values()),
+    "sequences_scored": sum(scored.values()),
+    "sampled_by_phase": sampled,
+    "scored_by_phase": scored,
+  }

@@ -1,0 +1,432 @@
+"""The embedded trainer: from an experiment to its report."""
+
+import contextlib
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from clu import metric_writers
+
+from cot_latent.data import examples as data
+from cot_latent.errors import UserError
+from cot_latent.inference import memory, rng
+from cot_latent.models import language_model
+from cot_latent.reporting import environment, files, record, stats
+from cot_latent.training import (
+  base,
+  checkpoints,
+  estep,
+  evaluation,
+  experiment,
+  mstep,
+)
+from cot_latent.training.checkpoints import TrainState
+from cot_latent.training.progress import Progress
+
+_NUM_SAMPLES_SHOWN = 6  # of each kind, in the report
+
+
+class Data(NamedTuple):
+  """What a run reads.
+
+  Attributes:
+    task: vocabulary and answers.
+    base: what the base model is fitted to, with targets.
+    train: N questions with a memory.
+    test: held-out questions.
+  """
+
+  task: data.Task
+  base: data.Examples
+  train: data.Examples
+  test: data.Examples
+
+
+def load_data(config: experiment.Experiment) -> Data:
+  """Loads the three splits of the experiment's task.
+
+  Raises:
+    UserError: if the data are missing, malformed, too long or too few.
+  """
+  task_config = config.task
+  task = data.open_task(task_config.name, task_config.data_dir)
+
+  def load(split: str, target_length: int | None) -> data.Examples:
+    return task.load(
+      split,
+      prompt_length=task_config.prompt_length,
+      target_length=target_length,
+      over_long=task_config.over_long,
+    )
+
+  loaded = Data(
+    task=task,
+    base=load(task_config.base_split, task_config.max_length),
+    train=load(task_config.train_split, None),
+    test=load(task_config.test_split, None),
+  )
+  for name, examples, batch_size in (
+    (task_config.base_split, loaded.base, config.base.batch_size),
+    (task_config.train_split, loaded.train, config.batch_size),
+  ):
+    if len(examples) < batch_size:
+      raise UserError(
+        f"a minibatch of {batch_size} does not fit the {len(examples)} "
+        f"examples of split {name!r}: set a smaller BATCH_SIZE"
+      )
+  return loaded
+
+
+def describe_data(config: experiment.Experiment, loaded: Data) -> dict:
+  """Writes the report's section on the data."""
+
+  def split(examples: data.Examples) -> dict[str, Any]:
+    return {
+      "num_examples": len(examples),
+      "num_left_out": examples.num_left_out,
+      "longest_prompt": int((examples.prompts != 0).sum(axis=1).max()),
+      "fingerprint": examples.fingerprint(),
+    }
+
+  return {
+    "task": config.task.name,
+    "vocabulary": loaded.task.vocabulary.name,
+    "splits": {
+      config.task.base_split + " (base model)": split(loaded.base),
+      config.task.train_split: split(loaded.train),
+      config.task.test_split: split(loaded.test),
+    },
+  }
+
+
+def train(
+  config: experiment.Experiment, gin_record: dict[str, Any]
+) -> dict[str, Any]:
+  """Runs an experiment, or goes on with it where it was stopped.
+
+  Args:
+    config: the experiment.
+    gin_record: what the configuration came from, for the report.
+
+  Returns:
+    The report, which is also written to the experiment's folder.
+
+  Raises:
+    UserError: if the data cannot be used, or if the folder belongs to another
+      run.
+  """
+  directory = pathlib.Path(config.model_dir)
+  old = record.read(directory)
+  loaded = load_data(config)
+  header = _header(config, gin_record, loaded, old)
+  if old is not None:
+    record.check_same_run(directory, old, header)
+    if old["status"] == "complete":
+      return old
+  directory.mkdir(parents=True, exist_ok=True)
+  saved = checkpoints.Checkpoints(directory / "checkpoints")
+  resume_at = saved.latest_step()
+  if resume_at is not None:
+    header["identity"]["resumed_at_steps"].append(resume_at)
+  run_record = record.Record(directory, header, resume_at)
+  with contextlib.closing(run_record), contextlib.closing(saved):
+    try:
+      run_record.write("running")
+      _Run(config, loaded, run_record, saved, directory).run()
+      return run_record.write("complete")
+    except KeyboardInterrupt:
+      run_record.write("interrupted")
+      raise
+    except BaseException as error:
+      # A full disk must not hide what went wrong first.
+      with contextlib.suppress(OSError):
+        run_record.write("failed", f"{type(error).__name__}: {error}"[:500])
+      raise
+
+
+class _Run:
+  """One pass through base model, memory start, steps and evaluations."""
+
+  def __init__(self, config, loaded, run_record, saved, directory):
+    self.config, self.data = config, loaded
+    self.record, self.journal = run_record, run_record.journal
+    self.checkpoints, self.directory = saved, directory
+    self.task = loaded.task
+    self.model = language_model.build(
+      config.model,
+      self.task.vocabulary.size,
+      self.task.vocabulary.eos_id,
+      config.task.max_length,
+    )
+    self.optimizer = mstep.build_optimizer(config.optimizer, config.steps)
+    self.learning_rate = mstep.learning_rate(config.optimizer, config.steps)
+    self.m_step = mstep.build(self.model, self.optimizer)
+    self.writer = metric_writers.create_default_writer(
+      str(directory / "tensorboard")
+    )
+
+  def run(self) -> None:
+    """Takes all steps that are still to be taken."""
+    config = self.config
+    if self.checkpoints.latest_step() is None:
+      state = self.start()
+      self.evaluate(state)
+      self.save(state)
+    else:
+      state = self.restore()
+    progress = Progress(config.method.name, config.steps)
+    while state.step < config.steps:
+      state, metrics = self.step(state)
+      self.journal.add(**metrics)
+      self.writer.write_scalars(
+        state.step, {k: v for k, v in metrics.items() if "/" in k}
+      )
+      progress(
+        state.step,
+        f"accepted {metrics['chain/accept_rate']:.2f}  "
+        f"memory {metrics['memory/correct_fraction']:.2f}",
+      )
+      is_last = state.step == config.steps
+      if is_last or state.step % config.evaluation.period == 0:
+        self.evaluate(state)
+      if is_last:
+        self.show_memory(state)
+      if is_last or state.step % config.checkpoint_period == 0:
+        self.save(state)
+    self.writer.close()
+
+  def start(self) -> TrainState:
+    """Fits the base model and fills the memory."""
+    config = self.config
+    with self.phase("base", num_scored=_base_rows(config)):
+      params = base.fit(
+        self.model,
+        config.base,
+        self.data.base,
+        config.seed,
+        Progress("base model", config.base.steps),
+      )
+      jax.block_until_ready(params)
+    is_empty = config.method.memory_start == "empty"
+    num_drawn = 0 if is_empty else len(self.data.train)
+    with self.phase("memory_start", num_sampled=num_drawn):
+      chains = estep.start_memory(
+        self.model,
+        self.task,
+        self.data.train,
+        config.method,
+        params,
+        config.seed,
+        config.evaluation.batch_size,
+        config.task.max_length,
+        Progress("memory", len(self.data.train)),
+      )
+    return TrainState(params, self.optimizer.init(params), chains, 0)
+
+  def restore(self) -> TrainState:
+    """Goes on from the last checkpoint."""
+    params = self.model.init(rng.purpose_key(self.config.seed, "params"))
+    chains = memory.init(len(self.data.train), self.config.task.max_length)
+    like = TrainState(params, self.optimizer.init(params), chains, 0)
+    return self.checkpoints.restore(like)
+
+  def step(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """Takes one step: E-step, then M-step."""
+    config, began = self.config, time.perf_counter()
+    step = state.step + 1
+    index = rng.minibatch(
+      config.seed,
+      "order",
+      state.step,
+      len(self.data.train),
+      config.batch_size,
+    )
+    chains, rows, metrics = estep.e_step(
+      self.model,
+      self.task,
+      self.data.train,
+      config.method,
+      state.params,
+      state.memory,
+      index,
+      config.seed,
+      step,
+    )
+    differentiating = time.perf_counter()
+    params, opt_state, norm = state.params, state.opt_state, 0.0
+    # Adam's momentum would move the parameters even along a zero gradient.
+    is_skipped = not rows.weights.any()
+    if not is_skipped:
+      params, opt_state, norm = self.m_step(params, opt_state, *rows)
+      norm = float(norm)
+      if not np.isfinite(norm):
+        raise UserError(
+          f"the gradient is not finite at step {step}: try a lower learning "
+          "rate or OptimizerConfig.clip_norm"
+        )
+    gradient_seconds = time.perf_counter() - differentiating
+    parts = metrics["time/sampling"] + metrics["time/checking"]
+    rest = time.perf_counter() - began - parts - gradient_seconds
+    metrics |= {
+      "step": step,
+      "kind": "metrics",
+      "num_sampled": len(index) * config.method.num_draws,
+      "num_scored": metrics["estimator/num_weighted"],
+      "estimator/is_skipped": int(is_skipped),
+      "grad/norm": norm,
+      "optimizer/learning_rate": float(self.learning_rate(state.step)),
+      "time/gradient": gradient_seconds,
+      "time/rest": rest,
+    }
+    return TrainState(params, opt_state, chains, step), metrics
+
+  def evaluate(self, state: TrainState) -> None:
+    """Answers the held-out questions and writes the outputs down."""
+    settings, step = self.config.evaluation, state.step
+    is_end = step in (0, self.config.steps)
+    ways: list[tuple[str, int | None]] = [("greedy", None)]
+    if is_end and settings.num_samples:
+      ways.append(("self_consistency", settings.num_samples))
+    for decoder, num_samples in ways:
+      began = time.perf_counter()
+      test = self.data.test
+      outputs = evaluation.evaluate(
+        self.model,
+        self.task,
+        state.params,
+        test,
+        num_samples=num_samples,
+        batch_size=settings.batch_size,
+        seed=self.config.seed,
+        step=step,
+        report_done=Progress(
+          decoder.replace("_", "-"), len(test) * (num_samples or 1)
+        )
+        if is_end
+        else None,
+      )
+      correct = sum(output.is_correct for output in outputs)
+      self.journal.add(
+        step,
+        "result",
+        task=self.config.task.name,
+        split=self.config.task.test_split,
+        decoder=decoder,
+        num_samples=num_samples or 1,
+        correct=correct,
+        total=len(outputs),
+        accuracy=correct / len(outputs),
+        interval=stats.wilson_interval(correct, len(outputs)),
+      )
+      self.journal.add(
+        step,
+        "evaluation_seconds",
+        seconds=time.perf_counter() - began,
+        num_sampled=len(outputs) * (num_samples or 1),
+      )
+      self.writer.write_scalars(
+        step, {f"eval/{decoder}_accuracy": correct / len(outputs)}
+      )
+      self.write_outputs(step, decoder, outputs)
+      if is_end and decoder == "greedy":
+        self.show(step, "greedy", outputs[:_NUM_SAMPLES_SHOWN])
+
+  def write_outputs(
+    self, step: int, decoder: str, outputs: Sequence[evaluation.Output]
+  ) -> None:
+    """Writes one JSON line a question, for scoring again without a model."""
+    folder = self.directory / "outputs"
+    folder.mkdir(exist_ok=True)
+    files.write_atomically(
+      folder / f"{step:06}-{self.config.task.test_split}-{decoder}.jsonl",
+      "".join(files.to_json_line(output._asdict()) for output in outputs),
+    )
+
+  def show(
+    self, step: int, source: str, outputs: Sequence[evaluation.Output]
+  ) -> None:
+    """Puts a few outputs into the report."""
+    for output in outputs:
+      self.journal.add(
+        step,
+        "sample",
+        source=source,
+        id=output.id,
+        question=output.question,
+        answer=output.answer,
+        completion=output.completions[0],
+        extracted=output.extracted,
+        is_correct=output.is_correct,
+      )
+
+  def show_memory(self, state: TrainState) -> None:
+    """Puts a few remembered rationales into the report."""
+    tokens = np.asarray(state.memory.tokens[:_NUM_SAMPLES_SHOWN])
+    train = self.data.train
+    shown = []
+    for i, text in enumerate(self.task.vocabulary.decode_rows(tokens)):
+      shown.append(
+        evaluation.Output(
+          id=train.ids[i],
+          question=train.questions[i],
+          answer=train.answers[i],
+          completions=[text],
+          extracted=self.task.extract(text),
+          is_correct=bool(state.memory.is_correct[i]),
+        )
+      )
+    self.show(state.step, "memory", shown)
+
+  def save(self, state: TrainState) -> None:
+    """Saves a checkpoint and brings the report up to date."""
+    self.writer.flush()
+    self.checkpoints.save(state)
+    self.record.write("running")
+
+  @contextlib.contextmanager
+  def phase(self, name: str, **counts: int) -> Iterator[None]:
+    """Times a phase before the first step."""
+    began = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - began
+    self.journal.add(0, "phase", phase=name, seconds=seconds, **counts)
+
+
+def _base_rows(config: experiment.Experiment) -> int:
+  return config.base.steps * config.base.batch_size
+
+
+def _header(config, gin_record, loaded: Data, old) -> dict[str, Any]:
+  """Writes the sections of the report that do not change during a run."""
+  method = config.method.name
+  plain = experiment.as_dict(config)
+  identity = {
+    "run_id": f"{config.task.name}-{method}-s{config.seed}-"
+    + files.short_hash({k: v for k, v in plain.items() if k != "model_dir"}),
+    "task": config.task.name,
+    "method": method,
+    "seed": config.seed,
+    "started": record.now() if old is None else old["identity"]["started"],
+    "resumed_at_steps": []
+    if old is None
+    else old["identity"]["resumed_at_steps"],
+    **environment.code(),
+  }
+  settings = {
+    "jax_default_prng_impl": jax.config.jax_default_prng_impl,
+    "jax_threefry_partitionable": jax.config.jax_threefry_partitionable,
+    "jax_enable_x64": jax.config.jax_enable_x64,
+    "jax_default_matmul_precision": jax.config.jax_default_matmul_precision,
+  }
+  return {
+    "identity": identity,
+    "configuration": gin_record | {"experiment": plain},
+    "data": describe_data(config, loaded),
+    "environment": environment.describe(
+      [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()], settings
+    ),
+    "plan": experiment.plan(config, len(loaded.train), len(loaded.test)),
+  }

@@ -1,0 +1,308 @@
+"""The page renders whatever the report holds, and only as text."""
+
+import copy
+import html.parser
+import math
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from cot_latent.reporting import page
+
+HOSTILE = [
+  "</script><script>alert(1)</script>",
+  '"><img src=x onerror=alert(1)>',
+  "' onload='alert(1)",
+  "]]></style></title></pre></svg><script>alert(1)</script>",
+  "<!-- <a href=https://example.com>",
+  "{{ 7*7 }}{% raw %}",
+  "\u202egnirts\u2066\x00\x1b[31m\x07\x9b\x7f\ud800\r\n",
+]
+CHROMIUM = pathlib.Path("/usr/bin/chromium")
+FLAGS = [
+  "--headless",
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+  "--enable-logging=stderr",
+  "--dump-dom",
+]
+
+
+def make_report():
+  metrics = [
+    {
+      "step": step,
+      "chain/accept_rate": 0.4 + step / 200,
+      "memory/correct_fraction": 0.9,
+      "estimator/scale": 0.5,
+      "grad/norm": 1.3 + math.sin(step),
+    }
+    for step in range(1, 41)
+  ]
+  results = [
+    {
+      "task": "toy",
+      "split": "test",
+      "decoder": decoder,
+      "num_samples": num_samples,
+      "step": step,
+      "correct": correct,
+      "total": 200,
+      "accuracy": correct / 200,
+      "interval": [correct / 200 - 0.05, correct / 200 + 0.05],
+    }
+    for step, correct in ((0, 76), (40, 123))
+    for decoder, num_samples in (("greedy", 1), ("self_consistency", 40))
+  ]
+  sample = {
+    "step": 40,
+    "source": "memory",
+    "id": "train-7",
+    "question": "not True is",
+    "answer": "False",
+    "completion": "So the answer is False.",
+    "extracted": "False",
+    "is_correct": True,
+  }
+  return {
+    "schema_version": 1,
+    "status": "complete",
+    "error": None,
+    "identity": {
+      "run_id": "toy-trice-s0-1a2b",
+      "task": "toy",
+      "method": "trice",
+      "seed": 0,
+      "tool_version": "0.1.0",
+      "code_revision": "ab" * 20,
+      "code_is_modified": True,
+      "started": "2026-11-24T14:00:00Z",
+      "ended": None,
+      "argv": ["t5x", "train"],
+      "resumed_at_steps": [20],
+    },
+    "configuration": {
+      "gin_files": [{"path": "gin/a.gin", "sha256": "cd" * 32}],
+      "bindings": ["SEED = 3"],
+      "resolved": "train.steps = 40",
+      "operative": "train.steps = 40",
+    },
+    "data": {
+      "task": "toy",
+      "fingerprint": "ef" * 32,
+      "vocabulary": "bytes",
+      "splits": {"train": {"num_examples": 1000, "num_left_out": 3}},
+    },
+    "environment": {
+      "python": "3.11",
+      "packages": {"jax": "0.10.2"},
+      "devices": ["cpu:0"],
+      "num_cpus": 2,
+    },
+    "plan": {"steps": 40, "sequences_sampled": 12345},
+    "metrics": metrics,
+    "results": results,
+    "samples": [sample, {**sample, "extracted": None, "is_correct": False}],
+    "cost": {
+      "seconds": {"steps": 90.0, "total": 4000.0},
+      "step_seconds": {
+        "sampling": 60.0,
+        "checking": 5.0,
+        "gradient": 20.0,
+        "rest": 5.0,
+      },
+      "sequences_sampled": 5000,
+      "sequences_scored": None,
+    },
+  }
+
+
+def with_strings(tree, text):
+  """Replaces every string by a text, in keys only where keys are data."""
+  if isinstance(tree, str):
+    return text
+  if isinstance(tree, list):
+    return [with_strings(inner, text) for inner in tree]
+  if isinstance(tree, dict):
+    replaced = {key: with_strings(inner, text) for key, inner in tree.items()}
+    for key in {"splits", "packages", "seconds"} & replaced.keys():
+      replaced[key] |= {text: next(iter(replaced[key].values()))}
+    return replaced
+  return tree
+
+
+class Parser(html.parser.HTMLParser):
+  """Collects elements, attributes and text; checks that all is closed."""
+
+  VOID = ("meta", "path", "circle", "rect")
+
+  def __init__(self, text):
+    super().__init__()
+    self.tags, self.attributes, self.texts, self.open = [], [], [], []
+    self.feed(text)
+    self.close()
+    assert self.open == []
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append(tag)
+    self.attributes += attrs
+    if tag not in self.VOID:
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attrs):
+    self.tags.append(tag)
+    self.attributes += attrs
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    self.texts.append(data)
+
+
+def assert_harmless(text):
+  parser = Parser(text)
+  banned = {"script", "img", "a", "link", "iframe", "object", "image", "use"}
+  assert not banned & set(parser.tags)
+  for name, value in parser.attributes:
+    assert not name.startswith("on")
+    assert name not in ("href", "src", "xlink:href", "action", "style")
+    assert not re.search(r"https?:|url\(", value or "")
+  style = text[text.index("<style>") : text.index("</style>")]
+  assert not re.search(r"https?:|url\(|@import", style)
+  assert "default-src 'none'" in text
+  return parser
+
+
+def test_complete_report():
+  text = page.render(make_report())
+  parser = assert_harmless(text)
+  shown = " ".join(" ".join(parser.texts).split())
+  for expected in (
+    "toy-trice-s0-1a2b",
+    "38.0% → 61.5%",
+    "+23.5 points",
+    "56.5–66.5%",
+    "123 / 200",
+    "✓ right",
+    "✗ wrong",
+    "66.7% · 60 s",
+    "66 min 40 s",
+    "12,345",
+    "Self-consistency (40)",
+    "not True is",
+    "ef" * 32,
+    "cd" * 32,
+    "SEED = 3",
+    "train.steps = 40",
+    "accuracy on training questions at temperature 1",
+  ):
+    assert expected in shown
+  assert parser.tags.count("figure") == 5
+  assert parser.tags.count("article") == 2
+  assert "None" not in shown
+  assert "stopped with an error" not in shown
+
+
+def test_failed_report_says_why_before_anything_else():
+  report = make_report() | {"status": "failed", "error": "out of <memory>"}
+  text = page.render(report)
+  assert_harmless(text)
+  assert "out of &lt;memory&gt;" in text
+  assert text.index("out of &lt;memory&gt;") < text.index("<section")
+
+
+@pytest.mark.parametrize("empty", [None, {}, [], "", 0])
+def test_missing_and_empty_sections(empty):
+  full = make_report()
+  assert_harmless(page.render({}))
+  assert_harmless(page.render({name: empty for name in full}))
+  for name in full:
+    assert_harmless(page.render(full | {name: empty}))
+    assert_harmless(page.render({k: v for k, v in full.items() if k != name}))
+
+
+def test_missing_and_empty_leaves():
+  def without_leaves(tree, leaf):
+    if isinstance(tree, dict):
+      return {key: without_leaves(inner, leaf) for key, inner in tree.items()}
+    if isinstance(tree, list):
+      return [without_leaves(inner, leaf) for inner in tree]
+    return leaf
+
+  assert_harmless(page.render(without_leaves(make_report(), None)))
+  assert_harmless(page.render(without_leaves(make_report(), math.nan)))
+  assert_harmless(page.render({"results": [{}], "samples": [{}]}))
+  assert_harmless(page.render({"metrics": [{}], "data": {"splits": None}}))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_is_only_text(text):
+  rendered = page.render(with_strings(make_report(), text))
+  parser = assert_harmless(rendered)
+  rendered.encode("utf-8")
+  assert not re.search(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", rendered
+  )
+  if "\x00" not in text:
+    assert sum(text in shown for shown in parser.texts) > 20
+  else:
+    assert "[U+202E]gnirts[U+2066]␀␛[31m␇" in rendered
+
+
+def test_rendering_does_not_change_the_report():
+  report = with_strings(make_report(), HOSTILE[-1])
+  before = copy.deepcopy(report)
+  assert page.render(report) == page.render(report)
+  assert report == before
+
+
+def test_values_that_are_not_finite_are_left_out_and_counted():
+  report = make_report()
+  report["metrics"][3]["grad/norm"] = math.nan
+  report["metrics"][5]["grad/norm"] = None
+  report["metrics"][7]["grad/norm"] = math.inf
+  report["metrics"][9]["estimator/scale"] = 10**400
+  report["results"][0]["interval"] = [None, math.nan]
+  report["results"][1]["accuracy"] = math.nan
+  text = page.render(report)
+  assert_harmless(text)
+  assert "Not finite, so not drawn: 3." in text
+  assert "Not finite, so not drawn: 1." in text
+  assert not re.search(r'd="[^"]*(nan|inf)', text)
+
+
+def test_completion_keeps_its_first_line_end():
+  report = make_report()
+  report["samples"][0]["completion"] = "\n  deep"
+  assert '<pre dir="auto" tabindex="0">\n\n  deep</pre>' in page.render(report)
+
+
+def test_other_questions_are_drawn_when_the_task_has_none():
+  report = make_report()
+  for row in report["results"]:
+    row["split"] = "base"
+  assert "38.0%" in page.render(report)
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
+def test_no_console_message_in_a_browser(tmp_path):
+  path = tmp_path / "report.html"
+  path.write_text(page.render(with_strings(make_report(), HOSTILE[0])))
+  done = subprocess.run(
+    [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'user'}", path.as_uri()],
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  shutil.rmtree(tmp_path / "user", ignore_errors=True)
+  assert "Sample rationales" in done.stdout
+  assert "CONSOLE" not in done.stderr
