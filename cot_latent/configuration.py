@@ -9,12 +9,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import gin
-from gin import config as gin_config
-
 import cot_latent
+import gin
 from cot_latent.errors import UserError
 from cot_latent.training import experiment
+from gin import config as gin_config
 
 
 def parse(
@@ -113,9 +112,7 @@ def _refuse_unused() -> None:
 
 def _macros() -> set[str]:
   return {
-    scope
-    for scope, selector in gin_config._CONFIG
-    if selector == "gin.macro"
+    scope for scope, selector in gin_config._CONFIG if selector == "gin.macro"
   }
 
 

@@ -14,7 +14,7 @@ from cot_latent.tasks import common
 
 SPLITS = {"base": 4000, "train": 1000, "test": 200}
 MIN_TERMS, MAX_TERMS = 3, 4
-MODULUS, SIGNS = 10, "+-"
+MODULUS, SIGNS = 5, "+-"
 # Of the flawed rationales: no steps at all, and a wrong result in each step.
 GUESS_RATE, SLIP_RATE = 0.5, 0.15
 
@@ -29,7 +29,10 @@ def _below(rng: random.Random, n: int) -> int:
 def make_question(rng: random.Random) -> tuple[int, Steps]:
   """Draws a first term and the operations on it."""
   num_steps = MIN_TERMS - 1 + _below(rng, MAX_TERMS - MIN_TERMS + 1)
-  steps = [(SIGNS[_below(rng, len(SIGNS))], _below(rng, MODULUS)) for _ in range(num_steps)]
+  steps = [
+    (SIGNS[_below(rng, len(SIGNS))], _below(rng, MODULUS))
+    for _ in range(num_steps)
+  ]
   return _below(rng, MODULUS), steps
 
 
@@ -64,26 +67,31 @@ def flawed_rationale(first: int, steps: Steps, rng: random.Random):
     guess = str(_below(rng, MODULUS))
     return f"The answer is {guess}.", guess
   slips = [
-    1 + _below(rng, MODULUS - 1) if rng.random() < SLIP_RATE else 0 for _ in steps
+    1 + _below(rng, MODULUS - 1) if rng.random() < SLIP_RATE else 0
+    for _ in steps
   ]
   return write_rationale(first, steps, slips)
 
 
 def examples(split: str) -> Iterator[dict[str, str]]:
-  """Makes a split's examples; no question stands in two splits."""
+  """Makes a split's examples.
+
+  No question of `train` or `test` comes twice or stands in `base`, which may
+  repeat its own.
+  """
   rng = random.Random("chain")
   seen: set[str] = set()
-  for name, size in SPLITS.items():
+  for name in ("test", "train", "base"):
     number = 0
-    while number < size:
+    while number < SPLITS[name]:
       first, steps = make_question(rng)
       question = write_question(first, steps)
       if question in seen:
         continue
-      seen.add(question)
       if name == "base":
         targets, answer = flawed_rationale(first, steps, rng)
       else:
+        seen.add(question)
         targets, answer = write_rationale(first, steps, [0] * len(steps))
       if name == split:
         yield {

@@ -27,10 +27,12 @@ def systematic_counts(
   # fall: taking the largest so far over the positive items mends both.
   upper = jnp.cumsum(probabilities)
   upper = jax.lax.cummax(jnp.where(probabilities > 0, upper, 0))
-  upper = upper / upper[-1]
-  points_below = jnp.ceil(num_draws * upper - offset).astype(jnp.int32)
-  # L - offset rounds to L - 1 when the offset is within rounding of 1.
-  points_below = jnp.where(upper >= 1, num_draws, points_below)
+  # All L points lie below the last end. It need not be 1 after the division,
+  # which XLA may turn into a product with the reciprocal, and L - offset rounds
+  # to L - 1 when the offset is within rounding of 1.
+  points_below = jnp.ceil(num_draws * (upper / upper[-1]) - offset)
+  points_below = jnp.minimum(points_below.astype(jnp.int32), num_draws)
+  points_below = jnp.where(upper >= upper[-1], num_draws, points_below)
   return jnp.diff(points_below, prepend=0)
 
 

@@ -1,4 +1,4 @@
-"""The Markov chain's step: an independence sampler that proposes from the model.
+"""The Markov chain's step: an independence sampler with the model as proposal.
 
 With a 0/1 likelihood the Metropolis-Hastings ratio is 1 when the proposal is
 correct and 0 when it is wrong (0/0, both wrong, counts as a rejection), so the

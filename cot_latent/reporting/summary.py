@@ -17,7 +17,9 @@ def plan_text(plan: Mapping[str, Any]) -> str:
   sampled, scored = plan["sampled_by_phase"], plan["scored_by_phase"]
   lines = [f"{'sequences':<14}{'sampled':>12}{'scored, at most':>18}"]
   for label, key in _PLAN_ROWS:
-    lines.append(f"{label:<14}{sampled.get(key, 0):>12,}{scored.get(key, 0):>18,}")
+    lines.append(
+      f"{label:<14}{sampled.get(key, 0):>12,}{scored.get(key, 0):>18,}"
+    )
   lines.append(
     f"{'all':<14}{plan['sequences_sampled']:>12,}"
     f"{plan['sequences_scored']:>18,}"

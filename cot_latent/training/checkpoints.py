@@ -37,8 +37,7 @@ class Checkpoints:
 
   def save(self, state: TrainState) -> None:
     """Saves a state; on return the checkpoint is whole and on disk."""
-    tree = state._replace(step=jax.numpy.asarray(state.step))
-    self._manager.save(state.step, args=ocp.args.StandardSave(tree))
+    self._manager.save(state.step, args=ocp.args.StandardSave(_tree(state)))
     self._manager.wait_until_finished()
 
   def latest_step(self) -> int | None:
@@ -51,13 +50,17 @@ class Checkpoints:
     Args:
       like: a state of the same structure, shapes and types.
     """
-    tree = like._replace(step=jax.numpy.asarray(like.step))
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
-    state = self._manager.restore(
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
+    tree = self._manager.restore(
       self._manager.latest_step(), args=ocp.args.StandardRestore(abstract)
     )
-    return state._replace(step=int(state.step))
+    return TrainState(**tree | {"step": int(tree["step"])})
 
   def close(self) -> None:
     """Waits for what is under way."""
     self._manager.close()
+
+
+def _tree(state: TrainState) -> dict[str, Any]:
+  """A state as Orbax takes it: every leaf an array."""
+  return state._asdict() | {"step": jax.numpy.asarray(state.step)}

@@ -3,11 +3,13 @@
 M questions, K draws each, P prompt tokens, T target tokens.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cot_latent.data.examples import Examples, Task
@@ -18,7 +20,7 @@ from cot_latent.inference import (
   rng,
   transition,
 )
-from cot_latent.models.language_model import Draws, LanguageModel
+from cot_latent.models.language_model import LanguageModel
 from cot_latent.training.experiment import Method
 
 
@@ -83,24 +85,23 @@ def draw_and_check(
     The completions and their verdicts.
   """
   began = time.perf_counter()
-  draws: Draws = jax.device_get(
-    model.sample(params, prompts, rng_keys, temperature)
-  )
+  draws = model.sample(params, prompts, rng_keys, temperature)
+  tokens, ended = np.asarray(draws.tokens), np.asarray(draws.ended)
   sampled = time.perf_counter()
-  texts = task.vocabulary.decode_rows(draws.tokens)
+  texts = task.vocabulary.decode_rows(tokens)
   extracted = [
-    task.extract(text) if ended else None
-    for text, ended in zip(texts, draws.ended, strict=True)
+    task.extract(text) if has_ended else None
+    for text, has_ended in zip(texts, ended, strict=True)
   ]
   is_correct = np.array(
     [got == want for got, want in zip(extracted, answers, strict=True)], bool
   )
   return Checked(
-    tokens=draws.tokens,
+    tokens=tokens,
     texts=texts,
     answers=extracted,
     is_correct=is_correct,
-    ended=draws.ended,
+    ended=ended,
     sampling_seconds=sampled - began,
     checking_seconds=time.perf_counter() - sampled,
   )
@@ -152,8 +153,8 @@ def start_memory(
     state = memory.start(
       state,
       index[:num_real],
-      checked.tokens[:num_real],
-      checked.is_correct[:num_real],
+      jnp.asarray(checked.tokens[:num_real]),
+      jnp.asarray(checked.is_correct[:num_real]),
     )
     report_done(int(index[num_real - 1]) + 1)
   return state
@@ -201,20 +202,17 @@ def e_step(
     keys,
     [examples.answers[i] for i in repeated],
   )
-  tokens = checked.tokens.reshape(len(index), num_draws, -1)
-  moved = transition.independence(
-    state.tokens[index],
-    state.is_correct[index],
-    tokens,
+  offset = jax.random.uniform(rng.purpose_key(seed, "subsample", step))
+  state, moved, weights = move_and_weigh(
+    state,
+    index,
+    checked.tokens.reshape(len(index), num_draws, -1),
     checked.is_correct.reshape(len(index), num_draws),
+    step,
+    offset,
+    estimator=method.estimator,
+    num_scored=method.num_scored,
   )
-  state = memory.write(
-    state, index, moved.tokens, moved.is_correct, moved.accepted, step
-  )
-  weights = estimators.merge_accepted(moved, method.estimator(moved))
-  if method.num_scored is not None:
-    offset = jax.random.uniform(rng.purpose_key(seed, "subsample", step))
-    weights = resampling.subsample(weights, method.num_scored, offset)
   rows = gather_rows(examples.prompts[index], moved, np.asarray(weights))
   metrics = {
     "chain/accept_rate": float(checked.is_correct.mean()),
@@ -233,6 +231,49 @@ def e_step(
   return state, rows, metrics
 
 
+@functools.partial(jax.jit, static_argnames=("estimator", "num_scored"))
+def move_and_weigh(
+  state: memory.MemoryState,
+  index: jax.Array,
+  draw_tokens: jax.Array,
+  draw_is_correct: jax.Array,
+  step: int,
+  offset: jax.Array,
+  *,
+  estimator: estimators.Estimator,
+  num_scored: int | None,
+) -> tuple[memory.MemoryState, transition.Transition, jax.Array]:
+  """Does all of the E-step that needs neither model nor text.
+
+  Args:
+    state: the memory before the step.
+    index: [M] int32, distinct questions.
+    draw_tokens: [M, K, T] int32, fresh draws.
+    draw_is_correct: [M, K] bool.
+    step: from 1.
+    offset: scalar, uniform in [0, 1), for subsampling.
+    estimator: gives the weights.
+    num_scored: L, or None to score every sequence that has weight.
+
+  Returns:
+    The memory after the step, the transition, and weights [M, 1 + K], of
+    which those of accepted draws have moved to the memory.
+  """
+  moved = transition.independence(
+    state.tokens[index],
+    state.is_correct[index],
+    draw_tokens,
+    draw_is_correct,
+  )
+  state = memory.write(
+    state, index, moved.tokens, moved.is_correct, moved.accepted, step
+  )
+  weights = estimators.merge_accepted(moved, estimator(moved))
+  if num_scored is not None:
+    weights = resampling.subsample(weights, num_scored, offset)
+  return state, moved, weights
+
+
 def gather_rows(
   prompts: np.ndarray, moved: transition.Transition, weights: np.ndarray
 ) -> WeightedRows:
@@ -248,7 +289,7 @@ def gather_rows(
   """
   batch_size, columns = weights.shape
   sequences = np.concatenate(
-    [np.asarray(moved.tokens)[:, None], moved.draw_tokens], axis=1
+    [np.asarray(moved.tokens)[:, None], np.asarray(moved.draw_tokens)], axis=1
   ).reshape(batch_size * columns, -1)
   flat = weights.ravel().astype(np.float32)
   chosen = np.flatnonzero(flat)

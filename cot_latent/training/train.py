@@ -27,6 +27,13 @@ from cot_latent.training.checkpoints import TrainState
 from cot_latent.training.progress import Progress
 
 _NUM_SAMPLES_SHOWN = 6  # of each kind, in the report
+# What random numbers and rounding depend on.
+_JAX_SETTINGS = (
+  "jax_default_prng_impl",
+  "jax_threefry_partitionable",
+  "jax_enable_x64",
+  "jax_default_matmul_precision",
+)
 
 
 class Data(NamedTuple):
@@ -180,7 +187,7 @@ class _Run:
     progress = Progress(config.method.name, config.steps)
     while state.step < config.steps:
       state, metrics = self.step(state)
-      self.journal.add(**metrics)
+      self.journal.add(state.step, "metrics", **metrics)
       self.writer.write_scalars(
         state.step, {k: v for k, v in metrics.items() if "/" in k}
       )
@@ -233,7 +240,7 @@ class _Run:
     like = TrainState(params, self.optimizer.init(params), chains, 0)
     return self.checkpoints.restore(like)
 
-  def step(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+  def step(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
     """Takes one step: E-step, then M-step."""
     config, began = self.config, time.perf_counter()
     step = state.step + 1
@@ -244,7 +251,7 @@ class _Run:
       len(self.data.train),
       config.batch_size,
     )
-    chains, rows, metrics = estep.e_step(
+    chains, rows, measured = estep.e_step(
       self.model,
       self.task,
       self.data.train,
@@ -260,21 +267,19 @@ class _Run:
     # Adam's momentum would move the parameters even along a zero gradient.
     is_skipped = not rows.weights.any()
     if not is_skipped:
-      params, opt_state, norm = self.m_step(params, opt_state, *rows)
-      norm = float(norm)
+      params, opt_state, gradient_norm = self.m_step(params, opt_state, *rows)
+      norm = float(gradient_norm)
       if not np.isfinite(norm):
         raise UserError(
           f"the gradient is not finite at step {step}: try a lower learning "
           "rate or OptimizerConfig.clip_norm"
         )
     gradient_seconds = time.perf_counter() - differentiating
-    parts = metrics["time/sampling"] + metrics["time/checking"]
+    parts = measured["time/sampling"] + measured["time/checking"]
     rest = time.perf_counter() - began - parts - gradient_seconds
-    metrics |= {
-      "step": step,
-      "kind": "metrics",
+    metrics = measured | {
       "num_sampled": len(index) * config.method.num_draws,
-      "num_scored": metrics["estimator/num_weighted"],
+      "num_scored": measured["estimator/num_weighted"],
       "estimator/is_skipped": int(is_skipped),
       "grad/norm": norm,
       "optimizer/learning_rate": float(self.learning_rate(state.step)),
@@ -415,12 +420,7 @@ def _header(config, gin_record, loaded: Data, old) -> dict[str, Any]:
     else old["identity"]["resumed_at_steps"],
     **environment.code(),
   }
-  settings = {
-    "jax_default_prng_impl": jax.config.jax_default_prng_impl,
-    "jax_threefry_partitionable": jax.config.jax_threefry_partitionable,
-    "jax_enable_x64": jax.config.jax_enable_x64,
-    "jax_default_matmul_precision": jax.config.jax_default_matmul_precision,
-  }
+  settings = {name: jax.config.read(name) for name in _JAX_SETTINGS}
   return {
     "identity": identity,
     "configuration": gin_record | {"experiment": plain},
