@@ -8,6 +8,7 @@ Reference: Suzgun et al. 2022; Phan et al. 2023, section 4.
 """
 
 import hashlib
+import itertools
 import random
 from collections.abc import Iterator
 
@@ -54,24 +55,21 @@ def _place(text: str) -> bytes:
 def split_rows(rows: list[dict[str, str]]):
   """Cuts rows into floor(0.6 N) for training and the rest for testing.
 
-  Equal questions stand side by side in the order and go to the side of the
-  first of them, so that no question is in both.
+  Equal questions go to one side together: to training if all of them still
+  fit there. Later questions then fill it up.
 
   Returns:
     Two lists of (row number in the file, row).
   """
   order = sorted(enumerate(rows), key=lambda r: (_place(r[1]["input"]), r[0]))
-  cut = len(rows) * 6 // 10
-  if 0 < cut < len(order):
-    # A pair of equal questions across the cut: let the next rows move up, and
-    # the pair stand behind them, so that the size stays floor(0.6 N).
-    last, first = order[cut - 1], order[cut]
-    if last[1]["input"] == first[1]["input"]:
-      text = last[1]["input"]
-      pair = [r for r in order if r[1]["input"] == text]
-      others = [r for r in order if r[1]["input"] != text]
-      order = others[:cut] + pair + others[cut:]
-  return order[:cut], order[cut:]
+  num_train = len(rows) * 6 // 10
+  train: list[tuple[int, dict[str, str]]] = []
+  test: list[tuple[int, dict[str, str]]] = []
+  for _, equal in itertools.groupby(order, key=lambda r: r[1]["input"]):
+    group = list(equal)
+    side = train if len(train) + len(group) <= num_train else test
+    side += group
+  return train, test
 
 
 def read_rows(name: str) -> list[dict[str, str]]:
@@ -80,8 +78,8 @@ def read_rows(name: str) -> list[dict[str, str]]:
   Raises:
     UserError: naming the file and the row of a fault.
   """
-  path = common.data_file("bbh", "tasks", f"{name}.json")
-  content = common.parse_json(path, path.read_text())
+  path, text = common.read_file("bbh", "tasks", f"{name}.json")
+  content = common.parse_json(path, text)
   rows = content.get("examples") if isinstance(content, dict) else None
   if not isinstance(rows, list) or not rows:
     raise UserError(f"{path}: no rows under 'examples'")
@@ -97,7 +95,9 @@ def examples(name: str, split: str) -> Iterator[dict[str, str]]:
   chosen = test if split == "test" else train
   answers = [row["target"].strip() for _, row in chosen]
   if split == "base":
-    random.Random(name).shuffle(answers)
+    # Not shuffle(), which may change with Python's version.
+    rng = random.Random(name)
+    answers.sort(key=lambda _: rng.random())
   for (number, row), answer in zip(chosen, answers, strict=True):
     yield {
       "id": f"bbh/{name}/{number:05}",

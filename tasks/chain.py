@@ -1,4 +1,4 @@
-"""Chained arithmetic modulo 10: a synthetic task that needs its rationale.
+"""Chained arithmetic modulo MODULUS: a synthetic task that needs its rationale.
 
 `base` holds flawed rationales, each with the answer that it reaches: what an
 untuned model might have learnt from. `train` and `test` hold other questions,
@@ -37,7 +37,7 @@ def make_question(rng: random.Random) -> tuple[int, Steps]:
 
 
 def write_question(first: int, steps: Steps) -> str:
-  """Writes a question: `7+5-3 mod 10`."""
+  """Writes a question: `3+4-1 mod 5`, were MODULUS 5."""
   terms = "".join(f"{sign}{term}" for sign, term in steps)
   return f"{first}{terms} mod {MODULUS}"
 
@@ -51,7 +51,7 @@ def write_rationale(first: int, steps: Steps, slips: list[int]):
     slips: for each step what is added to its right result.
 
   Returns:
-    The text, `7+5=2, 2-3=9. The answer is 9.`, and the answer.
+    The text, `3+4=2, 2-1=1. The answer is 1.` were MODULUS 5, and the answer.
   """
   value, parts = first, []
   for (sign, term), slip in zip(steps, slips, strict=True):

@@ -18,6 +18,8 @@ FEATURES = {
   "targets": seqio.Feature(VOCABULARY, add_eos=True),
 }
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 # Set by whoever loads a task, as SeqIO does for TFDS's data directory.
 _data_dir: str | None = None
 
@@ -28,11 +30,15 @@ def set_data_dir(path: str | None) -> None:
   _data_dir = path
 
 
-def data_file(*parts: str) -> pathlib.Path:
-  """Finds a file of a task under the data directory.
+def read_file(*parts: str) -> tuple[pathlib.Path, str]:
+  """Reads a file of a task under the data directory.
+
+  Returns:
+    The path, for messages about the content, and the text.
 
   Raises:
-    UserError: if no directory is set, or the file is not in it.
+    UserError: if no directory is set, or if the file cannot be read, is not
+      UTF-8 or is empty.
   """
   if _data_dir is None:
     raise UserError(
@@ -40,9 +46,22 @@ def data_file(*parts: str) -> pathlib.Path:
       "--gin.DATA_DIR=\"'...'\""
     )
   path = pathlib.Path(_data_dir, *parts)
-  if not path.is_file():
-    raise UserError(f"no file {path}: is DATA_DIR = {_data_dir!r} right?")
-  return path
+  try:
+    content = path.read_bytes()
+    text = content.decode()
+  except OSError as error:
+    raise UserError(
+      f"cannot read {path} ({error.strerror}): is DATA_DIR = {_data_dir!r} "
+      "right?"
+    ) from None
+  except UnicodeDecodeError as error:
+    line = content.count(b"\n", 0, error.start) + 1
+    raise UserError(
+      f"{path}, line {line}: not UTF-8 ({error.reason})"
+    ) from None
+  if not text.strip():
+    raise UserError(f"{path} is empty")
+  return path, text
 
 
 def parse_json(path: pathlib.Path, text: str, line: int | None = None):
@@ -58,10 +77,14 @@ def parse_json(path: pathlib.Path, text: str, line: int | None = None):
     raise UserError(
       f"{path}, line {at}: not valid JSON ({error.msg}, column {error.colno})"
     ) from None
+  except (ValueError, RecursionError) as error:  # an endless number, nesting
+    raise UserError(f"{path}, line {line or 1}: bad JSON ({error})") from None
 
 
 def require_strings(path: pathlib.Path, place: str, row, names) -> None:
   """Checks that a row of a data file holds the named, non-empty strings.
+
+  JSON can escape half a surrogate pair, which no encoding can write.
 
   Raises:
     UserError: naming the file, the row and the field.
@@ -70,10 +93,14 @@ def require_strings(path: pathlib.Path, place: str, row, names) -> None:
     raise UserError(f"{path}, {place}: expected an object, got {row!r:.60}")
   for name in names:
     value = row.get(name)
-    if not isinstance(value, str) or not value.strip():
+    if (
+      not isinstance(value, str)
+      or not value.strip()
+      or _SURROGATE.search(value)
+    ):
       raise UserError(
-        f"{path}, {place}: field {name!r} must be a string that is not empty, "
-        f"got {value!r:.60}"
+        f"{path}, {place}: field {name!r} must be a string of Unicode text "
+        f"that is not empty, got {value!r:.60}"
       )
 
 
@@ -117,10 +144,14 @@ def register(
 
   def dataset_fn(split, shuffle_files=False, seed=None):
     del shuffle_files, seed  # the order is the file's
+    # All at once: TensorFlow would wrap what a generator of its own raises.
     rows = list(read(split))
     columns = ("id", "question", "answer", "targets")
     return tf.data.Dataset.from_tensor_slices(
-      {key: tf.constant([row[key] for row in rows]) for key in columns}
+      {
+        key: tf.constant([row[key] for row in rows], tf.string)
+        for key in columns
+      }
     )
 
   def postprocess(completion, example=None, is_target=False):

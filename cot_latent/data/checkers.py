@@ -1,4 +1,4 @@
-"""Answers read out of completions, as plain string searches.
+"""Answers read out of completions, by plain searches.
 
 An extractor returns the answer's text, or None where there is none; a
 completion is correct when what is extracted equals the known answer, so a
@@ -6,7 +6,10 @@ completion without an answer is never correct. Nothing that a model wrote is
 evaluated, and the time is linear in its length.
 """
 
+import re
+
 _SENTENCES = ("the answer is ", "The answer is ")  # of one length
+_NUMBER = re.compile(r"\$?(-?)\$?([0-9][0-9,]*)(?:\.([0-9]+))?\$?\.?")
 _OPEN, _CLOSE = "<answer>", "</answer>"
 
 
@@ -52,20 +55,17 @@ def normalize_number(text: str) -> str | None:
   """Writes a decimal number in one way: `$1,800.50.` becomes `1800.5`.
 
   Args:
-    text: a number, with an optional sign, dollar sign, thousands commas,
-      fraction and closing period.
+    text: a number in ASCII digits, with an optional minus sign, dollar sign,
+      commas in its whole part, fraction and closing period.
 
   Returns:
     The number without commas and closing zeros, or None if text is no number.
   """
-  text = text.strip().removesuffix(".").replace("$", "").replace(",", "")
-  sign = "-" if text.startswith("-") else ""
-  whole, dot, fraction = text.removeprefix("-").partition(".")
-  if not all(p.isascii() and p.isdigit() for p in (whole, fraction or "0")):
+  match = _NUMBER.fullmatch(text.strip())
+  if match is None:
     return None
-  if dot and not fraction:
-    return None
-  whole = whole.lstrip("0") or "0"
+  sign, whole, fraction = match.groups(default="")
+  whole = whole.replace(",", "").lstrip("0") or "0"
   fraction = fraction.rstrip("0")
   number = f"{whole}.{fraction}" if fraction else whole
   return number if number == "0" else sign + number

@@ -3,6 +3,7 @@
 N questions, P prompt tokens, T target tokens.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -26,8 +27,8 @@ class Examples:
     ids: N stable strings, all different.
     questions: N strings.
     answers: N strings, in the form in which the task extracts answers.
-    prompts: [N, P] int32, the question alone, padded on the left to the
-      longest of them.
+    prompts: [N, P] int32, the question alone, padded on the left to the next
+      multiple of 8 from the longest of them.
     guides: [N, P'] int32, the question with its answer as a hint.
     targets: [N, T] int32, rationale and answer, padded on the right; rows of
       zeros where targets were not asked for.
@@ -103,14 +104,16 @@ def open_task(name: str, data_dir: str | None) -> Task:
     data_dir: the folder with the task's files, if it reads any.
 
   Raises:
-    UserError: if no such task is registered.
+    UserError: if no such task is registered, or if it lacks a feature.
   """
   import seqio
   import tensorflow as tf
 
   from cot_latent.tasks import common
 
-  tf.config.set_visible_devices([], "GPU")  # its memory is for the model
+  # A GPU's memory is for the model. Too late if TensorFlow has been used.
+  with contextlib.suppress(RuntimeError):
+    tf.config.set_visible_devices([], "GPU")
   common.set_data_dir(data_dir)
   try:
     task = seqio.TaskRegistry.get(name)
@@ -120,13 +123,21 @@ def open_task(name: str, data_dir: str | None) -> Task:
       f"no task {name!r} is registered; registered are: {known:.400}. "
       "A gin file under gin/tasks/ imports the module that registers it."
     ) from None
+  lacking = {"inputs", "targets"} - set(task.output_features)
+  if lacking:
+    raise UserError(f"task {name!r} has no output feature {min(lacking)!r}")
+
+  def load(split: str, **settings) -> Examples:
+    common.set_data_dir(data_dir)  # another task may have been opened since
+    return load_split(task, split, **settings)
+
   return Task(
     name=name,
     vocabulary=_vocabulary(task.output_features["targets"].vocabulary),
     extract=lambda completion: task.postprocess_fn(
       completion, example=None, is_target=False
     ),
-    load=lambda split, **lengths: load_split(task, split, **lengths),
+    load=load,
   )
 
 
@@ -169,7 +180,8 @@ def load_split(
     limits["targets"] = target_length
   kept = [row for row in rows if _fits(row, limits)]
   if len(kept) < len(rows) and (over_long == "error" or not kept):
-    raise UserError(_say_too_long(task.name, split, rows, limits))
+    text = _say_too_long(task.name, split, rows, limits)
+    raise UserError(text + (", or OVER_LONG = 'leave_out'" if kept else ""))
   length = target_length or 0
   return Examples(
     ids=[row["id"] for row in kept],
@@ -191,6 +203,12 @@ def _read_row(task, row: dict[str, Any]) -> dict[str, Any]:
       f"task {task.name!r} yields no field {missing[0]!r}; its preprocessors "
       f"must keep {', '.join(_FIELDS)} beside inputs and targets"
     )
+  for name in _FIELDS:
+    if not isinstance(row[name], bytes):
+      raise UserError(
+        f"task {task.name!r} yields a field {name!r} that is not a string: "
+        f"{row[name]!r:.60}"
+      )
   read = {name: row[name].decode() for name in _FIELDS}
   encode = task.output_features["inputs"].vocabulary.encode
   return read | {
@@ -223,7 +241,7 @@ def _say_too_long(name: str, split: str, rows, limits: dict[str, int]) -> str:
   return (
     f"task {name!r}, split {split!r}: {num} of {len(rows)} examples are too "
     f"long; the longest {what}, of {row['id']}, has {limits[field] + over} "
-    f"tokens: set {setting} to at least that, or OVER_LONG = 'leave_out'"
+    f"tokens: set {setting} to at least that"
   )
 
 

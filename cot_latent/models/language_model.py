@@ -8,7 +8,6 @@ its first EOS, and one that reaches the length limit is scored as it was drawn.
 Symbols: B rows, P prompt tokens, T target tokens, V vocabulary.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -116,62 +115,68 @@ def build(
     is_real = _prompt_mask(prompts)
     num_real = is_real.sum(axis=1, dtype=jnp.int32)
     logits, cache = forward(params, prompts, is_real, prompt_length - 1)
+    # The last token is never fed in, so it needs no place.
+    room = max_length - 1
     cache = jax.tree.map(
-      lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, max_length), (0, 0))),
-      cache,
+      lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, room), (0, 0))), cache
     )
-    place = jnp.arange(prompt_length + max_length)
-    prompt_can_be_seen = jnp.pad(is_real, ((0, 0), (0, max_length)))
+    place = jnp.arange(prompt_length + room)
+    prompt_can_be_seen = jnp.pad(is_real, ((0, 0), (0, room)))
 
-    def feed(token, t, cache):
-      """Feeds the t-th new token in; returns the next token's logits."""
-      is_new = (place >= prompt_length) & (place <= prompt_length + t)
-      return network.apply(
-        {"params": params},
-        token[:, None],
-        (num_real + t)[:, None],
-        (prompt_can_be_seen | is_new)[:, None],
-        cache,
-        prompt_length + t,
+    def draw(t, logits, draws):
+      """Adds the t-th token, given its logits [B, V]."""
+      # The default noise never draws a token rarer than about 1e-7, and a large
+      # vocabulary has many. Greedy decoding only scales the noise by 0.
+      noise = jax.vmap(
+        lambda key: jax.random.gumbel(key, logits.shape[-1:], mode="high")
+      )(jax.vmap(jax.random.fold_in, (0, None))(keys, t))
+      token = jnp.argmax(logits + temperature * noise, axis=-1)
+      token = jnp.where(draws.ended, PAD_ID, token).astype(jnp.int32)
+      chosen = _log_prob_of(logits[:, None], token[:, None])[:, 0]
+      chosen = jnp.where(draws.ended, 0, chosen)
+      return Draws(
+        tokens=draws.tokens.at[:, t].set(token),
+        ended=draws.ended | (token == eos_id),
+        log_prob=draws.log_prob.at[:, t].set(chosen),
       )
 
     def goes_on(carry):
-      t, _, ended, *_ = carry
-      return (t < max_length) & ~ended.all()
+      t, draws, _ = carry
+      return (t < max_length) & ~draws.ended.all()
 
     def step(carry):
-      t, draws, ended, logits, cache = carry
-      # Greedy and sampled decoding are one program: the noise is scaled by 0.
-      noise = jax.vmap(lambda k: jax.random.gumbel(k, logits.shape[-1:]))(
-        jax.vmap(jax.random.fold_in, (0, None))(keys, t)
+      """Feeds the token before the t-th in, and draws the t-th."""
+      t, draws, cache = carry
+      newest = prompt_length + t - 1
+      is_new = (place >= prompt_length) & (place <= newest)
+      logits, cache = network.apply(
+        {"params": params},
+        draws.tokens[:, t - 1, None],
+        (num_real + t - 1)[:, None],
+        (prompt_can_be_seen | is_new)[:, None],
+        cache,
+        newest,
       )
-      token = jnp.argmax(logits + temperature * noise, axis=-1)
-      token = jnp.where(ended, PAD_ID, token).astype(jnp.int32)
-      chosen = _log_prob_of(logits[:, None], token[:, None])[:, 0]
-      draws = Draws(
-        tokens=draws.tokens.at[:, t].set(token),
-        ended=draws.ended,
-        log_prob=draws.log_prob.at[:, t].set(jnp.where(ended, 0, chosen)),
-      )
-      ended |= token == eos_id
-      logits, cache = feed(token, t, cache)
-      return t + 1, draws, ended, logits[:, 0], cache
+      return t + 1, draw(t, logits[:, 0], draws), cache
 
     nothing = Draws(
       tokens=jnp.full((rows, max_length), PAD_ID, jnp.int32),
       ended=jnp.zeros(rows, bool),
       log_prob=jnp.zeros((rows, max_length)),
     )
-    carry = (0, nothing, nothing.ended, logits[:, 0], cache)
-    _, draws, ended, *_ = jax.lax.while_loop(goes_on, step, carry)
-    return draws._replace(ended=ended)
+    carry = (1, draw(0, logits[:, 0], nothing), cache)
+    return jax.lax.while_loop(goes_on, step, carry)[1]
 
   return LanguageModel(jax.jit(init), jax.jit(sample), jax.jit(log_prob))
 
 
 def _prompt_mask(prompts: jax.Array) -> jax.Array:
-  """[B, P] bool, False on the padding before each prompt."""
-  return jnp.cumsum(prompts != PAD_ID, axis=1) > 0
+  """[B, P] bool, False on the padding before each prompt.
+
+  An empty prompt keeps one padding token, as something to start from: a
+  position that sees nothing would attend to the tokens after it too.
+  """
+  return (jnp.cumsum(prompts != PAD_ID, axis=1) > 0).at[:, -1].set(True)
 
 
 def _positions(is_real: jax.Array) -> jax.Array:
@@ -179,7 +184,6 @@ def _positions(is_real: jax.Array) -> jax.Array:
   return jnp.maximum(jnp.cumsum(is_real, axis=1, dtype=jnp.int32) - 1, 0)
 
 
-@functools.partial(jax.jit, inline=True)
 def _log_prob_of(logits: jax.Array, tokens: jax.Array) -> jax.Array:
   """[B, S] nats of tokens [B, S] under logits [B, S, V], in float32."""
   log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))

@@ -4,14 +4,19 @@ import hashlib
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, TextIO
+
+
+def partial_path(path: pathlib.Path) -> pathlib.Path:
+  """Where a file's new content is written before it takes the file's place."""
+  return path.with_name(f".{path.name}.partial")
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
   """Replaces a file's content; on any failure the old content stays."""
-  partial = path.with_name(f".{path.name}.partial")
+  partial = partial_path(path)
   try:
-    with partial.open("w") as file:
+    with partial.open("w", encoding="utf-8") as file:
       file.write(text)
       file.flush()
       os.fsync(file.fileno())
@@ -39,8 +44,8 @@ def short_hash(value: Any) -> str:
 class Journal:
   """What a run has measured so far, a JSON object with a `step` a line.
 
-  Lines are flushed as they come, so that a killed process loses none that a
-  later checkpoint counts on.
+  The file is made with the first row. Lines are flushed as they come, so that
+  a killed process loses none that a later checkpoint counts on.
   """
 
   def __init__(self, path: pathlib.Path, resume_at: int | None):
@@ -55,12 +60,15 @@ class Journal:
       self.rows = [
         row for row in _whole_lines(path) if row["step"] <= resume_at
       ]
-    write_atomically(path, "".join(map(to_json_line, self.rows)))
-    self._file = path.open("a")
+    if path.exists():
+      write_atomically(path, "".join(map(to_json_line, self.rows)))
+    self._path = path
+    self._file: TextIO | None = None
 
   def add(self, step: int, kind: str, **fields: Any) -> None:
     """Appends a row."""
     row = {"step": step, "kind": kind, **fields}
+    self._file = self._file or self._path.open("a", encoding="utf-8")
     self._file.write(to_json_line(row))
     self._file.flush()
     self.rows.append(row)
@@ -75,12 +83,13 @@ class Journal:
 
   def close(self) -> None:
     """Closes the file."""
-    self._file.close()
+    if self._file:
+      self._file.close()
 
 
 def _whole_lines(path: pathlib.Path):
   """Yields the rows up to the first torn line."""
-  for line in path.read_text().splitlines(keepends=True):
+  for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
     try:
       row = json.loads(line)
     except json.JSONDecodeError:

@@ -104,15 +104,18 @@ def read(directory: pathlib.Path) -> dict[str, Any] | None:
   """Reads the report of a folder.
 
   Returns:
-    The report, or None if the folder is not there or empty.
+    The report, or None if the folder is not there or empty; a report of which
+    only a part was written before a kill does not count.
 
   Raises:
     UserError: if the folder holds something else, or a report that this
       version cannot read.
   """
-  if directory.is_file():
-    raise UserError(f"MODEL_DIR {directory} is a file, not a folder")
-  if not directory.is_dir() or not any(directory.iterdir()):
+  for place in (directory, *directory.parents):
+    if place.is_file():
+      raise UserError(f"MODEL_DIR {directory}: {place} is a file, not a folder")
+  partial = files.partial_path(directory / "report.json")
+  if not directory.is_dir() or not {*directory.iterdir()} - {partial}:
     return None
   path = directory / "report.json"
   if not path.is_file():
@@ -121,8 +124,10 @@ def read(directory: pathlib.Path) -> dict[str, Any] | None:
       "another folder, so that nothing in it is lost"
     )
   try:
-    report = json.loads(path.read_text())
+    report = json.loads(path.read_text(encoding="utf-8"))
     version = report["schema_version"]
+    if version == SCHEMA_VERSION:
+      _parts(report)
   except (ValueError, KeyError, TypeError):
     raise UserError(f"{path} is not a report of this program") from None
   if version != SCHEMA_VERSION:
@@ -146,18 +151,9 @@ def check_same_run(
   Raises:
     UserError: naming the first thing that differs.
   """
-  sections = (
-    ("configuration", old["configuration"]["experiment"]),
-    ("data", old["data"]),
-    ("settings", old["environment"]["settings"]),
-  )
-  wanted = {
-    "configuration": header["configuration"]["experiment"],
-    "data": header["data"],
-    "settings": header["environment"]["settings"],
-  }
-  for section, had in sections:
-    wants = json.loads(json.dumps(wanted[section]))
+  wanted = json.loads(json.dumps(_parts(header)))
+  for section, had in _parts(old).items():
+    wants = wanted[section]
     for name, was, now_is in _differences(had, wants):
       if name not in _FREE_FIELDS:
         raise UserError(
@@ -165,6 +161,15 @@ def check_same_run(
           f"was {was!r:.60} there and is {now_is!r:.60} here; choose another "
           "MODEL_DIR, or use the old configuration to go on with it"
         )
+
+
+def _parts(report: dict[str, Any]) -> dict[str, Any]:
+  """What tells one run from another."""
+  return {
+    "configuration": report["configuration"]["experiment"],
+    "data": report["data"],
+    "settings": report["environment"]["settings"],
+  }
 
 
 def now() -> str:

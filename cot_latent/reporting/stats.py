@@ -23,4 +23,5 @@ def wilson_interval(
   scale = 1 / (1 + z * z / total)
   centre = rate + z * z / (2 * total)
   low, high = (centre - spread) * scale, (centre + spread) * scale
-  return max(0.0, low), min(1.0, high)
+  # Rounding must not move an end past the rate itself.
+  return max(0.0, min(low, rate)), min(1.0, max(high, rate))

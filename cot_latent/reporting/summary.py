@@ -27,13 +27,13 @@ def plan_text(plan: Mapping[str, Any]) -> str:
   return "\n".join(lines)
 
 
-def report_text(report: Mapping[str, Any], directory: str) -> str:
+def report_text(report: Mapping[str, Any], directory: pathlib.Path) -> str:
   """Tells held-out accuracy before and after, and where the report is."""
   results = report["results"]
   decoders = dict.fromkeys(row["decoder"] for row in results)
   last = report["plan"]["steps"]
   lines = [
-    f"{'held-out accuracy':<20}{'before':>8}{'after':>8}   95% interval after"
+    f"{'held-out accuracy':<22}{'before':>8}{'after':>8}   95% interval after"
   ]
   for decoder in decoders:
     ends = {row["step"]: row for row in results if row["decoder"] == decoder}
@@ -43,14 +43,13 @@ def report_text(report: Mapping[str, Any], directory: str) -> str:
     if after["num_samples"] > 1:
       name += f" ({after['num_samples']})"
     lines.append(
-      f"{name:<20}{before['accuracy']:>8.3f}{after['accuracy']:>8.3f}   "
+      f"{name:<22}{before['accuracy']:>8.3f}{after['accuracy']:>8.3f}   "
       f"{low:.3f} to {high:.3f}"
     )
   total = report["cost"]["seconds"]["total"]
-  folder = pathlib.Path(directory)
   lines += [
     f"{last} steps of {report['identity']['method']} on "
     f"{report['identity']['task']}; {total:.0f} s in all",
-    f"report: {folder / 'report.html'} and {folder / 'report.json'}",
+    f"report: {directory / 'report.html'} and {directory / 'report.json'}",
   ]
   return "\n".join(lines)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from cot_latent.errors import UserError
 from cot_latent.models.decoder import DecoderConfig
+from cot_latent.reporting import files
 from cot_latent.validation import check_positive, check_types
 
 
@@ -158,7 +159,8 @@ class Experiment:
     optimizer: the M-step.
     base: how the base model is made.
     evaluation: of held-out questions.
-    model_dir: the folder for checkpoints, logs and the report.
+    model_dir: the folder for checkpoints, logs and the report; None takes
+      runs/ and the run's id.
     seed: all randomness derives from it.
     steps: of the method.
     batch_size: M.
@@ -171,7 +173,7 @@ class Experiment:
   optimizer: OptimizerConfig
   base: BaseConfig
   evaluation: EvaluationConfig
-  model_dir: str
+  model_dir: str | None
   seed: int
   steps: int
   batch_size: int
@@ -182,6 +184,15 @@ class Experiment:
     check_positive(self, "steps", "batch_size", "checkpoint_period")
     if not 0 <= self.seed < 2**32:
       raise UserError("Experiment.seed must be between 0 and 2**32 - 1")
+
+
+def run_id(config: Experiment) -> str:
+  """Names a run after what it computes, wherever it lies."""
+  settings = as_dict(dataclasses.replace(config, model_dir=None))
+  return (
+    f"{config.task.name}-{config.method.name}-s{config.seed}-"
+    f"{files.short_hash(settings)}"
+  )
 
 
 def as_dict(config) -> dict:

@@ -59,7 +59,7 @@ def build(
 
     gradient = jax.grad(surrogate)(params)
     updates, opt_state = optimizer.update(gradient, opt_state, params)
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     return optax.apply_updates(params, updates), opt_state, norm
 
   return jax.jit(step, donate_argnums=(0, 1))

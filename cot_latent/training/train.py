@@ -109,31 +109,61 @@ def describe_data(config: experiment.Experiment, loaded: Data) -> dict:
   }
 
 
-def train(
+class Prepared(NamedTuple):
+  """A checked experiment: all but the folder is ready.
+
+  Attributes:
+    config: the experiment.
+    directory: the run's folder.
+    data: what it reads.
+    header: the sections of the report that do not change during the run.
+    old: the report in the run's folder, if the run has begun already.
+  """
+
+  config: experiment.Experiment
+  directory: pathlib.Path
+  data: Data
+  header: dict[str, Any]
+  old: dict[str, Any] | None
+
+
+def prepare(
   config: experiment.Experiment, gin_record: dict[str, Any]
-) -> dict[str, Any]:
-  """Runs an experiment, or goes on with it where it was stopped.
+) -> Prepared:
+  """Loads the data and checks all that can be checked; writes nothing.
 
   Args:
     config: the experiment.
     gin_record: what the configuration came from, for the report.
 
-  Returns:
-    The report, which is also written to the experiment's folder.
-
   Raises:
     UserError: if the data cannot be used, or if the folder belongs to another
       run.
   """
-  directory = pathlib.Path(config.model_dir)
+  name = experiment.run_id(config)
+  directory = pathlib.Path(config.model_dir or f"runs/{name}")
   old = record.read(directory)
   loaded = load_data(config)
-  header = _header(config, gin_record, loaded, old)
+  header = _header(config, name, gin_record, loaded, old)
   if old is not None:
     record.check_same_run(directory, old, header)
-    if old["status"] == "complete":
-      return old
+  return Prepared(config, directory, loaded, header, old)
+
+
+def train(prepared: Prepared) -> dict[str, Any]:
+  """Runs an experiment, or goes on with it where it was stopped.
+
+  Returns:
+    The report, which is also written to the experiment's folder. If the run is
+    complete already, nothing is done.
+  """
+  config, directory, loaded, header, old = prepared
+  if old is not None and old["status"] == "complete":
+    return old
   directory.mkdir(parents=True, exist_ok=True)
+  if old is None:
+    # The report comes first: by it a killed run's folder is known again.
+    record.Record(directory, header, None).write("running")
   saved = checkpoints.Checkpoints(directory / "checkpoints")
   resume_at = saved.latest_step()
   if resume_at is not None:
@@ -324,7 +354,7 @@ class _Run:
         correct=correct,
         total=len(outputs),
         accuracy=correct / len(outputs),
-        interval=stats.wilson_interval(correct, len(outputs)),
+        interval=list(stats.wilson_interval(correct, len(outputs))),
       )
       self.journal.add(
         step,
@@ -404,15 +434,12 @@ def _base_rows(config: experiment.Experiment) -> int:
   return config.base.steps * config.base.batch_size
 
 
-def _header(config, gin_record, loaded: Data, old) -> dict[str, Any]:
+def _header(config, name, gin_record, loaded: Data, old) -> dict[str, Any]:
   """Writes the sections of the report that do not change during a run."""
-  method = config.method.name
-  plain = experiment.as_dict(config)
   identity = {
-    "run_id": f"{config.task.name}-{method}-s{config.seed}-"
-    + files.short_hash({k: v for k, v in plain.items() if k != "model_dir"}),
+    "run_id": name,
     "task": config.task.name,
-    "method": method,
+    "method": config.method.name,
     "seed": config.seed,
     "started": record.now() if old is None else old["identity"]["started"],
     "resumed_at_steps": []
@@ -420,10 +447,10 @@ def _header(config, gin_record, loaded: Data, old) -> dict[str, Any]:
     else old["identity"]["resumed_at_steps"],
     **environment.code(),
   }
-  settings = {name: jax.config.read(name) for name in _JAX_SETTINGS}
+  settings = {name: getattr(jax.config, name) for name in _JAX_SETTINGS}
   return {
     "identity": identity,
-    "configuration": gin_record | {"experiment": plain},
+    "configuration": gin_record | {"experiment": experiment.as_dict(config)},
     "data": describe_data(config, loaded),
     "environment": environment.describe(
       [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()], settings

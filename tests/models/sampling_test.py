@@ -1,0 +1,342 @@
+"""What is sampled is what is scored, whatever the batch and its padding."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from cot_latent.inference import rng
+from cot_latent.models import decoder
+from cot_latent.models.language_model import PAD_ID
+from tests.asserts import assert_trees_equal
+from tests.models import oracles, twins
+from tests.models.common import (
+  CONFIG,
+  EOS_ID,
+  LENGTH,
+  ROWS,
+  VOCABULARY,
+  build,
+  check_close,
+  compiled,
+  keys,
+  params,
+  prompts,
+  random_params,
+  random_targets,
+  slow_target_mask,
+)
+
+
+def sample(model=None, temperature=1.0, seed=0):
+  model = model or compiled()
+  return model.sample(params(), prompts(), keys(seed), temperature)
+
+
+def check_same_draws(actual, expected):
+  np.testing.assert_array_equal(actual.tokens, expected.tokens)
+  np.testing.assert_array_equal(actual.ended, expected.ended)
+  check_close(actual.log_prob, expected.log_prob)
+
+
+# Draws.
+
+
+def check_scored_as_drawn(model, temperature=1.0):
+  draws = sample(model, temperature)
+  scores = model.log_prob(params(), prompts(), draws.tokens)
+  check_close(draws.log_prob, scores)
+  return draws
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 1.3])
+def test_draws_are_scored_as_drawn(temperature):
+  draws = check_scored_as_drawn(compiled(), temperature)
+  assert draws.ended.any()
+  assert not draws.ended.all()
+
+
+@pytest.mark.parametrize(
+  ("part", "twin"),
+  [
+    (twins.ROTATE, twins.late_positions),
+    (twins.ATTEND, twins.misses_the_newest),
+    (twins.ATTEND, twins.sees_padding),
+  ],
+)
+def test_twins_scored_otherwise_are_rejected(part, twin):
+  with twins.replaced(*part, twin), pytest.raises(AssertionError):
+    check_scored_as_drawn(build())
+
+
+def slow_greedy(prompt, **changes):
+  """Runs the whole row anew for every token."""
+  drawn = []
+  while len(drawn) < LENGTH and EOS_ID not in drawn:
+    tokens = oracles.unpadded(prompt) + drawn
+    log_probs = oracles.next_log_probs(params(), CONFIG, tokens, **changes)
+    drawn.append(int(log_probs[-1].argmax()))
+  return drawn + [PAD_ID] * (LENGTH - len(drawn))
+
+
+def check_greedy(tokens, **changes):
+  expected = [slow_greedy(prompt, **changes) for prompt in prompts()]
+  np.testing.assert_array_equal(tokens, expected)
+
+
+def test_greedy_decoding_equals_plain_numpy():
+  tokens = sample(temperature=0.0).tokens
+  # No constant: it goes through most of the vocabulary, in many ways.
+  assert len(np.unique(tokens)) > VOCABULARY / 2
+  assert len(np.unique(tokens, axis=0)) > ROWS / 2
+  check_greedy(tokens)
+  with pytest.raises(AssertionError):
+    check_greedy(tokens, turn=oracles.turn_neighbours)
+  with pytest.raises(AssertionError):
+    check_greedy(sample(temperature=0.1).tokens)
+
+
+def check_ends(draws):
+  for tokens, ended, log_prob in zip(*map(np.asarray, draws), strict=True):
+    assert ended == (EOS_ID in tokens)
+    length = list(tokens).index(EOS_ID) + 1 if ended else LENGTH
+    assert (tokens[length:] == PAD_ID).all()
+    assert (log_prob[length:] == 0).all()
+    assert (log_prob[:length] < 0).all()
+
+
+def test_draws_stop_at_the_end():
+  draws = sample()
+  tokens, ended = draws.tokens, draws.ended
+  assert tokens.dtype == np.int32
+  assert tokens.shape == draws.log_prob.shape == (ROWS, LENGTH)
+  assert set(np.unique(tokens)) <= set(range(VOCABULARY))
+  check_ends(draws)
+  for broken in [
+    draws._replace(ended=tokens[:, -1] == EOS_ID),
+    draws._replace(ended=tokens[:, -1] != PAD_ID),
+    draws._replace(tokens=jnp.where(tokens == PAD_ID, 2, tokens)),
+    draws._replace(log_prob=jnp.where(ended[:, None], -1.0, draws.log_prob)),
+  ]:
+    with pytest.raises(AssertionError):
+      check_ends(broken)
+
+
+def check_padding(model):
+  """Checks that more padding changes neither draws nor scores."""
+  more = np.pad(prompts(), ((0, 0), (3, 0)))
+  targets = random_targets()
+  check_close(
+    model.log_prob(params(), more, targets),
+    model.log_prob(params(), prompts(), targets),
+  )
+  for temperature in [0.0, 1.0]:
+    draws = model.sample(params(), more, keys(), temperature)
+    check_same_draws(draws, sample(model, temperature))
+
+
+def test_padding_changes_nothing():
+  check_padding(compiled())
+
+
+def test_a_twin_that_sees_padding_is_rejected():
+  part = twins.PROMPT_MASK
+  with twins.replaced(*part, twins.all_real), pytest.raises(AssertionError):
+    check_padding(build())
+
+
+def check_rows_stand_alone(draw):
+  """Checks draw(prompts, keys) at other places and with other batch mates."""
+  whole = draw(prompts(), keys())
+  order = np.random.default_rng(2).permutation(ROWS)
+  for chosen in [order, order[:1], np.resize(order[:3], ROWS)]:
+    part = draw(prompts()[chosen], keys()[chosen])
+    check_same_draws(part, jax.tree.map(lambda x, at=chosen: x[at], whole))
+
+
+def keys_of_places(prompts, keys):
+  keys = jax.random.split(keys[0], len(keys))
+  return compiled().sample(params(), prompts, keys)
+
+
+def test_rows_stand_alone():
+  check_rows_stand_alone(functools.partial(compiled().sample, params()))
+  with pytest.raises(AssertionError):
+    check_rows_stand_alone(keys_of_places)
+
+
+def test_draws_are_a_function_of_their_keys():
+  draws, again, other = sample(), sample(), sample(seed=1)
+  assert_trees_equal(again, draws)
+  assert (other.tokens != draws.tokens).any(axis=1).mean() > 0.9
+  # Another key in one row is another draw in that row alone.
+  one = keys().at[3].set(keys(1)[3])
+  changed = compiled().sample(params(), prompts(), one).tokens != draws.tokens
+  assert changed[3].any()
+  assert not np.delete(changed, 3, axis=0).any()
+
+
+def test_greedy_decoding_ignores_keys():
+  greedy = sample(temperature=0.0)
+  assert_trees_equal(sample(temperature=0.0, seed=1), greedy)
+  assert (greedy.tokens != sample().tokens).any()
+
+
+# The distribution.
+
+# Small enough to list every sequence.
+SMALL = {"vocabulary": 4, "length": 3}
+SMALL_PROMPT = np.array([[PAD_ID, 3, 2, 3]], np.int32)
+NUM_DRAWS = 20_000
+
+
+@functools.cache
+def small():
+  return build(**SMALL)
+
+
+@functools.cache
+def small_params():
+  return random_params(small().init, seed=1)
+
+
+def every_sequence():
+  """[Z, T] all that can be drawn: nothing but padding after EOS."""
+  tokens = range(SMALL["vocabulary"])
+  rows = np.array([*itertools.product(tokens, repeat=SMALL["length"])])
+  is_over = [np.logical_not(slow_target_mask(list(row))) for row in rows]
+  return rows[~(is_over & (rows != PAD_ID)).any(axis=1)]
+
+
+def small_probabilities(model):
+  """[Z] exp of the sums of log_prob, in float64."""
+  sequences = every_sequence()
+  questions = np.repeat(SMALL_PROMPT, len(sequences), axis=0)
+  log_prob = model.log_prob(small_params(), questions, sequences)
+  return np.exp(np.asarray(log_prob, np.float64).sum(axis=1))
+
+
+def check_sum(model):
+  check_close(small_probabilities(model).sum(), 1.0)
+
+
+def test_probabilities_sum_to_one():
+  assert len(every_sequence()) == 1 + 3 + 3 * 3 * 4
+  check_sum(small())
+
+
+@pytest.mark.parametrize("twin", [twins.never_ends, twins.ends_before_padding])
+def test_twins_of_another_sum_are_rejected(twin):
+  with twins.replaced(*twins.TARGET_MASK, twin), pytest.raises(AssertionError):
+    check_sum(build(**SMALL))
+
+
+def check_fit(temperature):
+  """Chi-square of one question's draws against the listed probabilities."""
+  words = np.repeat(rng.id_words(["x/0"]), NUM_DRAWS, axis=0)
+  rng_key = rng.purpose_key(0, "draw", 1)
+  draws = small().sample(
+    small_params(),
+    np.repeat(SMALL_PROMPT, NUM_DRAWS, axis=0),
+    rng.row_keys(rng_key, words, np.arange(NUM_DRAWS)),
+    temperature,
+  )
+  counts = {tuple(row): 0 for row in every_sequence()}
+  for row in np.asarray(draws.tokens):
+    counts[tuple(row)] += 1
+  probabilities = small_probabilities(small())
+  expected = NUM_DRAWS * probabilities / probabilities.sum()
+  # The statistic is no chi-square where few are expected: those are pooled.
+  is_rare = expected < 10
+  assert is_rare.mean() < 1 / 2
+  found = np.array(list(counts.values()))
+  pooled = [np.append(x[~is_rare], x[is_rare].sum()) for x in [found, expected]]
+  assert scipy.stats.chisquare(*pooled).pvalue > 1e-6
+
+
+def test_draws_fit_the_model():
+  check_fit(temperature=1.0)
+  with pytest.raises(AssertionError):
+    check_fit(temperature=1.3)
+
+
+# Golden: of a thousand seeds, those where some token of probability 3e-8 is
+# drawn (three are to be expected). Made by
+# np.flatnonzero(rare_draws(range(1000))), a hundred at a time.
+RARE_SEEDS = [301, 711]
+
+
+def rare_draws(seeds):
+  """[B] whether the draw is one of 100,000 tokens of probability 3e-8 each."""
+  config = decoder.DecoderConfig(
+    num_layers=1, embed_dim=2, num_heads=1, head_dim=2, mlp_dim=1
+  )
+  model = build(vocabulary=100_001, length=1, config=config)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  # The only token that is not 0 is asked for, and is next almost surely.
+  params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  params["embed"]["embedding"][3, 0] = 1
+  gap = np.log1p(-100_000 * 3e-8) - np.log(3e-8)
+  params["final_norm"]["scale"][0] = gap / 2**0.5
+  questions = np.full((len(seeds), 1), 3, np.int32)
+  rng_keys = jax.vmap(jax.random.key)(np.array(seeds))
+  draws = model.sample(params, questions, rng_keys)
+  is_rare = np.asarray(draws.tokens[:, 0] != 3)
+  check_close(draws.log_prob[is_rare], np.log(3e-8))
+  return is_rare
+
+
+def default_noise(gumbel, key, shape, **_):
+  return gumbel(key, shape)
+
+
+def test_rare_tokens_can_be_drawn():
+  assert rare_draws(RARE_SEEDS).all()
+  with twins.replaced(jax.random, "gumbel", default_noise):
+    assert not rare_draws(RARE_SEEDS).any()
+
+
+# Running.
+
+
+def test_each_shape_compiles_once():
+  model = build(config=dataclasses.replace(CONFIG, num_layers=1))
+  for seed, temperature in enumerate([1.0, 0.0, 1.3]):
+    draws = sample(model, temperature, seed)
+    model.log_prob(params(), prompts(), draws.tokens)
+  assert model.sample._cache_size() == model.log_prob._cache_size() == 1
+  model.log_prob(params(), prompts()[:3], draws.tokens[:3])
+  assert model.log_prob._cache_size() == 2
+
+
+def test_decoding_stops_when_every_row_has_ended(monkeypatch):
+  draws = sample()
+  passes = []
+  apply = decoder.Decoder.apply
+
+  def counted(*args):
+    jax.debug.callback(lambda: passes.append(1))
+    return apply(*args)
+
+  monkeypatch.setattr(decoder.Decoder, "apply", counted)
+  model = build()
+
+  def count_passes(chosen):
+    passes.clear()
+    draws = model.sample(params(), prompts()[chosen], keys()[chosen])
+    jax.block_until_ready(draws)
+    jax.effects_barrier()
+    return len(passes)
+
+  lengths = np.array([sum(slow_target_mask(row)) for row in draws.tokens])
+  short = np.flatnonzero(draws.ended & (lengths < LENGTH - 1))
+  chosen = np.resize(short, ROWS)
+  # One pass reads the prompts and gives the first token.
+  assert count_passes(chosen) == lengths[short].max()
+  chosen[-1] = np.argmin(draws.ended)
+  assert count_passes(chosen) == LENGTH

@@ -1,0 +1,235 @@
+"""Chained arithmetic: right where it must be, and wrong as often as it says."""
+
+import math
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from cot_latent.tasks import chain
+from tests.tasks import golden, pipeline
+
+# `check_golden` says how to make it anew.
+GOLDEN = "90721afe60248bd06832e83fca9719bc64f7d4ade09cea42b1f47bfecc566d62"
+# Two-sided error 1e-6 over the few dozen comparisons of this file together.
+Z = 5.6
+
+
+def read_split(split):
+  return list(chain.examples(split))
+
+
+def parse(question):
+  """Splits `a+b-c mod m` into the terms, `a`, `+b` and `-c`, and m."""
+  body, modulus = question.split(" mod ")
+  first, *others = re.findall(r"[+-]?\d+", body)
+  assert "".join([first, *others]) == body
+  return int(first), others, int(modulus)
+
+
+def solve(question):
+  """Adds the terms all at once, where the rationale goes step by step."""
+  first, others, modulus = parse(question)
+  return str((first + sum(map(int, others))) % modulus)
+
+
+def read_slips(row):
+  """Reads how far off each step of a rationale is; None is a bare guess.
+
+  Everything else must be consistent: the steps are the question's, each goes
+  on from the result before it, and the last result is the answer.
+  """
+  value, terms, modulus = parse(row["question"])
+  sentence = f"The answer is {row['answer']}."
+  assert row["answer"] in map(str, range(modulus))
+  if row["targets"] == sentence:
+    return None
+  steps = row["targets"].removesuffix(f". {sentence}").split(", ")
+  assert len(steps) == len(terms)
+  slips = []
+  for step, term in zip(steps, terms, strict=True):
+    left, result = step.split("=")
+    assert left == f"{value}{term}"
+    assert result in map(str, range(modulus))
+    slips.append((int(result) - value - int(term)) % modulus)
+    value = int(result)
+  assert str(value) == row["answer"]
+  return slips
+
+
+def check_right(rows):
+  """Checks answers, and rationales step by step."""
+  for row in rows:
+    assert row["answer"] == solve(row["question"])
+    slips = read_slips(row)
+    assert slips is not None
+    assert not any(slips)
+
+
+def check_apart(splits):
+  """Checks that no question is met twice, but for those of `base`."""
+  asked = {s: [row["question"] for row in rows] for s, rows in splits.items()}
+  for split in ("train", "test"):
+    assert len(set(asked[split])) == len(asked[split])
+  for one, other in (("train", "test"), ("train", "base"), ("test", "base")):
+    assert not set(asked[one]) & set(asked[other])
+
+
+def check_share(count, total, rate):
+  """Checks a count against a binomial distribution."""
+  error = math.sqrt(total * rate * (1 - rate))
+  assert abs(count - total * rate) <= Z * error, (count, total, rate)
+
+
+def check_flaws(rows, guess_rate, slip_rate):
+  """Checks how often base rationales are guesses, and steps slips."""
+  found = [read_slips(row) for row in rows]
+  guesses = [
+    int(row["answer"])
+    for row, slips in zip(rows, found, strict=True)
+    if slips is None
+  ]
+  steps = [slip for slips in found for slip in slips or []]
+  check_share(len(guesses), len(rows), guess_rate)
+  check_share(sum(slip > 0 for slip in steps), len(steps), slip_rate)
+  # Each wrong result as often as another, and each guess.
+  num_slips = sum(slip > 0 for slip in steps)
+  for value in range(1, chain.MODULUS):
+    check_share(steps.count(value), num_slips, 1 / (chain.MODULUS - 1))
+  for value in range(chain.MODULUS):
+    check_share(guesses.count(value), len(guesses), 1 / chain.MODULUS)
+
+
+@pytest.fixture(params=["own", 7, 12])
+def _modulus(request, monkeypatch):
+  """The modulus of the task itself and, for the rules, two others."""
+  if request.param != "own":
+    monkeypatch.setattr(chain, "MODULUS", request.param)
+
+
+@pytest.mark.usefixtures("_modulus")
+def test_the_splits_are_what_they_should_be():
+  splits = {split: read_split(split) for split in chain.SPLITS}
+  for split, rows in splits.items():
+    assert [row["id"] for row in rows] == [
+      f"chain/{split}/{number:05}" for number in range(chain.SPLITS[split])
+    ]
+  check_apart(splits)
+  check_right(splits["train"])
+  check_right(splits["test"])
+
+
+@pytest.mark.usefixtures("_modulus")
+def test_base_rationales_are_as_flawed_as_they_should_be(monkeypatch):
+  monkeypatch.setitem(chain.SPLITS, "base", 40_000)  # to tell 0.15 from 0.14
+  check_flaws(read_split("base"), chain.GUESS_RATE, chain.SLIP_RATE)
+
+
+def test_all_kinds_of_questions_are_asked():
+  lengths, first, signs, others = set(), set(), set(), set()
+  for row in read_split("train"):
+    start, terms, modulus = parse(row["question"])
+    assert modulus == chain.MODULUS
+    lengths.add(1 + len(terms))
+    first.add(start)
+    signs |= {term[0] for term in terms}
+    others |= {int(term[1:]) for term in terms}
+  assert lengths == set(range(chain.MIN_TERMS, chain.MAX_TERMS + 1))
+  assert first == others == set(range(chain.MODULUS))
+  assert signs == set(chain.SIGNS)
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    lambda row: {"answer": str((int(row["answer"]) + 1) % chain.MODULUS)},
+    lambda row: {"targets": f"The answer is {row['answer']}."},
+    lambda row: {"targets": row["targets"].replace("=", "=1", 1)},
+    lambda row: {"targets": row["targets"].split(", ", 1)[1]},
+    lambda row: {"question": row["question"].replace(" mod", "+1 mod")},
+  ],
+)
+def test_wrong_rows_are_rejected(change):
+  rows = read_split("test")
+  rows[-1] |= change(rows[-1])
+  with pytest.raises(AssertionError):
+    check_right(rows)
+
+
+def test_slips_are_no_right_rationales():
+  with pytest.raises(AssertionError):
+    check_right(read_split("base"))
+
+
+@pytest.mark.parametrize("split", ["train", "test", "base"])
+def test_a_question_met_twice_is_rejected(split):
+  splits = {split: read_split(split) for split in chain.SPLITS}
+  splits[split][-1] = splits["train"][0]
+  with pytest.raises(AssertionError):
+    check_apart(splits)
+
+
+@pytest.mark.parametrize("name", ["GUESS_RATE", "SLIP_RATE"])
+def test_other_flaw_rates_are_rejected(name, monkeypatch):
+  rates = chain.GUESS_RATE, chain.SLIP_RATE
+  rate = getattr(chain, name)
+  monkeypatch.setattr(chain, name, rate + (0.1 if rate < 0.5 else -0.1))
+  with pytest.raises(AssertionError):
+    check_flaws(read_split("base"), *rates)
+
+
+def test_slips_of_one_are_rejected(monkeypatch):
+  """A twin that is always off by one has the right rate, and yet is wrong."""
+
+  def write(first, steps, slips):
+    return right(first, steps, [min(slip, 1) for slip in slips])
+
+  right = chain.write_rationale
+  monkeypatch.setattr(chain, "write_rationale", write)
+  with pytest.raises(AssertionError):
+    check_flaws(read_split("base"), chain.GUESS_RATE, chain.SLIP_RATE)
+
+
+def test_the_examples_in_the_docstrings(monkeypatch):
+  monkeypatch.setattr(chain, "MODULUS", 5)
+  steps = [("+", 4), ("-", 1)]
+  question = chain.write_question(3, steps)
+  rationale, answer = chain.write_rationale(3, steps, [0, 0])
+  assert f"`{question}`" in chain.write_question.__doc__
+  assert f"`{rationale}`" in chain.write_rationale.__doc__
+  assert answer == solve(question)
+
+
+def test_the_splits_stay_the_same():
+  content = {split: read_split(split) for split in ("train", "base", "test")}
+  golden.check_golden(content, GOLDEN, __file__)
+
+
+def test_the_splits_are_the_same_in_every_process():
+  script = (
+    "from tests.tasks import chain_test, golden\n"
+    "print(golden.digest([chain_test.read_split(s) for s in ('test', 'base')]))"
+  )
+  other = subprocess.run(
+    [sys.executable, "-c", script],
+    env=os.environ | {"PYTHONHASHSEED": "1"},
+    cwd=golden.ROOT,
+    stdout=subprocess.PIPE,
+    check=True,
+    text=True,
+  )
+  here = golden.digest([read_split("test"), read_split("base")])
+  assert other.stdout.strip() == here
+
+
+@pytest.mark.parametrize("split", sorted(chain.SPLITS))
+def test_rows_pass_through_seqio(split):
+  rows = pipeline.load("chain", split)
+  pipeline.check_pipeline(rows, pipeline.COMPACT)
+  fields = [(row.id, row.question, row.answer, row.targets) for row in rows]
+  assert fields == [
+    (row["id"], row["question"], row["answer"], row["targets"])
+    for row in read_split(split)
+  ]

@@ -1,0 +1,69 @@
+"""Held-out answers: order, votes, and independence of the batches."""
+
+import pytest
+
+from cot_latent.inference import rng
+from cot_latent.training import evaluation
+from tests.training import toy
+
+
+@pytest.fixture(scope="module")
+def setting():
+  data, model = toy.load(), toy.make_model()
+  return model, data.task, model.init(rng.purpose_key(0, "params")), data.test
+
+
+@pytest.mark.parametrize(
+  ("answers", "expected"),
+  [
+    (["2", "1", "1"], "1"),
+    (["2", "1", "1", "2"], "2"),  # a tie: the one drawn first
+    ([None, None, "3"], "3"),  # no answer has no vote
+    ([None, None], None),
+    ([], None),
+  ],
+)
+def test_majority(answers, expected):
+  assert evaluation.majority(answers) == expected
+
+
+def evaluate(setting, **changes):
+  settings = dict(num_samples=None, batch_size=4, seed=0, step=0) | changes
+  return evaluation.evaluate(*setting, **settings)
+
+
+@pytest.mark.parametrize("num_samples", [None, 3])
+def test_outputs_come_in_the_order_of_the_examples(setting, num_samples):
+  examples = setting[3]
+  done = []
+  outputs = evaluate(setting, num_samples=num_samples, report_done=done.append)
+  assert [output.id for output in outputs] == examples.ids
+  assert [output.answer for output in outputs] == examples.answers
+  assert {len(output.completions) for output in outputs} == {num_samples or 1}
+  assert done[-1] == len(examples) * (num_samples or 1)
+  extract = setting[1].extract
+  for output in outputs:
+    votes = [extract(text) for text in output.completions]
+    if None not in votes:  # a completion cut by the limit has no vote
+      assert output.extracted == evaluation.majority(votes)
+    assert output.is_correct == (output.extracted == output.answer)
+
+
+def test_batches_do_not_matter(setting):
+  # The same draws whatever the batch, up to rounding that none of these meets.
+  few = evaluate(setting, num_samples=3, batch_size=4)
+  many = evaluate(setting, num_samples=3, batch_size=30)
+  assert few == many
+
+
+def test_every_evaluation_draws_anew(setting):
+  first = evaluate(setting, num_samples=2, step=0)
+  assert first == evaluate(setting, num_samples=2, step=0)
+  assert first != evaluate(setting, num_samples=2, step=1)
+  assert first != evaluate(setting, num_samples=2, seed=1)
+  texts = [text for output in first for text in output.completions]
+  assert len(set(texts)) == len(texts)
+
+
+def test_greedy_needs_no_random_number(setting):
+  assert evaluate(setting, seed=0, step=0) == evaluate(setting, seed=5, step=9)

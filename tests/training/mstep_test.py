@@ -1,0 +1,147 @@
+"""The M-step ascends the weighted sum of log-probabilities, and only that."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cot_latent.models import decoder, language_model
+from cot_latent.training import mstep
+from cot_latent.training.experiment import OptimizerConfig
+from tests.asserts import assert_trees_equal
+
+EOS = 1
+MODEL = language_model.build(
+  decoder.DecoderConfig(1, 16, 2, 8, 32),
+  vocab_size=11,
+  eos_id=EOS,
+  max_length=5,
+)
+PARAMS = MODEL.init(jax.random.key(0))
+
+
+def rows(seed=0, num=4):
+  rng = np.random.default_rng(seed)
+  prompts = rng.integers(2, 11, (num, 3), np.int32)
+  targets = rng.integers(1, 11, (num, 5), np.int32)
+  weights = rng.normal(size=num).astype(np.float32)
+  return prompts, targets, weights
+
+
+def step(optimizer, *batch):
+  """Takes one step; the arguments are donated, so they are copied first."""
+  params = jax.tree.map(jnp.copy, PARAMS)
+  return mstep.build(MODEL, optimizer)(params, optimizer.init(params), *batch)
+
+
+class Ascend:
+  """An optimizer that adds the gradient of what is minimised, negated."""
+
+  @staticmethod
+  def init(params):
+    del params
+    return ()
+
+  @staticmethod
+  def update(gradient, state, params):
+    del params
+    return jax.tree.map(jnp.negative, gradient), state
+
+
+def gradient_of_sum(prompts, targets, weights):
+  """One row at a time, and then added up: the estimator as it is defined."""
+  total = jax.tree.map(jnp.zeros_like, PARAMS)
+  for prompt, target, weight in zip(prompts, targets, weights, strict=True):
+
+    def log_prob(params, prompt=prompt, target=target):
+      return MODEL.log_prob(params, prompt[None], target[None]).sum()
+
+    score = jax.grad(log_prob)(PARAMS)
+    total = jax.tree.map(lambda t, s, w=weight: t + w * s, total, score)
+  return total
+
+
+def check_gradient(batch, expected):
+  moved, _, norm = step(Ascend, *batch)
+  gradient = jax.tree.map(jnp.subtract, moved, PARAMS)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-5),
+    gradient,
+    expected,
+  )
+  squares = sum(jnp.sum(x**2) for x in jax.tree.leaves(expected))
+  np.testing.assert_allclose(norm, jnp.sqrt(squares), rtol=1e-4)
+
+
+def test_gradient_is_the_weighted_sum_of_scores():
+  prompts, targets, weights = rows()
+  check_gradient((prompts, targets, weights), gradient_of_sum(*rows()))
+  # Signs, length and the number of rows all count.
+  for broken in (
+    np.abs(weights),
+    weights / len(weights),
+    weights / (targets != EOS).sum(axis=1),
+  ):
+    with pytest.raises(AssertionError):
+      check_gradient((prompts, targets, broken), gradient_of_sum(*rows()))
+
+
+def test_rows_without_weight_change_nothing():
+  prompts, targets, weights = rows()
+  more = rows(seed=1)
+  filled = (
+    np.concatenate([prompts, more[0]]),
+    np.concatenate([targets, more[1]]),
+    np.concatenate([weights, 0 * more[2]]),
+  )
+  check_gradient(filled, gradient_of_sum(*rows()))
+
+
+def test_step_raises_the_likelihood_of_positive_weights():
+  prompts, targets, _ = rows()
+  optimizer = mstep.build_optimizer(OptimizerConfig(1e-2), num_steps=10)
+  weights = np.array([1, 0, 0, -1], np.float32)
+  moved, _, _ = step(optimizer, prompts, targets, weights)
+  before = MODEL.log_prob(PARAMS, prompts, targets).sum(axis=1)
+  after = MODEL.log_prob(moved, prompts, targets).sum(axis=1)
+  assert after[0] > before[0]
+  assert after[3] < before[3]
+
+
+def test_step_is_deterministic():
+  optimizer = mstep.build_optimizer(OptimizerConfig(1e-2), num_steps=10)
+  assert_trees_equal(step(optimizer, *rows()), step(optimizer, *rows()))
+
+
+def test_clipping_limits_the_update_but_not_the_reported_norm():
+  batch = rows()
+  _, _, norm = step(mstep.build_optimizer(OptimizerConfig(1e-2), 10), *batch)
+  clipped = mstep.build_optimizer(OptimizerConfig(1e-2, clip_norm=1e-3), 10)
+  params, state, reported = step(clipped, *batch)
+  del params
+  np.testing.assert_allclose(reported, norm, rtol=1e-6)
+  (adam,) = [s for s in jax.tree.leaves(state, is_leaf=_is_adam) if _is_adam(s)]
+  # Adam's first moment after one step is (1 - b1) times the clipped gradient.
+  first = jnp.sqrt(sum(jnp.sum(m**2) for m in jax.tree.leaves(adam.mu)))
+  np.testing.assert_allclose(first, 0.1 * 1e-3, rtol=1e-4)
+
+
+def _is_adam(node):
+  return hasattr(node, "mu")
+
+
+@pytest.mark.parametrize(
+  ("changes", "expected"),
+  [
+    # Cosine from 1 to 0.1 over 10 steps.
+    ({}, {0: 1.0, 5: 0.55, 10: 0.1, 20: 0.1}),
+    ({"final_ratio": 1.0}, {0: 1.0, 10: 1.0}),
+    ({"decay_steps": 5}, {0: 1.0, 5: 0.1, 10: 0.1}),
+    # Two steps up, then the decay over the other eight.
+    ({"warmup_steps": 2}, {0: 0.0, 1: 0.5, 2: 1.0, 6: 0.55, 10: 0.1}),
+  ],
+)
+def test_learning_rate(changes, expected):
+  schedule = mstep.learning_rate(OptimizerConfig(1.0, **changes), num_steps=10)
+  for at, value in expected.items():
+    np.testing.assert_allclose(schedule(at), value, rtol=1e-6)
