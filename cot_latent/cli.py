@@ -13,6 +13,15 @@ from cot_latent.errors import UserError
 
 _EXIT_ERROR, _EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130
 
+# What a path that cannot be used raises.
+_NOT_POSSIBLE = (
+  errno.EACCES,
+  errno.EPERM,
+  errno.EROFS,
+  errno.ENOTDIR,
+  errno.ENAMETOOLONG,
+)
+
 _EPILOG = """\
 bindings:
   --gin.NAME=VALUE sets a gin macro or parameter after all files are read.
@@ -49,8 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     raise
 
 
+class _Parser(argparse.ArgumentParser):
+  """Reports a mistake as everything else does, without the usage."""
+
+  def error(self, message: str):
+    """Raises instead of leaving the process."""
+    raise UserError(f"{message}; see `{self.prog} --help`")
+
+
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+  parser = _Parser(
     prog="t5x",
     description="Teaches a language model to reason from answers alone.",
     epilog=_EPILOG,
@@ -69,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
   train.add_argument(
     "--gin_file",
     action="append",
-    required=True,
+    default=[],
     metavar="FILE",
     help="a gin file; may be given several times, later ones win",
   )
@@ -88,11 +105,30 @@ def _parser() -> argparse.ArgumentParser:
   )
   train.add_argument(
     "--dry_run",
-    action="store_true",
+    nargs="?",
+    const=True,
+    default=False,
+    type=_truth,
+    metavar="true|false",
     help="check everything, print the configuration and the cost, and stop",
+  )
+  train.add_argument(
+    "--nodry_run",
+    dest="dry_run",
+    action="store_false",
+    help=argparse.SUPPRESS,  # the form that T5X's own flags have
   )
   train.set_defaults(run=_train)
   return parser
+
+
+def _truth(text: str) -> bool:
+  """Reads a flag's value as absl does, whose flags T5X's are."""
+  known = {"true": True, "t": True, "1": True}
+  known |= {"false": False, "f": False, "0": False}
+  if text.lower() not in known:
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+  return known[text.lower()]
 
 
 def _rewrite_gin(arguments: Sequence[str]) -> list[str]:
@@ -109,24 +145,28 @@ def _rewrite_gin(arguments: Sequence[str]) -> list[str]:
 
 
 def _train(options: argparse.Namespace) -> int:
+  if not options.gin_file:
+    raise UserError(
+      "no experiment: say which with --gin_file=FILE, such as "
+      "--gin_file=gin/runs/quickstart.gin"
+    )
   with _without_start_up_notices():
     from cot_latent import configuration
     from cot_latent.reporting import summary
-    from cot_latent.training import experiment, train
+    from cot_latent.training import train
 
   config, gin_record = configuration.parse(
     options.gin_file,
     options.gin_bindings,
-    [path for path in options.gin_search_paths.split(",") if path],
+    [p.strip() for p in options.gin_search_paths.split(",") if p.strip()],
   )
+  prepared = train.prepare(config, gin_record)
   if options.dry_run:
-    loaded = train.load_data(config)
-    plan = experiment.plan(config, len(loaded.train), len(loaded.test))
     print(gin_record["resolved"])
-    print(summary.plan_text(plan))
+    print(summary.plan_text(prepared.header["plan"]))
     return 0
-  report = train.train(config, gin_record)
-  print(summary.report_text(report, config.model_dir))
+  report = train.train(prepared)
+  print(summary.report_text(report, prepared.directory))
   return 0
 
 
@@ -142,7 +182,9 @@ def _without_start_up_notices() -> Iterator[None]:
     os.dup2(notices.fileno(), 2)
     try:
       import seqio  # noqa: F401  (starts TensorFlow)
+      import tensorflow as tf
 
+      tf.config.list_physical_devices()  # has a notice of its own
       yield
     except BaseException:
       notices.seek(0)
@@ -158,13 +200,15 @@ def _disk_trouble(error: BaseException | None) -> str | None:
   while error is not None:
     number = error.errno if isinstance(error, OSError) else None
     text = str(error)
-    if number == errno.ENOSPC or os.strerror(errno.ENOSPC) in text:
+    if number in (errno.ENOSPC, errno.EDQUOT) or (
+      os.strerror(errno.ENOSPC) in text
+    ):
       return (
         "the disk is full; make room, and the same command goes on from the "
         "last checkpoint"
       )
-    if number in (errno.EACCES, errno.EROFS, errno.EPERM):
-      return f"cannot write: {text}"
+    if number in _NOT_POSSIBLE:
+      return f"cannot read or write: {text}"
     error = error.__cause__ or error.__context__
   return None
 

@@ -1,6 +1,7 @@
 """Checks of configuration values, which gin itself does not make."""
 
 import dataclasses
+import math
 import typing
 
 import typeguard
@@ -23,15 +24,18 @@ def check_types(config) -> None:
     value, hint = getattr(config, field.name), hints[field.name]
     try:
       typeguard.check_type(value, hint)
-      # A bool is an int to Python, but never what is meant by a number.
-      fits = not (isinstance(value, bool) and hint in (int, float))
+      # A bool is an int to Python, but never what is meant by a number; and
+      # 1e999 is infinite.
+      fits = not isinstance(value, bool) or _admits_bool(hint)
+      fits &= not isinstance(value, float) or math.isfinite(value)
     except typeguard.TypeCheckError:
       fits = False
     if not fits:
-      name = getattr(hint, "__name__", None) or str(hint)
+      got = f"{value!r:.60} ({type(value).__name__})"
+      if isinstance(value, type):
+        got = f"the class itself: write @{value.__name__}()"
       raise UserError(
-        f"{cls.__name__}.{field.name}: expected {name}, got {value!r} "
-        f"({type(value).__name__})"
+        f"{cls.__name__}.{field.name}: expected {_name(hint)}, got {got}"
       )
 
 
@@ -47,3 +51,28 @@ def check_positive(config, *names: str) -> None:
         f"{type(config).__name__}.{name} = {getattr(config, name)} must be "
         "above 0"
       )
+
+
+def check_within(config, name: str, low: float, high: float) -> None:
+  """Checks that a field is between two ends, both allowed.
+
+  Raises:
+    UserError: naming the field and the ends.
+  """
+  value = getattr(config, name)
+  if not low <= value <= high:
+    ends = f"between {low} and {high}"
+    if high == math.inf:
+      ends = f"at least {low}"
+    raise UserError(f"{type(config).__name__}.{name} = {value} must be {ends}")
+
+
+def _admits_bool(hint) -> bool:
+  return bool in (hint, *typing.get_args(hint))
+
+
+def _name(hint) -> str:
+  """Names a type as the reader of a message knows it."""
+  if typing.get_origin(hint) is typing.Literal:
+    return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+  return getattr(hint, "__name__", None) or str(hint)

@@ -61,8 +61,16 @@ def control_variate(correct_first_acceptance: bool = False) -> Estimator:
     An estimator with weights c'_m / C and -c'_m beta_m / C. It raises
     ValueError at trace time unless K = 1.
 
+  Raises:
+    TypeError: if the option is not a bool.
+
   Reference: Phan et al. 2023, section 3.2 and Algorithm 1.
   """
+  if not isinstance(correct_first_acceptance, bool):
+    raise TypeError(
+      "correct_first_acceptance must be True or False, not "
+      f"{correct_first_acceptance!r}"
+    )
 
   def weigh(transition: Transition) -> jax.Array:
     if transition.draw_is_correct.shape[1] != 1:

@@ -33,6 +33,26 @@ class Transition(NamedTuple):
   is_correct: jax.Array
 
 
+def shapes(num_rows: int, num_draws: int, length: int) -> Transition:
+  """Describes a transition of M rows, K draws and T tokens, without arrays."""
+
+  def tokens(*shape):
+    return jax.ShapeDtypeStruct((*shape, length), jnp.int32)
+
+  def flags(*shape):
+    return jax.ShapeDtypeStruct(shape, bool)
+
+  return Transition(
+    old_tokens=tokens(num_rows),
+    old_is_correct=flags(num_rows),
+    draw_tokens=tokens(num_rows, num_draws),
+    draw_is_correct=flags(num_rows, num_draws),
+    accepted=flags(num_rows, num_draws),
+    tokens=tokens(num_rows),
+    is_correct=flags(num_rows),
+  )
+
+
 def independence(
   old_tokens: jax.Array,
   old_is_correct: jax.Array,

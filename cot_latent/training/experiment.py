@@ -4,13 +4,18 @@ M questions a minibatch, K draws a question, L sequences scored a step.
 """
 
 import dataclasses
+import inspect
+import math
 from collections.abc import Callable
 from typing import Literal
 
+import jax
+
 from cot_latent.errors import UserError
+from cot_latent.inference import transition
 from cot_latent.models.decoder import DecoderConfig
 from cot_latent.reporting import files
-from cot_latent.validation import check_positive, check_types
+from cot_latent.validation import check_positive, check_types, check_within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +73,19 @@ class Method:
     check_positive(self, "num_draws")
     if self.num_scored is not None:
       check_positive(self, "num_scored")
+    # On shapes alone, so that a misfit is found before anything is computed.
+    example = transition.shapes(num_rows=2, num_draws=self.num_draws, length=1)
+    try:
+      weights = jax.eval_shape(self.estimator, example)
+    except ValueError as error:
+      raise UserError(f"Method.estimator: {error}") from None
+    except TypeError as error:
+      raise UserError(
+        f"Method.estimator: {error}; in gin, write it with (), as in "
+        "@estimators.basic()"
+      ) from None
+    if getattr(weights, "shape", None) != (2, 1 + self.num_draws):
+      raise UserError("Method.estimator must give weights [M, 1 + K]")
 
   def max_scored(self, batch_size: int) -> int:
     """The most sequences that one step differentiates."""
@@ -101,9 +119,13 @@ class OptimizerConfig:
 
   def __post_init__(self):
     check_types(self)
-    check_positive(self, "learning_rate")
-    if not 0 <= self.final_ratio <= 1:
-      raise UserError("OptimizerConfig.final_ratio must be between 0 and 1")
+    check_positive(self, "learning_rate", "eps")
+    for name in ("decay_steps", "clip_norm"):
+      if getattr(self, name) is not None:
+        check_positive(self, name)
+    check_within(self, "warmup_steps", 0, math.inf)
+    for name in ("final_ratio", "b1", "b2"):
+      check_within(self, name, 0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +166,7 @@ class EvaluationConfig:
   def __post_init__(self):
     check_types(self)
     check_positive(self, "batch_size", "period")
-    if self.num_samples < 0:
-      raise UserError("EvaluationConfig.num_samples must not be negative")
+    check_within(self, "num_samples", 0, math.inf)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,8 +203,9 @@ class Experiment:
   def __post_init__(self):
     check_types(self)
     check_positive(self, "steps", "batch_size", "checkpoint_period")
-    if not 0 <= self.seed < 2**32:
-      raise UserError("Experiment.seed must be between 0 and 2**32 - 1")
+    check_within(self, "seed", 0, 2**32 - 1)
+    if self.model_dir == "":
+      raise UserError("Experiment.model_dir is empty; None names the folder")
 
 
 def run_id(config: Experiment) -> str:
@@ -198,14 +220,19 @@ def run_id(config: Experiment) -> str:
 def as_dict(config) -> dict:
   """Writes an experiment as nested dicts of plain values.
 
-  A function is written as its name: what it is made of stands in the gin text.
+  A function is written as its name and the values that it closes over: for an
+  estimator, the settings that it was built with.
   """
 
   def plain(value):
     if dataclasses.is_dataclass(value):
       fields = dataclasses.fields(value)
       return {f.name: plain(getattr(value, f.name)) for f in fields}
-    return value.__qualname__.split(".")[0] if callable(value) else value
+    if inspect.isfunction(value):
+      settings = inspect.getclosurevars(value).nonlocals
+      name = value.__qualname__.split(".")[0]
+      return {"name": name} | {k: plain(v) for k, v in settings.items()}
+    return value
 
   return plain(config)
 

@@ -1,0 +1,338 @@
+"""What the command says and how it exits."""
+
+import errno
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+
+import cot_latent
+from cot_latent import cli, configuration
+from cot_latent.errors import UserError
+from cot_latent.training import train
+
+ROOT = pathlib.Path(cot_latent.__file__).parents[1]
+QUICKSTART = "--gin_file=gin/runs/quickstart.gin"
+# A small model and few steps, whatever the run's own numbers are.
+SMALL = ["--gin.TRAIN_STEPS=2", "--gin.BASE_STEPS=3", "--gin.NUM_VOTES=2"]
+
+
+@pytest.fixture
+def refused(capfd):
+  """Runs the command and gives its one line about a mistake."""
+
+  def run(*arguments):
+    assert cli.main(arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    check_one_line(err)
+    return err.removeprefix("t5x: error: ").removesuffix("\n")
+
+  return run
+
+
+def check_one_line(err):
+  """Checks that an error is one line, as everything that t5x refuses."""
+  assert err.startswith("t5x: error: ")
+  assert err.count("\n") == 1
+  assert err.endswith("\n")
+
+
+def run_python(*arguments, **kwargs):
+  return subprocess.run(
+    [sys.executable, *arguments],
+    capture_output=True,
+    text=True,
+    timeout=120,
+    **kwargs,
+  )
+
+
+def fail(error):
+  def raise_it(*arguments):
+    raise error
+
+  return raise_it
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ([], "the following arguments are required: COMMAND; see `t5x --help`"),
+    (["trian"], "argument COMMAND: invalid choice: 'trian' (choose from"),
+    (["train"], "no experiment: say which with --gin_file=FILE, such as"),
+    (["train", "--gin_file"], "argument --gin_file: expected one argument"),
+    (["train", "--gin_fle=a.gin"], "unrecognized arguments: --gin_fle=a.gin"),
+    (["train", "--gin_fil=a.gin"], "unrecognized arguments: --gin_fil=a.gin"),
+    (["train", QUICKSTART, "stray"], "unrecognized arguments: stray"),
+    (["train", "--gin.SEED"], "--gin.SEED: write it as --gin.NAME=VALUE"),
+    (["train", "--gin.=3"], "--gin.=3: write it as --gin.NAME=VALUE"),
+    (["train", "--dry_run=maybe"], "--dry_run: 'maybe' is neither true nor"),
+    (["train", "--gin_file=nope.gin"], "--gin_file=nope.gin: no file 'nope"),
+    (["train", "--gin_file="], "--gin_file=: no file ''"),
+    (["train", QUICKSTART, "--gin_search_paths=no"], "--gin_search_paths: no"),
+    (["train", QUICKSTART, "--gin.SEDE=3"], "--gin.SEDE=3: nothing uses"),
+    (["train", QUICKSTART, "--gin.SEED='x'"], "--gin.SEED='x': Experiment.se"),
+    (["train", QUICKSTART, "--gin.SEED=x"], "--gin.SEED=x: x is not a value"),
+    (["train", QUICKSTART, "--gin.SEED="], "--gin.SEED=: SEED has no value"),
+    (
+      ["train", QUICKSTART, "--gin_bindings", "SEDE = 3"],
+      "--gin.SEDE=3: nothing uses the macro SEDE; did you mean SEED?",
+    ),
+    # Only the data or the folder show these; a dry run looks at both.
+    (
+      ["train", QUICKSTART, "--dry_run", "--gin.TASK='nope'"],
+      "no task 'nope' is registered",
+    ),
+    (
+      ["train", QUICKSTART, "--dry_run", "--gin.MODEL_DIR='pyproject.toml'"],
+      "pyproject.toml is a file, not a folder",
+    ),
+    (
+      ["train", QUICKSTART, "--dry_run", "--gin.MODEL_DIR='gin'"],
+      "MODEL_DIR gin is not empty and holds no report.json",
+    ),
+  ],
+)
+def test_a_mistake_is_one_line_and_exits_with_2(refused, arguments, message):
+  assert message in refused(*arguments)
+
+
+def test_one_line_is_demanded():
+  # What argparse and Python themselves would print.
+  for err in (
+    "usage: t5x [-h]\nt5x: error: no\n",
+    "Traceback (most recent call last):\nValueError: no\n",
+    "t5x: error: no",
+  ):
+    with pytest.raises(AssertionError):
+      check_one_line(err)
+
+
+@pytest.mark.parametrize(
+  ("error", "status", "message"),
+  [
+    (UserError("this is wrong"), 2, "this is wrong"),
+    (KeyboardInterrupt(), 130, "the same command goes on"),
+    (OSError(errno.ENOSPC, "No space left on device"), 1, "the disk is full"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), 1, "the disk is full"),
+    (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "'/x'"),
+    (NotADirectoryError(errno.ENOTDIR, "Not a directory", "f/x"), 1, "'f/x'"),
+    (OSError(errno.ENAMETOOLONG, "File name too long", "/x"), 1, "too long"),
+  ],
+)
+def test_exit_codes(capsys, monkeypatch, error, status, message):
+  monkeypatch.setattr(configuration, "parse", fail(error))
+  assert cli.main(["train", QUICKSTART]) == status
+  out, err = capsys.readouterr()
+  assert out == ""
+  check_one_line(err)
+  assert message in err
+
+
+def test_a_full_disk_is_seen_behind_another_error(capsys, monkeypatch):
+  error = RuntimeError("could not save")
+  error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+  monkeypatch.setattr(configuration, "parse", fail(error))
+  assert cli.main(["train", QUICKSTART]) == 1
+  assert "the disk is full" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+  monkeypatch.setattr(configuration, "parse", fail(ZeroDivisionError("bug")))
+  with pytest.raises(ZeroDivisionError, match="bug"):
+    cli.main(["train", QUICKSTART])
+
+
+@pytest.fixture
+def asked(monkeypatch):
+  """Runs the command up to the configuration; gives what that is asked for."""
+
+  def run(*arguments):
+    seen = []
+    monkeypatch.setattr(
+      configuration, "parse", lambda *given: seen.append(given) or fail_parse()
+    )
+    assert cli.main(["train", *arguments]) == 2
+    return seen[0]
+
+  return run
+
+
+def fail_parse():
+  raise UserError("far enough")
+
+
+def test_t5x_forms_of_the_flags(asked):
+  files, bindings, paths = asked(
+    "--gin_file=a.gin",
+    "--gin_file",
+    "b.gin",
+    "--gin.SEED=3",
+    "--gin_bindings=A = 'x=y'",
+    "--gin_bindings",
+    "B = 2",
+    "--gin.experiment.Method.name='n=1'",
+    "--gin_search_paths=one, two,",
+  )
+  assert files == ["a.gin", "b.gin"]
+  assert bindings == [
+    "SEED = 3",
+    "A = 'x=y'",
+    "B = 2",
+    "experiment.Method.name = 'n=1'",
+  ]
+  assert paths == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+  ("flags", "is_dry"),
+  [
+    ([], False),
+    (["--dry_run"], True),
+    (["--dry_run=true"], True),
+    (["--dry_run=T"], True),
+    (["--dry_run=1"], True),
+    (["--dry_run=False"], False),
+    (["--dry_run=0"], False),
+    (["--nodry_run"], False),
+    (["--dry_run", "--nodry_run"], False),
+    (["--nodry_run", "--dry_run"], True),
+  ],
+)
+def test_dry_run_as_absl_writes_it(flags, is_dry):
+  options = cli._parser().parse_args(["train", QUICKSTART, *flags])
+  assert options.dry_run is is_dry
+
+
+def test_without_dry_run_it_trains(capsys, monkeypatch):
+  monkeypatch.setattr(train, "train", fail(UserError("it would have run")))
+  assert cli.main(["train", QUICKSTART, "--nodry_run"]) == 2
+  assert "it would have run" in capsys.readouterr().err
+
+
+def test_dry_run_shows_all_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  bindings = [*SMALL, "--gin.SEED=7", "--gin.BATCH_SIZE=5"]
+  bindings += ["--gin.BASE_BATCH_SIZE=4", "--gin.EVAL_PERIOD=2"]
+  bindings += ["--gin.MODEL_DIR='new/folder'"]
+  assert cli.main(["train", QUICKSTART, "--dry_run", *bindings]) == 0
+  out, err = capsys.readouterr()
+  assert "t5x: error" not in err
+  assert "SEED = 7\n" in out
+  assert "experiment.Experiment.seed = %SEED\n" in out
+  assert list(tmp_path.iterdir()) == []
+
+  sampled, scored = plan_columns(out)
+  # By hand: M = 5 questions a step with K = 1 draw, 2 steps, a greedy answer
+  # and 2 votes for each held-out question before and after.
+  num_train = sampled["memory start"]
+  num_test = sampled["evaluation"] // (2 * (1 + 2))
+  assert num_train > 5
+  assert num_test > 0
+  assert sampled["steps"] == 2 * 5
+  assert sampled["base model"] == 0
+  assert scored["base model"] == 3 * 4
+  assert scored["steps"] == 2 * 5 * 2
+  assert scored["memory start"] == scored["evaluation"] == 0
+  assert sampled["all"] == sum(sampled.values()) - sampled["all"]
+  assert scored["all"] == sum(scored.values()) - scored["all"]
+
+
+def plan_columns(out):
+  """Reads the plan: two dicts from row label to number."""
+  columns: tuple[dict, dict] = ({}, {})
+  for line in out[out.index("scored, at most") :].splitlines()[1:]:
+    label, *numbers = line.rsplit(maxsplit=2)
+    for column, number in zip(columns, numbers, strict=True):
+      column[label] = int(number.replace(",", ""))
+  return columns
+
+
+def test_version(capsys):
+  with pytest.raises(SystemExit) as left:
+    cli.main(["--version"])
+  assert left.value.code == 0
+  assert capsys.readouterr().out == f"{cot_latent.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_help_tells_how_to_write_a_binding(capsys, arguments):
+  with pytest.raises(SystemExit) as left:
+    cli.main(arguments)
+  assert left.value.code == 0
+  out = capsys.readouterr().out
+  assert "--gin.NAME=VALUE" in out
+  assert "usage: t5x" in out
+  (example,) = re.findall(r"--gin_file=(\S+)", out)
+  assert (ROOT / example).is_file()
+
+
+def test_help_is_fast():
+  times = []
+  for _ in range(3):
+    began = time.perf_counter()
+    done = run_python("-m", "cot_latent.cli", "--help")
+    times.append(time.perf_counter() - began)
+    assert done.returncode == 0
+    assert "train" in done.stdout
+    assert done.stderr == ""
+  assert statistics.median(times) < 0.5
+
+
+_HEAVY = ("jax", "tensorflow", "seqio", "flax", "numpy", "gin.config")
+
+
+def started(code):
+  """Names the heavy packages that are loaded after some code has run."""
+  ask = f"import sys; print(*(set(sys.modules) & set({_HEAVY})))"
+  done = run_python("-c", f"{code}\n{ask}")
+  assert done.returncode == 0, done.stderr
+  return set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_starts_nothing_heavy():
+  code = (
+    "import contextlib\nfrom cot_latent import cli\n"
+    "with contextlib.suppress(SystemExit): cli.main(['train', '--help'])"
+  )
+  assert started(code) == set()
+  # The question does find what is loaded.
+  assert started("import numpy") == {"numpy"}
+
+
+def test_the_installed_command(tmp_path):
+  # One process as a user starts it, from any folder: a mistake, and its line.
+  done = run_python(
+    "-m",
+    "cot_latent.cli",
+    "train",
+    QUICKSTART,
+    "--gin.SEED=bbh",
+    cwd=tmp_path,
+  )
+  assert done.returncode == 2
+  assert done.stdout == ""
+  check_one_line(done.stderr)
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_notices_are_held_back_unless_the_import_fails(capfd):
+  with cli._without_start_up_notices():
+    os.write(2, b"a notice\n")
+  os.write(2, b"afterwards\n")
+  assert capfd.readouterr().err == "afterwards\n"
+  with pytest.raises(ImportError):
+    import_in_vain()
+  assert capfd.readouterr().err == "a notice\n"
+
+
+def import_in_vain():
+  with cli._without_start_up_notices():
+    os.write(2, b"a notice\n")
+    raise ImportError("no")

@@ -1,0 +1,289 @@
+"""Every gin file says what it gives and needs, and every run is complete."""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+import re
+
+import pytest
+
+import cot_latent
+import gin
+from cot_latent import configuration
+from cot_latent.errors import UserError
+from cot_latent.training import experiment
+from gin import config_parser
+
+ROOT = pathlib.Path(cot_latent.__file__).parents[1]
+FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "gin").rglob("*.gin"))
+# A part that runs include; no run by itself.
+FRAGMENTS = ["gin/runs/common.gin"]
+RUNS = [
+  name
+  for name in FILES
+  if name.startswith("gin/runs/") and name not in FRAGMENTS
+]
+METHODS = [name for name in FILES if name.startswith("gin/methods/")]
+# For what a run leaves to its user.
+PLACEHOLDERS = {
+  "TASK": "'bbh_navigate'",
+  "DATA_DIR": "'data'",
+  "MODEL_DIR": "'runs/x'",
+}
+
+
+class Names(config_parser.ParserDelegate):
+  """Collects what a gin text refers to, without looking it up."""
+
+  def __init__(self):
+    self.macros = set()
+
+  def configurable_reference(self, scoped_configurable_name, evaluate):
+    return f"@{scoped_configurable_name}"
+
+  def macro(self, macro_name):
+    self.macros.add(macro_name)
+    return f"%{macro_name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class GinText:
+  """A gin file, read without gin's own looking up of names.
+
+  Attributes:
+    bound: each binding's name and value, in order; a macro's name is bare.
+    macros: what is referred to as %NAME.
+    includes: the files.
+    header: section -> the macros that it names.
+  """
+
+  bound: list
+  macros: set
+  includes: list
+  header: dict
+
+  def values(self):
+    return {n: v for n, v in self.bound if re.fullmatch("[A-Z_]+", n)}
+
+
+def read_text(text):
+  names = Names()
+  bound, includes = [], []
+  for statement in config_parser.ConfigParser(text, names):
+    if isinstance(statement, config_parser.BindingStatement):
+      scope, selector, parameter, value, _ = statement
+      name = f"{scope}/{selector}" if scope else selector
+      bound.append((f"{name}.{parameter}" if parameter else name, value))
+    elif isinstance(statement, config_parser.IncludeStatement):
+      includes.append(statement.filename)
+  return GinText(bound, names.macros, includes, read_header(text))
+
+
+@functools.cache
+def read(name):
+  return read_text((ROOT / name).read_text())
+
+
+def read_header(text):
+  """Reads sections such as `# Required: A, B.`, each up to its full stop."""
+  lines = itertools.takewhile(lambda x: x.startswith("#"), text.splitlines())
+  comment = "\n".join(line.removeprefix("#").strip() for line in lines)
+  found = re.findall(
+    r"^(Provides|Required|Commonly overridden): (.*?)\.$",
+    comment,
+    re.MULTILINE | re.DOTALL,
+  )
+  return {
+    label: set(re.findall(r"\b[A-Z][A-Z_]+[A-Z]\b", names))
+    for label, names in found
+  }
+
+
+def with_includes(name):
+  """The names of a file and of all that it includes, in reading order."""
+  inner = [with_includes(include) for include in read(name).includes]
+  return [*itertools.chain(*inner), name]
+
+
+def given_by(text):
+  """The macros to which a file gives a value."""
+  values = text.values().items()
+  return {name for name, value in values if value != "%gin.REQUIRED"}
+
+
+def check_header(text):
+  """Checks that a header names all that a file gives, and all it needs."""
+  given = given_by(text)
+  needed = text.values().keys() | text.macros - {"gin.REQUIRED"}
+  for include in text.includes:
+    for inner in map(read, with_includes(include)):
+      needed |= inner.header.get("Required", set())
+      given |= given_by(inner)
+  assert text.header.get("Required", set()) == needed - given
+  if "Provides" in text.header:
+    overridden = text.header.get("Commonly overridden", set())
+    assert text.header["Provides"] | overridden == given
+
+
+def check_bound_once(text):
+  names = [name for name, _ in text.bound]
+  assert sorted(set(names)) == sorted(names)
+
+
+def placeholders(run):
+  required = read(run).header.get("Required", ())
+  return [f"{name} = {PLACEHOLDERS[name]}" for name in sorted(required)]
+
+
+@pytest.fixture(autouse=True)
+def _leave_no_configuration():
+  yield
+  gin.clear_config()
+
+
+def test_there_are_files_of_each_role():
+  assert RUNS
+  assert METHODS
+  assert "gin/runs/quickstart.gin" in RUNS
+  assert set(FRAGMENTS) <= set(FILES)
+
+
+def test_nothing_shadows_gin():
+  # With an __init__.py, `import gin` from the root would find this folder.
+  assert not list((ROOT / "gin").rglob("*.py"))
+  assert (ROOT / "gin") not in pathlib.Path(gin.__file__).parents
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_header(name):
+  lines = (ROOT / name).read_text().splitlines()
+  assert re.fullmatch(r"# [A-Z].*", lines[0])
+  assert "from __gin__ import dynamic_registration" in lines
+  if not name.startswith("gin/runs/"):
+    assert "Provides" in read(name).header
+  check_header(read(name))
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "# Provides: ONE.\nTWO = 1\n",  # gives another thing
+    "# Provides: ONE, TWO.\nONE = 1\n",  # gives less
+    "# Provides: ONE.\nONE = 1\nTWO = 2\n",  # gives more
+    "# Provides: ONE.\nONE = %TWO\n",  # needs something
+    "# Required: TWO.\n# Provides: ONE.\nONE = 1\n",  # needs less
+    "# Provides: ONE.\nONE = %gin.REQUIRED\n",  # needs what it should give
+    "# Run.\ninclude 'gin/runs/common.gin'\n",  # needs what that needs
+  ],
+)
+def test_wrong_headers_are_rejected(text):
+  with pytest.raises(AssertionError):
+    check_header(read_text(text))
+
+
+def test_right_headers_are_accepted():
+  check_header(
+    read_text(
+      "# A thing.\n#\n# Provides: ONE, TWO.\n# Required: THREE, such as 'x';\n"
+      "#   FOUR.\n# Commonly overridden: FIVE (steps. No more).\n# Units.\n"
+      "ONE = 1\nTWO = %THREE\nFOUR = %gin.REQUIRED\nFIVE = 5\n"
+    )
+  )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_commonly_overridden_is_there(name):
+  texts = [read(inner) for inner in with_includes(name)]
+  known = set().union(*(text.values().keys() | text.macros for text in texts))
+  assert read(name).header.get("Commonly overridden", set()) <= known
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_is_bound_twice_in_a_file(name):
+  check_bound_once(read(name))
+
+
+def test_a_second_binding_is_rejected():
+  check_bound_once(read_text("AAA = 1\nBBB = 1\n"))
+  with pytest.raises(AssertionError):
+    check_bound_once(read_text("AAA = 1\nBBB = 1\nAAA = 2\n"))
+  with pytest.raises(AssertionError):
+    check_bound_once(read_text("a.B.c = 1\na.B:\n  c = 2\n"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_includes_exist_and_come_first(name):
+  assert set(read(name).includes) <= set(FILES)  # by exact case
+  text = (ROOT / name).read_text()
+  # Gin's last binding wins, so one above an include might be undone by it.
+  kinds = re.findall(r"^(include|[\w./]+ = |[\w./]+:$)", text, re.MULTILINE)
+  assert "include" not in kinds[len(read(name).includes) :]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_has_its_own_imports(name):
+  # Only what a file imports can be named in it, so that parsing will do.
+  gin.clear_config()
+  gin.add_config_file_search_path(str(ROOT))
+  gin.parse_config_file(name)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_needs_what_its_headers_say(run):
+  given = placeholders(run)
+  made, _ = configuration.parse([run], given, [])
+  assert isinstance(made, experiment.Experiment)
+  for left_out in given:
+    others = [binding for binding in given if binding != left_out]
+    with pytest.raises(UserError, match=left_out.split()[0]):
+      configuration.parse([run], others, [])
+
+
+def check_all_used(resolved, operative):
+  """Checks that all that is bound is referred to and read."""
+  asked, used = read_text(resolved), read_text(operative)
+  assert set(asked.values()) <= asked.macros
+  parameters = {name for name, _ in asked.bound} - asked.values().keys()
+  assert parameters
+  # What a macro calls is used within the macro's name as a scope.
+  read_ones = [f"/{name}" for name, _ in used.bound]
+  for parameter in parameters:
+    assert any(name.endswith(f"/{parameter}") for name in read_ones)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_nothing_in_a_run_is_unused(run):
+  _, record = configuration.parse([run], placeholders(run), [])
+  resolved, operative = record["resolved"], record["operative"]
+  check_all_used(resolved, operative)
+  for dead in ("NOTHING_USES = 3\n", "a/experiment.Method.num_draws = 2\n"):
+    with pytest.raises(AssertionError):
+      check_all_used(resolved + dead, operative)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_the_resolved_text_gives_the_same_experiment(run, tmp_path):
+  made, record = configuration.parse([run], placeholders(run), [])
+  path = tmp_path / "resolved.gin"
+  path.write_text(record["resolved"])
+  again, of_text = configuration.parse([str(path)], [], [])
+  assert of_text["resolved"] == record["resolved"]
+  assert of_text["operative"] == record["operative"]
+  assert experiment.as_dict(again) == experiment.as_dict(made)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_bears_its_file_name(method):
+  made, _ = configuration.parse(["gin/runs/quickstart.gin", method], [], [])
+  assert made.method.name == pathlib.Path(method).stem
+
+
+@pytest.mark.parametrize(
+  ("before", "method"), [*itertools.permutations(METHODS, 2)]
+)
+def test_a_method_replaces_another_wholly(before, method):
+  run = "gin/runs/quickstart.gin"
+  alone, _ = configuration.parse([run, method], [], [])
+  after, _ = configuration.parse([run, before, method], [], [])
+  assert experiment.as_dict(after) == experiment.as_dict(alone)

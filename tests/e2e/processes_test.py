@@ -1,0 +1,150 @@
+"""The command in processes of its own: killed, interrupted, out of disk."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from tests.asserts import assert_trees_equal
+
+SMALL = [
+  "--gin_file=gin/runs/quickstart.gin",
+  "--gin.BASE_STEPS=4",
+  "--gin.BASE_BATCH_SIZE=8",
+  "--gin.TRAIN_STEPS=12",
+  "--gin.BATCH_SIZE=8",
+  "--gin.EVAL_PERIOD=5",
+  "--gin.NUM_VOTES=2",
+  "--gin.CHECKPOINT_PERIOD=3",
+]
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def command(directory):
+  settings = [*SMALL, f"--gin.MODEL_DIR='{directory}'"]
+  return [sys.executable, "-m", "cot_latent.cli", "train", *settings]
+
+
+def start(directory):
+  return subprocess.Popen(
+    command(directory),
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    # A shell that starts jobs in the background has them ignore SIGINT.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+  )
+
+
+def wait_for_step(process, directory, step):
+  """Waits until the journal holds a step."""
+  journal = directory / "journal.jsonl"
+  for _ in range(1200):
+    assert process.poll() is None, process.communicate()
+    # A process that goes on drops the lines after its checkpoint first.
+    lines = journal.read_text().splitlines() if journal.exists() else []
+    if any(f'"step": {step},' in line for line in lines):
+      return
+    time.sleep(0.1)
+  raise TimeoutError(f"no step {step} in {journal}")
+
+
+def finish(process):
+  output, errors = process.communicate(timeout=300)
+  return process.returncode, output, errors
+
+
+def report_of(directory):
+  return json.loads((directory / "report.json").read_text())
+
+
+def last_checkpoint(directory):
+  steps = [int(p.name) for p in (directory / "checkpoints").iterdir()]
+  path = directory / "checkpoints" / str(max(steps)) / "default"
+  return ocp.StandardCheckpointer().restore(path.absolute())
+
+
+def test_killed_and_interrupted_runs_end_as_if_left_alone(tmp_path):
+  alone, stopped = tmp_path / "alone", tmp_path / "stopped"
+  undisturbed = start(alone)
+  status, output, errors = finish(undisturbed)
+  assert status == 0, errors
+  assert "12 steps of trice on chain" in output
+
+  killed = start(stopped)
+  wait_for_step(killed, stopped, 5)
+  killed.send_signal(signal.SIGKILL)
+  killed.communicate()
+  assert killed.returncode == -signal.SIGKILL
+  assert report_of(stopped)["status"] == "running"
+
+  interrupted = start(stopped)
+  wait_for_step(interrupted, stopped, 8)
+  interrupted.send_signal(signal.SIGINT)
+  status, _, errors = finish(interrupted)
+  assert status == 130
+  assert errors.splitlines()[-1] == (
+    "t5x: error: interrupted; the same command goes on from the last checkpoint"
+  )
+  assert "Traceback" not in errors
+  assert report_of(stopped)["status"] == "interrupted"
+
+  status, _, errors = finish(start(stopped))
+  assert status == 0, errors
+  one, other = report_of(alone), report_of(stopped)
+  assert other["status"] == "complete"
+  assert len(other["identity"]["resumed_at_steps"]) == 2
+  assert one["results"] == other["results"]
+  assert one["samples"] == other["samples"]
+  for mine, others in zip(one["metrics"], other["metrics"], strict=True):
+    assert mine.keys() == others.keys()
+    for key in mine:
+      assert key.startswith("time/") or mine[key] == others[key]
+  state, again = last_checkpoint(alone), last_checkpoint(stopped)
+  assert int(state["step"]) == 12
+  assert np.any(state["memory"]["tokens"])
+  assert_trees_equal(state, again)
+
+
+def can_mount(directory):
+  if not shutil.which("unshare") or os.geteuid() != 0:
+    return False
+  probe = ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs x {directory}"]
+  return subprocess.run(probe, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("size", ["64k", "600k"])
+def test_a_full_disk_is_one_clear_line(tmp_path, size):
+  directory = tmp_path / "small"
+  directory.mkdir()
+  if not can_mount(directory):
+    pytest.skip("needs root and unshare, to mount a small disk")
+  mount = f"mount -t tmpfs -o size={size} small {directory}"
+  script = f'{mount} && "$@"; status=$?; cat {directory}/run/report.json >&2'
+  done = subprocess.run(
+    [
+      *["unshare", "--mount", "sh", "-c", f"{script}; exit $status", "sh"],
+      *command(directory / "run"),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=300,
+    check=False,
+  )
+  assert done.returncode == 1, done.stderr
+  assert "Traceback" not in done.stderr
+  (line,) = [x for x in done.stderr.splitlines() if x.startswith("t5x: error")]
+  assert line == (
+    "t5x: error: the disk is full; make room, and the same command goes on "
+    "from the last checkpoint"
+  )

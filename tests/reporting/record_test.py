@@ -1,0 +1,395 @@
+"""A folder holds one run's report, whole at any time, or is left alone."""
+
+import copy
+import json
+import re
+
+import pytest
+
+from cot_latent.errors import UserError
+from cot_latent.reporting import files, page, record
+
+HEADER = {
+  "identity": {
+    "run_id": "chain-trice-s0-1a2b3c4d",
+    "task": "chain",
+    "method": "trice",
+    "seed": 0,
+    "started": "2020-01-01T00:00:00Z",
+    "resumed_at_steps": [],
+  },
+  "configuration": {
+    "gin_files": [],
+    "resolved": "SEED = 0",
+    "experiment": {
+      "model_dir": "runs/x",
+      "seed": 0,
+      "checkpoint_period": 100,
+      "task": {"name": "chain", "data_dir": None, "max_length": 40},
+      "method": {"name": "trice", "num_draws": 1, "num_scored": None},
+      "evaluation": {"votes": [1, 2]},
+    },
+  },
+  "data": {"splits": {"train": {"num_examples": 9, "fingerprint": "ab"}}},
+  "environment": {
+    "python": "3.11",
+    "settings": {"jax_enable_x64": False, "precision": None},
+  },
+  "plan": {"steps": 4},
+}
+TIMES = ("sampling", "checking", "gradient", "rest")
+
+
+def add_step(journal, step):
+  seconds = {f"time/{part}": step + n / 8 for n, part in enumerate(TIMES)}
+  journal.add(step, "metrics", num_sampled=10, num_scored=step, **seconds)
+
+
+def fill(journal, steps=range(1, 5)):
+  journal.add(0, "phase", phase="base", seconds=2.0, num_scored=100)
+  journal.add(0, "phase", phase="memory_start", seconds=3.0, num_sampled=9)
+  journal.add(0, "result", decoder="greedy", accuracy=0.5)
+  journal.add(0, "evaluation_seconds", seconds=0.5, num_sampled=7)
+  journal.add(0, "sample", id="a")
+  for step in steps:
+    add_step(journal, step)
+
+
+def finished(folder, status="complete"):
+  """A run's folder, and the report that its last write gave."""
+  made = record.Record(folder, copy.deepcopy(HEADER), None)
+  fill(made.journal)
+  report = made.write(status)
+  made.close()
+  return report
+
+
+def with_changes(changes, header=HEADER):
+  """A header with some leaves replaced, by dotted name."""
+  changed = copy.deepcopy(header)
+  for name, value in changes.items():
+    *path, last = name.split(".")
+    place = changed
+    for key in path:
+      place = place[key]
+    place[last] = value
+  return changed
+
+
+def test_written_is_what_is_read(tmp_path):
+  report = finished(tmp_path)
+  assert record.read(tmp_path) == json.loads(json.dumps(report))
+  assert "chain-trice-s0-1a2b3c4d" in (tmp_path / "report.html").read_text(
+    encoding="utf-8"
+  )
+
+
+@pytest.mark.parametrize(
+  ("status", "error"),
+  [
+    ("running", None),
+    ("complete", None),
+    ("interrupted", None),
+    ("failed", "ValueError: no"),
+  ],
+)
+def test_status_and_times(tmp_path, status, error):
+  made = record.Record(tmp_path, copy.deepcopy(HEADER), None)
+  report = made.write(status, error)
+  made.close()
+  assert record.read(tmp_path) == report
+  assert report["schema_version"] == record.SCHEMA_VERSION
+  assert (report["status"], report["error"]) == (status, error)
+  assert report["identity"]["started"] == HEADER["identity"]["started"]
+  ended = report["identity"]["ended"]
+  if status == "running":
+    assert ended is None
+  else:
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", ended)
+    assert ended > HEADER["identity"]["started"]
+  for section in ("configuration", "data", "environment", "plan"):
+    assert report[section] == HEADER[section]
+
+
+def test_costs_are_sums_over_the_journal(tmp_path):
+  report = finished(tmp_path)
+  cost = report["cost"]
+  # Four steps that take 4 step + (0 + 1 + 2 + 3) / 8 seconds each.
+  assert cost["step_seconds"] == {
+    "sampling": 10.0,
+    "checking": 10.5,
+    "gradient": 11.0,
+    "rest": 11.5,
+  }
+  assert cost["seconds"] == {
+    "base": 2.0,
+    "memory_start": 3.0,
+    "steps": 43.0,
+    "evaluation": 0.5,
+    "total": 48.5,
+  }
+  assert cost["sequences_sampled"] == 9 + 7 + 4 * 10
+  assert cost["sequences_scored"] == 100 + (1 + 2 + 3 + 4)
+  assert [row["step"] for row in report["metrics"]] == [1, 2, 3, 4]
+  assert report["results"] == [
+    {"step": 0, "decoder": "greedy", "accuracy": 0.5}
+  ]
+  assert report["samples"] == [{"step": 0, "id": "a"}]
+
+
+def test_a_report_without_measurements_costs_nothing(tmp_path):
+  made = record.Record(tmp_path, copy.deepcopy(HEADER), None)
+  report = made.write("running")
+  made.close()
+  assert report["metrics"] == report["results"] == report["samples"] == []
+  assert report["cost"]["seconds"]["total"] == 0
+  assert report["cost"]["sequences_sampled"] == 0
+  assert report["cost"]["sequences_scored"] == 0
+
+
+@pytest.mark.parametrize("resume_at", [0, 2, 4])
+def test_going_on_equals_never_having_stopped(tmp_path, resume_at):
+  whole, parts = tmp_path / "whole", tmp_path / "parts"
+  whole.mkdir()
+  parts.mkdir()
+  expected = finished(whole)
+  finished(parts, "interrupted")  # at step 4, after the checkpoint
+  made = record.Record(parts, copy.deepcopy(HEADER), resume_at)
+  for step in range(resume_at + 1, 5):
+    add_step(made.journal, step)
+  report = made.write("complete")
+  made.close()
+  for section in ("metrics", "results", "samples", "cost"):
+    assert report[section] == expected[section]
+  assert record.read(parts) == report
+
+
+def test_a_report_with_nan_is_not_written(tmp_path):
+  before = finished(tmp_path, "running")
+  header = with_changes({"data.splits.train.num_examples": float("nan")})
+  made = record.Record(tmp_path, header, 4)
+  with pytest.raises(ValueError, match="not JSON compliant"):
+    made.write("complete")
+  made.close()
+  assert record.read(tmp_path) == before
+
+
+def test_a_page_that_fails_leaves_a_report_that_can_be_read(
+  tmp_path, monkeypatch
+):
+  finished(tmp_path, "running")
+  html = (tmp_path / "report.html").read_bytes()
+
+  def fail(report):
+    raise RuntimeError("no page")
+
+  monkeypatch.setattr(page, "render", fail)
+  made = record.Record(tmp_path, copy.deepcopy(HEADER), 4)
+  with pytest.raises(RuntimeError):
+    made.write("complete")
+  made.close()
+  assert record.read(tmp_path)["metrics"]
+  assert (tmp_path / "report.html").read_bytes() == html
+  assert not list(tmp_path.glob(".*"))
+
+
+def check_refused(folder, *parts):
+  with pytest.raises(UserError) as caught:
+    record.read(folder)
+  message = str(caught.value)
+  assert "\n" not in message
+  for part in parts:
+    assert part in message
+
+
+def snapshot(folder):
+  return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_folder_that_is_not_there_or_empty(tmp_path):
+  assert record.read(tmp_path / "no" / "no") is None
+  assert record.read(tmp_path) is None
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_half_a_report_does_not_count(tmp_path):
+  files.partial_path(tmp_path / "report.json").write_text('{"schema_ver')
+  assert record.read(tmp_path) is None
+
+
+@pytest.mark.parametrize("below", ["", "x", "x/y"])
+def test_a_file_in_the_place_of_the_folder(tmp_path, below):
+  path = tmp_path / "file"
+  path.write_text("mine")
+  check_refused(path / below, "MODEL_DIR", f"{path} is a file, not a folder")
+  assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+  "name", ["thesis.tex", "checkpoints/1/x", "journal.jsonl", "report.html"]
+)
+def test_foreign_files(tmp_path, name):
+  path = tmp_path / name
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text("mine")
+  before = snapshot(tmp_path)
+  check_refused(tmp_path, str(tmp_path), "is not empty", "another folder")
+  files.partial_path(tmp_path / "report.json").write_text("{")
+  check_refused(tmp_path, "is not empty")
+  assert before.items() <= snapshot(tmp_path).items()
+
+
+def test_a_folder_named_report_json(tmp_path):
+  (tmp_path / "report.json").mkdir()
+  check_refused(tmp_path, "holds no report.json")
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    b"",
+    b"{",
+    b"[]",
+    b"3",
+    b"null",
+    b'"text"',
+    b"{}",
+    b'{"status": "complete"}',
+    b'{"schema_version": 1}',
+    b'{"schema_version": 1, "data": 1, "configuration": 2, "environment": 3}',
+    bytes(range(256)),
+  ],
+)
+def test_another_report(tmp_path, content):
+  path = tmp_path / "report.json"
+  path.write_bytes(content)
+  check_refused(tmp_path, f"{path} is not a report of this program")
+  assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_schema_version(tmp_path, version):
+  report = finished(tmp_path) | {"schema_version": version}
+  (tmp_path / "report.json").write_text(json.dumps(report))
+  check_refused(
+    tmp_path, f"schema version {version}", f"reads {record.SCHEMA_VERSION}"
+  )
+
+
+def check_same(check, old, header, difference):
+  """Checks that a check names a difference, or is content without any."""
+  if difference is None:
+    check("folder", old, header)
+    return
+  with pytest.raises(UserError) as caught:
+    check("folder", old, header)
+  message = str(caught.value)
+  assert "\n" not in message
+  assert "MODEL_DIR folder belongs to another run: " in message
+  assert f": {difference}; choose another MODEL_DIR" in message
+
+
+EXPERIMENT = "configuration.experiment"
+SPLIT = "data.splits.train"
+CHANGES = [
+  ({}, None),
+  # Where a run lies and how often it saves, and what only describes it.
+  ({f"{EXPERIMENT}.model_dir": "runs/y"}, None),
+  ({f"{EXPERIMENT}.checkpoint_period": 3}, None),
+  ({f"{EXPERIMENT}.task.data_dir": "/elsewhere"}, None),
+  ({"environment.python": "3.12", "identity.started": "later"}, None),
+  ({"configuration.resolved": "SEED = 0  # again"}, None),
+  # All else is another run.
+  ({f"{EXPERIMENT}.seed": 1}, "configuration seed was 0 there and is 1 here"),
+  (
+    {f"{EXPERIMENT}.task.max_length": 41},
+    "configuration task.max_length was 40 there and is 41 here",
+  ),
+  (
+    {f"{EXPERIMENT}.method.num_scored": 8},
+    "configuration method.num_scored was None there and is 8 here",
+  ),
+  (
+    {f"{EXPERIMENT}.method": None},
+    "configuration method was {'name': 'trice', 'num_draws': 1, "
+    "'num_scored': None} there and is None here",
+  ),
+  (
+    {f"{EXPERIMENT}.evaluation.votes": [1, 3]},
+    "configuration evaluation.votes was [1, 2] there and is [1, 3] here",
+  ),
+  (
+    {f"{EXPERIMENT}.added": 5},
+    "configuration added was None there and is 5 here",
+  ),
+  (
+    {f"{SPLIT}.fingerprint": "cd"},
+    "data splits.train.fingerprint was 'ab' there and is 'cd' here",
+  ),
+  (
+    {"environment.settings.jax_enable_x64": True},
+    "settings jax_enable_x64 was False there and is True here",
+  ),
+  # The first one is named, in the order configuration, data, settings, and
+  # not one that does not matter.
+  (
+    {
+      "environment.settings.jax_enable_x64": True,
+      f"{SPLIT}.fingerprint": "cd",
+      f"{EXPERIMENT}.task.name": "gsm8k",
+      f"{EXPERIMENT}.seed": 1,
+      f"{EXPERIMENT}.model_dir": "runs/y",
+      f"{EXPERIMENT}.checkpoint_period": 3,
+    },
+    "configuration seed was 0 there and is 1 here",
+  ),
+]
+
+
+def looks_at_nothing(directory, old, header):
+  """Lets everything go on."""
+
+
+def looks_at_the_seed(directory, old, header):
+  """Compares one field."""
+  seeds = [x["configuration"]["experiment"]["seed"] for x in (old, header)]
+  if seeds[0] != seeds[1]:
+    record.check_same_run(directory, old, header)
+
+
+def looks_at_everything(directory, old, header):
+  """Takes every field for one that matters."""
+  if old["configuration"] != header["configuration"]:
+    raise UserError("another run")
+
+
+def check_every_change(check, old):
+  for changes, difference in CHANGES:
+    check_same(check, old, with_changes(changes), difference)
+
+
+@pytest.mark.parametrize(("changes", "difference"), CHANGES)
+def test_another_run_is_told_by_its_first_difference(
+  tmp_path, changes, difference
+):
+  finished(tmp_path)
+  old = record.read(tmp_path)
+  header = with_changes(changes)
+  check_same(record.check_same_run, old, header, difference)
+
+
+@pytest.mark.parametrize(
+  "broken", [looks_at_nothing, looks_at_the_seed, looks_at_everything]
+)
+def test_wrong_checks_are_rejected(tmp_path, broken):
+  finished(tmp_path)
+  old = record.read(tmp_path)
+  with pytest.raises((AssertionError, UserError, pytest.fail.Exception)):
+    check_every_change(broken, old)
+
+
+def test_what_json_changes_makes_no_difference(tmp_path):
+  # Tuples come back from a report as lists.
+  finished(tmp_path)
+  header = with_changes({f"{EXPERIMENT}.evaluation.votes": (1, 2)})
+  record.check_same_run(tmp_path, record.read(tmp_path), header)

@@ -1,0 +1,93 @@
+"""An experiment checks itself, and is named after what it computes."""
+
+import dataclasses
+
+import pytest
+
+from cot_latent.errors import UserError
+from cot_latent.inference import estimators
+from cot_latent.training import experiment
+from tests.training import toy
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    (dict(estimator=estimators.control_variate(), num_draws=2), "for one draw"),
+    (dict(estimator=estimators.basic), r"write it with \(\)"),
+    (dict(estimator=lambda taken: taken.is_correct), "must give weights"),
+    (dict(estimator=lambda: None), "Method.estimator: "),
+    (dict(num_draws=0), "num_draws = 0 must be above 0"),
+    (dict(num_scored=0), "num_scored = 0 must be above 0"),
+    (dict(memory_start="hint"), "'guide', 'prior', 'empty'"),
+  ],
+)
+def test_a_method_that_cannot_work_is_refused(changes, message):
+  settings = dict(name="x", estimator=estimators.basic()) | changes
+  with pytest.raises(UserError, match=message) as caught:
+    experiment.Method(**settings)
+  assert "\n" not in str(caught.value)
+
+
+def test_a_method_may_have_several_draws():
+  method = experiment.Method("x", estimators.basic(), num_draws=3)
+  assert method.max_scored(4) == 16
+  assert dataclasses.replace(method, num_scored=5).max_scored(4) == 5
+
+
+@pytest.mark.parametrize(
+  ("name", "value", "message"),
+  [
+    ("warmup_steps", -1, "must be at least 0"),
+    ("decay_steps", 0, "must be above 0"),
+    ("clip_norm", -1.0, "must be above 0"),
+    ("final_ratio", 1.5, "must be between 0 and 1"),
+    ("b1", 2.0, "must be between 0 and 1"),
+    ("eps", -1.0, "must be above 0"),
+  ],
+)
+def test_an_optimizer_that_cannot_work_is_refused(name, value, message):
+  with pytest.raises(UserError, match=f"OptimizerConfig.{name} = .*{message}"):
+    experiment.OptimizerConfig(1e-3, **{name: value})
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"seed": -1}, "seed = -1 must be between 0 and 4294967295"),
+    ({"seed": 2**32}, "must be between"),
+    ({"steps": 0}, "steps = 0 must be above 0"),
+    ({"model_dir": ""}, "model_dir is empty"),
+  ],
+)
+def test_an_experiment_that_cannot_run_is_refused(changes, message):
+  with pytest.raises(UserError, match=message):
+    toy.make_experiment(**{"model_dir": "x"} | changes)
+
+
+def test_the_id_tells_every_setting_apart_but_the_folder():
+  config = toy.make_experiment("x")
+
+  def changed(**changes):
+    return dataclasses.replace(config, **changes)
+
+  def method(**changes):
+    return changed(method=dataclasses.replace(config.method, **changes))
+
+  corrected = estimators.control_variate(correct_first_acceptance=True)
+  others = [
+    changed(seed=1),
+    changed(steps=8),
+    method(estimator=corrected),
+    method(estimator=estimators.basic()),
+    method(num_scored=3),
+  ]
+  ids = [experiment.run_id(run) for run in [config, *others]]
+  assert len(set(ids)) == len(ids)
+  same = [config, changed(model_dir=None), method(estimator=_again())]
+  assert len({experiment.run_id(run) for run in same}) == 1
+
+
+def _again():
+  """Built anew, it is another function with the same settings."""
+  return estimators.control_variate()
