@@ -16,7 +16,7 @@ SPLITS = {"base": 4000, "train": 1000, "test": 200}
 MIN_TERMS, MAX_TERMS = 3, 4
 MODULUS, SIGNS = 5, "+-"
 # Of the flawed rationales: no steps at all, and a wrong result in each step.
-GUESS_RATE, SLIP_RATE = 0.5, 0.15
+GUESS_RATE, SLIP_RATE = 0.6, 0.15
 
 Steps = list[tuple[str, int]]
 

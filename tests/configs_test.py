@@ -6,14 +6,14 @@ import itertools
 import pathlib
 import re
 
+import gin
 import pytest
+from gin import config_parser
 
 import cot_latent
-import gin
 from cot_latent import configuration
 from cot_latent.errors import UserError
 from cot_latent.training import experiment
-from gin import config_parser
 
 ROOT = pathlib.Path(cot_latent.__file__).parents[1]
 FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "gin").rglob("*.gin"))

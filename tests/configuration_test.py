@@ -4,10 +4,10 @@ import hashlib
 import logging
 import pathlib
 
+import gin
 import pytest
 
 import cot_latent
-import gin
 from cot_latent import configuration
 from cot_latent.errors import UserError
 
