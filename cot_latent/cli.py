@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import logging
 import os
 import sys
 import tempfile
@@ -155,6 +156,9 @@ def _train(options: argparse.Namespace) -> int:
     from cot_latent.reporting import summary
     from cot_latent.training import train
 
+  # Orbax and its threads log at length what is raised as well.
+  for name in ("absl", "concurrent.futures"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
   config, gin_record = configuration.parse(
     options.gin_file,
     options.gin_bindings,
@@ -164,6 +168,8 @@ def _train(options: argparse.Namespace) -> int:
   if options.dry_run:
     print(gin_record["resolved"])
     print(summary.plan_text(prepared.header["plan"]))
+    if left_out := summary.left_out_text(prepared.header["data"]):
+      print(left_out)
     return 0
   report = train.train(prepared)
   print(summary.report_text(report, prepared.directory))

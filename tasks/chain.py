@@ -14,9 +14,9 @@ from cot_latent.tasks import common
 
 SPLITS = {"base": 4000, "train": 1000, "test": 200}
 MIN_TERMS, MAX_TERMS = 3, 4
-MODULUS, SIGNS = 5, "+-"
+MODULUS, SIGNS = 7, "+"
 # Of the flawed rationales: no steps at all, and a wrong result in each step.
-GUESS_RATE, SLIP_RATE = 0.6, 0.15
+GUESS_RATE, SLIP_RATE = 0.6, 0.1
 
 Steps = list[tuple[str, int]]
 
@@ -37,7 +37,7 @@ def make_question(rng: random.Random) -> tuple[int, Steps]:
 
 
 def write_question(first: int, steps: Steps) -> str:
-  """Writes a question: `3+4-1 mod 5`, were MODULUS 5."""
+  """Writes a question: `3+6+2 mod 7`."""
   terms = "".join(f"{sign}{term}" for sign, term in steps)
   return f"{first}{terms} mod {MODULUS}"
 
@@ -51,7 +51,7 @@ def write_rationale(first: int, steps: Steps, slips: list[int]):
     slips: for each step what is added to its right result.
 
   Returns:
-    The text, `3+4=2, 2-1=1. The answer is 1.` were MODULUS 5, and the answer.
+    The text, `3+6=2, 2+2=4. The answer is 4.`, and the answer.
   """
   value, parts = first, []
   for (sign, term), slip in zip(steps, slips, strict=True):

@@ -27,6 +27,16 @@ def plan_text(plan: Mapping[str, Any]) -> str:
   return "\n".join(lines)
 
 
+def left_out_text(data: Mapping[str, Any]) -> str:
+  """Tells how many examples were too long, or "" where none was."""
+  parts = [
+    f"{split['num_left_out']:,} of {split['num_left_out'] + num:,} in {name}"
+    for name, split in data["splits"].items()
+    if split["num_left_out"] and (num := split["num_examples"])
+  ]
+  return f"left out, being too long: {'; '.join(parts)}" if parts else ""
+
+
 def report_text(report: Mapping[str, Any], directory: pathlib.Path) -> str:
   """Tells held-out accuracy before and after, and where the report is."""
   results = report["results"]
@@ -47,6 +57,7 @@ def report_text(report: Mapping[str, Any], directory: pathlib.Path) -> str:
       f"{low:.3f} to {high:.3f}"
     )
   total = report["cost"]["seconds"]["total"]
+  lines += filter(None, [left_out_text(report["data"])])
   lines += [
     f"{last} steps of {report['identity']['method']} on "
     f"{report['identity']['task']}; {total:.0f} s in all",

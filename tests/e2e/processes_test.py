@@ -19,9 +19,9 @@ SMALL = [
   "--gin_file=gin/runs/quickstart.gin",
   "--gin.BASE_STEPS=4",
   "--gin.BASE_BATCH_SIZE=8",
-  "--gin.TRAIN_STEPS=12",
+  "--gin.TRAIN_STEPS=60",
   "--gin.BATCH_SIZE=8",
-  "--gin.EVAL_PERIOD=5",
+  "--gin.EVAL_PERIOD=25",
   "--gin.NUM_VOTES=2",
   "--gin.CHECKPOINT_PERIOD=3",
 ]
@@ -48,13 +48,13 @@ def start(directory):
 def wait_for_step(process, directory, step):
   """Waits until the journal holds a step."""
   journal = directory / "journal.jsonl"
-  for _ in range(1200):
+  for _ in range(6000):
     assert process.poll() is None, process.communicate()
     # A process that goes on drops the lines after its checkpoint first.
     lines = journal.read_text().splitlines() if journal.exists() else []
     if any(f'"step": {step},' in line for line in lines):
       return
-    time.sleep(0.1)
+    time.sleep(0.02)
   raise TimeoutError(f"no step {step} in {journal}")
 
 
@@ -78,17 +78,17 @@ def test_killed_and_interrupted_runs_end_as_if_left_alone(tmp_path):
   undisturbed = start(alone)
   status, output, errors = finish(undisturbed)
   assert status == 0, errors
-  assert "12 steps of trice on chain" in output
+  assert "60 steps of trice on chain" in output
 
   killed = start(stopped)
-  wait_for_step(killed, stopped, 5)
+  wait_for_step(killed, stopped, 10)
   killed.send_signal(signal.SIGKILL)
   killed.communicate()
   assert killed.returncode == -signal.SIGKILL
   assert report_of(stopped)["status"] == "running"
 
   interrupted = start(stopped)
-  wait_for_step(interrupted, stopped, 8)
+  wait_for_step(interrupted, stopped, 20)
   interrupted.send_signal(signal.SIGINT)
   status, _, errors = finish(interrupted)
   assert status == 130
@@ -110,7 +110,7 @@ def test_killed_and_interrupted_runs_end_as_if_left_alone(tmp_path):
     for key in mine:
       assert key.startswith("time/") or mine[key] == others[key]
   state, again = last_checkpoint(alone), last_checkpoint(stopped)
-  assert int(state["step"]) == 12
+  assert int(state["step"]) == 60
   assert np.any(state["memory"]["tokens"])
   assert_trees_equal(state, again)
 

@@ -13,7 +13,6 @@ def run(capsys, directory, *arguments):
       "train",
       *arguments,
       f"--gin.MODEL_DIR='{directory}'",
-      "--gin.BASE_STEPS=20",
       "--gin.NUM_VOTES=0",
     ]
   )
@@ -56,6 +55,7 @@ def test_gsm8k(data_dir, tmp_path, capsys):
     tmp_path / "run",
     "--gin_file=gin/runs/gsm8k_tiny.gin",
     f"--gin.DATA_DIR='{data_dir}'",
+    "--gin.BASE_STEPS=20",
     "--gin.MAX_LENGTH=128",
     "--gin.PROMPT_LENGTH=160",
   )

@@ -35,6 +35,7 @@ def make_report(num_samples=40):
   return {
     "plan": {"steps": 40},
     "identity": {"method": "trice", "task": "chain"},
+    "data": {"splits": {"train": {"num_examples": 9, "num_left_out": 0}}},
     "cost": {"seconds": {"total": 83.6}},
     "results": [
       result(0, "greedy", 1, 0.25),
@@ -91,3 +92,18 @@ def test_report_text_without_votes():
   text = summary.report_text(report, pathlib.Path("x"))
   assert "self-consistency" not in text
   assert len(text.splitlines()) == 4
+
+
+def test_examples_left_out_are_told():
+  report = make_report()
+  assert "left out" not in summary.report_text(report, pathlib.Path("x"))
+  report["data"]["splits"] |= {
+    "train (base model)": {"num_examples": 3_229, "num_left_out": 4_244},
+    "test": {"num_examples": 1_088, "num_left_out": 231},
+  }
+  line = (
+    "left out, being too long: 4,244 of 7,473 in train (base model); "
+    "231 of 1,319 in test"
+  )
+  lines = summary.report_text(report, pathlib.Path("x")).splitlines()
+  assert line in lines

@@ -12,7 +12,7 @@ from cot_latent.tasks import chain
 from tests.tasks import golden, pipeline
 
 # `check_golden` says how to make it anew.
-GOLDEN = "90721afe60248bd06832e83fca9719bc64f7d4ade09cea42b1f47bfecc566d62"
+GOLDEN = "8a715dfe884e0a5a3dcc7621a1104d5abb8c6c9726f255f7f5cc2b78189b5799"
 # Two-sided error 1e-6 over the few dozen comparisons of this file together.
 Z = 5.6
 
@@ -192,9 +192,8 @@ def test_slips_of_one_are_rejected(monkeypatch):
     check_flaws(read_split("base"), chain.GUESS_RATE, chain.SLIP_RATE)
 
 
-def test_the_examples_in_the_docstrings(monkeypatch):
-  monkeypatch.setattr(chain, "MODULUS", 5)
-  steps = [("+", 4), ("-", 1)]
+def test_the_examples_in_the_docstrings():
+  steps = [("+", 6), ("+", 2)]
   question = chain.write_question(3, steps)
   rationale, answer = chain.write_rationale(3, steps, [0, 0])
   assert f"`{question}`" in chain.write_question.__doc__

@@ -1,0 +1,136 @@
+"""Where the bindings of a gin configuration stand, and which one counts.
+
+Gin forgets the places, and says nothing of a binding that nothing reads.
+"""
+
+import difflib
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import gin  # noqa: F401  (before its parts)
+from gin import config as gin_config
+from gin import config_parser
+
+
+class Key(NamedTuple):
+  """A parameter as gin stores it; a macro is `value` of NAME/gin.macro."""
+
+  scope: str
+  selector: str
+  parameter: str
+
+
+def macro_key(name: str) -> Key:
+  """The key of a macro's value."""
+  return Key(name, "gin.macro", "value")
+
+
+def macros() -> set[str]:
+  """Names the macros that are bound."""
+  return {
+    scope for scope, selector in gin_config._CONFIG if selector == "gin.macro"
+  }
+
+
+def find_file(name: str) -> pathlib.Path:
+  """Finds a file that was read as gin found it."""
+  paths = [pathlib.Path(p, name) for p in gin_config._LOCATION_PREFIXES]
+  return next(path for path in paths if path.is_file())
+
+
+def flag(binding: str) -> str:
+  """Writes a binding as the flag that it came from."""
+  text = " ".join(binding.split())
+  if found := re.match(r"([\w./]+) ?= ?", text):
+    return f"--gin.{found[1]}={text[found.end() :]}"
+  return f'--gin_bindings="{text}"'
+
+
+class Sources(config_parser.ParserDelegate):
+  """Where the bindings stand. Gin forgets it, so all text is read anew.
+
+  Attributes:
+    referred: what is referred to anywhere, as it is written there.
+  """
+
+  def __init__(self, files: Sequence[str], bindings: Sequence[str]):
+    """Reads the files and bindings that gin has read without an error."""
+    self.referred: set[str] = set()
+    self._bound: list[tuple[Key, str]] = []
+    for name in files:
+      self._read(find_file(name).read_text(encoding="utf-8"), name)
+    for binding in bindings:
+      self._read(binding, flag(binding))
+
+  def _read(self, text: str, place: str) -> None:
+    for statement in config_parser.ConfigParser(text, self):
+      if isinstance(statement, config_parser.BindingStatement):
+        scope, selector, parameter, _, location = statement
+        if parameter:
+          key = Key(scope, selector, parameter)
+        else:
+          key = macro_key(f"{scope}/{selector}" if scope else selector)
+        line = "" if place.startswith("--") else f", line {location.line_num}"
+        self._bound.append((key, place + line))
+
+  def configurable_reference(self, scoped_configurable_name, evaluate):
+    """Takes note of a reference; gin has checked it already."""
+    self.referred.add(scoped_configurable_name)
+
+  def macro(self, macro_name):
+    """Takes note of a macro."""
+    self.referred.add(macro_name)
+
+  def place(self, key: Key) -> str | None:
+    """Says where a parameter was bound last: the flag, or file and line."""
+    for written, place in reversed(self._bound):
+      if (
+        written.scope == key.scope
+        and written.parameter == key.parameter
+        and f".{key.selector}".endswith(f".{written.selector}")
+      ):
+        return place
+    return None
+
+  def refers_to(self, key: Key) -> bool:
+    """Whether anything refers to the thing whose parameter this is."""
+    if key.selector == "gin.macro":
+      return key.scope in self.referred
+    split = [name.rpartition("/") for name in self.referred]
+    return any(
+      scope == key.scope and f".{key.selector}".endswith(f".{selector}")
+      for scope, _, selector in split
+    )
+
+
+def innermost(selector: str, parameter: str, scope: str) -> Key | None:
+  """Finds the binding that counts for a parameter in a scope, or None."""
+  scopes = scope.split("/")
+  for depth in range(len(scopes), -1, -1):
+    inner = "/".join(scopes[:depth])
+    if parameter in gin_config._CONFIG.get((inner, selector), {}):
+      return Key(inner, selector, parameter)
+  return None
+
+
+def origin(key: Key) -> Key | None:
+  """Follows macros to the binding that holds the value; None in a circle."""
+  seen: set[Key] = set()
+  while key not in seen:
+    seen.add(key)
+    value = gin_config._CONFIG.get(key[:2], {}).get(key.parameter)
+    if (
+      not isinstance(value, gin_config.ConfigurableReference)
+      or value.config_key[1] != "gin.macro"
+    ):
+      return key
+    key = macro_key(value.config_key[0])
+  return None
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+  """Asks whether a known name was meant; "" where none comes near."""
+  near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+  return f"; did you mean {near[0]}?" if near else ""

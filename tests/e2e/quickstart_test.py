@@ -1,0 +1,49 @@
+"""What the README promises of the quickstart, for several seeds."""
+
+import json
+
+import pytest
+
+from cot_latent import cli
+
+OTHER_SEEDS = [pytest.param(n, marks=pytest.mark.slow) for n in range(1, 5)]
+
+
+@pytest.mark.parametrize("seed", [0, *OTHER_SEEDS])
+def test_quickstart_learns_from_answers_alone(seed, tmp_path, capsys):
+  directory = tmp_path / "run"
+  status = cli.main(
+    [
+      "train",
+      "--gin_file=gin/runs/quickstart.gin",
+      f"--gin.SEED={seed}",
+      f"--gin.MODEL_DIR='{directory}'",
+    ]
+  )
+  captured = capsys.readouterr()
+  assert status == 0, captured.err
+  report = json.loads((directory / "report.json").read_text())
+  last = report["plan"]["steps"]
+  accuracy = {
+    (row["decoder"], row["step"]): row["accuracy"] for row in report["results"]
+  }
+  before, after = accuracy["greedy", 0], accuracy["greedy", last]
+  assert after >= 0.70
+  assert after - before >= 0.25
+  assert accuracy["self_consistency", last] >= 0.70
+  # The control variate's work: hardly anything is left to differentiate.
+  first, *_, final = report["metrics"]
+  assert final["estimator/num_weighted"] < first["estimator/num_weighted"]
+  assert f"{before:.3f}" in captured.out
+  assert f"{after:.3f}" in captured.out
+  assert str(directory / "report.html") in captured.out
+
+
+@pytest.mark.slow
+def test_quickstart_takes_two_minutes_at_most(tmp_path, capsys):
+  directory = tmp_path / "run"
+  settings = ["--gin_file=gin/runs/quickstart.gin", "--gin.SEED=0"]
+  settings.append(f"--gin.MODEL_DIR='{directory}'")
+  assert cli.main(["train", *settings]) == 0, capsys.readouterr().err
+  report = json.loads((directory / "report.json").read_text())
+  assert report["cost"]["seconds"]["total"] <= 120
