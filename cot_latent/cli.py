@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from cot_latent import __version__
-from cot_latent.errors import UserError
+from cot_latent.errors import RunError, UserError
 
 _EXIT_ERROR, _EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130
 
@@ -48,9 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return options.run(options)
   except UserError as error:
     return _fail(str(error), _EXIT_USAGE)
+  except RunError as error:
+    return _fail(str(error), _EXIT_ERROR)
   except KeyboardInterrupt:
     return _fail(
-      "interrupted; the same command goes on from the last checkpoint",
+      "interrupted; the same command goes on from the last checkpoint, or "
+      "from the start",
       _EXIT_INTERRUPTED,
     )
   except Exception as error:
@@ -211,7 +214,7 @@ def _disk_trouble(error: BaseException | None) -> str | None:
     ):
       return (
         "the disk is full; make room, and the same command goes on from the "
-        "last checkpoint"
+        "last checkpoint, or from the start"
       )
     if number in _NOT_POSSIBLE:
       return f"cannot read or write: {text}"

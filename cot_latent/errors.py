@@ -1,4 +1,11 @@
-"""The one exception that stands for a user's mistake."""
+"""The exceptions that end the command with one line and no traceback."""
+
+
+class RunError(Exception):
+  """A run that cannot go on, through no mistake in how it was started.
+
+  The message is a line as well; the command exits with status 1.
+  """
 
 
 class UserError(Exception):

@@ -2,8 +2,8 @@
 
 `base` holds flawed rationales, each with the answer that it reaches: what an
 untuned model might have learnt from. `train` and `test` hold other questions,
-with right answers; their rationales are right too and no method but the
-supervised one reads them.
+with right answers; their rationales are right too, and no method here reads
+them.
 """
 
 import random
@@ -13,12 +13,9 @@ from cot_latent.data import checkers, prompts
 from cot_latent.tasks import common
 
 SPLITS = {"base": 4000, "train": 1000, "test": 200}
-MIN_TERMS, MAX_TERMS = 3, 4
-MODULUS, SIGNS = 7, "+"
+NUM_TERMS, MODULUS = 4, 7
 # Of the flawed rationales: no steps at all, and a wrong result in each step.
 GUESS_RATE, SLIP_RATE = 0.6, 0.1
-
-Steps = list[tuple[str, int]]
 
 
 def _below(rng: random.Random, n: int) -> int:
@@ -26,51 +23,44 @@ def _below(rng: random.Random, n: int) -> int:
   return int(rng.random() * n)
 
 
-def make_question(rng: random.Random) -> tuple[int, Steps]:
-  """Draws a first term and the operations on it."""
-  num_steps = MIN_TERMS - 1 + _below(rng, MAX_TERMS - MIN_TERMS + 1)
-  steps = [
-    (SIGNS[_below(rng, len(SIGNS))], _below(rng, MODULUS))
-    for _ in range(num_steps)
-  ]
-  return _below(rng, MODULUS), steps
+def make_question(rng: random.Random) -> list[int]:
+  """Draws the terms of a sum."""
+  return [_below(rng, MODULUS) for _ in range(NUM_TERMS)]
 
 
-def write_question(first: int, steps: Steps) -> str:
-  """Writes a question: `3+6+2 mod 7`."""
-  terms = "".join(f"{sign}{term}" for sign, term in steps)
-  return f"{first}{terms} mod {MODULUS}"
+def write_question(terms: list[int]) -> str:
+  """Writes a question: `3+6+2+5 mod 7`."""
+  return f"{'+'.join(map(str, terms))} mod {MODULUS}"
 
 
-def write_rationale(first: int, steps: Steps, slips: list[int]):
+def write_rationale(terms: list[int], slips: list[int]) -> tuple[str, str]:
   """Writes a rationale and the answer that it reaches.
 
   Args:
-    first: the first term.
-    steps: the operations.
-    slips: for each step what is added to its right result.
+    terms: of the sum.
+    slips: for each term after the first what is added to its right result.
 
   Returns:
-    The text, `3+6=2, 2+2=4. The answer is 4.`, and the answer.
+    The text, `3+6=2, 2+2=4, 4+5=2. The answer is 2.`, and the answer.
   """
-  value, parts = first, []
-  for (sign, term), slip in zip(steps, slips, strict=True):
-    result = (value + (term if sign == "+" else -term) + slip) % MODULUS
-    parts.append(f"{value}{sign}{term}={result}")
+  value, parts = terms[0], []
+  for term, slip in zip(terms[1:], slips, strict=True):
+    result = (value + term + slip) % MODULUS
+    parts.append(f"{value}+{term}={result}")
     value = result
   return f"{', '.join(parts)}. The answer is {value}.", str(value)
 
 
-def flawed_rationale(first: int, steps: Steps, rng: random.Random):
+def flawed_rationale(terms: list[int], rng: random.Random) -> tuple[str, str]:
   """Writes a rationale as an untuned model might: a guess, or with slips."""
   if rng.random() < GUESS_RATE:
     guess = str(_below(rng, MODULUS))
     return f"The answer is {guess}.", guess
   slips = [
     1 + _below(rng, MODULUS - 1) if rng.random() < SLIP_RATE else 0
-    for _ in steps
+    for _ in terms[1:]
   ]
-  return write_rationale(first, steps, slips)
+  return write_rationale(terms, slips)
 
 
 def examples(split: str) -> Iterator[dict[str, str]]:
@@ -84,15 +74,15 @@ def examples(split: str) -> Iterator[dict[str, str]]:
   for name in ("test", "train", "base"):
     number = 0
     while number < SPLITS[name]:
-      first, steps = make_question(rng)
-      question = write_question(first, steps)
+      terms = make_question(rng)
+      question = write_question(terms)
       if question in seen:
         continue
       if name == "base":
-        targets, answer = flawed_rationale(first, steps, rng)
+        targets, answer = flawed_rationale(terms, rng)
       else:
         seen.add(question)
-        targets, answer = write_rationale(first, steps, [0] * len(steps))
+        targets, answer = write_rationale(terms, [0] * (NUM_TERMS - 1))
       if name == split:
         yield {
           "id": f"chain/{name}/{number:05}",

@@ -65,6 +65,23 @@ def start(
   )
 
 
+def mean_age(memory: MemoryState, step: int) -> jax.Array:
+  """Averages the steps since each correct rationale was accepted.
+
+  A stale chain is what the estimators' remaining bias comes from: its rationale
+  was drawn from parameters that many steps old.
+
+  Args:
+    memory: after the step.
+    step: the training step, from 1.
+
+  Returns:
+    Scalar, in steps; 0 where no rationale is correct.
+  """
+  age = jnp.where(memory.is_correct, step - memory.accepted_at, 0)
+  return age.sum() / jnp.maximum(memory.is_correct.sum(), 1)
+
+
 def write(
   memory: MemoryState,
   index: jax.Array,

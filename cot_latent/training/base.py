@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cot_latent.data.examples import Examples
+from cot_latent.errors import RunError
 from cot_latent.inference import rng
 from cot_latent.models.language_model import PAD_ID, LanguageModel
 from cot_latent.training import mstep
@@ -33,6 +34,9 @@ def fit(
 
   Returns:
     The fitted parameters.
+
+  Raises:
+    RunError: if the gradient is not finite at the end.
   """
   params = model.init(rng.purpose_key(seed, "params"))
   optimizer = mstep.build_optimizer(config.optimizer, config.steps)
@@ -40,15 +44,23 @@ def fit(
   step_fn = mstep.build(model, optimizer)
   batch_size = config.batch_size
   weights = np.full(batch_size, 1 / batch_size, np.float32)
-  # The guide is the longer prompt, for it holds the answer as well.
-  pad = examples.guides.shape[1] - examples.prompts.shape[1]
-  plain = np.pad(examples.prompts, ((0, 0), (pad, 0)), constant_values=PAD_ID)
+  length = max(examples.guides.shape[1], examples.prompts.shape[1])
+  hinted, plain = (
+    np.pad(x, ((0, 0), (length - x.shape[1], 0)), constant_values=PAD_ID)
+    for x in (examples.guides, examples.prompts)
+  )
   is_hinted = np.arange(batch_size)[:, None] % 2 == 1
   for step in range(config.steps):
     index = rng.minibatch(seed, "base_order", step, len(examples), batch_size)
-    prompts = np.where(is_hinted, examples.guides[index], plain[index])
-    params, opt_state, _ = step_fn(
+    prompts = np.where(is_hinted, hinted[index], plain[index])
+    params, opt_state, norm = step_fn(
       params, opt_state, prompts, examples.targets[index], weights
     )
     report_step(step + 1)
+  # What is once not finite stays so.
+  if not np.isfinite(norm):
+    raise RunError(
+      "the base model's gradient is not finite: try a lower learning rate, in "
+      "another MODEL_DIR"
+    )
   return params

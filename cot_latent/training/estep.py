@@ -25,7 +25,7 @@ from cot_latent.training.experiment import Method
 
 
 class WeightedRows(NamedTuple):
-  """What the M-step differentiates: the sequences that have weight.
+  """What the M-step differentiates: the sequences that have weight, if any.
 
   Attributes:
     prompts: [S, P] int32, the question alone for every row.
@@ -37,6 +37,10 @@ class WeightedRows(NamedTuple):
   prompts: np.ndarray
   targets: np.ndarray
   weights: np.ndarray
+
+  def num_weighted(self) -> int:
+    """How many sequences have weight."""
+    return int(np.count_nonzero(self.weights))
 
 
 class Checked(NamedTuple):
@@ -203,7 +207,7 @@ def e_step(
     [examples.answers[i] for i in repeated],
   )
   offset = jax.random.uniform(rng.purpose_key(seed, "subsample", step))
-  state, moved, weights = move_and_weigh(
+  state, moved, weights, scale = move_and_weigh(
     state,
     index,
     checked.tokens.reshape(len(index), num_draws, -1),
@@ -221,13 +225,13 @@ def e_step(
     "draws/unparseable_fraction": float(
       np.mean([answer is None for answer in checked.answers])
     ),
-    "estimator/num_weighted": int(np.count_nonzero(rows.weights)),
+    "estimator/num_weighted": rows.num_weighted(),
+    "estimator/num_valid": int(moved.is_correct.sum()),
+    "estimator/scale": float(scale),
+    "memory/age": float(memory.mean_age(state, step)),
     "time/sampling": checked.sampling_seconds,
     "time/checking": checked.checking_seconds,
   }
-  if num_draws == 1:
-    scale = estimators.leave_one_out_scale(moved)
-    metrics["estimator/scale"] = float(scale.mean())
   return state, rows, metrics
 
 
@@ -242,7 +246,7 @@ def move_and_weigh(
   *,
   estimator: estimators.Estimator,
   num_scored: int | None,
-) -> tuple[memory.MemoryState, transition.Transition, jax.Array]:
+) -> tuple[memory.MemoryState, transition.Transition, jax.Array, jax.Array]:
   """Does all of the E-step that needs neither model nor text.
 
   Args:
@@ -256,8 +260,9 @@ def move_and_weigh(
     num_scored: L, or None to score every sequence that has weight.
 
   Returns:
-    The memory after the step, the transition, and weights [M, 1 + K], of
-    which those of accepted draws have moved to the memory.
+    The memory after the step, the transition, weights [M, 1 + K] of which
+    those of accepted draws have moved to the memory, and the mean scale of the
+    control variate over the valid rows.
   """
   moved = transition.independence(
     state.tokens[index],
@@ -268,10 +273,12 @@ def move_and_weigh(
   state = memory.write(
     state, index, moved.tokens, moved.is_correct, moved.accepted, step
   )
-  weights = estimators.merge_accepted(moved, estimator(moved))
+  weights = estimator(moved)
+  scale = -weights[:, 1:].sum()  # each is -beta_m / C
+  weights = estimators.merge_accepted(moved, weights)
   if num_scored is not None:
     weights = resampling.subsample(weights, num_scored, offset)
-  return state, moved, weights
+  return state, moved, weights, scale
 
 
 def gather_rows(

@@ -11,29 +11,27 @@ class Progress:
   often.
   """
 
-  def __init__(self, name: str, total: int):
+  def __init__(self, name: str, total: int, start: int = 0):
     """Starts the clock.
 
     Args:
       name: of the work.
       total: steps there are.
+      start: steps done before.
     """
-    self._name, self._total = name, total
+    self._name, self._total, self._start = name, total, start
     self._is_terminal = sys.stderr.isatty()
     self._period = 0.2 if self._is_terminal else 5.0
     self._began = self._last = time.monotonic()
-    self._first: int | None = None
 
   def __call__(self, done: int, note: str = "") -> None:
     """Reports that `done` steps are over; prints if it is time to."""
-    if self._first is None:  # a resumed run does not start at 0
-      self._first = done - 1
     time_now = time.monotonic()
     is_last = done >= self._total
     if time_now - self._last < self._period and not is_last:
       return
     self._last = time_now
-    rate = (done - self._first) / max(time_now - self._began, 1e-9)
+    rate = (done - self._start) / max(time_now - self._began, 1e-9)
     if is_last:
       clock = f"{time_now - self._began:.1f} s"
     else:

@@ -11,7 +11,7 @@ import numpy as np
 from clu import metric_writers
 
 from cot_latent.data import examples as data
-from cot_latent.errors import UserError
+from cot_latent.errors import RunError, UserError
 from cot_latent.inference import memory, rng
 from cot_latent.models import language_model
 from cot_latent.reporting import environment, files, record, stats
@@ -214,7 +214,7 @@ class _Run:
       self.save(state)
     else:
       state = self.restore()
-    progress = Progress(config.method.name, config.steps)
+    progress = Progress(config.method.name, config.steps, state.step)
     while state.step < config.steps:
       state, metrics = self.step(state)
       self.journal.add(state.step, "metrics", **metrics)
@@ -294,15 +294,17 @@ class _Run:
     )
     differentiating = time.perf_counter()
     params, opt_state, norm = state.params, state.opt_state, 0.0
-    # Adam's momentum would move the parameters even along a zero gradient.
-    is_skipped = not rows.weights.any()
+    rate = float(self.learning_rate(mstep.num_updates(opt_state)))
+    # Without a valid row there is no estimate. With one whose terms all cancel
+    # the estimate is 0, and the optimizer takes its step (Algorithm 1).
+    is_skipped = measured["estimator/num_valid"] == 0
     if not is_skipped:
       params, opt_state, gradient_norm = self.m_step(params, opt_state, *rows)
       norm = float(gradient_norm)
       if not np.isfinite(norm):
-        raise UserError(
+        raise RunError(
           f"the gradient is not finite at step {step}: try a lower learning "
-          "rate or OptimizerConfig.clip_norm"
+          "rate or OptimizerConfig.clip_norm, in another MODEL_DIR"
         )
     gradient_seconds = time.perf_counter() - differentiating
     parts = measured["time/sampling"] + measured["time/checking"]
@@ -312,7 +314,7 @@ class _Run:
       "num_scored": measured["estimator/num_weighted"],
       "estimator/is_skipped": int(is_skipped),
       "grad/norm": norm,
-      "optimizer/learning_rate": float(self.learning_rate(state.step)),
+      "optimizer/learning_rate": rate,
       "time/gradient": gradient_seconds,
       "time/rest": rest,
     }

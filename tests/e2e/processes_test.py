@@ -93,7 +93,8 @@ def test_killed_and_interrupted_runs_end_as_if_left_alone(tmp_path):
   status, _, errors = finish(interrupted)
   assert status == 130
   assert errors.splitlines()[-1] == (
-    "t5x: error: interrupted; the same command goes on from the last checkpoint"
+    "t5x: error: interrupted; the same command goes on from the last "
+    "checkpoint, or from the start"
   )
   assert "Traceback" not in errors
   assert report_of(stopped)["status"] == "interrupted"
@@ -146,5 +147,5 @@ def test_a_full_disk_is_one_clear_line(tmp_path, size):
   (line,) = [x for x in done.stderr.splitlines() if x.startswith("t5x: error")]
   assert line == (
     "t5x: error: the disk is full; make room, and the same command goes on "
-    "from the last checkpoint"
+    "from the last checkpoint, or from the start"
   )

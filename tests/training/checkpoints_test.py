@@ -12,14 +12,14 @@ from tests.training import toy
 
 def make_state(step, seed=0):
   config = toy.make_experiment("unused")
-  params = toy.make_model().init(rng.purpose_key(seed, "params"))
+  params = toy.make_model(config).init(rng.purpose_key(seed, "params"))
   optimizer = mstep.build_optimizer(config.optimizer, config.steps)
-  chains = memory.init(24, 40)
+  chains = memory.init(24, 8)
   generator = np.random.default_rng(seed)
   chains = memory.start(
     chains,
     np.arange(20),
-    generator.integers(3, 99, (20, 40), np.int32),
+    generator.integers(3, 99, (20, 8), np.int32),
     generator.integers(2, size=20).astype(bool),
   )
   # Moments that are not all zero.

@@ -17,7 +17,7 @@ LENGTH, SIZE = 40, 8
 
 @pytest.fixture(scope="module")
 def data():
-  return toy.load()
+  return toy.load(toy.make_experiment("unused", toy.CHAIN))
 
 
 def spelled(task, texts, ended):
@@ -237,7 +237,7 @@ def test_move_and_weigh_is_its_parts(data, num_scored):
   tokens = rng.integers(3, 99, (SIZE, 1, LENGTH), np.int32)
   is_correct = np.array(RIGHT)[:, None]
   estimator = estimators.control_variate()
-  after, moved, weights = estep.move_and_weigh(
+  after, moved, weights, scale = estep.move_and_weigh(
     state,
     INDEX,
     tokens,
@@ -255,6 +255,9 @@ def test_move_and_weigh_is_its_parts(data, num_scored):
     state, INDEX, moved.tokens, moved.is_correct, moved.accepted, 3
   )
   assert_trees_equal(after, written)
+  valid = np.asarray(moved.is_correct)
+  betas = np.asarray(estimators.leave_one_out_scale(moved))
+  np.testing.assert_allclose(scale, betas[valid].mean(), rtol=1e-6)
   by_hand = estimators.merge_accepted(moved, estimator(moved))
   if num_scored:
     by_hand = resampling.subsample(by_hand, num_scored, 0.3)

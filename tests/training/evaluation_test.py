@@ -9,7 +9,8 @@ from tests.training import toy
 
 @pytest.fixture(scope="module")
 def setting():
-  data, model = toy.load(), toy.make_model()
+  config = toy.make_experiment("unused", toy.CHAIN)
+  data, model = toy.load(config), toy.make_model(config)
   return model, data.task, model.init(rng.purpose_key(0, "params")), data.test
 
 

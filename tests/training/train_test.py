@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from cot_latent.errors import UserError
+from cot_latent.errors import RunError, UserError
 from cot_latent.inference import estimators, memory, rng
 from cot_latent.models import language_model
 from cot_latent.reporting import files
@@ -44,11 +44,11 @@ def whole(tmp_path_factory):
 
 def last_state(config):
   """What the last checkpoint of a finished run holds."""
-  model = toy.make_model()
+  model = toy.make_model(config)
   params = model.init(rng.purpose_key(0, "params"))
   optimizer = mstep.build_optimizer(config.optimizer, config.steps)
   like = checkpoints.TrainState(
-    params, optimizer.init(params), memory.init(24, 40), 0
+    params, optimizer.init(params), memory.init(24, config.task.max_length), 0
   )
   saved = checkpoints.Checkpoints(
     pathlib.Path(config.model_dir) / "checkpoints"
@@ -95,7 +95,7 @@ def test_report_holds_the_run(whole):
   for row in report["results"]:
     assert row["accuracy"] == row["correct"] / row["total"]
     assert row["total"] == toy.SIZES["test"]
-    assert row["task"] == toy.NAME
+    assert row["task"] == toy.PARITY
   for row in report["metrics"]:
     parts = ("sampling", "checking", "gradient", "rest")
     assert all(row[f"time/{part}"] >= 0 for part in parts)
@@ -124,13 +124,29 @@ def test_cost_is_what_was_planned(whole):
   assert parts == pytest.approx(cost["seconds"]["steps"])
 
 
-def test_parameters_move(whole):
-  config, _ = whole
-  fresh = toy.make_model().init(rng.purpose_key(config.seed, "params"))
+def base_model(config):
+  """Fits the base model again."""
+  data = toy.load(config)
+  return train.base.fit(
+    toy.make_model(config), config.base, data.base, config.seed, lambda _: None
+  )
+
+
+def test_every_part_of_the_state_has_moved(whole):
+  """Otherwise it would say little that runs are equal."""
+  config, report = whole
+  state = last_state(config)
+  for row in report["metrics"]:
+    assert row["estimator/is_skipped"] == 0
+    assert 0 < row["chain/accept_rate"] < 1
+    assert row["estimator/num_weighted"] > 0
   moved = jax.tree.map(
-    lambda a, b: (a != b).any(), last_state(config)[0], fresh
+    lambda a, b: (a != b).any(), state.params, base_model(config)
   )
   assert all(jax.tree.leaves(moved))
+  assert mstep.num_updates(state.opt_state) == config.steps
+  assert len(np.unique(state.memory.accepted_at)) > 2
+  assert state.memory.num_accepted.max() > 1
 
 
 def test_same_seed_same_run(whole, tmp_path):
@@ -216,10 +232,11 @@ def test_killed_anywhere_ends_the_same(whole, tmp_path, place):
   assert again["identity"]["resumed_at_steps"] == resumed
 
 
-def test_resuming_without_the_memory_would_be_seen(
-  whole, tmp_path, monkeypatch
+@pytest.mark.parametrize("forgotten", ["params", "opt_state", "memory"])
+def test_resuming_without_a_part_would_be_seen(
+  whole, tmp_path, monkeypatch, forgotten
 ):
-  """The broken twin: a resume that starts with an empty memory."""
+  """The broken twins: a resume that starts a part of the state anew."""
   config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "twin"))
   with pytest.MonkeyPatch.context() as patch:
     kill_at(patch, ("after_save", 3))
@@ -228,7 +245,8 @@ def test_resuming_without_the_memory_would_be_seen(
   restore = checkpoints.Checkpoints.restore
 
   def forgetful(self, like):
-    return restore(self, like)._replace(memory=like.memory)
+    part = {forgotten: getattr(like, forgotten)}
+    return restore(self, like)._replace(**part)
 
   monkeypatch.setattr(checkpoints.Checkpoints, "restore", forgetful)
   with pytest.raises(AssertionError):
@@ -307,7 +325,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(
     return state, rows._replace(weights=rows.weights * np.nan), metrics
 
   monkeypatch.setattr(estep, "e_step", poisoned)
-  with pytest.raises(UserError, match="not finite at step 1: try a lower"):
+  with pytest.raises(RunError, match="not finite at step 1: try a lower"):
     toy.run(config)
 
 
@@ -328,10 +346,49 @@ def test_steps_without_a_valid_row_are_skipped(whole, tmp_path, monkeypatch):
   saved = checkpoints.Checkpoints(tmp_path / "dead/checkpoints")
   state = saved.restore(last_state(config))
   saved.close()
-  fitted = train.base.fit(
-    toy.make_model(), config.base, toy.load().base, 0, lambda _: None
-  )
-  assert_trees_equal(state.params, fitted)
+  assert_trees_equal(state.params, base_model(config))
+
+
+def test_a_gradient_of_zero_is_a_step_all_the_same(
+  whole, tmp_path, monkeypatch
+):
+  """All accepted: every term cancels, and Adam's momentum goes on."""
+  check = estep.draw_and_check
+
+  def always_right(*arguments, **settings):
+    checked = check(*arguments, **settings)
+    return checked._replace(is_correct=np.ones_like(checked.is_correct))
+
+  monkeypatch.setattr(estep, "draw_and_check", always_right)
+  config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "perfect"))
+  report = toy.run(config)
+  assert {row["estimator/num_weighted"] for row in report["metrics"]} == {0}
+  assert {row["estimator/is_skipped"] for row in report["metrics"]} == {0}
+  assert {row["estimator/scale"] for row in report["metrics"]} == {1}
+  assert mstep.num_updates(last_state(config).opt_state) == config.steps
+
+
+def test_the_learning_rate_is_that_of_the_steps_taken(
+  whole, tmp_path, monkeypatch
+):
+  """A skipped step does not move the optimizer's schedule."""
+  e_step = estep.e_step
+
+  def without_valid_rows_at_first(*arguments):
+    state, rows, metrics = e_step(*arguments)
+    step = arguments[-1]
+    return (
+      state,
+      rows,
+      metrics | ({"estimator/num_valid": 0} if step < 3 else {}),
+    )
+
+  monkeypatch.setattr(estep, "e_step", without_valid_rows_at_first)
+  config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "skipped"))
+  rates = [r["optimizer/learning_rate"] for r in toy.run(config)["metrics"]]
+  schedule = mstep.learning_rate(config.optimizer, config.steps)
+  expected = [float(schedule(n)) for n in (0, 0, 0, 1, 2, 3, 4)]
+  assert rates == expected
 
 
 def test_the_folder_is_named_after_the_run(tmp_path, monkeypatch):
@@ -341,7 +398,7 @@ def test_the_folder_is_named_after_the_run(tmp_path, monkeypatch):
   prepared = train.prepare(config, gin_record)
   name = prepared.header["identity"]["run_id"]
   assert str(prepared.directory) == f"runs/{name}"
-  assert name.startswith("toy_chain-trice-s0-")
+  assert name.startswith("toy_parity-trice-s0-")
   # It depends on what is computed, not on where.
   here = dataclasses.replace(config, model_dir="elsewhere")
   assert train.prepare(here, gin_record).header["identity"]["run_id"] == name
