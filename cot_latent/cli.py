@@ -174,6 +174,11 @@ def _train(options: argparse.Namespace) -> int:
     if left_out := summary.left_out_text(prepared.header["data"]):
       print(left_out)
     return 0
+  if prepared.is_complete():
+    print(
+      f"{prepared.directory} is complete already, nothing is run; for a new "
+      "run choose another MODEL_DIR"
+    )
   report = train.train(prepared)
   print(summary.report_text(report, prepared.directory))
   return 0

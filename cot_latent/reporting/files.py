@@ -56,10 +56,8 @@ class Journal:
       resume_at: keep lines up to this step; None starts afresh.
     """
     self.rows: list[dict[str, Any]] = []
-    if resume_at is not None and path.exists():
-      self.rows = [
-        row for row in _whole_lines(path) if row["step"] <= resume_at
-      ]
+    if resume_at is not None:
+      self.rows = read_rows(path, resume_at)
     if path.exists():
       write_atomically(path, "".join(map(to_json_line, self.rows)))
     self._path = path
@@ -73,6 +71,11 @@ class Journal:
     self._file.flush()
     self.rows.append(row)
 
+  def sync(self) -> None:
+    """Returns when all rows are on the disk, not only with the system."""
+    if self._file:
+      os.fsync(self._file.fileno())
+
   def of_kind(self, kind: str) -> list[dict[str, Any]]:
     """Returns the rows of a kind, without the kind, in the order added."""
     return [
@@ -85,6 +88,12 @@ class Journal:
     """Closes the file."""
     if self._file:
       self._file.close()
+
+
+def read_rows(path: pathlib.Path, last_step: int) -> list[dict[str, Any]]:
+  """Reads a journal's rows up to a step; none where there is no journal."""
+  rows = _whole_lines(path) if path.exists() else []
+  return [row for row in rows if row["step"] <= last_step]
 
 
 def _whole_lines(path: pathlib.Path):

@@ -82,6 +82,7 @@ def render(report: Mapping[str, Any]) -> str:
     status=status,
     status_mark=_STATUS_MARKS.get(status, "?"),
     error=report.get("error"),
+    suspect=report.get("suspect"),
     headline=[_headline(name, rows) for name, rows in curves.items()],
     steps_done=max(_steps(metrics), default=0),
     figures=_figures(metrics, curves),

@@ -15,6 +15,7 @@ from cot_latent.errors import UserError
 from cot_latent.reporting import files, page
 
 SCHEMA_VERSION = 1
+_MOST_CAPPED = 0.5  # share of draws cut by the length limit
 # Where a run lies and how often it saves do not change what it computes.
 _FREE_FIELDS = ("model_dir", "checkpoint_period", "task.data_dir")
 
@@ -35,10 +36,21 @@ class Record:
       header: the sections that stay as they are (identity, configuration,
         data, environment, plan).
       resume_at: the step that the run goes on from; None at the start.
+
+    Raises:
+      UserError: if the journal lacks steps that were taken before.
     """
     self._directory = directory
     self._header = header
-    self.journal = files.Journal(directory / "journal.jsonl", resume_at)
+    path = directory / "journal.jsonl"
+    if resume_at is not None:
+      steps = [row["step"] for row in files.read_rows(path, resume_at)]
+      if missing := {*range(resume_at + 1)} - {*steps}:
+        raise UserError(
+          f"{path} lacks step {min(missing)}, though the checkpoint is of step "
+          f"{resume_at}: put the journal back, or choose another MODEL_DIR"
+        )
+    self.journal = files.Journal(path, resume_at)
 
   def write(self, status: str, error: str | None = None) -> dict[str, Any]:
     """Writes report.json and report.html.
@@ -87,17 +99,40 @@ def build(
     "schema_version": SCHEMA_VERSION,
     "status": status,
     "error": error,
+    "suspect": suspect(metrics),
     "identity": identity | {"ended": ended},
     "metrics": metrics,
     "results": journal.of_kind("result"),
     "samples": journal.of_kind("sample"),
     "cost": {
+      "steps_skipped": sum(row["estimator/is_skipped"] for row in metrics),
       "seconds": seconds | {"total": sum(seconds.values())},
       "step_seconds": split,
       "sequences_sampled": sum(r.get("num_sampled", 0) for r in counted),
       "sequences_scored": sum(r.get("num_scored", 0) for r in counted),
     },
   }
+
+
+def suspect(metrics: list[dict[str, Any]]) -> list[str]:
+  """Says what makes a run's results worth nothing; mostly there is nothing."""
+  if not metrics:
+    return []
+
+  def always(key: str, value: float) -> bool:
+    return all(row[key] == value for row in metrics)
+
+  capped = sum(row["draws/capped_fraction"] for row in metrics) / len(metrics)
+  signs = {
+    "no question ever had a right rationale, so that nothing was learnt": (
+      always("estimator/is_skipped", 1)
+    ),
+    "no fresh rationale was ever right": always("chain/accept_rate", 0),
+    f"{capped:.0%} of the fresh rationales were cut by MAX_LENGTH": (
+      capped > _MOST_CAPPED
+    ),
+  }
+  return [sign for sign, is_seen in signs.items() if is_seen]
 
 
 def read(directory: pathlib.Path) -> dict[str, Any] | None:

@@ -30,9 +30,10 @@ def plan_text(plan: Mapping[str, Any]) -> str:
 def left_out_text(data: Mapping[str, Any]) -> str:
   """Tells how many examples were too long, or "" where none was."""
   parts = [
-    f"{split['num_left_out']:,} of {split['num_left_out'] + num:,} in {name}"
+    f"{split['num_left_out']:,} of "
+    f"{split['num_left_out'] + split['num_examples']:,} in {name}"
     for name, split in data["splits"].items()
-    if split["num_left_out"] and (num := split["num_examples"])
+    if split["num_left_out"]
   ]
   return f"left out, being too long: {'; '.join(parts)}" if parts else ""
 
@@ -58,6 +59,7 @@ def report_text(report: Mapping[str, Any], directory: pathlib.Path) -> str:
     )
   total = report["cost"]["seconds"]["total"]
   lines += filter(None, [left_out_text(report["data"])])
+  lines += [f"suspect: {sign}" for sign in report["suspect"]]
   lines += [
     f"{last} steps of {report['identity']['method']} on "
     f"{report['identity']['task']}; {total:.0f} s in all",

@@ -73,6 +73,11 @@ class Method:
     check_positive(self, "num_draws")
     if self.num_scored is not None:
       check_positive(self, "num_scored")
+    if not inspect.isfunction(self.estimator):
+      raise UserError(
+        "Method.estimator must be a plain function, so that the report can "
+        f"tell its settings, not {self.estimator!r:.60}"
+      )
     # On shapes alone, so that a misfit is found before anything is computed.
     example = transition.shapes(num_rows=2, num_draws=self.num_draws, length=1)
     try:
@@ -209,8 +214,11 @@ class Experiment:
 
 
 def run_id(config: Experiment) -> str:
-  """Names a run after what it computes, wherever it lies."""
-  settings = as_dict(dataclasses.replace(config, model_dir=None))
+  """Names a run after what it computes, wherever it lies or reads from."""
+  task = dataclasses.replace(config.task, data_dir=None)
+  settings = as_dict(
+    dataclasses.replace(config, task=task, model_dir=None, checkpoint_period=1)
+  )
   return (
     f"{config.task.name}-{config.method.name}-s{config.seed}-"
     f"{files.short_hash(settings)}"
@@ -230,7 +238,7 @@ def as_dict(config) -> dict:
       return {f.name: plain(getattr(value, f.name)) for f in fields}
     if inspect.isfunction(value):
       settings = inspect.getclosurevars(value).nonlocals
-      name = value.__qualname__.split(".")[0]
+      name = f"{value.__module__}.{value.__qualname__.split('.')[0]}"
       return {"name": name} | {k: plain(v) for k, v in settings.items()}
     return value
 

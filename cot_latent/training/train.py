@@ -126,6 +126,10 @@ class Prepared(NamedTuple):
   header: dict[str, Any]
   old: dict[str, Any] | None
 
+  def is_complete(self) -> bool:
+    """Whether the run is over already, so that nothing is left to do."""
+    return self.old is not None and self.old["status"] == "complete"
+
 
 def prepare(
   config: experiment.Experiment, gin_record: dict[str, Any]
@@ -158,7 +162,7 @@ def train(prepared: Prepared) -> dict[str, Any]:
     complete already, nothing is done.
   """
   config, directory, loaded, header, old = prepared
-  if old is not None and old["status"] == "complete":
+  if old is not None and prepared.is_complete():
     return old
   directory.mkdir(parents=True, exist_ok=True)
   if old is None:
@@ -172,14 +176,16 @@ def train(prepared: Prepared) -> dict[str, Any]:
   with contextlib.closing(run_record), contextlib.closing(saved):
     try:
       run_record.write("running")
-      _Run(config, loaded, run_record, saved, directory).run()
+      run = _Run(config, loaded, run_record, saved, directory)
+      with contextlib.closing(run.writer):
+        run.run()
       return run_record.write("complete")
     except KeyboardInterrupt:
       run_record.write("interrupted")
       raise
     except BaseException as error:
-      # A full disk must not hide what went wrong first.
-      with contextlib.suppress(OSError):
+      # Nothing, such as a full disk, must hide what went wrong first.
+      with contextlib.suppress(Exception):
         run_record.write("failed", f"{type(error).__name__}: {error}"[:500])
       raise
 
@@ -233,7 +239,6 @@ class _Run:
         self.show_memory(state)
       if is_last or state.step % config.checkpoint_period == 0:
         self.save(state)
-    self.writer.close()
 
   def start(self) -> TrainState:
     """Fits the base model and fills the memory."""
@@ -420,6 +425,7 @@ class _Run:
   def save(self, state: TrainState) -> None:
     """Saves a checkpoint and brings the report up to date."""
     self.writer.flush()
+    self.journal.sync()
     self.checkpoints.save(state)
     self.record.write("running")
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cot_latent import cli
+from cot_latent.tasks import bbh
 
 
 def run(capsys, directory, *arguments):
@@ -31,6 +32,17 @@ def check(report, task, num_test):
     "greedy",
     "memory",
   }
+
+
+@pytest.mark.parametrize("name", bbh.TASKS)
+def test_every_bbh_task_fits_its_lengths(name, data_dir, capsys):
+  arguments = [
+    "--gin_file=gin/runs/bbh_tiny.gin",
+    f"--gin.TASK='bbh_{name}'",
+    f"--gin.DATA_DIR='{data_dir}'",
+  ]
+  assert cli.main(["train", *arguments, "--dry_run"]) == 0
+  assert "left out" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("task", ["boolean_expressions", "navigate"])

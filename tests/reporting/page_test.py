@@ -97,9 +97,15 @@ def make_report():
     },
     "data": {
       "task": "toy",
-      "fingerprint": "ef" * 32,
       "vocabulary": "bytes",
-      "splits": {"train": {"num_examples": 1000, "num_left_out": 3}},
+      "splits": {
+        "train": {
+          "num_examples": 1000,
+          "num_left_out": 3,
+          "longest_prompt": 24,
+          "fingerprint": "ef" * 32,
+        }
+      },
     },
     "environment": {
       "python": "3.11",

@@ -38,11 +38,18 @@ HEADER = {
   "plan": {"steps": 4},
 }
 TIMES = ("sampling", "checking", "gradient", "rest")
+LIVE = {
+  "estimator/is_skipped": 0,
+  "chain/accept_rate": 0.5,
+  "draws/capped_fraction": 0.25,
+}
 
 
 def add_step(journal, step):
   seconds = {f"time/{part}": step + n / 8 for n, part in enumerate(TIMES)}
-  journal.add(step, "metrics", num_sampled=10, num_scored=step, **seconds)
+  journal.add(
+    step, "metrics", num_sampled=10, num_scored=step, **seconds, **LIVE
+  )
 
 
 def fill(journal, steps=range(1, 5)):
@@ -393,3 +400,43 @@ def test_what_json_changes_makes_no_difference(tmp_path):
   finished(tmp_path)
   header = with_changes({f"{EXPERIMENT}.evaluation.votes": (1, 2)})
   record.check_same_run(tmp_path, record.read(tmp_path), header)
+
+
+@pytest.mark.parametrize(
+  ("changes", "signs"),
+  [
+    ({}, []),
+    (
+      {"estimator/is_skipped": 1, "chain/accept_rate": 0},
+      ["no question ever had a right", "no fresh rationale was ever right"],
+    ),
+    ({"chain/accept_rate": 0}, ["no fresh rationale was ever right"]),
+    ({"draws/capped_fraction": 0.75}, ["75% of the fresh rationales were cut"]),
+  ],
+)
+def test_a_dead_run_is_suspect(changes, signs):
+  found = record.suspect([LIVE | changes] * 3)
+  assert len(found) == len(signs)
+  for sign, start in zip(found, signs, strict=True):
+    assert sign.startswith(start)
+  # One step that is alive is enough, but for the cut ones.
+  assert len(record.suspect([LIVE | changes] * 3 + [LIVE])) <= 1
+
+
+def test_a_run_without_steps_is_not_suspect():
+  assert record.suspect([]) == []
+
+
+def test_a_journal_that_lacks_steps_is_refused(tmp_path):
+  finished(tmp_path)
+  record.Record(tmp_path, copy.deepcopy(HEADER), 4).close()
+  with pytest.raises(UserError, match=r"lacks step 5, though .* of step 6"):
+    record.Record(tmp_path, copy.deepcopy(HEADER), 6)
+  path = tmp_path / "journal.jsonl"
+  lines = path.read_text().splitlines(keepends=True)
+  path.write_text("".join(lines[:-2]) + '{"step": 3, "ki')
+  with pytest.raises(UserError, match="lacks step 3"):
+    record.Record(tmp_path, copy.deepcopy(HEADER), 4)
+  path.unlink()
+  with pytest.raises(UserError, match="lacks step 0"):
+    record.Record(tmp_path, copy.deepcopy(HEADER), 4)

@@ -35,6 +35,7 @@ def make_report(num_samples=40):
   return {
     "plan": {"steps": 40},
     "identity": {"method": "trice", "task": "chain"},
+    "suspect": [],
     "data": {"splits": {"train": {"num_examples": 9, "num_left_out": 0}}},
     "cost": {"seconds": {"total": 83.6}},
     "results": [
@@ -107,3 +108,10 @@ def test_examples_left_out_are_told():
   )
   lines = summary.report_text(report, pathlib.Path("x")).splitlines()
   assert line in lines
+
+
+def test_a_suspect_run_is_told():
+  report = make_report()
+  report["suspect"] = ["nothing moved"]
+  lines = summary.report_text(report, pathlib.Path("x")).splitlines()
+  assert "suspect: nothing moved" in lines
