@@ -30,8 +30,8 @@ class Examples:
     prompts: [N, P] int32, the question alone, padded on the left to the next
       multiple of 8 from the longest of them.
     guides: [N, P'] int32, the question with its answer as a hint.
-    targets: [N, T] int32, rationale and answer, padded on the right; rows of
-      zeros where targets were not asked for.
+    targets: [N, T] int32, rationale and answer, padded on the right; [N, 0]
+      where targets were not asked for.
     words: [N, 2] uint32, the ids as words that random keys are derived from.
     num_left_out: examples of the split that are not here, being too long.
   """

@@ -1,1 +1,1 @@
-"""Language models as two functions, `sample` and `log_prob`."""
+"""Language models as three functions: `init`, `sample`, `log_prob`."""
