@@ -19,7 +19,7 @@ quickstart: setup
 	$(BIN)/t5x train --gin_file=gin/runs/quickstart.gin
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 # Everything, the long checks included.
 nightly: setup
