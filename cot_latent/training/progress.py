@@ -5,7 +5,7 @@ import time
 
 
 class Progress:
-  """Says `name  30/200  15%  about 12 s left  note`, now and then.
+  """Says `name  30/200  about 12 s left  note`, now and then.
 
   A terminal's line is rewritten; elsewhere, in a log, a new line comes less
   often.
