@@ -24,6 +24,7 @@ test: setup
 # Everything, the long checks included.
 nightly: setup
 	$(BIN)/python -m pytest
+	$(BIN)/python -m tests.data.checkers_fuzz --seconds 300
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,18 +1,18 @@
 """The `t5x` command. What it starts is imported when it is needed."""
 
 import argparse
-import contextlib
 import errno
 import logging
 import os
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from cot_latent import __version__
 from cot_latent.errors import RunError, UserError
 
 _EXIT_ERROR, _EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130
+
+_ANY_TASK = "chain"  # the listing needs none, but gin does
 
 # What a path that cannot be used raises.
 _NOT_POSSIBLE = (
@@ -28,7 +28,7 @@ bindings:
   --gin.NAME=VALUE sets a gin macro or parameter after all files are read.
   VALUE is a Python literal, so a string needs quotes that the shell keeps:
     t5x train --gin_file=gin/runs/bbh_tiny.gin \\
-      --gin.TASK="'bbh_navigate'" --gin.DATA_DIR="'data'" --gin.SEED=3
+      --gin.TASK="'bbh_navigate'" --gin.SEED=3
 """
 
 
@@ -80,32 +80,12 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument("--version", action="version", version=__version__)
   commands = parser.add_subparsers(required=True, metavar="COMMAND")
-  train = commands.add_parser(
+
+  train = _add_command(
+    commands,
     "train",
-    help="run the experiment that gin files describe, and write its report",
-    epilog=_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
-  train.add_argument(
-    "--gin_file",
-    action="append",
-    default=[],
-    metavar="FILE",
-    help="a gin file; may be given several times, later ones win",
-  )
-  train.add_argument(
-    "--gin_bindings",
-    action="append",
-    default=[],
-    metavar="BINDING",
-    help="a binding such as 'SEED = 3'; the same as --gin.SEED=3",
-  )
-  train.add_argument(
-    "--gin_search_paths",
-    default="",
-    metavar="DIRS",
-    help="comma-separated folders to look gin files up in",
+    _train,
+    "run the experiment that gin files describe, and write its report",
   )
   train.add_argument(
     "--dry_run",
@@ -122,8 +102,112 @@ def _parser() -> argparse.ArgumentParser:
     action="store_false",
     help=argparse.SUPPRESS,  # the form that T5X's own flags have
   )
-  train.set_defaults(run=_train)
+
+  tasks = _add_command(
+    commands,
+    "tasks",
+    _tasks,
+    "list the tasks, or show what a model sees of one",
+  )
+  tasks.add_argument("task", nargs="?", help="a task; without it, all")
+  tasks.add_argument(
+    "--examples",
+    type=_count,
+    default=3,
+    metavar="N",
+    help="how many examples to show (3)",
+  )
+  tasks.add_argument(
+    "--split", default="train", help="which split to show (train)"
+  )
+
+  score = _add_command(
+    commands,
+    "score",
+    _score,
+    "score stored completions again, without a model",
+  )
+  score.add_argument("outputs", help="a file of JSON lines")
+  score.add_argument("--task", required=True, help="the task that was asked")
+  score.add_argument(
+    "--convention",
+    help="how completions are scored, such as bbh_authors; without it, as in "
+    "training",
+  )
+  score.add_argument(
+    "--verdicts",
+    metavar="FILE",
+    help="write a line for each question, with the answer found",
+  )
+
+  cache = _add_command(
+    commands,
+    "cache",
+    _cache,
+    "store a task as arrays, to be trained on without TensorFlow",
+  )
+  cache.add_argument("--task", required=True, help="the task to store")
+  cache.add_argument(
+    "--output", required=True, metavar="FILE", help="an .npz file"
+  )
   return parser
+
+
+def _add_command(commands, name: str, run, what: str):
+  """Adds a command with the flags of gin, which all commands have."""
+  command = commands.add_parser(
+    name,
+    help=what,
+    description=f"{what[0].upper()}{what[1:]}.",
+    epilog=_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  command.add_argument(
+    "--gin_file",
+    action="append",
+    default=[],
+    metavar="FILE",
+    help="a gin file; may be given several times, later ones win",
+  )
+  command.add_argument(
+    "--gin_bindings",
+    action="append",
+    default=[],
+    metavar="BINDING",
+    help="a binding such as 'SEED = 3'; the same as --gin.SEED=3",
+  )
+  command.add_argument(
+    "--gin_search_paths",
+    default="",
+    metavar="DIRS",
+    help="comma-separated folders to look gin files up in",
+  )
+  command.add_argument(
+    "--data_dir",
+    metavar="DIR",
+    help="the folder with bbh/ and gsm8k/; the same as --gin.DATA_DIR",
+  )
+  command.set_defaults(run=run)
+  return command
+
+
+def _gin_options(
+  options: argparse.Namespace,
+) -> tuple[list[str], list[str], list[str]]:
+  """Collects gin files, bindings and search paths."""
+  bindings = list(options.gin_bindings)
+  if options.data_dir is not None:
+    bindings.append(f"DATA_DIR = {options.data_dir!r}")
+  folders = [p.strip() for p in options.gin_search_paths.split(",")]
+  return options.gin_file, bindings, [p for p in folders if p]
+
+
+def _count(text: str) -> int:
+  """Reads a whole number above 0."""
+  if not text.isdecimal() or not int(text):
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+  return int(text)
 
 
 def _truth(text: str) -> bool:
@@ -154,19 +238,14 @@ def _train(options: argparse.Namespace) -> int:
       "no experiment: say which with --gin_file=FILE, such as "
       "--gin_file=gin/runs/quickstart.gin"
     )
-  with _without_start_up_notices():
-    from cot_latent import configuration
-    from cot_latent.reporting import summary
-    from cot_latent.training import train
+  from cot_latent import configuration
+  from cot_latent.reporting import summary
+  from cot_latent.training import train
 
   # Orbax and its threads log at length what is raised as well.
   for name in ("absl", "concurrent.futures"):
     logging.getLogger(name).setLevel(logging.CRITICAL)
-  config, gin_record = configuration.parse(
-    options.gin_file,
-    options.gin_bindings,
-    [p.strip() for p in options.gin_search_paths.split(",") if p.strip()],
-  )
+  config, gin_record = configuration.parse(*_gin_options(options))
   prepared = train.prepare(config, gin_record)
   if options.dry_run:
     print(gin_record["resolved"])
@@ -184,29 +263,37 @@ def _train(options: argparse.Namespace) -> int:
   return 0
 
 
-@contextlib.contextmanager
-def _without_start_up_notices() -> Iterator[None]:
-  """Keeps TensorFlow's notices off the terminal while it is imported.
+def _tasks(options: argparse.Namespace) -> int:
+  from cot_latent import configuration, task_commands
 
-  Its C++ side writes them before any setting can stop it. If the import fails,
-  what was held back is shown.
-  """
-  kept = os.dup(2)
-  with tempfile.TemporaryFile() as notices:
-    os.dup2(notices.fileno(), 2)
-    try:
-      import seqio  # noqa: F401  (starts TensorFlow)
-      import tensorflow as tf
+  source = configuration.parse_source(
+    _ANY_TASK if options.task is None else options.task, *_gin_options(options)
+  )
+  if options.task is None:
+    print(task_commands.list_tasks(source))
+  else:
+    print(task_commands.show_task(source, options.split, options.examples))
+  return 0
 
-      tf.config.list_physical_devices()  # has a notice of its own
-      yield
-    except BaseException:
-      notices.seek(0)
-      os.write(kept, notices.read())
-      raise
-    finally:
-      os.dup2(kept, 2)
-      os.close(kept)
+
+def _score(options: argparse.Namespace) -> int:
+  from cot_latent import configuration, task_commands
+
+  source = configuration.parse_source(options.task, *_gin_options(options))
+  print(
+    task_commands.score(
+      source, options.convention, options.outputs, options.verdicts
+    )
+  )
+  return 0
+
+
+def _cache(options: argparse.Namespace) -> int:
+  from cot_latent import configuration, task_commands
+
+  source = configuration.parse_source(options.task, *_gin_options(options))
+  print(task_commands.cache(source, options.output))
+  return 0
 
 
 def _disk_trouble(error: BaseException | None) -> str | None:

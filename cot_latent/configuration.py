@@ -10,8 +10,11 @@ from gin import config as gin_config
 
 import cot_latent
 from cot_latent import gin_errors, gin_sources
+from cot_latent.data import examples
 from cot_latent.errors import UserError
 from cot_latent.training import experiment
+
+_TASK_FILE = "gin/tasks/common.gin"
 
 
 def parse(
@@ -36,6 +39,60 @@ def parse(
   Raises:
     UserError: for any fault, naming the file and line, or the binding.
   """
+  sources = _read(gin_files, bindings, search_paths)
+  with gin_errors.explained("in the configuration", sources):
+    gin.finalize()
+    if not any(name.endswith(".Experiment") for _, name in gin_config._CONFIG):
+      raise UserError(
+        "no gin file describes the experiment; give one of gin/runs/, or "
+        "include 'gin/runs/common.gin' in yours"
+      )
+    made = gin.get_configurable(experiment.Experiment)()
+  _refuse_unused(sources)
+  return made, {
+    "gin_files": [_file_record(name) for name in sources.files],
+    "bindings": list(bindings),
+    "resolved": gin.config_str(),
+    "operative": gin.operative_config_str(),
+  }
+
+
+def parse_source(
+  task: str | None,
+  gin_files: Sequence[str],
+  bindings: Sequence[str],
+  search_paths: Sequence[str],
+) -> examples.Source:
+  """Parses what a command on a task alone needs: where the task comes from.
+
+  Args:
+    task: its name; None leaves it to the files and bindings.
+    gin_files: such as one of gin/prompts/, or a run's; read after
+      gin/tasks/common.gin.
+    bindings: as for `parse`.
+    search_paths: as for `parse`.
+
+  Raises:
+    UserError: for any fault, naming the file and line, or the binding.
+  """
+  files = [_TASK_FILE, *gin_files]
+  if task is not None:
+    bindings = [*bindings, f"TASK = {task!r}"]
+  sources = _read(files, bindings, search_paths)
+  with gin_errors.explained("in the configuration", sources):
+    gin.finalize()
+    with gin.config_scope("task"):
+      made = gin.get_configurable(examples.Source)()
+  _refuse_unused(sources, flags_only=True)
+  return made
+
+
+def _read(
+  gin_files: Sequence[str],
+  bindings: Sequence[str],
+  search_paths: Sequence[str],
+) -> gin_sources.Sources:
+  """Reads files and bindings into gin, and notes where they stand."""
   gin.clear_config()
   gin_config._LOCATION_PREFIXES[:] = [""]  # gin keeps those of earlier calls
   for folder in (*search_paths, *_package_folders()):
@@ -49,22 +106,7 @@ def parse(
   for binding in bindings:
     with gin_errors.explained(gin_sources.flag(binding)):
       gin.parse_config(binding)
-  sources = gin_sources.Sources(read, bindings)
-  with gin_errors.explained("in the configuration", sources):
-    gin.finalize()
-    if not any(name.endswith(".Experiment") for _, name in gin_config._CONFIG):
-      raise UserError(
-        "no gin file describes the experiment; give one of gin/runs/, or "
-        "include 'gin/runs/common.gin' in yours"
-      )
-    made = gin.get_configurable(experiment.Experiment)()
-  _refuse_unused(sources)
-  return made, {
-    "gin_files": [_file_record(name) for name in read],
-    "bindings": list(bindings),
-    "resolved": gin.config_str(),
-    "operative": gin.operative_config_str(),
-  }
+  return gin_sources.Sources(read, bindings)
 
 
 def _package_folders() -> list[str]:
@@ -86,7 +128,9 @@ def _file_record(name: str) -> dict[str, str]:
   return {"path": name, "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def _refuse_unused(sources: gin_sources.Sources) -> None:
+def _refuse_unused(
+  sources: gin_sources.Sources, flags_only: bool = False
+) -> None:
   """Raises if something is bound that nothing read.
 
   Gin keeps silent about it, though it mostly is a misspelt macro. The
@@ -103,6 +147,8 @@ def _refuse_unused(sources: gin_sources.Sources) -> None:
       key = gin_sources.Key(scope, selector, parameter)
       place = sources.place(key) or "in the configuration"
       is_excused = sources.refers_to(key) and not place.startswith("--")
+      if flags_only and not place.startswith("--"):
+        continue
       if key in used or is_excused:
         continue
       if selector == "gin.macro":

@@ -52,11 +52,13 @@ class Sources(config_parser.ParserDelegate):
   """Where the bindings stand. Gin forgets it, so all text is read anew.
 
   Attributes:
+    files: the files, those that others include first.
     referred: what is referred to anywhere, as it is written there.
   """
 
   def __init__(self, files: Sequence[str], bindings: Sequence[str]):
     """Reads the files and bindings that gin has read without an error."""
+    self.files = list(files)
     self.referred: set[str] = set()
     self._bound: list[tuple[Key, str]] = []
     for name in files:

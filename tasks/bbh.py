@@ -1,120 +1,140 @@
 """BIG-Bench Hard: 27 tasks, each split 60/40 as in the TRICE paper.
 
-There are no rationales for training questions. The split `base` therefore
-deals the training answers out at random: a model fitted to it learns what an
-answer looks like, and nothing about which one is right.
+There are no rationales for training questions: a target is the answer alone, in
+its sentence. The authors' three worked examples of each task can be put before
+its questions (gin/prompts/few_shot.gin).
 
 Reference: Suzgun et al. 2022; Phan et al. 2023, section 4.
 """
 
-import hashlib
-import itertools
-import random
-from collections.abc import Iterator
+import functools
+import os
+import pathlib
+from typing import NamedTuple
 
-from cot_latent.data import checkers
-from cot_latent.errors import UserError
+from cot_latent.data import files
+from cot_latent.data.checkers import Kind
 from cot_latent.tasks import common
+from cot_latent.tasks.datasets import bbh, source
 
-TASKS = (
-  "boolean_expressions",
-  "causal_judgement",
-  "date_understanding",
-  "disambiguation_qa",
-  "dyck_languages",
-  "formal_fallacies",
-  "geometric_shapes",
-  "hyperbaton",
-  "logical_deduction_five_objects",
-  "logical_deduction_seven_objects",
-  "logical_deduction_three_objects",
-  "movie_recommendation",
-  "multistep_arithmetic_two",
-  "navigate",
-  "object_counting",
-  "penguins_in_a_table",
-  "reasoning_about_colored_objects",
-  "ruin_names",
-  "salient_translation_error_detection",
-  "snarks",
-  "sports_understanding",
-  "temporal_sequences",
-  "tracking_shuffled_objects_five_objects",
-  "tracking_shuffled_objects_seven_objects",
-  "tracking_shuffled_objects_three_objects",
-  "web_of_lies",
-  "word_sorting",
-)
+_YES_NO: Kind = ("Yes", "No")
 
 
-def _place(text: str) -> bytes:
-  """Where a question stands in the split's order: a function of its text."""
-  return hashlib.sha256(b"bbh split v1\0" + text.encode()).digest()
+class _Task(NamedTuple):
+  """A task of the benchmark.
 
-
-def split_rows(rows: list[dict[str, str]]):
-  """Cuts rows into floor(0.6 N) for training and the rest for testing.
-
-  Equal questions go to one side together: to training if all of them still
-  fit there. Later questions then fill it up.
-
-  Returns:
-    Two lists of (row number in the file, row).
+  Attributes:
+    kind: what its answers look like.
+    is_algorithmic: whether its authors count it so, or else as one of natural
+      language (their Table 2).
   """
-  order = sorted(enumerate(rows), key=lambda r: (_place(r[1]["input"]), r[0]))
-  num_train = len(rows) * 6 // 10
-  train: list[tuple[int, dict[str, str]]] = []
-  test: list[tuple[int, dict[str, str]]] = []
-  for _, equal in itertools.groupby(order, key=lambda r: r[1]["input"]):
-    group = list(equal)
-    side = train if len(train) + len(group) <= num_train else test
-    side += group
-  return train, test
+
+  kind: Kind
+  is_algorithmic: bool
 
 
-def read_rows(name: str) -> list[dict[str, str]]:
-  """Reads bbh/tasks/<name>.json.
+TASKS = {
+  "boolean_expressions": _Task(("True", "False"), True),
+  "causal_judgement": _Task(_YES_NO, False),
+  "date_understanding": _Task("choice", False),
+  "disambiguation_qa": _Task("choice", False),
+  "dyck_languages": _Task("brackets", True),
+  "formal_fallacies": _Task(("valid", "invalid"), False),
+  "geometric_shapes": _Task("choice", True),
+  "hyperbaton": _Task("choice", False),
+  "logical_deduction_five_objects": _Task("choice", True),
+  "logical_deduction_seven_objects": _Task("choice", True),
+  "logical_deduction_three_objects": _Task("choice", True),
+  "movie_recommendation": _Task("choice_or_text", False),  # text once
+  "multistep_arithmetic_two": _Task("integer", True),
+  "navigate": _Task(_YES_NO, True),
+  "object_counting": _Task("integer", True),
+  "penguins_in_a_table": _Task("choice", False),
+  "reasoning_about_colored_objects": _Task("choice", False),
+  "ruin_names": _Task("choice_or_text", False),  # text twice
+  "salient_translation_error_detection": _Task("choice", False),
+  "snarks": _Task("choice", False),
+  "sports_understanding": _Task(("yes", "no"), False),
+  "temporal_sequences": _Task("choice", True),
+  "tracking_shuffled_objects_five_objects": _Task("choice", True),
+  "tracking_shuffled_objects_seven_objects": _Task("choice", True),
+  "tracking_shuffled_objects_three_objects": _Task("choice", True),
+  "web_of_lies": _Task(_YES_NO, True),
+  "word_sorting": _Task("words", True),
+}
+
+
+def sizes(num_rows: int) -> dict[str, int]:
+  """The sizes of the splits: floor(0.6 N) to train on."""
+  num_train = num_rows * 6 // 10
+  return {"train": num_train, "test": num_rows - num_train}
+
+
+def register(
+  name: str, path: str | os.PathLike[str], answer: Kind = "text"
+) -> None:
+  """Registers a task of your own whose file has BIG-Bench Hard's format.
+
+  Args:
+    name: the task's name.
+    path: a JSON file, `{"examples": [{"input": ..., "target": ...}]}`. It is
+      split 60/40 as the benchmark's own.
+    answer: what answers look like (`checkers.Kind`): "choice", "integer",
+      "text", ..., or the possible answers, such as ("Yes", "No"). A row with
+      another answer is an error.
 
   Raises:
-    UserError: naming the file and the row of a fault.
+    UserError: for a bad name or kind; for a fault of the file when it is read.
   """
-  path, text = common.read_file("bbh", "tasks", f"{name}.json")
-  content = common.parse_json(path, text)
-  rows = content.get("examples") if isinstance(content, dict) else None
-  if not isinstance(rows, list) or not rows:
-    raise UserError(f"{path}: no rows under 'examples'")
-  for number, row in enumerate(rows):
-    place = f"examples[{number}]"
-    common.require_strings(path, place, row, ("input", "target"))
-  return rows
+  file = pathlib.Path(path)
 
+  @functools.cache
+  def rows() -> list[dict[str, str]]:
+    read = bbh.read_rows(file)
+    answers = [
+      (f"examples[{number}]", row["target"].strip())
+      for number, row in enumerate(read)
+    ]
+    files.check_answers(file, answers, answer)
+    return read
 
-def examples(name: str, split: str) -> Iterator[dict[str, str]]:
-  """Makes the examples of one split (base, train or test) of one task."""
-  train, test = split_rows(read_rows(name))
-  chosen = test if split == "test" else train
-  answers = [row["target"].strip() for _, row in chosen]
-  if split == "base":
-    # Not shuffle(), which may change with Python's version.
-    rng = random.Random(name)
-    answers.sort(key=lambda _: rng.random())
-  for (number, row), answer in zip(chosen, answers, strict=True):
-    yield {
-      "id": f"bbh/{name}/{number:05}",
-      "question": row["input"],
-      "answer": answer,
-      "targets": f"So the answer is {answer}.",
-    }
+  common.register(
+    name,
+    common.rows_source(
+      lambda split: bbh.make_examples(name, rows(), split), ["train", "test"]
+    ),
+    lambda: sizes(len(rows())),
+    answer=answer,
+  )
 
 
 def _register(name: str) -> None:
+  tfds_name = f"{bbh.Bbh.name}/{name}"
+
+  def read_exemplars(data_dir: str | None):
+    return source.read_rows(tfds_name, "exemplars", data_dir)
+
   common.register(
-    f"bbh_{name}",
-    lambda split: examples(name, split),
-    ["base", "train", "test"],
-    checkers.answer_sentence,
+    f"bbh_{name}_v1",
+    lambda data_dir: source.make(tfds_name, ["train", "test"], data_dir),
+    lambda: sizes(bbh.TASKS[name]),
+    answer=TASKS[name].kind,
+    exemplars=read_exemplars,
   )
 
 
 for _name in TASKS:
   _register(_name)
+for _mixture, _wanted in (
+  ("bbh_v1", (True, False)),
+  ("bbh_algorithmic_v1", (True,)),
+  ("bbh_nlp_v1", (False,)),
+):
+  common.register_mixture(
+    _mixture,
+    [
+      f"bbh_{_name}_v1"
+      for _name, _task in TASKS.items()
+      if _task.is_algorithmic in _wanted
+    ],
+  )

@@ -9,7 +9,7 @@ them.
 import random
 from collections.abc import Iterator
 
-from cot_latent.data import checkers, prompts
+from cot_latent.data import prompts
 from cot_latent.tasks import common
 
 SPLITS = {"base": 4000, "train": 1000, "test": 200}
@@ -94,9 +94,10 @@ def examples(split: str) -> Iterator[dict[str, str]]:
 
 
 common.register(
-  "chain",
-  examples,
-  list(SPLITS),
-  checkers.answer_sentence,
-  prompts.COMPACT,
+  "chain_v1",
+  common.rows_source(examples, list(SPLITS)),
+  lambda: SPLITS,
+  answer="integer",
+  prompts=prompts.COMPACT,
+  rationale_splits=list(SPLITS),
 )

@@ -1,180 +1,390 @@
-"""What every task shares: features, prompts, postprocessor and metric."""
+"""What every task shares: features, prompts, postprocessor and metric.
 
+A task is registered once, with SeqIO and in `INFO`. From there it can be built
+in other forms: with other prompts, another vocabulary, another data folder.
+"""
+
+import difflib
 import functools
-import json
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, get_args
 
 import seqio
 import tensorflow as tf
 
-from cot_latent.data import prompts
+from cot_latent.data import answers, checkers, files
+from cot_latent.data.checkers import Kind
+from cot_latent.data.prompts import PAPER, Prompts
 from cot_latent.errors import UserError
 
+Row = Mapping[str, str]  # `id`, `question`, `answer`, `targets`
+
 VOCABULARY = seqio.ByteVocabulary(extra_ids=0)
-FEATURES = {
-  "inputs": seqio.Feature(VOCABULARY, add_eos=False),
-  "targets": seqio.Feature(VOCABULARY, add_eos=True),
-}
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-# Set by whoever loads a task, as SeqIO does for TFDS's data directory.
-_data_dir: str | None = None
+_VERSION = re.compile(r"_v(\d+)$")
 
 
-def set_data_dir(path: str | None) -> None:
-  """Sets the folder that holds the files of tasks with real data."""
-  global _data_dir
-  _data_dir = path
+class Info(NamedTuple):
+  """A registered task, beyond what SeqIO knows of it.
 
-
-def read_file(*parts: str) -> tuple[pathlib.Path, str]:
-  """Reads a file of a task under the data directory.
-
-  Returns:
-    The path, for messages about the content, and the text.
-
-  Raises:
-    UserError: if no directory is set, or if the file cannot be read, is not
-      UTF-8 or is empty.
+  Attributes:
+    source: data folder or None -> where the examples come from.
+    sizes: -> number of examples of each split.
+    kind: what answers look like.
+    form: how a target states its answer.
+    prompts: how questions are put, unless a run says otherwise.
+    rationale_splits: the splits whose targets hold rationales, and not answers
+      alone.
+    exemplars: data folder or None -> worked examples, with `question`,
+      `answer` and `targets`; there may be none.
+    lesson: a worked example that shows how an answer is stated, for
+      bootstrapping.
+    extract: completion -> answer or None, in place of the form's own rule.
   """
-  if _data_dir is None:
-    raise UserError(
-      f"this task reads {'/'.join(parts)}: say where it is with "
-      "--gin.DATA_DIR=\"'...'\""
-    )
-  path = pathlib.Path(_data_dir, *parts)
-  try:
-    content = path.read_bytes()
-    text = content.decode()
-  except OSError as error:
-    raise UserError(
-      f"cannot read {path} ({error.strerror}): is DATA_DIR = {_data_dir!r} "
-      "right?"
-    ) from None
-  except UnicodeDecodeError as error:
-    line = content.count(b"\n", 0, error.start) + 1
-    raise UserError(
-      f"{path}, line {line}: not UTF-8 ({error.reason})"
-    ) from None
-  if not text.strip():
-    raise UserError(f"{path} is empty")
-  return path, text
+
+  source: Callable[[str | None], seqio.DataSource]
+  sizes: Callable[[], Mapping[str, int]]
+  kind: Kind
+  form: answers.Form
+  prompts: Prompts
+  rationale_splits: Sequence[str]
+  exemplars: Callable[[str | None], Sequence[Row]]
+  lesson: Row | None
+  extract: Callable[[str], str | None] | None
 
 
-def parse_json(path: pathlib.Path, text: str, line: int | None = None):
-  """Parses JSON of a data file.
-
-  Raises:
-    UserError: naming the file and the line of the fault.
-  """
-  try:
-    return json.loads(text)
-  except json.JSONDecodeError as error:
-    at = line if line is not None else error.lineno
-    raise UserError(
-      f"{path}, line {at}: not valid JSON ({error.msg}, column {error.colno})"
-    ) from None
-  except (ValueError, RecursionError) as error:  # an endless number, nesting
-    raise UserError(f"{path}, line {line or 1}: bad JSON ({error})") from None
-
-
-def require_strings(path: pathlib.Path, place: str, row, names) -> None:
-  """Checks that a row of a data file holds the named, non-empty strings.
-
-  JSON can escape half a surrogate pair, which no encoding can write.
-
-  Raises:
-    UserError: naming the file, the row and the field.
-  """
-  if not isinstance(row, dict):
-    raise UserError(f"{path}, {place}: expected an object, got {row!r:.60}")
-  for name in names:
-    value = row.get(name)
-    if (
-      not isinstance(value, str)
-      or not value.strip()
-      or _SURROGATE.search(value)
-    ):
-      raise UserError(
-        f"{path}, {place}: field {name!r} must be a string of Unicode text "
-        f"that is not empty, got {value!r:.60}"
-      )
-
-
-def add_prompts(
-  dataset: tf.data.Dataset, template: prompts.Template
-) -> tf.data.Dataset:
-  """Adds `inputs` and `guide`, made of the question and the answer."""
-
-  def fill(text: str, example):
-    """Replaces each {field} by the example's, as str.format does."""
-    parts = re.split(r"\{(question|answer)\}", text)
-    return tf.strings.join(
-      [example[part] if i % 2 else part for i, part in enumerate(parts)]
-    )
-
-  def add(example):
-    return example | {
-      "inputs": fill(template.prior, example),
-      "guide": fill(template.guide, example),
-    }
-
-  return dataset.map(add)
+INFO: dict[str, Info] = {}
+MIXTURES: dict[str, list[str]] = {}
+_VARIANTS: dict[str, tuple] = {}
 
 
 def register(
   name: str,
-  read: Callable[[str], Iterable[dict[str, str]]],
-  splits: Sequence[str],
-  extract: Callable[[str], str | None],
-  template: prompts.Template = prompts.PAPER,
+  source: Callable[[str | None], seqio.DataSource],
+  sizes: Callable[[], Mapping[str, int]],
+  *,
+  answer: Kind = "text",
+  form: answers.Form = "sentence",
+  prompts: Prompts = PAPER,
+  rationale_splits: Sequence[str] = (),
+  exemplars: Callable[[str | None], Sequence[Row]] = lambda data_dir: (),
+  lesson: Row | None = None,
+  extract: Callable[[str], str | None] | None = None,
 ) -> None:
   """Registers a SeqIO task.
 
   Args:
-    name: the task's name.
-    read: split -> examples with `id`, `question`, `answer` and `targets`.
-    splits: the splits that `read` knows.
-    extract: completion -> answer or None.
-    template: of the prompts.
+    name: the task's name; one that ends with a version, such as `_v1`, can be
+      asked for without it.
+    source: see `Info`; `rows_source` makes one of a function.
+    sizes: see `Info`.
+    answer: see `Info.kind` and `checkers.Kind`.
+    form: see `Info`.
+    prompts: see `Info`.
+    rationale_splits: see `Info`.
+    exemplars: see `Info`.
+    lesson: see `Info`.
+    extract: see `Info`.
+
+  Raises:
+    UserError: if the name is taken or bad, or if there is no such kind or form.
   """
+  checkers.check_kind(answer)
+  if form not in get_args(answers.Form):
+    raise UserError(
+      f"unknown form {form!r:.60}: give one of "
+      f"{', '.join(get_args(answers.Form))}"
+    )
+  _check_name(name)
+  info = Info(
+    source=source,
+    sizes=sizes,
+    kind=answer,
+    form=form,
+    prompts=prompts,
+    rationale_splits=rationale_splits,
+    exemplars=exemplars,
+    lesson=lesson,
+    extract=extract,
+  )
+  seqio.TaskRegistry.add_provider(name, _build(name, info))
+  INFO[name] = info
+
+
+def register_mixture(name: str, tasks: Sequence[str]) -> None:
+  """Registers a mixture; each task is drawn in proportion to its size.
+
+  Args:
+    name: the mixture's name.
+    tasks: full names of tasks of `INFO`.
+
+  Raises:
+    UserError: if the name is taken or bad, or if there is no such task.
+  """
+  _check_name(name)
+  for task in tasks:
+    if task not in INFO:
+      raise UserError(f"mixture {name!r}: no task {task!r} is registered")
+  rates = [(task, float(INFO[task].sizes()["train"])) for task in tasks]
+  seqio.MixtureRegistry.add(name, rates)
+  MIXTURES[name] = list(tasks)
+
+
+def variant(
+  task: str,
+  name: str,
+  prompts: Prompts | None = None,
+  vocabulary: str | None = None,
+  data_dir: str | None = None,
+) -> str:
+  """Registers a task anew in another form, for SeqIO and T5X.
+
+  Args:
+    task: a task of `INFO`, with or without its version.
+    name: the new task's name.
+    prompts: how questions are put; None takes the task's own.
+    vocabulary: the path of a SentencePiece model; None is bytes.
+    data_dir: the folder with the task's files; None fetches them.
+
+  Returns:
+    The new name, so that gin can use the call in place of a task's name; the
+    same call again changes nothing.
+
+  Raises:
+    UserError: if the name is taken or bad, if there is no such task, or if the
+      vocabulary cannot be used.
+  """
+  settings = (resolve(task), prompts, vocabulary, data_dir)
+  is_there = name in seqio.TaskRegistry.names()
+  if is_there and _VARIANTS.get(name) == settings:
+    return name
+  _check_name(name)
+  if settings[0] not in INFO:
+    raise UserError(f"{task!r} is not one task of this package's kind")
+  info = INFO[settings[0]]
+  built = _build(name, info, prompts, load_vocabulary(vocabulary), data_dir)
+  seqio.TaskRegistry.add_provider(name, built)
+  _VARIANTS[name] = settings
+  return name
+
+
+def build(
+  name: str,
+  prompts: Prompts | None = None,
+  vocabulary: str | None = None,
+  data_dir: str | None = None,
+) -> seqio.Task:
+  """Builds a registered task in another form; see `variant`."""
+  return _build(
+    name, INFO[name], prompts, load_vocabulary(vocabulary), data_dir
+  )
+
+
+def resolve(name: str) -> str:
+  """Finds the registered task or mixture, the newest version if none is given.
+
+  Raises:
+    UserError: if there is none.
+  """
+  names = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
+  if name in names:
+    return name
+  versions = [n for n in names if _VERSION.sub("", n) == name]
+  if versions:
+    return max(versions, key=lambda n: int(_VERSION.search(n)[1]))  # type: ignore[index]
+  known = sorted({_VERSION.sub("", n) for n in names})
+  close = difflib.get_close_matches(name, known, n=1)
+  hint = f"did you mean {close[0]}? " if close else ""
+  raise UserError(
+    f"no task {name!r} is registered; {hint}`t5x tasks` lists them, and "
+    "TASK_MODULE names the module that registers your own"
+  )
+
+
+def rows_source(
+  read: Callable[[str], Iterable[Row]], splits: Sequence[str]
+) -> Callable[[str | None], seqio.DataSource]:
+  """Makes a task's source of a function, split -> rows."""
 
   def dataset_fn(split, shuffle_files=False, seed=None):
     del shuffle_files, seed  # the order is the file's
     # All at once: TensorFlow would wrap what a generator of its own raises.
     rows = list(read(split))
-    columns = ("id", "question", "answer", "targets")
     return tf.data.Dataset.from_tensor_slices(
       {
         key: tf.constant([row[key] for row in rows], tf.string)
-        for key in columns
+        for key in ("id", "question", "answer", "targets")
       }
     )
+
+  def source(data_dir: str | None) -> seqio.DataSource:
+    del data_dir
+    return seqio.FunctionDataSource(dataset_fn, splits=splits)
+
+  return source
+
+
+def load_vocabulary(path: str | None) -> seqio.Vocabulary:
+  """Loads a SentencePiece model; None is bytes.
+
+  Raises:
+    UserError: if the file is not one, or if its ids are not SeqIO's.
+  """
+  if path is None:
+    return VOCABULARY
+  if not pathlib.Path(path).is_file():
+    raise UserError(f"VOCABULARY: there is no file {path}")
+  vocabulary = seqio.SentencePieceVocabulary(path)
+  try:
+    tokenizer = vocabulary.tokenizer
+  except Exception as error:  # protobuf's and SentencePiece's own kinds
+    raise UserError(
+      f"VOCABULARY: {path} is not a SentencePiece model ({error!s:.100})"
+    ) from None
+  if (tokenizer.pad_id(), tokenizer.eos_id()) != (0, 1):
+    raise UserError(
+      f"VOCABULARY: {path} has pad id {tokenizer.pad_id()} and EOS id "
+      f"{tokenizer.eos_id()}; SeqIO needs 0 and 1 (spm_train --pad_id=0 "
+      "--eos_id=1 --unk_id=2)"
+    )
+  return vocabulary
+
+
+def read_exemplars(
+  name: str, info: Info, prompts: Prompts, data_dir: str | None
+) -> Sequence[Row]:
+  """Reads the worked examples that prompts ask for.
+
+  Returns:
+    Rows with `question`, `answer` and `targets`; none yet where a run is to
+    draw them itself.
+
+  Raises:
+    UserError: if there are none, or if the file is malformed.
+  """
+  if prompts.exemplars in ("none", "bootstrapped"):
+    return ()
+  if prompts.exemplars == "task":
+    rows = info.exemplars(data_dir)
+    if not rows:
+      raise UserError(
+        f"task {name!r} has no worked examples of its own: use "
+        "gin/prompts/bootstrapped.gin, or Prompts.exemplars = a JSONL file"
+      )
+    return rows
+  path = pathlib.Path(prompts.exemplars)
+  rows = []
+  for place, row in files.read_jsonl(path):
+    files.require_strings(path, place, row, ("question", "answer"))
+    files.require_strings(path, place, row, ("completion",))
+    rows.append(row | {"targets": row["completion"]})
+  return rows
+
+
+def _check_name(name: str) -> None:
+  if not re.fullmatch(r"\w+", name):
+    raise UserError(f"task name {name!r}: use letters, digits and _ only")
+  if name in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names():
+    raise UserError(f"a task named {name!r} is registered already")
+
+
+def _build(
+  name: str,
+  info: Info,
+  prompts: Prompts | None = None,
+  vocabulary: seqio.Vocabulary = VOCABULARY,
+  data_dir: str | None = None,
+) -> seqio.Task:
+  prompts = prompts or info.prompts
+  if info.extract is None:
+    ways = answers.conventions(name, info.form, info.kind, prompts.is_direct)
+    convention = next(iter(ways.values()))
+  else:
+    convention = answers.own("own", info.extract)
 
   def postprocess(completion, example=None, is_target=False):
     if is_target:
       return example["answer"].decode()
-    return extract(completion)
+    return convention.extract(completion, "")
 
-  def accuracy(targets, predictions):
-    right = [
-      prediction is not None and prediction == target
-      for target, prediction in zip(targets, predictions, strict=True)
-    ]
-    return {"accuracy": sum(right) / len(right)}
-
-  seqio.TaskRegistry.add(
+  return seqio.Task(
     name,
-    source=seqio.FunctionDataSource(dataset_fn, splits=splits),
+    source=info.source(data_dir),
     preprocessors=[
-      functools.partial(add_prompts, template=template),
-      seqio.preprocessors.tokenize,
+      functools.partial(
+        _add_prompts,
+        prompts=prompts,
+        read=lambda: read_exemplars(name, info, prompts, data_dir),
+      ),
+      _tokenize,
       seqio.preprocessors.append_eos,
     ],
-    output_features=FEATURES,
+    output_features={
+      "inputs": seqio.Feature(vocabulary, add_eos=False),
+      "targets": seqio.Feature(vocabulary, add_eos=True),
+    },
     postprocess_fn=postprocess,
-    metric_fns=[accuracy],
+    metric_fns=[_accuracy],
   )
+
+
+def _add_prompts(
+  dataset: tf.data.Dataset,
+  prompts: Prompts,
+  read: Callable[[], Sequence[Row]],
+) -> tf.data.Dataset:
+  """Adds prompts and what stands before them.
+
+  `prior` and `guide` are made of the question (and the answer), `prior_prefix`
+  and `guide_prefix` of the worked examples.
+  """
+  exemplars = read()
+
+  def fill(name: str, example):
+    parts = prompts.split(name)
+    return tf.strings.join(
+      [example[part] if i % 2 else part for i, part in enumerate(parts)]
+    )
+
+  def add(example):
+    added = {name: fill(name, example) for name in ("prior", "guide")}
+    for name in ("prior", "guide"):
+      added[f"{name}_prefix"] = tf.constant(prompts.prefix(name, exemplars))
+    if prompts.is_direct:
+      added["targets"] = example["answer"]
+    return example | added
+
+  return dataset.map(add)
+
+
+def _tokenize(
+  dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
+) -> tf.data.Dataset:
+  """Encodes `inputs` (prefix and prior, each by itself) and `targets`.
+
+  By itself, so that the tokens of a prefix are the same for all questions.
+  """
+  vocabulary = output_features["inputs"].vocabulary
+
+  def add(example):
+    encoded = [
+      vocabulary.encode_tf(example[key]) for key in ("prior_prefix", "prior")
+    ]
+    return example | {
+      "inputs_pretokenized": example["prior_prefix"] + example["prior"],
+      "inputs": tf.concat(encoded, axis=0),
+      "targets_pretokenized": example["targets"],
+      "targets": vocabulary.encode_tf(example["targets"]),
+    }
+
+  return dataset.map(add)
+
+
+def _accuracy(targets, predictions) -> dict[str, float]:
+  """The share of right predictions; a missing one is never right."""
+  right = [
+    prediction is not None and prediction == target
+    for target, prediction in zip(targets, predictions, strict=True)
+  ]
+  return {"accuracy": sum(right) / len(right)}

@@ -3,36 +3,24 @@
 Reference: Cobbe et al. 2021; the target's form is that of Phan et al. 2023.
 """
 
-from collections.abc import Iterator
-
-from cot_latent.data import checkers
-from cot_latent.errors import UserError
+from cot_latent.data import answers
 from cot_latent.tasks import common
+from cot_latent.tasks.datasets import gsm8k, source
 
+# What shows a model the tags, where it is to write its own first rationales
+# (Phan et al. 2023, appendix F).
+_LESSON = {
+  "question": "What is 1 plus 1?",
+  "answer": "2",
+  "targets": f"1 plus 1 is 2.\n{answers.close('tag', '2')}",
+}
 
-def examples(split: str) -> Iterator[dict[str, str]]:
-  """Reads a split's file, gsm8k/<split>.jsonl.
-
-  Raises:
-    UserError: naming the file and the line of a malformed row.
-  """
-  path, text = common.read_file("gsm8k", f"{split}.jsonl")
-  # Not splitlines(), which also cuts at U+2028 inside a JSON string.
-  lines = text.removesuffix("\n").split("\n")
-  for number, line in enumerate(lines, start=1):
-    row = common.parse_json(path, line, number)
-    place = f"line {number}"
-    common.require_strings(path, place, row, ("question", "answer"))
-    rationale, mark, gold = row["answer"].rpartition("\n#### ")
-    answer = checkers.normalize_number(gold)
-    if not mark or answer is None:
-      raise UserError(f"{path}, {place}: no number behind '#### '")
-    yield {
-      "id": f"gsm8k/{split}/{number - 1:05}",
-      "question": row["question"],
-      "answer": answer,
-      "targets": f"{rationale}\n<answer>\n{answer}\n</answer>",
-    }
-
-
-common.register("gsm8k", examples, ["train", "test"], checkers.answer_tag)
+common.register(
+  "gsm8k_v1",
+  lambda data_dir: source.make(gsm8k.Gsm8k.name, list(gsm8k.SPLITS), data_dir),
+  lambda: gsm8k.SPLITS,
+  answer="integer",
+  form="tag",
+  rationale_splits=list(gsm8k.SPLITS),
+  lesson=_LESSON,
+)

@@ -1,7 +1,6 @@
 """What the command says and how it exits."""
 
 import errno
-import os
 import pathlib
 import re
 import statistics
@@ -84,6 +83,20 @@ def fail(error):
       ["train", QUICKSTART, "--gin_bindings", "SEDE = 3"],
       "--gin.SEDE=3: nothing uses the macro SEDE; did you mean SEED?",
     ),
+    # The commands on a task.
+    (["score", "o.jsonl"], "arguments are required: --task; see `t5x score"),
+    (["score", "--task=chain"], "arguments are required: outputs; see"),
+    (["cache", "--task=chain"], "arguments are required: --output; see"),
+    (["cache", "--output=a.npz"], "arguments are required: --task; see"),
+    (["tasks", "chain", "--examples=0"], "'0' is not a number above 0"),
+    (["tasks", "chain", "--examples=-1"], "'-1' is not a number above 0"),
+    (["tasks", "chain", "--examples=1.5"], "'1.5' is not a number above 0"),
+    (["tasks", "chain", "--examples="], "'' is not a number above 0"),
+    (["tasks", "chain", "stray"], "unrecognized arguments: stray"),
+    (["tasks", "chain", "--data_dri=x"], "unrecognized arguments: --data_dri"),
+    (["tasks", "--gin.DATA_DRI='x'"], "DATA_DRI; did you mean DATA_DIR?"),
+    (["tasks", "--gin_file=nope.gin"], "--gin_file=nope.gin: no file 'nope"),
+    (["cache", "--task=chain", "--output=a", "--gin.SEED=3"], "macro SEED"),
     # Only the data or the folder show these; a dry run looks at both.
     (
       ["train", QUICKSTART, "--dry_run", "--gin.TASK='nope'"],
@@ -190,6 +203,16 @@ def test_t5x_forms_of_the_flags(asked):
   assert paths == ["one", "two"]
 
 
+def test_data_dir_is_a_binding(asked):
+  # The last word, over the files and over another binding; any text goes.
+  folder = "my data's"
+  flags = [f"--data_dir={folder}", "--gin.DATA_DIR='other'"]
+  _, bindings, _ = asked(QUICKSTART, *flags)
+  assert bindings == ["DATA_DIR = 'other'", f"DATA_DIR = {folder!r}"]
+  made = configuration.parse_source("chain", [], bindings, [])
+  assert made.data_dir == folder
+
+
 @pytest.mark.parametrize(
   ("flags", "is_dry"),
   [
@@ -210,7 +233,8 @@ def test_dry_run_as_absl_writes_it(flags, is_dry):
   assert options.dry_run is is_dry
 
 
-def test_without_dry_run_it_trains(capsys, monkeypatch):
+def test_without_dry_run_it_trains(capsys, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)  # where there is no run yet
   monkeypatch.setattr(train, "train", fail(UserError("it would have run")))
   assert cli.main(["train", QUICKSTART, "--nodry_run"]) == 2
   assert "it would have run" in capsys.readouterr().err
@@ -261,10 +285,13 @@ def test_version(capsys):
   assert capsys.readouterr().out == f"{cot_latent.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+@pytest.mark.parametrize(
+  "arguments",
+  [[], ["train"], ["tasks"], ["score"], ["cache"]],
+)
 def test_help_tells_how_to_write_a_binding(capsys, arguments):
   with pytest.raises(SystemExit) as left:
-    cli.main(arguments)
+    cli.main([*arguments, "--help"])
   assert left.value.code == 0
   out = capsys.readouterr().out
   assert "--gin.NAME=VALUE" in out
@@ -296,10 +323,11 @@ def started(code):
   return set(done.stdout.splitlines()[-1].split())
 
 
-def test_help_starts_nothing_heavy():
+@pytest.mark.parametrize("command", ["train", "tasks", "score", "cache"])
+def test_help_starts_nothing_heavy(command):
   code = (
     "import contextlib\nfrom cot_latent import cli\n"
-    "with contextlib.suppress(SystemExit): cli.main(['train', '--help'])"
+    f"with contextlib.suppress(SystemExit): cli.main(['{command}', '--help'])"
   )
   assert started(code) == set()
   # The question does find what is loaded.
@@ -320,19 +348,3 @@ def test_the_installed_command(tmp_path):
   assert done.stdout == ""
   check_one_line(done.stderr)
   assert list(tmp_path.iterdir()) == []
-
-
-def test_notices_are_held_back_unless_the_import_fails(capfd):
-  with cli._without_start_up_notices():
-    os.write(2, b"a notice\n")
-  os.write(2, b"afterwards\n")
-  assert capfd.readouterr().err == "afterwards\n"
-  with pytest.raises(ImportError):
-    import_in_vain()
-  assert capfd.readouterr().err == "a notice\n"
-
-
-def import_in_vain():
-  with cli._without_start_up_notices():
-    os.write(2, b"a notice\n")
-    raise ImportError("no")

@@ -11,7 +11,8 @@ import pytest
 from gin import config_parser
 
 import cot_latent
-from cot_latent import configuration
+from cot_latent import cli, configuration
+from cot_latent.data import prompts
 from cot_latent.errors import UserError
 from cot_latent.training import experiment
 
@@ -25,10 +26,11 @@ RUNS = [
   if name.startswith("gin/runs/") and name not in FRAGMENTS
 ]
 METHODS = [name for name in FILES if name.startswith("gin/methods/")]
+TASKS = [name for name in FILES if name.startswith("gin/tasks/")]
+PROMPTS = [name for name in FILES if name.startswith("gin/prompts/")]
 # For what a run leaves to its user.
 PLACEHOLDERS = {
   "TASK": "'bbh_navigate'",
-  "DATA_DIR": "'data'",
   "MODEL_DIR": "'runs/x'",
 }
 
@@ -113,8 +115,13 @@ def given_by(text):
 
 
 def check_header(text):
-  """Checks that a header names all that a file gives, and all it needs."""
-  given = given_by(text)
+  """Checks that a header names all that a file gives, and all it needs.
+
+  What an included file gives stands in that file's header, and may be named
+  here as what is commonly overridden.
+  """
+  own = given_by(text)
+  given = set(own)
   needed = text.values().keys() | text.macros - {"gin.REQUIRED"}
   for include in text.includes:
     for inner in map(read, with_includes(include)):
@@ -123,7 +130,10 @@ def check_header(text):
   assert text.header.get("Required", set()) == needed - given
   if "Provides" in text.header:
     overridden = text.header.get("Commonly overridden", set())
-    assert text.header["Provides"] | overridden == given
+    assert (
+      text.header["Provides"] <= own <= text.header["Provides"] | overridden
+    )
+    assert overridden <= given
 
 
 def check_bound_once(text):
@@ -145,6 +155,8 @@ def _leave_no_configuration():
 def test_there_are_files_of_each_role():
   assert RUNS
   assert METHODS
+  assert TASKS
+  assert len(PROMPTS) >= 4
   assert "gin/runs/quickstart.gin" in RUNS
   assert set(FRAGMENTS) <= set(FILES)
 
@@ -175,6 +187,9 @@ def test_header(name):
     "# Required: TWO.\n# Provides: ONE.\nONE = 1\n",  # needs less
     "# Provides: ONE.\nONE = %gin.REQUIRED\n",  # needs what it should give
     "# Run.\ninclude 'gin/runs/common.gin'\n",  # needs what that needs
+    # Names as its own what an included file gives, or what nothing gives.
+    "# Required: TASK.\n# Provides: CACHE.\ninclude 'gin/tasks/common.gin'\n",
+    "# Provides: ONE.\n# Commonly overridden: TWO.\nONE = 1\n",
   ],
 )
 def test_wrong_headers_are_rejected(text):
@@ -188,6 +203,12 @@ def test_right_headers_are_accepted():
       "# A thing.\n#\n# Provides: ONE, TWO.\n# Required: THREE, such as 'x';\n"
       "#   FOUR.\n# Commonly overridden: FIVE (steps. No more).\n# Units.\n"
       "ONE = 1\nTWO = %THREE\nFOUR = %gin.REQUIRED\nFIVE = 5\n"
+    )
+  )
+  check_header(
+    read_text(
+      "# A thing.\n#\n# Provides: TASK.\n# Commonly overridden: CACHE.\n"
+      "include 'gin/tasks/common.gin'\nTASK = 'x'\n"
     )
   )
 
@@ -287,3 +308,135 @@ def test_a_method_replaces_another_wholly(before, method):
   alone, _ = configuration.parse([run, method], [], [])
   after, _ = configuration.parse([run, before, method], [], [])
   assert experiment.as_dict(after) == experiment.as_dict(alone)
+
+
+# What each file of prompts sets, beside the defaults.
+ASKED_FOR = {
+  "zero_shot": {},
+  "few_shot": {"exemplars": "task"},
+  "bootstrapped": {"exemplars": "bootstrapped"},
+  "direct": {"is_direct": True, "prior": "Question: {question}\nAnswer:\n"},
+}
+
+
+def with_prompts(run, name, *bindings):
+  return configuration.parse([run, name], [*placeholders(run), *bindings], [])
+
+
+@pytest.mark.parametrize(("run", "name"), [*itertools.product(RUNS, PROMPTS)])
+def test_prompts_after_a_run(run, name):
+  made, record = with_prompts(run, name)
+  wanted = prompts.Prompts(**ASKED_FOR[pathlib.Path(name).stem])
+  assert made.task.source.prompts == wanted
+  # The base model has the same prompts, unless it has a task of its own.
+  is_same_task = made.base.source.task == made.task.source.task
+  assert made.base.source.prompts == (wanted if is_same_task else None)
+  check_all_used(record["resolved"], record["operative"])
+  # A setting of theirs can be set from outside.
+  if wanted.exemplars != "none":
+    setting = "prompts.Prompts.num_exemplars = 1"
+    made, _ = with_prompts(run, name, setting)
+    assert made.task.source.prompts.num_exemplars == 1
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_without_prompts_a_task_has_its_own(run):
+  made, _ = configuration.parse([run], placeholders(run), [])
+  assert made.task.source.prompts is None
+  assert made.base.source.prompts is None
+
+
+def test_prompts_before_a_run_would_be_lost():
+  run = "gin/runs/quickstart.gin"
+  made, _ = configuration.parse(["gin/prompts/direct.gin", run], [], [])
+  assert made.task.source.prompts is None
+
+
+def dry_run(capsys, *arguments):
+  """Gives the exit status and what stands on the terminal."""
+  status = cli.main(["train", "--dry_run", *arguments])
+  return status, capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_prompts_on_the_chain(name, capsys, tmp_path):
+  status, shown = dry_run(
+    capsys,
+    "--gin_file=gin/runs/quickstart.gin",
+    f"--gin_file={name}",
+    "--gin.PROMPT_LENGTH=96",
+    f"--gin.MODEL_DIR='{tmp_path}/run'",
+  )
+  if name.endswith("/few_shot.gin"):  # it has no worked examples
+    assert status == 2
+    assert "task 'chain_v1' has no worked examples" in shown.err
+    assert shown.err.count("\n") == 1
+  else:
+    assert status == 0, shown.err
+    assert "scored, at most" in shown.out
+    assert "left out" not in shown.out
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_prompts_on_a_bbh_task(name, capsys, data_dir):
+  status, shown = dry_run(
+    capsys,
+    "--gin_file=gin/runs/bbh_tiny.gin",
+    f"--gin_file={name}",
+    "--gin.TASK='bbh_boolean_expressions'",
+    "--gin.BASE_TASK='synthetic_boolean_expressions'",
+    f"--data_dir={data_dir}",
+  )
+  assert status == 0, shown.err
+  assert "scored, at most" in shown.out
+  # Of the base model's rationales alone some may be too long.
+  assert " in train" not in shown.out
+  assert " in test" not in shown.out
+
+
+# A task for each file that leaves it open.
+OPEN_TASKS = {
+  "gin/tasks/bbh.gin": "bbh_algorithmic",
+  "gin/tasks/synthetic.gin": "synthetic_navigate",
+  "gin/tasks/common.gin": "chain",
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_in_a_run(name, tmp_path):
+  path = tmp_path / "run.gin"
+  parts = ["gin/models/tiny.gin", "gin/tasks/chain.gin", name]
+  parts += ["gin/methods/trice.gin", "gin/runs/common.gin"]
+  given = [f"include '{part}'" for part in parts]
+  # What every run of this package gives.
+  given += [f"{n} = 8" for n in ("TRAIN_STEPS", "BATCH_SIZE", "BASE_STEPS")]
+  given += [f"{n} = 8" for n in ("BASE_BATCH_SIZE", "EVAL_PERIOD")]
+  given += ["LEARNING_RATE = 0.1", "BASE_LEARNING_RATE = 0.1"]
+  given += ["EVAL_BATCH_SIZE = 8", "MODEL_DIR = None"]
+  path.write_text("\n".join(given) + "\n")
+  bindings = ["CACHE = 'a.npz'", "VOCABULARY = 'v'", "TASK_MODULE = 'm'"]
+  if name in OPEN_TASKS:
+    bindings.append(f"TASK = '{OPEN_TASKS[name]}'")
+  made, record = configuration.parse([str(path)], bindings, [])
+  source, base = made.task.source, made.base.source
+  assert source.task == OPEN_TASKS.get(name, pathlib.Path(name).stem)
+  assert (source.cache, source.vocabulary) == ("a.npz", "v")
+  assert (base.vocabulary, base.module, source.module) == ("v", "m", "m")
+  # A cache holds one task; the base model reads it if that is its own.
+  assert base.cache == (source.cache if base.task == source.task else None)
+  check_all_used(record["resolved"], record["operative"])
+
+
+def test_a_synthetic_task_in_a_run(tmp_path, capsys):
+  path = tmp_path / "run.gin"
+  path.write_text(
+    "include 'gin/runs/quickstart.gin'\ninclude 'gin/tasks/synthetic.gin'\n"
+  )
+  status, shown = dry_run(
+    capsys,
+    f"--gin_file={path}",
+    "--gin.TASK='synthetic_object_counting'",
+    f"--gin.MODEL_DIR='{tmp_path}/run'",
+  )
+  assert status == 0, shown.err
+  assert "left out" not in shown.out

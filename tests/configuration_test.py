@@ -1,5 +1,6 @@
 """Each mistake in a configuration gives one line: what, where, how to mend."""
 
+import dataclasses
 import hashlib
 import logging
 import pathlib
@@ -9,6 +10,7 @@ import pytest
 
 import cot_latent
 from cot_latent import configuration
+from cot_latent.data import examples, prompts
 from cot_latent.errors import UserError
 
 ROOT = pathlib.Path(cot_latent.__file__).parents[1]
@@ -120,7 +122,15 @@ BINDINGS = [
   ("SEED = None", "--gin.SEED=None: Experiment.seed: expected int, got None"),
   ("SEED = [1, 2]", "--gin.SEED=[1, 2]: Experiment.seed: expected int"),
   ("SEED = {'a': 1}", "--gin.SEED={'a': 1}: Experiment.seed: expected int"),
-  ("TASK = 3", "--gin.TASK=3: TaskConfig.name: expected str, got 3 (int)"),
+  ("TASK = 3", "--gin.TASK=3: Source.task: expected str, got 3 (int)"),
+  ("DATA_DIR = 3", "--gin.DATA_DIR=3: Source.data_dir: expected str | None"),
+  ("CACHE = True", "--gin.CACHE=True: Source.cache: expected str | None"),
+  ("VOCABULARY = 3", "--gin.VOCABULARY=3: Source.vocabulary: expected str |"),
+  (
+    "PROMPTS = 'direct'",
+    "--gin.PROMPTS='direct': Source.prompts: expected ",
+    "prompts.Prompts | None, got 'direct' (str)",
+  ),
   (
     "LEARNING_RATE = '0.1'",
     "--gin.LEARNING_RATE='0.1': OptimizerConfig.learning_rate: expected float",
@@ -140,10 +150,10 @@ BINDINGS = [
   (
     "OVER_LONG = 'drop'",
     "--gin.OVER_LONG='drop': TaskConfig.over_long: expected one of 'error', "
-    "'leave_out', got 'drop'",
+    "'leave_out', 'truncate', got 'drop'",
   ),
   ("experiment.Method.estimator = 3", "Method.estimator: expected Callable"),
-  (f"TASK = [{'1, ' * 999}]", "TaskConfig.name: expected str, got [1, 1,"),
+  (f"TASK = [{'1, ' * 999}]", "Source.task: expected str, got [1, 1,"),
   # Wrong sizes.
   (
     "TRAIN_STEPS = 0",
@@ -459,3 +469,82 @@ def test_calls_do_not_share_anything():
   assert after[1] == before[1]
   assert after[0].seed == before[0].seed
   assert logging.root.manager.disable == logging.NOTSET
+
+
+def source_of(task=None, *gin_files, bindings=()):
+  return configuration.parse_source(task, gin_files, bindings, [])
+
+
+def test_a_source_alone():
+  made = source_of("chain")
+  assert made == examples.Source("chain")
+  made = source_of(
+    None,
+    "gin/prompts/few_shot.gin",
+    bindings=[
+      "TASK = 'gsm8k'",
+      "DATA_DIR = 'data'",
+      "VOCABULARY = 'v.model'",
+      "TASK_MODULE = 'mine'",
+      "CACHE = 'a.npz'",
+      "prompts.Prompts.num_exemplars = 2",
+    ],
+  )
+  assert made == examples.Source(
+    "gsm8k",
+    module="mine",
+    data_dir="data",
+    prompts=prompts.Prompts(exemplars="task", num_exemplars=2),
+    vocabulary="v.model",
+    cache="a.npz",
+  )
+
+
+@pytest.mark.parametrize(
+  "run", ["gin/runs/quickstart.gin", "gin/runs/bbh_tiny.gin"]
+)
+def test_a_source_from_a_run_is_that_of_the_run(run):
+  # What the run leaves to its user, and what else it sets, is no matter.
+  named = source_of("bbh_navigate", run, bindings=["DATA_DIR = 'd'"])
+  assert named == examples.Source("bbh_navigate", data_dir="d")
+  bindings = ["TASK = 'bbh_navigate'", "DATA_DIR = 'd'"]
+  files = [run, "gin/prompts/direct.gin"]
+  made = parse(*files, bindings=bindings)
+  assert source_of(None, *files, bindings=bindings) == made.task.source
+  # The flag has the last word.
+  again = source_of("chain", *files, bindings=bindings)
+  assert again == dataclasses.replace(made.task.source, task="chain")
+
+
+@pytest.mark.parametrize(
+  ("binding", "parts"),
+  [
+    ("DATA_DRI = 'd'", ["nothing uses the macro DATA_DRI", "mean DATA_DIR?"]),
+    ("SEED = 3", ["--gin.SEED=3: nothing uses the macro SEED"]),
+    ("DATA_DIR = 3", ["--gin.DATA_DIR=3: Source.data_dir: expected str"]),
+    ("DATA_DIR = d", ["d is not a value; a string needs quotes"]),
+    ("examples.Source.tsk = 'x'", ["has no parameter tsk", "mean task?"]),
+  ],
+)
+def test_a_refused_source(binding, parts):
+  with pytest.raises(UserError) as caught:
+    source_of("chain", bindings=[binding])
+  check_clear(str(caught.value), *parts)
+
+
+def test_a_source_without_task():
+  with pytest.raises(UserError) as caught:
+    source_of(None)
+  check_clear(str(caught.value), "TASK")
+
+
+def test_prompts_that_cannot_work_are_placed(write):
+  mine = write(
+    "mine.gin",
+    "from __gin__ import dynamic_registration\n"
+    "from cot_latent.data import prompts\n"
+    "PROMPTS = @prompts.Prompts()\n"
+    "prompts.Prompts.prior = 'Question:\\n'\n",
+  )
+  message = refusal(QUICKSTART, mine)
+  check_clear(message, "mine.gin, line 4: Prompts.prior = ", "field {question}")

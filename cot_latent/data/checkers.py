@@ -1,12 +1,24 @@
 """Answers read out of completions, by plain searches.
 
-An extractor returns the answer's text, or None where there is none; a
-completion is correct when what is extracted equals the known answer, so a
+A convention says how an answer is read and when it equals the known one; a
 completion without an answer is never correct. Nothing that a model wrote is
-evaluated, and the time is linear in its length.
+evaluated, and the time is linear in its length (times that of a question's
+options or words, where a convention searches for those).
+
+What others' conventions are is in `bbh_conventions` and `gsm8k_conventions`.
 """
 
 import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from cot_latent.errors import UserError
+
+# What answers are like: a name in _SHAPES, or a closed set of answers.
+Kind = str | tuple[str, ...]
+# (completion, question) -> answer or None
+Extract = Callable[[str, str], str | None]
+Normalize = Callable[[str], str]
 
 _SENTENCES = ("the answer is ", "The answer is ")  # of one length
 _NUMBER = re.compile(r"\$?(-?)\$?([0-9][0-9,]*)(?:\.([0-9]+))?\$?\.?")
@@ -69,3 +81,110 @@ def normalize_number(text: str) -> str | None:
   fraction = fraction.rstrip("0")
   number = f"{whole}.{fraction}" if fraction else whole
   return number if number == "0" else sign + number
+
+
+CHOICE = re.compile(r"\([A-Z]\)")
+_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+_BRACKETS = re.compile(r"[()\[\]{}<>](?: [()\[\]{}<>])*")
+
+
+def _is_choice(answer: str) -> bool:
+  return CHOICE.fullmatch(answer) is not None
+
+
+def _is_text(answer: str) -> bool:
+  return answer.strip() == answer != "" and "\n" not in answer
+
+
+# Each kind's description, and whether a text can be its answer.
+_SHAPES: dict[str, tuple[str, Callable[[str], bool]]] = {
+  "choice": ("(A), (B), ...", _is_choice),
+  "integer": ("an integer", lambda a: _INTEGER.fullmatch(a) is not None),
+  "brackets": ("brackets", lambda a: _BRACKETS.fullmatch(a) is not None),
+  "words": ("words", lambda a: " ".join(a.split()) == a != ""),
+  "text": ("text", _is_text),
+  "choice_or_text": ("(A), (B), ... or text", _is_text),
+}
+
+
+def check_kind(kind: Kind) -> None:
+  """Checks that a kind of answer is known.
+
+  Raises:
+    UserError: with the known kinds, if it is not.
+  """
+  if isinstance(kind, str) and kind in _SHAPES:
+    return
+  if (
+    isinstance(kind, tuple)
+    and all(isinstance(a, str) and _is_text(a) for a in kind)
+    and len(set(kind)) == len(kind) >= 2
+  ):
+    return
+  raise UserError(
+    f"unknown kind of answer {kind!r:.60}: give one of {', '.join(_SHAPES)}, "
+    "or the answers themselves, as in ('Yes', 'No')"
+  )
+
+
+def admits(kind: Kind, answer: str) -> bool:
+  """Whether a text can be the known answer of a question of this kind.
+
+  Raises:
+    UserError: if the kind is unknown.
+  """
+  check_kind(kind)
+  if isinstance(kind, tuple):
+    return answer in kind
+  return _SHAPES[kind][1](answer)
+
+
+def describe(kind: Kind) -> str:
+  """Describes a kind of answer for a listing: `Yes or No`, `an integer`.
+
+  Raises:
+    UserError: if the kind is unknown.
+  """
+  check_kind(kind)
+  if isinstance(kind, tuple):
+    return f"{', '.join(kind[:-1])} or {kind[-1]}"
+  return _SHAPES[kind][0]
+
+
+class Convention(NamedTuple):
+  """A way to score a completion.
+
+  Attributes:
+    name: of the convention.
+    extract: (completion, question) -> the answer in the convention's normal
+      form, or None.
+    normalize: known answer -> the same normal form.
+    needs_question: whether `extract` reads the question.
+    scores_cut: whether a completion cut at the token limit may be right.
+  """
+
+  name: str
+  extract: Extract
+  normalize: Normalize
+  needs_question: bool = False
+  scores_cut: bool = True
+
+
+def is_correct(
+  convention: Convention, completion: str, answer: str, question: str = ""
+) -> bool:
+  """Whether a completion has the known answer.
+
+  Args:
+    convention: the rule.
+    completion: what the model wrote.
+    answer: the known answer.
+    question: needed if `convention.needs_question`.
+  """
+  found = convention.extract(completion, question)
+  return found is not None and found == convention.normalize(answer)
+
+
+def same(answer: str) -> str:
+  """Changes nothing: the normal form of conventions that compare as is."""
+  return answer

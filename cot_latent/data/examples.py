@@ -1,22 +1,54 @@
-"""A split of a SeqIO task as arrays: questions, answers, prompts.
+"""A task as arrays: questions, answers, prompts.
 
 N questions, P prompt tokens, T target tokens.
 """
 
-import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from cot_latent.data.answers import Form
+from cot_latent.data.checkers import Convention, Kind
+from cot_latent.data.prompts import Prompts
+from cot_latent.data.vocabularies import Vocabulary
 from cot_latent.errors import UserError
 from cot_latent.inference import rng
 from cot_latent.models.language_model import PAD_ID
+from cot_latent.validation import check_types
 
-_FIELDS = ("id", "question", "answer", "guide")
+OverLong = Literal["error", "leave_out", "truncate"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Which questions, and in what form they are put.
+
+  Attributes:
+    task: a registered SeqIO task or mixture, with or without its version.
+    module: the module that registers it, if it is none of this package's.
+    data_dir: the folder with the files of GSM8K and BIG-Bench Hard; None
+      fetches them.
+    prompts: None takes the task's own.
+    vocabulary: the path of a SentencePiece model; None takes the task's own,
+      mostly bytes.
+    cache: a file that `t5x cache` made of the task: nothing else is read then,
+      and neither SeqIO nor TensorFlow is started.
+  """
+
+  task: str
+  module: str | None = None
+  data_dir: str | None = None
+  prompts: Prompts | None = None
+  vocabulary: str | None = None
+  cache: str | None = None
+
+  def __post_init__(self):
+    check_types(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +57,7 @@ class Examples:
 
   Attributes:
     ids: N stable strings, all different.
+    tasks: N strings, the task of each: more than one for a mixture.
     questions: N strings.
     answers: N strings, in the form in which the task extracts answers.
     prompts: [N, P] int32, the question alone, padded on the left to the next
@@ -34,9 +67,11 @@ class Examples:
       where targets were not asked for.
     words: [N, 2] uint32, the ids as words that random keys are derived from.
     num_left_out: examples of the split that are not here, being too long.
+    num_truncated: examples that are here, but cut.
   """
 
   ids: Sequence[str]
+  tasks: Sequence[str]
   questions: Sequence[str]
   answers: Sequence[str]
   prompts: np.ndarray
@@ -44,208 +79,214 @@ class Examples:
   targets: np.ndarray
   words: np.ndarray
   num_left_out: int
+  num_truncated: int
 
   def __len__(self) -> int:
     return len(self.ids)
 
+  def with_prefix(
+    self, prior: Mapping[str, np.ndarray], guide: Mapping[str, np.ndarray]
+  ) -> "Examples":
+    """Puts tokens before each prompt and each guide.
+
+    Args:
+      prior: task -> [P''] int32, what stands before the question alone.
+      guide: task -> [P''] int32, what stands before the hinted question.
+    """
+
+    def extend(rows: np.ndarray, prefixes: Mapping[str, np.ndarray]):
+      return _pad_left(
+        [
+          np.concatenate([prefixes[task], row[row != PAD_ID]])
+          for task, row in zip(self.tasks, rows, strict=True)
+        ]
+      )
+
+    return dataclasses.replace(
+      self,
+      prompts=extend(self.prompts, prior),
+      guides=extend(self.guides, guide),
+    )
+
   def fingerprint(self) -> str:
     """The sha256 over all that a run can see of the examples."""
-    digest = hashlib.sha256()
-    for column in (self.ids, self.questions, self.answers):
-      digest.update(json.dumps(list(column)).encode())
-    for array in (self.prompts, self.guides, self.targets):
-      digest.update(str(array.shape).encode() + array.astype("<i4").tobytes())
-    return digest.hexdigest()
+    return _fingerprint(
+      (self.ids, self.tasks, self.questions, self.answers),
+      (self.prompts, self.guides, self.targets),
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class Vocabulary:
-  """What training needs of a tokenizer.
+class TokenizedSplit(NamedTuple):
+  """A split before any limit is put on lengths; rows sorted by id.
 
   Attributes:
-    name: what it is, for the report.
-    size: V.
-    eos_id: the token that ends a sequence.
-    decode: token ids -> text; ids that stand for no text are dropped.
+    ids: N strings.
+    tasks: N strings.
+    questions: N strings.
+    answers: N strings.
+    prompts: N arrays of int32.
+    guides: N arrays of int32.
+    targets: N arrays of int32, EOS included.
   """
 
-  name: str
-  size: int
-  eos_id: int
-  decode: Callable[[Sequence[int]], str]
+  ids: list[str]
+  tasks: list[str]
+  questions: list[str]
+  answers: list[str]
+  prompts: list[np.ndarray]
+  guides: list[np.ndarray]
+  targets: list[np.ndarray]
 
-  def decode_rows(self, tokens: np.ndarray) -> list[str]:
-    """Decodes [B, T] int32, each row up to its first EOS."""
-    return [self.decode(_until_eos(row, self.eos_id)) for row in tokens]
+  def fingerprint(self) -> str:
+    """The sha256 over all of it."""
+    arrays = [
+      part
+      for rows in (self.prompts, self.guides, self.targets)
+      for part in (np.array([len(r) for r in rows]), np.concatenate(rows))
+    ]
+    return _fingerprint(self[:4], arrays)
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """A SeqIO task as training sees it.
+  """A task as training sees it: a SeqIO task, a mixture of some, or a cache.
 
   Attributes:
-    name: the registered name.
+    name: the registered name, version included.
     vocabulary: of prompts and rationales.
-    extract: completion -> answer, or None where there is none.
-    load: see `load_split`.
+    prompts: how questions are put.
+    form: how a target states its answer; None for a task with a checker of its
+      own.
+    kinds: what the answers of each of its tasks look like.
+    conventions: task -> ways to score a completion, the one of training first.
+    splits: their names.
+    rationale_splits: the splits whose targets hold rationales, and not answers
+      alone.
+    read: split -> its rows.
+    separator: the tokens that end a worked example.
+    lesson: the tokens of a worked example that shows the form of an answer, for
+      bootstrapping; there may be none.
   """
 
   name: str
   vocabulary: Vocabulary
-  extract: Callable[[str], str | None]
-  load: Callable[..., Examples]
+  prompts: Prompts
+  form: Form | None
+  kinds: Mapping[str, Kind]
+  conventions: Mapping[str, Mapping[str, Convention]]
+  splits: Sequence[str]
+  rationale_splits: Sequence[str]
+  read: Callable[[str], TokenizedSplit]
+  separator: np.ndarray
+  lesson: np.ndarray
 
+  def extract(self, completion: str) -> str | None:
+    """Reads the answer out of a completion, as training does."""
+    # All its tasks agree on this: see `require_one_form`.
+    convention = next(iter(next(iter(self.conventions.values())).values()))
+    return convention.extract(completion, "")
 
-def open_task(name: str, data_dir: str | None) -> Task:
-  """Looks a registered SeqIO task up.
+  def load(
+    self,
+    split: str,
+    *,
+    prompt_length: int,
+    target_length: int | None = None,
+    over_long: OverLong = "error",
+  ) -> Examples:
+    """Loads a split.
 
-  Args:
-    name: a task; the gin file must import the module that registers it.
-    data_dir: the folder with the task's files, if it reads any.
+    Args:
+      split: its name.
+      prompt_length: what prompt and guide must fit into.
+      target_length: T; None leaves the targets out.
+      over_long: "error"; "leave_out" what does not fit; or "truncate" it: a
+        prompt loses its beginning, a target its end. Both are counted.
 
-  Raises:
-    UserError: if no such task is registered, or if it lacks a feature.
-  """
-  import seqio
-  import tensorflow as tf
-
-  from cot_latent.tasks import common
-
-  # A GPU's memory is for the model. Too late if TensorFlow has been used.
-  with contextlib.suppress(RuntimeError):
-    tf.config.set_visible_devices([], "GPU")
-  common.set_data_dir(data_dir)
-  try:
-    task = seqio.TaskRegistry.get(name)
-  except ValueError:
-    known = ", ".join(sorted(seqio.TaskRegistry.names())) or "none"
-    raise UserError(
-      f"no task {name!r} is registered; registered are: {known:.400}. "
-      "A gin file under gin/tasks/ imports the module that registers it."
-    ) from None
-  lacking = {"inputs", "targets"} - set(task.output_features)
-  if lacking:
-    raise UserError(f"task {name!r} has no output feature {min(lacking)!r}")
-
-  def load(split: str, **settings) -> Examples:
-    common.set_data_dir(data_dir)  # another task may have been opened since
-    return load_split(task, split, **settings)
-
-  return Task(
-    name=name,
-    vocabulary=_vocabulary(task.output_features["targets"].vocabulary),
-    extract=lambda completion: task.postprocess_fn(
-      completion, example=None, is_target=False
-    ),
-    load=load,
-  )
-
-
-def load_split(
-  task: Any,
-  split: str,
-  *,
-  prompt_length: int,
-  target_length: int | None = None,
-  over_long: str = "error",
-) -> Examples:
-  """Loads a split of a SeqIO task.
-
-  Args:
-    task: a seqio.Task.
-    split: its split.
-    prompt_length: what prompt and guide must fit into.
-    target_length: T; None leaves the targets out.
-    over_long: "error", or "leave_out" what does not fit and count it.
-
-  Raises:
-    UserError: if the split is unknown or empty, if a field is missing, or if
-      an example is too long and may not be left out.
-  """
-  if split not in task.splits:
-    raise UserError(
-      f"task {task.name!r} has no split {split!r}, only {list(task.splits)}"
-    )
-  dataset = task.get_dataset(None, split, shuffle=False)
-  rows = [_read_row(task, row) for row in dataset.as_numpy_iterator()]
-  if not rows:
-    raise UserError(f"split {split!r} of task {task.name!r} has no examples")
-  rows.sort(key=lambda row: row["id"])
-  ids = [row["id"] for row in rows]
-  if len(set(ids)) < len(ids):
-    raise UserError(f"split {split!r} of task {task.name!r} repeats an id")
-
-  limits = {"inputs": prompt_length, "guide_tokens": prompt_length}
-  if target_length is not None:
-    limits["targets"] = target_length
-  kept = [row for row in rows if _fits(row, limits)]
-  if len(kept) < len(rows) and (over_long == "error" or not kept):
-    text = _say_too_long(task.name, split, rows, limits)
-    raise UserError(text + (", or OVER_LONG = 'leave_out'" if kept else ""))
-  length = target_length or 0
-  return Examples(
-    ids=[row["id"] for row in kept],
-    questions=[row["question"] for row in kept],
-    answers=[row["answer"] for row in kept],
-    prompts=_pad_left([row["inputs"] for row in kept]),
-    guides=_pad_left([row["guide_tokens"] for row in kept]),
-    targets=_pad_right([row["targets"][:length] for row in kept], length),
-    words=rng.id_words([row["id"] for row in kept]),
-    num_left_out=len(rows) - len(kept),
-  )
-
-
-def _read_row(task, row: dict[str, Any]) -> dict[str, Any]:
-  """Checks and decodes one example of the task's data set."""
-  missing = [name for name in _FIELDS if name not in row]
-  if missing:
-    raise UserError(
-      f"task {task.name!r} yields no field {missing[0]!r}; its preprocessors "
-      f"must keep {', '.join(_FIELDS)} beside inputs and targets"
-    )
-  for name in _FIELDS:
-    if not isinstance(row[name], bytes):
+    Raises:
+      UserError: if the split is unknown or empty, if data are missing or
+        malformed, or if an example is too long and must not be.
+    """
+    if split not in self.splits:
       raise UserError(
-        f"task {task.name!r} yields a field {name!r} that is not a string: "
-        f"{row[name]!r:.60}"
+        f"task {self.name!r} has no split {split!r}, only {list(self.splits)}"
       )
-  read = {name: row[name].decode() for name in _FIELDS}
-  encode = task.output_features["inputs"].vocabulary.encode
-  return read | {
-    "inputs": row["inputs"],
-    "targets": row["targets"],
-    "guide_tokens": encode(read["guide"]),
-  }
+    rows = self.read(split)
+    limits = {"prompts": prompt_length, "guides": prompt_length}
+    if target_length is not None:
+      limits["targets"] = target_length
+    fits = _fits(rows, limits)
+    num_over = len(fits) - sum(fits)
+    can_leave_out = over_long == "leave_out" and any(fits)
+    if num_over and not can_leave_out and over_long != "truncate":
+      text = _say_too_long(f"task {self.name!r}, split {split!r}", rows, limits)
+      others = "'leave_out' or 'truncate'" if any(fits) else "'truncate'"
+      raise UserError(f"{text}, or OVER_LONG = {others}")
+    if over_long == "leave_out":
+      rows = TokenizedSplit._make(
+        list(itertools.compress(column, fits)) for column in rows
+      )
+    width = target_length or 0
+    return Examples(
+      ids=rows.ids,
+      tasks=rows.tasks,
+      questions=rows.questions,
+      answers=rows.answers,
+      prompts=_pad_left([row[-prompt_length:] for row in rows.prompts]),
+      guides=_pad_left([row[-prompt_length:] for row in rows.guides]),
+      targets=_pad_right([row[:width] for row in rows.targets], width),
+      words=rng.id_words(rows.ids),
+      num_left_out=num_over if over_long == "leave_out" else 0,
+      num_truncated=num_over if over_long == "truncate" else 0,
+    )
 
 
-def _fits(row: dict[str, Any], limits: dict[str, int]) -> bool:
-  return all(len(row[name]) <= limit for name, limit in limits.items())
+def open_task(source: Source) -> Task:
+  """Opens a task, from SeqIO or from a cache.
+
+  Raises:
+    UserError: if there is no such task, or if it cannot be used.
+  """
+  if source.cache is not None:
+    from cot_latent.data import cache
+
+    return cache.open_cached(source)
+  from cot_latent.data import seqio_task  # starts TensorFlow
+
+  return seqio_task.open_registered(source)
 
 
-def _say_too_long(name: str, split: str, rows, limits: dict[str, int]) -> str:
+def _fits(rows: TokenizedSplit, limits: Mapping[str, int]) -> list[bool]:
+  columns = [
+    [len(row) <= limit for row in getattr(rows, name)]
+    for name, limit in limits.items()
+  ]
+  return [all(row) for row in zip(*columns, strict=True)]
+
+
+def _say_too_long(
+  what: str, rows: TokenizedSplit, limits: Mapping[str, int]
+) -> str:
   """Names the longest example and the setting that would admit it."""
-  over, field, row = max(
-    (
-      (len(row[field]) - limit, field, row)
-      for row in rows
-      for field, limit in limits.items()
-    ),
-    key=lambda found: found[0],
+  over, field, name = max(
+    (len(row) - limit, field, name)
+    for field, limit in limits.items()
+    for name, row in zip(rows.ids, getattr(rows, field), strict=True)
   )
-  num = sum(not _fits(row, limits) for row in rows)
-  what, setting = (
+  num = _fits(rows, limits).count(False)
+  label, setting = (
     ("rationale", "MAX_LENGTH")
     if field == "targets"
     else ("prompt", "PROMPT_LENGTH")
   )
   return (
-    f"task {name!r}, split {split!r}: {num} of {len(rows)} examples are too "
-    f"long; the longest {what}, of {row['id']}, has {limits[field] + over} "
-    f"tokens: set {setting} to at least that"
+    f"{what}: {num} of {len(rows.ids)} examples are too long; the longest "
+    f"{label}, of {name}, has {limits[field] + over} tokens: set {setting} to "
+    "at least that"
   )
 
 
-def _pad_left(rows) -> np.ndarray:
+def _pad_left(rows: Sequence[np.ndarray]) -> np.ndarray:
   """Pads to the longest row, up to the next multiple of 8."""
   length = -(-max(map(len, rows)) // 8) * 8
   padded = np.full((len(rows), length), PAD_ID, np.int32)
@@ -254,25 +295,19 @@ def _pad_left(rows) -> np.ndarray:
   return padded
 
 
-def _pad_right(rows, length: int) -> np.ndarray:
+def _pad_right(rows: Sequence[np.ndarray], length: int) -> np.ndarray:
   padded = np.full((len(rows), length), PAD_ID, np.int32)
   for place, row in enumerate(rows):
     padded[place, : len(row)] = row
   return padded
 
 
-def _until_eos(row: np.ndarray, eos_id: int) -> list[int]:
-  tokens = row.tolist()
-  return tokens[: tokens.index(eos_id)] if eos_id in tokens else tokens
-
-
-def _vocabulary(vocabulary) -> Vocabulary:
-  """Wraps a seqio.Vocabulary."""
-  kind = type(vocabulary).__name__
-  path = getattr(vocabulary, "sentencepiece_model_file", None)
-  return Vocabulary(
-    name=f"{kind}({path})" if path else kind,
-    size=vocabulary.vocab_size,
-    eos_id=vocabulary.eos_id,
-    decode=vocabulary.decode,
-  )
+def _fingerprint(
+  columns: Iterable[Sequence[str]], arrays: Iterable[np.ndarray]
+) -> str:
+  digest = hashlib.sha256()
+  for column in columns:
+    digest.update(json.dumps(list(column)).encode())
+  for array in arrays:
+    digest.update(str(array.shape).encode() + array.astype("<i4").tobytes())
+  return digest.hexdigest()

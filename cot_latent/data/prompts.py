@@ -1,28 +1,93 @@
-"""Prompt templates, with the fields {question} and {answer}."""
+"""How questions are put to the model: templates and worked examples."""
 
-from typing import NamedTuple
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+
+from cot_latent.errors import UserError
+from cot_latent.validation import check_positive, check_types
+
+_FIELD = re.compile(r"\{(\w*)\}")
 
 
-class Template(NamedTuple):
-  """The two prompts that a rationale is drawn from.
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+  r"""The two prompts that a rationale is drawn from, and what precedes them.
 
   Attributes:
-    prior: the question alone. Rationales are always scored under it.
-    guide: the question with its answer as a hint, to fill the memory from.
+    prior: the question alone, with the field {question}. Rationales are always
+      scored under it.
+    guide: the question with its answer as a hint, with the fields {question}
+      and {answer}; the memory can be filled from it.
+    is_direct: whether the model answers at once: a target is then the answer
+      and nothing else.
+    exemplars: which worked examples stand before a question (few-shot):
+      "none"; "task", the task's own (for BIG-Bench Hard, its authors');
+      "bootstrapped", which a run draws from its own base model; or the path of
+      a JSONL file of `question`, `answer` and `completion`, such as the
+      exemplars.jsonl of a run that has bootstrapped them.
+    num_exemplars: how many, at most.
+    separator: what ends a worked example.
+
+  Reference: Phan et al. 2023, section 4 and appendix F.
   """
 
-  prior: str
-  guide: str
-
-
-# Phan et al. 2023, section 4 and appendix F.
-PAPER = Template(
-  prior="Question: {question}\nAnswer: Let's think step by step.\n",
-  guide=(
+  prior: str = "Question: {question}\nAnswer: Let's think step by step.\n"
+  guide: str = (
     "Question: {question}\n"
     "Answer: The answer is {answer}. Let's think step by step.\n"
-  ),
-)
+  )
+  is_direct: bool = False
+  exemplars: str = "none"
+  num_exemplars: int = 3
+  separator: str = "\n\n"
+
+  def __post_init__(self):
+    check_types(self)
+    check_positive(self, "num_exemplars")
+    for name, fields in (
+      ("prior", ["question"]),
+      ("guide", ["answer", "question"]),
+    ):
+      found = sorted(set(_FIELD.findall(getattr(self, name))))
+      if found != fields:
+        wanted = " and ".join(f"{{{field}}}" for field in fields)
+        raise UserError(
+          f"Prompts.{name} = {getattr(self, name)!r:.80} must have the "
+          f"field{'s' * (len(fields) > 1)} {wanted}, and no other"
+        )
+
+  def split(self, name: str) -> list[str]:
+    """Cuts a template: text, field, text, ..., field, text."""
+    return _FIELD.split(getattr(self, name))
+
+  def fill(self, name: str, row: Mapping[str, str]) -> str:
+    """Writes "prior" or "guide" for one question."""
+    parts = self.split(name)
+    return "".join(row[p] if i % 2 else p for i, p in enumerate(parts))
+
+  def prefix(self, name: str, exemplars: Sequence[Mapping[str, str]]) -> str:
+    """Writes what stands before each question.
+
+    Args:
+      name: "prior" or "guide". Before a hinted question the exemplars are
+        hinted too.
+      exemplars: rows with `question`, `answer` and `targets`.
+
+    Returns:
+      The first `num_exemplars` of them, "" if there are none.
+    """
+    written = []
+    for row in exemplars[: self.num_exemplars]:
+      completion = row["answer"] if self.is_direct else row["targets"]
+      written.append(self.fill(name, row) + completion + self.separator)
+    return "".join(written)
+
+
+PAPER = Prompts()
 
 # For byte-level models so small that a long prompt would be most of the cost.
-COMPACT = Template(prior="{question}?\n", guide="{question}? ({answer})\n")
+COMPACT = Prompts(prior="{question}?\n", guide="{question}? ({answer})\n")
+
+# The answer alone, without a rationale.
+DIRECT = Prompts(prior="Question: {question}\nAnswer:\n", is_direct=True)

@@ -17,6 +17,7 @@ PURPOSES = frozenset(
   {
     "params",  # initial parameters of the model
     "base_order",  # minibatches of the base model's training
+    "bootstrap",  # worked examples drawn from the base model
     "order",  # minibatches of the method's training
     "memory",  # the rationales that the memory starts with
     "draw",  # fresh rationales

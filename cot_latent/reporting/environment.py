@@ -11,7 +11,6 @@ from typing import Any
 import cot_latent
 
 _PACKAGES = (
-  "clu",
   "flax",
   "gin-config",
   "jax",
@@ -19,6 +18,7 @@ _PACKAGES = (
   "numpy",
   "optax",
   "orbax-checkpoint",
+  "sentencepiece",
   "seqio",
   "tensorflow",
   "tensorflow-datasets",

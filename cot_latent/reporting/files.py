@@ -12,12 +12,13 @@ def partial_path(path: pathlib.Path) -> pathlib.Path:
   return path.with_name(f".{path.name}.partial")
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
   """Replaces a file's content; on any failure the old content stays."""
   partial = partial_path(path)
+  data = content.encode() if isinstance(content, str) else content
   try:
-    with partial.open("w", encoding="utf-8") as file:
-      file.write(text)
+    with partial.open("wb") as file:
+      file.write(data)
       file.flush()
       os.fsync(file.fileno())
     partial.replace(path)

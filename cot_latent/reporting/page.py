@@ -263,6 +263,11 @@ def _groups(
   return groups
 
 
+def _averaged(rows: Sequence[_Row]) -> list[_Row]:
+  """Picks the results of a mixture that have averages over its tasks."""
+  return [row for row in rows if _mapping(row.get("averages"))]
+
+
 def _decoder(row: _Row) -> str:
   name = str(row.get("decoder", _NO_VALUE))
   name = _DECODERS.get(name, name)
@@ -383,6 +388,7 @@ _ENVIRONMENT = jinja2.Environment(
   lstrip_blocks=True,
 )
 _ENVIRONMENT.filters |= {
+  "averaged": _averaged,
   "duration": _duration,
   "flat": _flat,
   "interval": _range,

@@ -17,7 +17,14 @@ from cot_latent.reporting import files, page
 SCHEMA_VERSION = 1
 _MOST_CAPPED = 0.5  # share of draws cut by the length limit
 # Where a run lies and how often it saves do not change what it computes.
-_FREE_FIELDS = ("model_dir", "checkpoint_period", "task.data_dir")
+_FREE_FIELDS = (
+  "model_dir",
+  "checkpoint_period",
+  "task.source.data_dir",
+  "task.source.cache",
+  "base.source.data_dir",
+  "base.source.cache",
+)
 
 
 class Record:

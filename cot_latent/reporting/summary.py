@@ -28,19 +28,32 @@ def plan_text(plan: Mapping[str, Any]) -> str:
 
 
 def left_out_text(data: Mapping[str, Any]) -> str:
-  """Tells how many examples were too long, or "" where none was."""
-  parts = [
-    f"{split['num_left_out']:,} of "
-    f"{split['num_left_out'] + split['num_examples']:,} in {name}"
-    for name, split in data["splits"].items()
-    if split["num_left_out"]
-  ]
-  return f"left out, being too long: {'; '.join(parts)}" if parts else ""
+  """Tells what became of examples that were too long, "" if there were none.
+
+  Returns:
+    A line for those left out and one for those truncated.
+  """
+  lines = []
+  for key, what in (
+    ("num_left_out", "left out"),
+    ("num_truncated", "truncated"),
+  ):
+    parts = [
+      f"{split[key]:,} of {split['num_left_out'] + split['num_examples']:,} "
+      f"in {name}"
+      for name, split in data["splits"].items()
+      if split.get(key)
+    ]
+    if parts:
+      lines.append(f"{what}, being too long: {'; '.join(parts)}")
+  return "\n".join(lines)
 
 
 def report_text(report: Mapping[str, Any], directory: pathlib.Path) -> str:
   """Tells held-out accuracy before and after, and where the report is."""
-  results = report["results"]
+  # Of a mixture the whole comes first, and its tasks after it.
+  whole = report["results"][0].get("task")
+  results = [row for row in report["results"] if row.get("task") == whole]
   decoders = dict.fromkeys(row["decoder"] for row in results)
   last = report["plan"]["steps"]
   lines = [

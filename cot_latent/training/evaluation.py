@@ -1,11 +1,11 @@
 """Held-out accuracy, greedily and by self-consistency."""
 
-import collections
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from cot_latent.data import scoring
 from cot_latent.data.examples import Examples, Task
 from cot_latent.inference import rng
 from cot_latent.models.language_model import LanguageModel
@@ -17,32 +17,31 @@ class Output(NamedTuple):
 
   Attributes:
     id: the example's.
+    task: its task.
     question: its text.
-    answer: the known answer.
+    target: the known answer.
     completions: what the model wrote, one or several times.
+    ended: for each completion, whether it ended by itself and was not cut.
     extracted: the answer counted, or None.
     is_correct: whether it is the known one.
   """
 
   id: str
+  task: str
   question: str
-  answer: str
+  target: str
   completions: list[str]
+  ended: list[bool]
   extracted: str | None
   is_correct: bool
 
-
-def majority(answers: list[str | None]) -> str | None:
-  """Picks the most frequent answer; among equals, the one drawn first.
-
-  Args:
-    answers: one a sample; None, no answer, has no vote.
-
-  Returns:
-    The answer, or None if there is no vote at all.
-  """
-  votes = collections.Counter(a for a in answers if a is not None)
-  return votes.most_common(1)[0][0] if votes else None
+  def as_line(self) -> dict[str, Any]:
+    """What is stored: `completion` if it is one, else `completions`."""
+    line = self._asdict()
+    if len(self.completions) == 1:
+      (line["completion"],) = line.pop("completions")
+      (line["ended"],) = self.ended
+    return line
 
 
 def evaluate(
@@ -81,6 +80,7 @@ def evaluate(
   draw = np.tile(np.arange(repeats), len(examples))
   rng_key = rng.purpose_key(seed, "evaluate", step)
   texts: list[str] = []
+  ended: list[bool] = []
   answers: list[str | None] = []
   for index, num_real in estep.batches(len(which), batch_size):
     rows = which[index]
@@ -94,19 +94,22 @@ def evaluate(
       temperature=0.0 if num_samples is None else 1.0,
     )
     texts += checked.texts[:num_real]
+    ended += checked.ended[:num_real].tolist()
     answers += checked.answers[:num_real]
     if report_done:
       report_done(len(texts))
   outputs = []
   for i in range(len(examples)):
     own = slice(i * repeats, (i + 1) * repeats)
-    extracted = majority(answers[own])
+    extracted = scoring.majority(answers[own])
     outputs.append(
       Output(
         id=examples.ids[i],
+        task=examples.tasks[i],
         question=examples.questions[i],
-        answer=examples.answers[i],
+        target=examples.answers[i],
         completions=texts[own],
+        ended=ended[own],
         extracted=extracted,
         is_correct=extracted == examples.answers[i],
       )

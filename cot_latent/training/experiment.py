@@ -11,6 +11,7 @@ from typing import Literal
 
 import jax
 
+from cot_latent.data.examples import OverLong, Source
 from cot_latent.errors import UserError
 from cot_latent.inference import transition
 from cot_latent.models.decoder import DecoderConfig
@@ -23,23 +24,18 @@ class TaskConfig:
   """Which questions, and how long they and their rationales may be.
 
   Attributes:
-    name: a registered SeqIO task.
-    data_dir: the folder with the task's files, if it reads any.
+    source: the task.
     prompt_length: P, tokens; prompt and hinted prompt must fit.
     max_length: T, tokens of a rationale with its answer and EOS.
-    over_long: what becomes of an example that does not fit: "error", or
-      "leave_out", which the report counts.
-    base_split: what the base model is fitted to.
+    over_long: what becomes of an example that does not fit (`Task.load`).
     train_split: the questions with a memory.
     test_split: the held-out questions.
   """
 
-  name: str
+  source: Source
   prompt_length: int
   max_length: int
-  data_dir: str | None = None
-  over_long: Literal["error", "leave_out"] = "error"
-  base_split: str = "base"
+  over_long: OverLong = "error"
   train_split: str = "train"
   test_split: str = "test"
 
@@ -138,14 +134,20 @@ class BaseConfig:
   """Fitting a base model from scratch, where no pretrained one is at hand.
 
   Attributes:
+    source: the task that it is fitted to, with the same vocabulary.
+    split: of that task.
+    over_long: what becomes of an example that does not fit (`Task.load`).
     steps: optimizer steps.
     batch_size: examples a step, half of them under the hinted prompt.
     optimizer: its own.
   """
 
+  source: Source
+  split: str
   steps: int
   batch_size: int
   optimizer: OptimizerConfig
+  over_long: OverLong = "leave_out"
 
   def __post_init__(self):
     check_types(self)
@@ -215,12 +217,22 @@ class Experiment:
 
 def run_id(config: Experiment) -> str:
   """Names a run after what it computes, wherever it lies or reads from."""
-  task = dataclasses.replace(config.task, data_dir=None)
+
+  def placeless(part):
+    source = dataclasses.replace(part.source, data_dir=None, cache=None)
+    return dataclasses.replace(part, source=source)
+
   settings = as_dict(
-    dataclasses.replace(config, task=task, model_dir=None, checkpoint_period=1)
+    dataclasses.replace(
+      config,
+      task=placeless(config.task),
+      base=placeless(config.base),
+      model_dir=None,
+      checkpoint_period=1,
+    )
   )
   return (
-    f"{config.task.name}-{config.method.name}-s{config.seed}-"
+    f"{config.task.source.task}-{config.method.name}-s{config.seed}-"
     f"{files.short_hash(settings)}"
   )
 

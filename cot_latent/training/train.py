@@ -3,20 +3,23 @@
 import contextlib
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from clu import metric_writers
+from tensorboard import summary
 
+from cot_latent import quiet
 from cot_latent.data import examples as data
+from cot_latent.data import scoring
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import memory, rng
 from cot_latent.models import language_model
 from cot_latent.reporting import environment, files, record, stats
 from cot_latent.training import (
   base,
+  bootstrap,
   checkpoints,
   estep,
   evaluation,
@@ -41,12 +44,14 @@ class Data(NamedTuple):
 
   Attributes:
     task: vocabulary and answers.
+    base_task: the task that the base model is fitted to.
     base: what the base model is fitted to, with targets.
     train: N questions with a memory.
     test: held-out questions.
   """
 
   task: data.Task
+  base_task: data.Task
   base: data.Examples
   train: data.Examples
   test: data.Examples
@@ -58,26 +63,42 @@ def load_data(config: experiment.Experiment) -> Data:
   Raises:
     UserError: if the data are missing, malformed, too long or too few.
   """
-  task_config = config.task
-  task = data.open_task(task_config.name, task_config.data_dir)
+  settings, base_settings = config.task, config.base
+  task = data.open_task(settings.source)
+  base_task = (
+    task
+    if base_settings.source == settings.source
+    else data.open_task(base_settings.source)
+  )
+  if base_task.vocabulary.name != task.vocabulary.name:
+    raise UserError(
+      f"the base model's task {base_task.name!r} has another vocabulary "
+      f"({base_task.vocabulary.name}) than {task.name!r} "
+      f"({task.vocabulary.name})"
+    )
 
-  def load(split: str, target_length: int | None) -> data.Examples:
+  def load(split: str) -> data.Examples:
     return task.load(
       split,
-      prompt_length=task_config.prompt_length,
-      target_length=target_length,
-      over_long=task_config.over_long,
+      prompt_length=settings.prompt_length,
+      over_long=settings.over_long,
     )
 
   loaded = Data(
     task=task,
-    base=load(task_config.base_split, task_config.max_length),
-    train=load(task_config.train_split, None),
-    test=load(task_config.test_split, None),
+    base_task=base_task,
+    base=base_task.load(
+      base_settings.split,
+      prompt_length=settings.prompt_length,
+      target_length=settings.max_length,
+      over_long=base_settings.over_long,
+    ),
+    train=load(settings.train_split),
+    test=load(settings.test_split),
   )
   for name, examples, batch_size in (
-    (task_config.base_split, loaded.base, config.base.batch_size),
-    (task_config.train_split, loaded.train, config.batch_size),
+    (base_settings.split, loaded.base, base_settings.batch_size),
+    (settings.train_split, loaded.train, config.batch_size),
   ):
     if len(examples) < batch_size:
       raise UserError(
@@ -94,15 +115,17 @@ def describe_data(config: experiment.Experiment, loaded: Data) -> dict:
     return {
       "num_examples": len(examples),
       "num_left_out": examples.num_left_out,
+      "num_truncated": examples.num_truncated,
       "longest_prompt": int((examples.prompts != 0).sum(axis=1).max()),
       "fingerprint": examples.fingerprint(),
     }
 
   return {
-    "task": config.task.name,
+    "task": loaded.task.name,
+    "base_task": loaded.base_task.name,
     "vocabulary": loaded.task.vocabulary.name,
     "splits": {
-      config.task.base_split + " (base model)": split(loaded.base),
+      config.base.split + " (base model)": split(loaded.base),
       config.task.train_split: split(loaded.train),
       config.task.test_split: split(loaded.test),
     },
@@ -207,9 +230,9 @@ class _Run:
     self.optimizer = mstep.build_optimizer(config.optimizer, config.steps)
     self.learning_rate = mstep.learning_rate(config.optimizer, config.steps)
     self.m_step = mstep.build(self.model, self.optimizer)
-    self.writer = metric_writers.create_default_writer(
-      str(directory / "tensorboard")
-    )
+    # TensorBoard's own writer: CLU's starts TensorFlow.
+    quiet.keep_tensorboard_from_tensorflow()
+    self.writer = summary.Writer(str(directory / "tensorboard"))
 
   def run(self) -> None:
     """Takes all steps that are still to be taken."""
@@ -224,7 +247,7 @@ class _Run:
     while state.step < config.steps:
       state, metrics = self.step(state)
       self.journal.add(state.step, "metrics", **metrics)
-      self.writer.write_scalars(
+      self.write_scalars(
         state.step, {k: v for k, v in metrics.items() if "/" in k}
       )
       progress(
@@ -252,6 +275,8 @@ class _Run:
         Progress("base model", config.base.steps),
       )
       jax.block_until_ready(params)
+    if self.data.task.prompts.exemplars == "bootstrapped":
+      self.draw_exemplars(params)
     is_empty = config.method.memory_start == "empty"
     num_drawn = 0 if is_empty else len(self.data.train)
     with self.phase("memory_start", num_sampled=num_drawn):
@@ -268,8 +293,62 @@ class _Run:
       )
     return TrainState(params, self.optimizer.init(params), chains, 0)
 
+  def draw_exemplars(self, params) -> None:
+    """Draws worked examples from the base model and puts them into prompts."""
+    config, train, test = self.config, self.data.train, self.data.test
+    longest = max(
+      int((array != 0).sum(axis=1).max())
+      for array in (train.prompts, train.guides, test.prompts, test.guides)
+    )
+    began = time.perf_counter()
+    exemplars, num_sampled = bootstrap.draw(
+      self.model,
+      self.task,
+      train,
+      params,
+      config.seed,
+      config.evaluation.batch_size,
+      config.task.prompt_length - longest,
+    )
+    self.journal.add(
+      0,
+      "phase",
+      phase="bootstrap",
+      seconds=time.perf_counter() - began,
+      num_sampled=num_sampled,
+      sha256=bootstrap.write(self.directory, exemplars),
+    )
+    for one in exemplars:
+      self.journal.add(
+        0,
+        "sample",
+        source="bootstrapped exemplar",
+        id=one.id,
+        question=one.question,
+        answer=one.answer,
+        completion=one.completion,
+        extracted=one.answer,
+        is_correct=True,
+      )
+    self.use_exemplars(exemplars)
+
+  def use_exemplars(self, exemplars: Sequence[bootstrap.Exemplar]) -> None:
+    """Puts worked examples before all questions but the base model's."""
+    task, train, test = self.data.task, self.data.train, self.data.test
+    self.data = self.data._replace(
+      train=bootstrap.put_before(task, train, exemplars, train),
+      test=bootstrap.put_before(task, train, exemplars, test),
+    )
+
   def restore(self) -> TrainState:
     """Goes on from the last checkpoint."""
+    if self.data.task.prompts.exemplars == "bootstrapped":
+      (sha256,) = (
+        row["sha256"]
+        for row in self.journal.of_kind("phase")
+        if row["phase"] == "bootstrap"
+      )
+      self.use_exemplars(bootstrap.read(self.directory, sha256))
     params = self.model.init(rng.purpose_key(self.config.seed, "params"))
     chains = memory.init(len(self.data.train), self.config.task.max_length)
     like = TrainState(params, self.optimizer.init(params), chains, 0)
@@ -350,31 +429,54 @@ class _Run:
         if is_end
         else None,
       )
-      correct = sum(output.is_correct for output in outputs)
-      self.journal.add(
-        step,
-        "result",
-        task=self.config.task.name,
-        split=self.config.task.test_split,
-        decoder=decoder,
-        num_samples=num_samples or 1,
-        correct=correct,
-        total=len(outputs),
-        accuracy=correct / len(outputs),
-        interval=list(stats.wilson_interval(correct, len(outputs))),
-      )
+      self.add_results(step, decoder, num_samples or 1, outputs)
       self.journal.add(
         step,
         "evaluation_seconds",
         seconds=time.perf_counter() - began,
         num_sampled=len(outputs) * (num_samples or 1),
       )
-      self.writer.write_scalars(
-        step, {f"eval/{decoder}_accuracy": correct / len(outputs)}
+      self.write_scalars(
+        step,
+        {
+          f"eval/{decoder}_accuracy": sum(o.is_correct for o in outputs)
+          / len(outputs)
+        },
       )
       self.write_outputs(step, decoder, outputs)
       if is_end and decoder == "greedy":
         self.show(step, "greedy", outputs[:_NUM_SAMPLES_SHOWN])
+
+  def add_results(
+    self,
+    step: int,
+    decoder: str,
+    num_samples: int,
+    outputs: Sequence[evaluation.Output],
+  ) -> None:
+    """Writes accuracies down: of each task, and of a mixture in all."""
+    counts = scoring.count_by_task((o.task, o.is_correct) for o in outputs)
+    parts = {task: [o for o in outputs if o.task == task] for task in counts}
+    if len(counts) > 1:
+      parts = {self.task.name: list(outputs), **parts}
+    for name, answered in parts.items():
+      correct = sum(output.is_correct for output in answered)
+      ended = [end for output in answered for end in output.ended]
+      row = {
+        "task": name,
+        "split": self.config.task.test_split,
+        "decoder": decoder,
+        "num_samples": num_samples,
+        "correct": correct,
+        "total": len(answered),
+        "accuracy": correct / len(answered),
+        "interval": list(stats.wilson_interval(correct, len(answered))),
+        "num_unparseable": sum(o.extracted is None for o in answered),
+        "num_cut": len(ended) - sum(ended),
+      }
+      if len(counts) > 1 and name == self.task.name:
+        row["averages"] = stats.averages(counts)
+      self.journal.add(step, "result", **row)
 
   def write_outputs(
     self, step: int, decoder: str, outputs: Sequence[evaluation.Output]
@@ -384,7 +486,7 @@ class _Run:
     folder.mkdir(exist_ok=True)
     files.write_atomically(
       folder / f"{step:06}-{self.config.task.test_split}-{decoder}.jsonl",
-      "".join(files.to_json_line(output._asdict()) for output in outputs),
+      "".join(files.to_json_line(output.as_line()) for output in outputs),
     )
 
   def show(
@@ -398,7 +500,7 @@ class _Run:
         source=source,
         id=output.id,
         question=output.question,
-        answer=output.answer,
+        answer=output.target,
         completion=output.completions[0],
         extracted=output.extracted,
         is_correct=output.is_correct,
@@ -413,14 +515,21 @@ class _Run:
       shown.append(
         evaluation.Output(
           id=train.ids[i],
+          task=train.tasks[i],
           question=train.questions[i],
-          answer=train.answers[i],
+          target=train.answers[i],
           completions=[text],
+          ended=[True],
           extracted=self.task.extract(text),
           is_correct=bool(state.memory.is_correct[i]),
         )
       )
     self.show(state.step, "memory", shown)
+
+  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Writes numbers for TensorBoard."""
+    for name, value in scalars.items():
+      self.writer.add_scalar(name, value, step)
 
   def save(self, state: TrainState) -> None:
     """Saves a checkpoint and brings the report up to date."""
@@ -446,7 +555,7 @@ def _header(config, name, gin_record, loaded: Data, old) -> dict[str, Any]:
   """Writes the sections of the report that do not change during a run."""
   identity = {
     "run_id": name,
-    "task": config.task.name,
+    "task": loaded.task.name,
     "method": config.method.name,
     "seed": config.seed,
     "started": record.now() if old is None else old["identity"]["started"],

@@ -2,69 +2,31 @@
 
 import dataclasses
 import hashlib
-import itertools
 
 import numpy as np
 import pytest
-import seqio
-import tensorflow as tf
 
-from cot_latent.data import examples
+from cot_latent.data import answers, examples, vocabularies
+from cot_latent.data.examples import TokenizedSplit
+from cot_latent.data.prompts import Prompts
 from cot_latent.errors import UserError
 from cot_latent.inference import rng
 from cot_latent.models.language_model import PAD_ID
-from cot_latent.tasks import common
 
 ROWS = [
   {
     "id": f"toy/{name}",
+    "task": "toy",
     "question": f"{name}?",
     "answer": name.upper(),
     "guide": f"{name}? ({name.upper()})",
     "inputs": f"{name}?",
     "targets": f"{name}.",
   }
-  for name in ("b", "aaa", "\u00e9", "c" * 9)
+  for name in ("aaa", "b", "c" * 9, "\u00e9")
 ]
 ROOM = {"prompt_length": 100, "target_length": 100}
-
-
-@pytest.fixture
-def make_task():
-  """Registers throw-away tasks, and forgets them again."""
-  names = (f"toy_{number}" for number in itertools.count())
-  used = []
-
-  def make(rows, splits=("train",), features=common.FEATURES, **changes):
-    columns = {
-      key: tf.constant([row[key] for row in rows])
-      if rows
-      else tf.constant([""])
-      for key in (rows or ROWS)[0]
-    }
-    dataset = tf.data.Dataset.from_tensor_slices(columns).take(len(rows))
-    settings = {
-      "source": seqio.FunctionDataSource(
-        lambda split, shuffle_files=False, seed=None: dataset, splits=splits
-      ),
-      "preprocessors": [
-        seqio.preprocessors.tokenize,
-        seqio.preprocessors.append_eos,
-      ],
-      "output_features": features,
-      "postprocess_fn": lambda text, **_: text.removesuffix(".") or None,
-      "metric_fns": [],
-    }
-    used.append(next(names))
-    return seqio.TaskRegistry.add(used[-1], **settings | changes)
-
-  yield make
-  for name in used:
-    seqio.TaskRegistry.remove(name)
-
-
-def without(row, *names):
-  return {key: value for key, value in row.items() if key not in names}
+EOS = 1
 
 
 def spell(text):
@@ -72,7 +34,39 @@ def spell(text):
   return [byte + 3 for byte in text.encode()]
 
 
-EOS = 1
+def tokenize(rows):
+  """What SeqIO makes of rows; see seqio_task_test."""
+
+  def arrays(name, end=()):
+    return [np.array([*spell(row[name]), *end], np.int32) for row in rows]
+
+  return TokenizedSplit(
+    *([row[n] for row in rows] for n in ("id", "task", "question", "answer")),
+    prompts=arrays("inputs"),
+    guides=arrays("guide"),
+    targets=arrays("targets", [EOS]),
+  )
+
+
+def make_task(rows, splits=("train",)):
+  own = answers.own("own", lambda text: text.removesuffix(".") or None)
+  return examples.Task(
+    name="toy",
+    vocabulary=vocabularies.byte_vocabulary(),
+    prompts=Prompts(),
+    form=None,
+    kinds={"toy": "text"},
+    conventions={"toy": {"own": own}},
+    splits=splits,
+    rationale_splits=(),
+    read=lambda split: tokenize(rows),
+    separator=np.zeros(0, np.int32),
+    lesson=np.zeros(0, np.int32),
+  )
+
+
+def load(rows=ROWS, **settings):
+  return make_task(rows).load("train", **ROOM | settings)
 
 
 def check_rows(loaded, rows):
@@ -81,6 +75,7 @@ def check_rows(loaded, rows):
   by_id = {row["id"]: row for row in rows}
   for place, name in enumerate(loaded.ids):
     row = by_id[name]
+    assert loaded.tasks[place] == row["task"]
     assert loaded.questions[place] == row["question"]
     assert loaded.answers[place] == row["answer"]
     for array, text in ((loaded.prompts, "inputs"), (loaded.guides, "guide")):
@@ -93,11 +88,11 @@ def check_rows(loaded, rows):
   np.testing.assert_array_equal(loaded.words, rng.id_words(loaded.ids))
 
 
-def test_rows_become_arrays(make_task):
-  loaded = examples.load_split(make_task(ROWS), "train", **ROOM)
+def test_rows_become_arrays():
+  loaded = load()
   check_rows(loaded, ROWS)
   assert len(loaded) == len(ROWS)
-  assert loaded.num_left_out == 0
+  assert (loaded.num_left_out, loaded.num_truncated) == (0, 0)
   for array in (loaded.prompts, loaded.guides, loaded.targets):
     assert array.dtype == np.int32
   # As wide as the longest of the split, up to the next multiple of 8.
@@ -114,28 +109,23 @@ def test_rows_become_arrays(make_task):
     {"guides": lambda array: array[::-1]},
     {"answers": lambda column: column[::-1]},
     {"ids": lambda column: column[::-1]},
+    {"tasks": lambda column: [*column[1:], "other"]},
+    {"words": lambda array: array[::-1]},
   ],
 )
-def test_rows_reject_broken_arrays(make_task, change):
-  loaded = examples.load_split(make_task(ROWS), "train", **ROOM)
+def test_rows_reject_broken_arrays(change):
+  loaded = load()
   ((name, broken),) = change.items()
   twin = dataclasses.replace(loaded, **{name: broken(getattr(loaded, name))})
   with pytest.raises(AssertionError):
     check_rows(twin, ROWS)
 
 
-def test_the_order_of_the_rows_does_not_matter(make_task):
-  one = examples.load_split(make_task(ROWS), "train", **ROOM)
-  other = examples.load_split(make_task(ROWS[::-1]), "train", **ROOM)
-  check_rows(other, ROWS)
-  assert one.fingerprint() == other.fingerprint()
-
-
-def test_targets_can_be_left_out(make_task):
-  loaded = examples.load_split(make_task(ROWS), "train", prompt_length=100)
+def test_targets_can_be_left_out():
+  loaded = load(target_length=None)
   assert loaded.targets.shape == (4, 0)
   assert loaded.targets.dtype == np.int32
-  assert loaded.num_left_out == 0
+  assert (loaded.num_left_out, loaded.num_truncated) == (0, 0)
 
 
 # The longest row: its prompt has 10 bytes, its guide 22, its targets 10 + EOS.
@@ -146,45 +136,162 @@ def test_targets_can_be_left_out(make_task):
     ({"target_length": 10}, ["rationale", "11", "MAX_LENGTH"]),
   ],
 )
-def test_what_is_too_long_is_named(make_task, lengths, said):
-  task = make_task(ROWS)
+def test_what_is_too_long_is_named(lengths, said):
   with pytest.raises(UserError) as error:
-    examples.load_split(task, "train", **ROOM | lengths)
-  text = str(error.value)
-  assert text.endswith(
-    f"1 of 4 examples are too long; the longest {said[0]}, of "
-    f"toy/{'c' * 9}, has {said[1]} tokens: set {said[2]} to at least that, "
-    "or OVER_LONG = 'leave_out'"
+    load(**lengths)
+  assert str(error.value) == (
+    "task 'toy', split 'train': 1 of 4 examples are too long; the longest "
+    f"{said[0]}, of toy/{'c' * 9}, has {said[1]} tokens: set {said[2]} to at "
+    "least that, or OVER_LONG = 'leave_out' or 'truncate'"
   )
-  assert repr(task.name) in text
-  assert "'train'" in text
   # One token more is enough.
   enough = {name: length + 1 for name, length in lengths.items()}
-  loaded = examples.load_split(task, "train", **ROOM | enough)
-  check_rows(loaded, ROWS)
+  for over_long in ("error", "leave_out", "truncate"):
+    loaded = load(**enough, over_long=over_long)
+    check_rows(loaded, ROWS)
+    assert (loaded.num_left_out, loaded.num_truncated) == (0, 0)
 
 
 @pytest.mark.parametrize(
   "lengths", [{"prompt_length": 21}, {"target_length": 9}]
 )
-def test_what_is_too_long_is_left_out_and_counted(make_task, lengths):
-  settings = ROOM | lengths | {"over_long": "leave_out"}
-  loaded = examples.load_split(make_task(ROWS), "train", **settings)
-  assert loaded.num_left_out == 1
-  check_rows(loaded, ROWS[:3])
+def test_what_is_too_long_is_left_out_and_counted(lengths):
+  loaded = load(**lengths, over_long="leave_out")
+  assert (loaded.num_left_out, loaded.num_truncated) == (1, 0)
+  check_rows(loaded, [row for row in ROWS if "ccc" not in row["id"]])
 
 
-def test_targets_that_are_not_read_are_never_too_long(make_task):
+def check_truncated(load):
+  """Checks that a prompt loses its beginning, and a target its end."""
+  loaded = load(prompt_length=7, target_length=4, over_long="truncate")
+  assert (loaded.num_left_out, loaded.num_truncated) == (0, 3)
+  assert list(loaded.ids) == [row["id"] for row in ROWS]
+  for place, row in enumerate(ROWS):
+    for array, name in ((loaded.prompts, "inputs"), (loaded.guides, "guide")):
+      tokens = spell(row[name])[-7:]
+      assert array[place].tolist() == [PAD_ID] * (8 - len(tokens)) + tokens
+    tokens = [*spell(row["targets"]), EOS][:4]
+    pad = [PAD_ID] * (4 - len(tokens))
+    assert loaded.targets[place].tolist() == tokens + pad
+  assert loaded.questions == [row["question"] for row in ROWS]  # whole
+
+
+def test_what_is_too_long_is_truncated_and_counted():
+  check_truncated(load)
+
+  def cut_at_the_wrong_end(**settings):
+    loaded = load(**settings)
+    whole = tokenize(ROWS)
+    prompts = loaded.prompts.copy()
+    prompts[2, 1:] = whole.prompts[2][:7]
+    return dataclasses.replace(loaded, prompts=prompts)
+
+  def uncounted(**settings):
+    return dataclasses.replace(load(**settings), num_truncated=0)
+
+  for broken in (cut_at_the_wrong_end, uncounted):
+    with pytest.raises(AssertionError):
+      check_truncated(broken)
+
+
+def test_targets_that_are_not_read_are_never_too_long():
   rows = [row | {"targets": "x" * 500} for row in ROWS]
-  loaded = examples.load_split(make_task(rows), "train", prompt_length=100)
-  assert len(loaded) == 4
+  for over_long in ("error", "leave_out", "truncate"):
+    loaded = load(rows, target_length=None, over_long=over_long)
+    assert len(loaded) == 4
+    assert (loaded.num_left_out, loaded.num_truncated) == (0, 0)
 
 
-def test_not_everything_can_be_left_out(make_task):
-  settings = {"prompt_length": 2, "over_long": "leave_out"}
+@pytest.mark.parametrize("over_long", ["leave_out", "error"])
+def test_not_everything_can_be_left_out(over_long):
   with pytest.raises(UserError, match="4 of 4 examples are too long") as error:
-    examples.load_split(make_task(ROWS), "train", **settings)
-  assert "OVER_LONG" not in str(error.value)  # which would not help
+    load(prompt_length=2, over_long=over_long)
+  # What would not help is not proposed.
+  assert str(error.value).endswith("at least that, or OVER_LONG = 'truncate'")
+  assert len(load(prompt_length=2, over_long="truncate")) == 4
+
+
+def test_unknown_split():
+  task = make_task(ROWS, splits=("train", "test"))
+  with pytest.raises(UserError) as error:
+    task.load("tst", **ROOM)
+  said = "task 'toy' has no split 'tst', only ['train', 'test']"
+  assert str(error.value) == said
+
+
+def test_answers_are_read_by_the_convention_of_training():
+  task = make_task(ROWS)
+  assert task.extract("a.") == "a"
+  assert task.extract("") is None
+
+
+# Prefixes ----------------------------------------------------------------
+
+MIXED = [row | {"task": f"toy{n % 2}"} for n, row in enumerate(ROWS)]
+PREFIXES = {
+  "prior": {"toy0": "P" * 3, "toy1": ""},
+  "guide": {"toy0": "G", "toy1": "G" * 30},
+}
+
+
+def check_prefix(extend):
+  """Checks tokens before each row, by its task, in place of padding."""
+  tokens = {
+    name: {t: np.array(spell(text), np.int32) for t, text in prefixes.items()}
+    for name, prefixes in PREFIXES.items()
+  }
+  loaded = extend(load(MIXED), tokens["prior"], tokens["guide"])
+  check_rows(
+    loaded,
+    [
+      row
+      | {
+        "inputs": PREFIXES["prior"][row["task"]] + row["inputs"],
+        "guide": PREFIXES["guide"][row["task"]] + row["guide"],
+      }
+      for row in MIXED
+    ],
+  )
+  assert loaded.prompts.shape == (4, 16)
+  assert loaded.guides.shape == (4, 40)
+
+
+def test_a_prefix_stands_before_each_prompt():
+  check_prefix(examples.Examples.with_prefix)
+
+  def before_the_padding(loaded, prior, guide):
+    def extend(rows, prefixes):
+      lists = [
+        [*prefixes[task], *row]
+        for task, row in zip(loaded.tasks, rows, strict=True)
+      ]
+      width = -(-max(map(len, lists)) // 8) * 8
+      return np.array([[0] * (width - len(row)) + row for row in lists])
+
+    return dataclasses.replace(
+      loaded,
+      prompts=extend(loaded.prompts, prior),
+      guides=extend(loaded.guides, guide),
+    )
+
+  def same_for_both(loaded, prior, guide):
+    del guide
+    return loaded.with_prefix(prior, prior)
+
+  for broken in (before_the_padding, same_for_both):
+    with pytest.raises(AssertionError):
+      check_prefix(broken)
+
+
+def test_a_prefix_of_nothing_changes_nothing():
+  loaded = load(MIXED)
+  nothing = dict.fromkeys(("toy0", "toy1"), np.zeros(0, np.int32))
+  assert loaded.with_prefix(nothing, nothing).fingerprint() == (
+    loaded.fingerprint()
+  )
+
+
+# Fingerprints ------------------------------------------------------------
 
 
 def check_fingerprint(fingerprint, loaded):
@@ -197,7 +304,7 @@ def check_fingerprint(fingerprint, loaded):
     assert found not in seen
     seen.add(found)
 
-  for name in ("ids", "questions", "answers"):
+  for name in ("ids", "tasks", "questions", "answers"):
     column = list(getattr(loaded, name))
     for place in range(len(column)):
       must_differ(**{name: [*column[:place], "x", *column[place + 1 :]]})
@@ -217,7 +324,7 @@ def check_fingerprint(fingerprint, loaded):
 def joined(loaded):
   """Forgets where one text ends and the next begins."""
   digest = hashlib.sha256()
-  for column in (loaded.ids, loaded.questions, loaded.answers):
+  for column in (loaded.ids, loaded.tasks, loaded.questions, loaded.answers):
     digest.update("".join(column).encode())
   for array in (loaded.prompts, loaded.guides, loaded.targets):
     digest.update(str(array.shape).encode() + array.tobytes())
@@ -230,106 +337,80 @@ def without_guides(loaded):
   )
 
 
-def test_the_fingerprint_is_of_all_content(make_task):
-  loaded = examples.load_split(make_task(ROWS), "train", **ROOM)
+def test_the_fingerprint_is_of_all_content():
+  loaded = load()
   check_fingerprint(examples.Examples.fingerprint, loaded)
   for broken in (joined, without_guides):
     with pytest.raises(AssertionError):
       check_fingerprint(broken, loaded)
 
 
-def test_the_fingerprint_does_not_depend_on_the_machine(make_task):
-  loaded = examples.load_split(make_task(ROWS), "train", **ROOM)
+def check_split_fingerprint(fingerprint):
+  """Checks it for a split that is not padded."""
+  split = tokenize(MIXED)
+  seen = {fingerprint(split)}
+  assert fingerprint(tokenize(MIXED)) in seen
+
+  def must_differ(**changes):
+    found = fingerprint(split._replace(**changes))
+    assert found not in seen
+    seen.add(found)
+
+  for name in split._fields:
+    column = getattr(split, name)
+    must_differ(**{name: column[::-1]})
+    for place, cell in enumerate(column):
+      changed = f"{cell}x" if isinstance(cell, str) else cell + 1
+      must_differ(**{name: [*column[:place], changed, *column[place + 1 :]]})
+    first, second, *others = column
+    if isinstance(first, str):
+      must_differ(**{name: [first + second[:1], second[1:], *others]})
+    else:  # the same tokens, cut elsewhere
+      cut = [np.append(first, second[:1]), second[1:]]
+      must_differ(**{name: [*cut, *others]})
+
+
+def without_lengths(split):
+  arrays = [
+    np.concatenate(rows)
+    for rows in (split.prompts, split.guides, split.targets)
+  ]
+  return examples._fingerprint(split[:4], arrays)
+
+
+def test_the_fingerprint_of_a_split_is_of_all_content():
+  check_split_fingerprint(TokenizedSplit.fingerprint)
+  with pytest.raises(AssertionError):
+    check_split_fingerprint(without_lengths)
+
+
+def test_the_fingerprint_does_not_depend_on_the_machine():
+  loaded = load()
   swapped = loaded.prompts.astype(">i4")
   twin = dataclasses.replace(loaded, prompts=swapped, ids=tuple(loaded.ids))
   assert twin.fingerprint() == loaded.fingerprint()
+  split = tokenize(ROWS)
+  swapped = [row.astype(">i4") for row in split.prompts]
+  assert split._replace(prompts=swapped).fingerprint() == split.fingerprint()
   # Golden: with a change here no earlier report can be verified any more.
-  assert loaded.fingerprint().startswith("437d951a8cac725a")
+  assert loaded.fingerprint().startswith("9999710bb1ec9fd6")
+  assert split.fingerprint().startswith("1ed6ed5b5a33adaf")
 
 
-def test_unknown_split(make_task):
-  task = make_task(ROWS, splits=("train", "test"))
-  with pytest.raises(UserError, match=r"no split 'tst', only .*train.*test"):
-    examples.load_split(task, "tst", **ROOM)
+# Sources -----------------------------------------------------------------
 
 
-def test_empty_split(make_task):
-  task = make_task([])
-  with pytest.raises(UserError, match=f"'train' of task '{task.name}' has no"):
-    examples.load_split(task, "train", **ROOM)
-
-
-def test_repeated_id(make_task):
-  rows = [ROWS[0], ROWS[1], ROWS[2] | {"id": ROWS[0]["id"]}]
-  with pytest.raises(UserError, match="'train' of task 'toy_0' repeats an id"):
-    examples.load_split(make_task(rows), "train", **ROOM)
-
-
-@pytest.mark.parametrize("name", ["id", "question", "answer", "guide"])
-def test_missing_field(make_task, name):
-  task = make_task([without(row, name) for row in ROWS])
-  with pytest.raises(UserError, match=f"'toy_0' yields no field '{name}'"):
-    examples.load_split(task, "train", **ROOM)
-
-
-@pytest.mark.parametrize("name", ["id", "question", "answer", "guide"])
-def test_field_that_is_no_string(make_task, name):
-  task = make_task([row | {name: 7} for row in ROWS])
-  said = rf"'toy_0' yields a field '{name}' that is not a string: .*7"
-  with pytest.raises(UserError, match=said):
-    examples.load_split(task, "train", **ROOM)
-
-
-@pytest.mark.parametrize("name", ["inputs", "targets"])
-def test_missing_feature(make_task, name):
-  rows = [without(row, name) for row in ROWS]
-  task = make_task(rows, features=without(common.FEATURES, name))
-  with pytest.raises(
-    UserError, match=f"'toy_0' has no output feature '{name}'"
-  ):
-    examples.open_task(task.name, None)
-
-
-def test_unknown_task():
-  with pytest.raises(UserError, match=r"no task 'chian' is registered.*gin"):
-    examples.open_task("chian", None)
-
-
-def test_a_task_is_opened_though_tensorflow_has_been_used(
-  make_task, monkeypatch
-):
-  """TensorFlow then refuses to change its devices, where there is a GPU."""
-
-  def refuse(devices, kind):
-    raise RuntimeError("Visible devices cannot be modified")
-
-  monkeypatch.setattr(tf.config, "set_visible_devices", refuse)
-  assert examples.open_task(make_task(ROWS).name, None).load("train", **ROOM)
-
-
-def test_an_open_task(make_task):
-  name = make_task(ROWS).name
-  task = examples.open_task(name, None)
-  assert task.name == name
-  assert task.extract("a.") == "a"
-  assert task.extract("") is None
-  loaded = task.load("train", **ROOM)
-  check_rows(loaded, ROWS)
-  vocabulary = task.vocabulary
-  assert vocabulary.name == "ByteVocabulary"
-  assert vocabulary.size == 256 + 3
-  assert vocabulary.eos_id == EOS
-  assert loaded.targets.max() < vocabulary.size
-
-
-def test_rows_are_decoded_up_to_the_first_eos():
-  vocabulary = examples._vocabulary(common.VOCABULARY)
-  tokens = [
-    [*spell("ab"), EOS, *spell("cd"), EOS],
-    [*spell("abcde"), PAD_ID],  # cut: no EOS
-    [EOS, *spell("abcde")],
-    [PAD_ID, *spell("\u00e9"), EOS, PAD_ID, PAD_ID],
-    [*spell("ab"), 0xC3 + 3, EOS, 0, 0],  # half a letter
-  ]
-  decoded = vocabulary.decode_rows(np.array(tokens, np.int32))
-  assert decoded == ["ab", "abcde", "", "\u00e9", "ab"]
+@pytest.mark.parametrize(
+  ("settings", "said"),
+  [
+    ({"task": None}, "Source.task: expected str, got None"),
+    ({"task": "a", "data_dir": 7}, "Source.data_dir: expected"),
+    ({"task": "a", "prompts": "few_shot"}, "Source.prompts: expected"),
+    ({"task": "a", "prompts": Prompts}, "the class itself: write @Prompts()"),
+    ({"task": "a", "vocabulary": b"a"}, "Source.vocabulary: expected"),
+  ],
+)
+def test_bad_sources(settings, said):
+  with pytest.raises(UserError) as error:
+    examples.Source(**settings)
+  assert said in str(error.value)

@@ -86,7 +86,7 @@ def test_killed_and_interrupted_runs_end_as_if_left_alone(tmp_path):
   undisturbed = start(alone)
   status, output, errors = finish(undisturbed)
   assert status == 0, errors
-  assert "60 steps of trice on chain" in output
+  assert "60 steps of trice on chain_v1" in output
 
   killed = start(stopped)
   wait_for_step(killed, stopped, 10)

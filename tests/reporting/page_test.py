@@ -58,6 +58,8 @@ def make_report():
       "total": 200,
       "accuracy": correct / 200,
       "interval": [correct / 200 - 0.05, correct / 200 + 0.05],
+      "num_unparseable": 1717 + step,
+      "num_cut": 2929 + step,
     }
     for step, correct in ((0, 76), (40, 123))
     for decoder, num_samples in (("greedy", 1), ("self_consistency", 40))
@@ -102,6 +104,7 @@ def make_report():
         "train": {
           "num_examples": 1000,
           "num_left_out": 3,
+          "num_truncated": 8484,
           "longest_prompt": 24,
           "fingerprint": "ef" * 32,
         }
@@ -210,12 +213,86 @@ def test_complete_report():
     "SEED = 3",
     "train.steps = 40",
     "accuracy on training questions at temperature 1",
+    "1,717",
+    "2,969",
+    "8,484",
   ):
     assert expected in shown
   assert parser.tags.count("figure") == 5
   assert parser.tags.count("article") == 2
   assert "None" not in shown
   assert "stopped with an error" not in shown
+  assert "Averages" not in shown
+
+
+def make_mixture():
+  """The report of a mixture of two tasks: the whole, then each of them."""
+  report = make_report()
+  whole = report["results"]
+  averages = {"27 tasks": 0.3456, "23 tasks, 27 grouped": 0.2345}
+  report["results"] = [
+    row
+    for one in whole
+    for row in (
+      one | {"averages": averages | {"examples": one["accuracy"]}},
+      *(one | {"task": task, "accuracy": 0.77} for task in ("a", "b")),
+    )
+  ]
+  return report
+
+
+def table_rows(text):
+  return [
+    [
+      re.sub("<[^>]*>", "", cell)
+      for cell in re.findall("<t[dh].*?</t[dh]>", row)
+    ]
+    for row in re.findall("<tr>.*?</tr>", text)
+  ]
+
+
+def test_a_mixture_shows_its_averages_below_its_results():
+  text = page.render(make_mixture())
+  assert_harmless(text)
+  rows = table_rows(text)
+  head = ["Step", "Decoder", "27 tasks", "23 tasks, 27 grouped", "examples"]
+  at = rows.index(head)
+  assert rows.count(head) == 1
+  assert rows[at + 1 : at + 5] == [
+    ["0", "Greedy", "34.6%", "23.4%", "38.0%"],
+    ["0", "Self-consistency (40)", "34.6%", "23.4%", "38.0%"],
+    ["40", "Greedy", "34.6%", "23.4%", "61.5%"],
+    ["40", "Self-consistency (40)", "34.6%", "23.4%", "61.5%"],
+  ]
+  # Below the whole's results, above those of its tasks.
+  assert text.index("toy · test") < text.index("27 grouped")
+  assert text.index("27 grouped") < text.index("a · test")
+  # The headline and the curve are the whole's.
+  assert "38.0% →" in text.replace("</span>", "")
+  assert text.count("77.0%") == 8
+  # Nothing of it hangs on what is there.
+  for odd in (None, 3, "x", [], {}, {"27 tasks": "x"}):
+    report = make_mixture()
+    report["results"][0]["averages"] = odd
+    assert_harmless(page.render(report))
+  hostile = with_strings(make_mixture(), HOSTILE[0])
+  hostile["results"][0]["averages"] = {HOSTILE[1]: 0.5}
+  assert_harmless(page.render(hostile))
+
+
+def test_results_tell_what_was_cut_and_what_had_no_answer():
+  rows = table_rows(page.render(make_report()))
+  (head,) = [row for row in rows if "95% interval" in row]
+  first = rows[rows.index(head) + 1]
+  assert dict(zip(head, first, strict=True)) == {
+    "Step": "0",
+    "Decoder": "Greedy",
+    "Accuracy": "38.0%",
+    "95% interval": "33.0–43.0%",
+    "Right": "76 / 200",
+    "No answer": "1,717",
+    "Cut": "2,929",
+  }
 
 
 def test_failed_report_says_why_before_anything_else():

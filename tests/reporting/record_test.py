@@ -25,7 +25,11 @@ HEADER = {
       "model_dir": "runs/x",
       "seed": 0,
       "checkpoint_period": 100,
-      "task": {"name": "chain", "data_dir": None, "max_length": 40},
+      "task": {
+        "source": {"task": "chain", "data_dir": None, "cache": None},
+        "max_length": 40,
+      },
+      "base": {"source": {"task": "chain", "data_dir": None, "cache": None}},
       "method": {"name": "trice", "num_draws": 1, "num_scored": None},
       "evaluation": {"votes": [1, 2]},
     },
@@ -303,7 +307,14 @@ CHANGES = [
   # Where a run lies and how often it saves, and what only describes it.
   ({f"{EXPERIMENT}.model_dir": "runs/y"}, None),
   ({f"{EXPERIMENT}.checkpoint_period": 3}, None),
-  ({f"{EXPERIMENT}.task.data_dir": "/elsewhere"}, None),
+  ({f"{EXPERIMENT}.task.source.data_dir": "/elsewhere"}, None),
+  ({f"{EXPERIMENT}.base.source.data_dir": "/elsewhere"}, None),
+  ({f"{EXPERIMENT}.task.source.cache": "/a.npz"}, None),
+  ({f"{EXPERIMENT}.base.source.cache": "/a.npz"}, None),
+  (
+    {f"{EXPERIMENT}.base.source.task": "gsm8k"},
+    "configuration base.source.task was 'chain' there and is 'gsm8k' here",
+  ),
   ({"environment.python": "3.12", "identity.started": "later"}, None),
   ({"configuration.resolved": "SEED = 0  # again"}, None),
   # All else is another run.
@@ -343,7 +354,7 @@ CHANGES = [
     {
       "environment.settings.jax_enable_x64": True,
       f"{SPLIT}.fingerprint": "cd",
-      f"{EXPERIMENT}.task.name": "gsm8k",
+      f"{EXPERIMENT}.task.source.task": "gsm8k",
       f"{EXPERIMENT}.seed": 1,
       f"{EXPERIMENT}.model_dir": "runs/y",
       f"{EXPERIMENT}.checkpoint_period": 3,

@@ -1,4 +1,4 @@
-"""The interval is where the score test just rejects."""
+"""The interval is where the score test just rejects; averages are by hand."""
 
 import math
 
@@ -90,3 +90,82 @@ def test_more_questions_narrow_the_interval():
     low, high = stats.wilson_interval(total // 2, total)
     widths.append(high - low)
   assert widths == sorted(widths, reverse=True)
+
+
+# The 27 tasks of BIG-Bench Hard, of which two families have three sizes each.
+FAMILIES = ("logical_deduction", "tracking_shuffled_objects")
+SIZES = ("three", "five", "seven")
+OTHERS = 27 - len(FAMILIES) * len(SIZES)
+
+
+def bbh_counts(version=""):
+  """(correct, total) by task: 0.5 where there is no family, sizes differ."""
+  counts = {
+    f"bbh_other_{n}{version}": (n + 1, 2 * n + 2) for n in range(OTHERS)
+  }
+  for family, correct in zip(FAMILIES, (3, 9), strict=True):
+    for number, size in enumerate(SIZES):
+      # 0.3, 0.4, 0.5 and 0.9, 1.0, 1.0 of 10, 100 and 1000 questions.
+      rate = min(correct + number, 10)
+      total = 10 ** (number + 1)
+      name = f"bbh_{family}_{size}_objects{version}"
+      counts[name] = (rate * total // 10, total)
+  return counts
+
+
+def check_averages(averages):
+  for version in ("", "_v1", "_v12"):
+    found = averages(bbh_counts(version))
+    # 21 tasks of 0.5 each.
+    by_task = (21 * 0.5 + 0.3 + 0.4 + 0.5 + 0.9 + 1.0 + 1.0) / 27
+    by_group = (21 * 0.5 + 0.4 + 2.9 / 3) / 23
+    # 21 * 22 / 2 right of 21 * 22; of the families 3 + 40 + 500 and
+    # 9 + 100 + 1000 of 1110 each.
+    by_example = (231 + 543 + 1109) / (462 + 2220)
+    assert found == {
+      "27 tasks": pytest.approx(by_task, abs=1e-15),
+      "23 tasks, 27 grouped": pytest.approx(by_group, abs=1e-15),
+      "examples": pytest.approx(by_example, abs=1e-15),
+    }
+
+
+def test_the_averages_of_bbh():
+  check_averages(stats.averages)
+
+
+def flat_families(counts):
+  """Takes the questions of a family together."""
+  found = stats.averages(counts)
+  groups: dict = {}
+  for task, (right, total) in counts.items():
+    name = stats._NUM_OBJECTS.sub("", task)
+    had = groups.get(name, (0, 0))
+    groups[name] = (had[0] + right, had[1] + total)
+  mean = sum(right / total for right, total in groups.values()) / len(groups)
+  return found | {"23 tasks, 27 grouped": mean}
+
+
+def ungrouped(counts):
+  found = stats.averages(counts)
+  return found | {"23 tasks, 27 grouped": found["27 tasks"]}
+
+
+def mean_of_rates(counts):
+  found = stats.averages(counts)
+  return found | {"examples": found["27 tasks"]}
+
+
+@pytest.mark.parametrize("broken", [flat_families, ungrouped, mean_of_rates])
+def test_other_averages_are_rejected(broken):
+  with pytest.raises(AssertionError):
+    check_averages(broken)
+
+
+def test_averages_without_families():
+  found = stats.averages({"one": (1, 4), "two_five_objects_more": (3, 4)})
+  assert found == {"2 tasks": 0.5, "examples": 0.5}
+  # A family of one is no group.
+  assert list(stats.averages({"a_five_objects": (0, 1), "b": (1, 1)})) == [
+    "2 tasks",
+    "examples",
+  ]

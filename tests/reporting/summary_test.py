@@ -110,6 +110,47 @@ def test_examples_left_out_are_told():
   assert line in lines
 
 
+def test_examples_truncated_are_told():
+  data = make_report()["data"]
+  assert summary.left_out_text(data) == ""
+  data["splits"]["test"] = {
+    "num_examples": 1_319,
+    "num_left_out": 0,
+    "num_truncated": 1_231,
+  }
+  line = "truncated, being too long: 1,231 of 1,319 in test"
+  assert summary.left_out_text(data) == line
+  # Each kind has its line, and a split of each is under its own.
+  data["splits"]["train"]["num_left_out"] = 1
+  assert summary.left_out_text(data).splitlines() == [
+    "left out, being too long: 1 of 10 in train",
+    line,
+  ]
+  report = make_report() | {"data": data}
+  lines = summary.report_text(report, pathlib.Path("x")).splitlines()
+  assert line in lines
+
+
+def test_of_a_mixture_the_whole_is_told():
+  report = make_report()
+  whole = [row | {"task": "bbh_v1"} for row in report["results"]]
+  parts = [
+    row | {"task": task, "accuracy": 0.0, "interval": [0.0, 0.1]}
+    for row in whole
+    for task in ("bbh_a_v1", "bbh_b_v1")
+  ]
+  alone = summary.report_text(report, pathlib.Path("x"))
+  # In the order of a run: at each step the whole, then its tasks.
+  mixed = []
+  for number, row in enumerate(whole):
+    mixed += [row, *parts[2 * number : 2 * number + 2]]
+  told = summary.report_text(report | {"results": mixed}, pathlib.Path("x"))
+  assert told == alone
+  # Of the tasks it would be another text.
+  other = summary.report_text(report | {"results": parts}, pathlib.Path("x"))
+  assert other != alone
+
+
 def test_a_suspect_run_is_told():
   report = make_report()
   report["suspect"] = ["nothing moved"]

@@ -8,10 +8,15 @@ import sys
 
 import pytest
 
+from cot_latent.data import cache
+from cot_latent.data.prompts import COMPACT
 from cot_latent.tasks import chain
 from tests.tasks import golden, pipeline
 
-# `check_golden` says how to make it anew.
+# `check_golden` says how to make them anew.
+GOLDEN_FINGERPRINT = (
+  "244ee231042c75ff85ccc7e119d42e2ca7aa8995fae8813f8b4ca5e68c137e8b"
+)
 GOLDEN = "471b92026925f185840bbeba1e5fbaef8157ba1fb5a6d0f46562d9dbc586f6eb"
 # Two-sided error 1e-6 over the few dozen comparisons of this file together.
 Z = 5.6
@@ -226,3 +231,16 @@ def test_rows_pass_through_seqio(split):
     (row["id"], row["question"], row["answer"], row["targets"])
     for row in read_split(split)
   ]
+
+
+def test_an_opened_task():
+  task = pipeline.open_named("chain")
+  assert task.name == "chain_v1"
+  assert (task.form, task.kinds) == ("sentence", {"chain_v1": "integer"})
+  assert task.prompts == COMPACT
+  assert list(task.splits) == list(task.rationale_splits) == list(chain.SPLITS)
+
+
+def test_the_fingerprint_stays_the_same():
+  found = cache.fingerprint(pipeline.open_named("chain"))
+  golden.check_golden(found, GOLDEN_FINGERPRINT, __file__)

@@ -1,5 +1,6 @@
-"""What every task shares: faulty files are named, and SeqIO can use it all."""
+"""What every task shares: registering, building, and use by SeqIO itself."""
 
+import functools
 import json
 
 import numpy as np
@@ -7,31 +8,22 @@ import pytest
 import seqio
 import tensorflow as tf
 
-import cot_latent.tasks.bbh
-import cot_latent.tasks.chain
-import cot_latent.tasks.gsm8k  # noqa: F401
 from cot_latent.data import examples
+from cot_latent.data.examples import Source
+from cot_latent.data.prompts import COMPACT, DIRECT, PAPER, Prompts
 from cot_latent.errors import UserError
-from cot_latent.tasks import common
+from cot_latent.tasks import all as all_tasks
+from cot_latent.tasks import bbh, common
+from tests.tasks import pipeline
 
 ROOM = {"prompt_length": 500, "target_length": 500}
-GSM8K, BBH = "gsm8k", "bbh_navigate"
-FILES = {GSM8K: "gsm8k/train.jsonl", BBH: "bbh/tasks/navigate.json"}
-ROW = {"question": "How many?", "answer": "Two.\n#### 2"}
-GOOD = json.dumps(ROW).encode()
+FEW_SHOT = Prompts(exemplars="task")
 
 
-def write(folder, task, content: bytes):
-  path = folder / FILES[task]
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_bytes(content)
-  return path
-
-
-def message_of(task, data_dir):
-  """Loads a split as the trainer does; the message is one line."""
+def message_of(function, *args, **settings):
+  """The message of a mistake is one line."""
   with pytest.raises(UserError) as error:
-    examples.open_task(task, data_dir).load("train", **ROOM)
+    function(*args, **settings)
   text = str(error.value)
   assert type(error.value) is UserError
   assert len(text.splitlines()) == 1
@@ -39,136 +31,174 @@ def message_of(task, data_dir):
   return text
 
 
-# What follows the name of the file.
-@pytest.mark.parametrize(
-  ("lines", "said"),
-  [
-    ([b"{"], ", line 1: not valid JSON (Expecting property name"),
-    ([GOOD, GOOD, GOOD[:-1]], ", line 3: not valid JSON (Expecting ',' delim"),
-    ([GOOD, b"", GOOD], ", line 2: not valid JSON (Expecting value, column 1)"),
-    (
-      [b"\xef\xbb\xbf" + GOOD],
-      ", line 1: not valid JSON (Unexpected UTF-8 BOM",
-    ),
-    ([GOOD, b"[" * 100_000], ", line 2: bad JSON (maximum recursion depth"),
-    ([GOOD, b"7" * 5000], ", line 2: bad JSON (Exceeds the limit"),
-    ([GOOD, b"[1, 2]"], ", line 2: expected an object, got [1, 2]"),
-    ([b"null"], ", line 1: expected an object, got None"),
-    ([b"{}"], ", line 1: field 'question' must be a string"),
-    ([GOOD, b'{"question": "a"}'], ", line 2: field 'answer' must be a string"),
-    ([b'{"question": 7, "answer": "#### 7"}'], ", line 1: field 'question' "),
-    ([b'{"question": " ", "answer": "#### 7"}'], ", line 1: field 'question' "),
-    (
-      [b'{"question": "\\ud800", "answer": "a"}'],
-      ", line 1: field 'question' ",
-    ),
-    ([b'{"question": "a", "answer": ["7"]}'], ", line 1: field 'answer' "),
-    ([b'{"question": "a", "answer": "7"}'], ", line 1: no number behind '####"),
-    (
-      [GOOD, b'{"question": "a", "answer": "b\\n#### c"}'],
-      ", line 2: no number behind '####",
-    ),
-    ([GOOD, b'{"question": "\xe9"}'], ", line 2: not UTF-8 (invalid"),
-    (
-      [(GOOD + b"\n").decode().encode("utf-16")],
-      ", line 1: not UTF-8 (invalid",
-    ),
-    ([], " is empty"),
-    ([b"", b""], " is empty"),
-  ],
-)
-def test_faulty_lines_are_named(lines, said, tmp_path):
-  path = write(tmp_path, GSM8K, b"\n".join(lines))
-  assert message_of(GSM8K, str(tmp_path)).startswith(f"{path}{said}")
+@pytest.fixture
+def forget():
+  """Forgets the tasks that a test registers."""
+  assert all_tasks  # imported before, or its tasks would be forgotten too
+  before = set(seqio.TaskRegistry.names())
+  yield
+  for name in set(seqio.TaskRegistry.names()) - before:
+    seqio.TaskRegistry.remove(name)
+    common.INFO.pop(name, None)
+
+
+@pytest.fixture
+def register(forget):
+  """Registers a throw-away task."""
+  del forget
+
+  def add(read, splits=("train",), name="toy_common", **settings):
+    common.register(
+      name, common.rows_source(read, splits), lambda: {}, **settings
+    )
+    return name
+
+  return add
+
+
+def load(name, **settings):
+  return examples.open_task(Source(name, **settings)).load("train", **ROOM)
+
+
+# Files of ones own -------------------------------------------------------
 
 
 def in_json(*rows):
   return json.dumps({"examples": rows}).encode()
 
 
-GOOD_BBH = {"input": "a", "target": "b"}
+GOOD = {"input": "a", "target": "b"}
 
 
+@pytest.mark.usefixtures("forget")
 @pytest.mark.parametrize(
   ("content", "said"),
   [
     (b'{"examples": [\n{"input" "a"}]}', ", line 2: not valid JSON (Expecting"),
     (b'{"examples": [', ", line 1: not valid JSON (Expecting value"),
+    (b"\xef\xbb\xbf{}", ", line 1: not valid JSON (Unexpected UTF-8 BOM"),
     (b"[" * 100_000, ", line 1: bad JSON (maximum recursion depth"),
+    (b'{"examples": ' + b"7" * 5000, ", line 1: bad JSON (Exceeds the limit"),
     (b"{}", ": no rows under 'examples'"),
     (b"[]", ": no rows under 'examples'"),
     (b"7", ": no rows under 'examples'"),
+    (b"null", ": no rows under 'examples'"),
     (b'{"examples": {"0": 1}}', ": no rows under 'examples'"),
     (in_json(), ": no rows under 'examples'"),
-    (in_json(GOOD_BBH, 7), ", examples[1]: expected an object, got 7"),
-    (in_json(GOOD_BBH, {}), ", examples[1]: field 'input' must be a string"),
+    (in_json(GOOD, 7), ", examples[1]: expected an object, got 7"),
+    (in_json(GOOD, [1, 2]), ", examples[1]: expected an object, got [1, 2]"),
+    (in_json(GOOD, {}), ", examples[1]: field 'input' must be a string"),
     (in_json({"input": "a"}), ", examples[0]: field 'target' must be a string"),
+    (in_json({"input": 7, "target": "b"}), ", examples[0]: field 'input' must"),
+    (in_json({"input": "a", "target": 3}), ", examples[0]: field 'target' mus"),
+    (in_json({"input": "", "target": "b"}), ", examples[0]: field 'input' mus"),
+    (in_json({"input": " ", "target": "b"}), ", examples[0]: field 'input' "),
     (
-      in_json({"input": "a", "target": 3}),
-      ", examples[0]: field 'target' must",
+      in_json({"input": "a", "target": "b\ud800"}),
+      ", examples[0]: field 'target' must be a string of Unicode text",
     ),
     (
-      in_json({"input": "", "target": "b"}),
-      ", examples[0]: field 'input' must",
+      in_json(GOOD, {"input": "a", "target": "b\nc"}),
+      ", examples[1]: the answ",
     ),
     (b'{\n"examples": "\xff"}', ", line 2: not UTF-8 (invalid start byte)"),
+    ("{}".encode("utf-16"), ", line 1: not UTF-8 (invalid start byte)"),
     (b"", " is empty"),
+    (b"\n \n", " is empty"),
   ],
 )
-def test_faulty_rows_are_named(content, said, tmp_path):
-  path = write(tmp_path, BBH, content)
-  assert message_of(BBH, str(tmp_path)).startswith(f"{path}{said}")
+def test_faulty_files_are_named(content, said, tmp_path):
+  path = tmp_path / "mine.json"
+  path.write_bytes(content)
+  bbh.register("toy_file", str(path))
+  assert message_of(load, "toy_file").startswith(f"{path}{said}")
 
 
-def test_too_few_rows_for_a_split(tmp_path):
-  write(tmp_path, BBH, in_json(GOOD_BBH))
-  said = "split 'train' of task 'bbh_navigate' has no examples"
-  assert message_of(BBH, str(tmp_path)) == said
-
-
-@pytest.mark.parametrize("task", [GSM8K, BBH])
-def test_a_missing_file_is_named(task, tmp_path):
-  path = tmp_path / FILES[task]
-
-  def check(reason, data_dir=tmp_path):
-    assert message_of(task, str(data_dir)) == (
-      f"cannot read {data_dir / FILES[task]} ({reason}): "
-      f"is DATA_DIR = {str(data_dir)!r} right?"
-    )
-
-  check("No such file or directory", tmp_path / "elsewhere")
-  check("No such file or directory")
-  path.mkdir(parents=True)
-  check("Is a directory")
+@pytest.mark.usefixtures("forget")
+def test_a_missing_file_is_named(tmp_path):
   (tmp_path / "file").write_text("")
-  check("Not a directory", tmp_path / "file")
-  assert message_of(task, None) == (
-    f"this task reads {FILES[task]}: say where it is with "
-    "--gin.DATA_DIR=\"'...'\""
+  for number, (path, reason) in enumerate(
+    [
+      (tmp_path / "none.json", "No such file or directory"),
+      (tmp_path, "Is a directory"),
+      (tmp_path / "file" / "none.json", "Not a directory"),
+    ]
+  ):
+    bbh.register(f"toy_{number}", str(path))  # it is not read before
+    said = f"cannot read {path} ({reason})"
+    assert message_of(load, f"toy_{number}") == said
+
+
+@pytest.mark.usefixtures("forget")
+def test_too_few_rows_for_a_split(tmp_path):
+  path = tmp_path / "mine.json"
+  path.write_bytes(in_json(GOOD))
+  bbh.register("toy_file", str(path))
+  said = "split 'train' of task 'toy_file' has no examples"
+  assert message_of(load, "toy_file") == said
+
+
+@pytest.mark.usefixtures("forget")
+def test_answers_of_another_kind_are_named(tmp_path):
+  path = tmp_path / "mine.json"
+  rows = [GOOD | {"target": answer} for answer in ("(A)", "(B)", "C")]
+  path.write_bytes(in_json(*rows))
+  bbh.register("toy_file", str(path), "choice")
+  assert message_of(load, "toy_file") == (
+    f"{path}, examples[2]: the answer 'C' is not (A), (B), ...; mend the row, "
+    "or register the task with another kind of answer"
   )
 
 
-def test_each_task_keeps_its_own_folder(tmp_path):
-  folders = [tmp_path / "a", tmp_path / "b"]
-  for folder in folders:
-    row = ROW | {"question": folder.name}
-    write(folder, GSM8K, json.dumps(row).encode())
-  opened = [examples.open_task(GSM8K, str(folder)) for folder in folders]
-  read = [task.load("train", **ROOM).questions for task in opened]
-  assert read == [["a"], ["b"]]
+@pytest.mark.usefixtures("forget")
+def test_a_file_that_was_mended_is_read_again(tmp_path):
+  path = tmp_path / "mine.json"
+  path.write_bytes(b"{")
+  bbh.register("toy_file", str(path))
+  message_of(load, "toy_file")
+  rows = [{"input": f"q{n}", "target": f" a{n} "} for n in range(10)]
+  path.write_bytes(in_json(*rows))
+  task = examples.open_task(Source("toy_file"))
+  loaded = [task.load(split, **ROOM) for split in ("train", "test")]
+  assert list(map(len, loaded)) == [6, 4]
+  found = {
+    (name, question, answer)
+    for part in loaded
+    for name, question, answer in zip(
+      part.ids, part.questions, part.answers, strict=True
+    )
+  }
+  assert found == {
+    (f"bbh/toy_file/{n:05}", f"q{n}", f"a{n}") for n in range(10)
+  }
+  assert common.INFO["toy_file"].sizes() == {"train": 6, "test": 4}
 
 
-@pytest.fixture
-def register():
-  """Registers a throw-away task, and forgets it again."""
-  name = "toy_common"
+# Registering -------------------------------------------------------------
 
-  def add(read, splits=("train",)):
-    common.register(name, read, splits, lambda text: text or None)
-    return examples.open_task(name, None)
 
-  yield add
-  seqio.TaskRegistry.remove(name)
+def no_rows(split):
+  del split
+  return iter(())
+
+
+@pytest.mark.parametrize(
+  ("settings", "said"),
+  [
+    ({"name": "a b"}, "task name 'a b': use letters, digits and _ only"),
+    ({"name": ""}, "task name '': use letters, digits and _ only"),
+    ({"name": "a\n"}, "task name 'a\\n': use letters, digits and _ only"),
+    ({"name": "chain_v1"}, "a task named 'chain_v1' is registered already"),
+    ({"name": "bbh_v1"}, "a task named 'bbh_v1' is registered already"),
+    ({"answer": "number"}, "unknown kind of answer 'number': give one of"),
+    ({"answer": ("Yes",)}, "unknown kind of answer ('Yes',): give one of"),
+    ({"form": "tags"}, "unknown form 'tags': give one of sentence, tag"),
+  ],
+)
+def test_what_cannot_be_registered(settings, said, register):
+  before = set(seqio.TaskRegistry.names()), set(common.INFO)
+  assert message_of(register, no_rows, **settings).startswith(said)
+  assert before == (set(seqio.TaskRegistry.names()), set(common.INFO))
 
 
 def toy_rows(split):
@@ -188,13 +218,13 @@ def broken_at_the_end(split):
 
 
 def test_an_error_in_a_later_row_is_not_wrapped(register):
-  task = register(broken_at_the_end)
+  name = register(broken_at_the_end)
   with pytest.raises(UserError, match=r"^the last row is bad$"):
-    task.load("train", **ROOM)
+    load(name)
 
 
 def test_tensorflow_would_wrap_the_error():
-  """Why `register` reads all rows before TensorFlow does."""
+  """Why `rows_source` reads all rows before TensorFlow does."""
   dataset = tf.data.Dataset.from_generator(
     lambda: (row["id"] for row in broken_at_the_end("train")),
     output_signature=tf.TensorSpec([], tf.string),
@@ -204,14 +234,13 @@ def test_tensorflow_would_wrap_the_error():
 
 
 def test_no_rows_at_all(register):
-  task = register(lambda split: iter(()))
-  with pytest.raises(UserError, match="'train' of task 'toy_common' has no"):
-    task.load("train", **ROOM)
+  said = "split 'train' of task 'toy_common' has no examples"
+  assert message_of(load, register(no_rows)) == said
 
 
 def test_texts_are_not_taken_for_templates(register):
   """Nor is any byte lost: braces, newlines, zeros and all of Unicode."""
-  task = register(toy_rows)
+  task = examples.open_task(Source(register(toy_rows)))
   loaded = task.load("train", **ROOM)
   for place, row in enumerate(toy_rows("train")):
     prompt = task.vocabulary.decode(loaded.prompts[place].tolist())
@@ -230,13 +259,164 @@ def test_texts_are_not_taken_for_templates(register):
     assert loaded.targets[place].tolist().index(1) == num_tokens - 1  # EOS
 
 
-TASKS = ["chain", "gsm8k", "bbh_word_sorting"]
+# Worked examples ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_seqios_own_evaluator(name, data_dir):
+def read_exemplars(path, prompts=None):
+  prompts = prompts or Prompts(exemplars=str(path))
+  return common.read_exemplars(
+    "chain_v1", common.INFO["chain_v1"], prompts, None
+  )
+
+
+def test_worked_examples_of_a_file(tmp_path):
+  path = tmp_path / "a.jsonl"
+  row = {"question": "q", "answer": "a", "completion": "c", "id": "more"}
+  path.write_text(json.dumps(row) + "\n")
+  (found,) = read_exemplars(path)
+  assert (found["question"], found["answer"], found["targets"]) == (
+    "q",
+    "a",
+    "c",
+  )
+
+
+@pytest.mark.parametrize("exemplars", ["none", "bootstrapped"])
+def test_there_are_no_worked_examples_yet(exemplars):
+  assert len(read_exemplars(None, Prompts(exemplars=exemplars))) == 0
+
+
+def test_a_task_without_worked_examples():
+  assert message_of(read_exemplars, None, FEW_SHOT) == (
+    "task 'chain_v1' has no worked examples of its own: use "
+    "gin/prompts/bootstrapped.gin, or Prompts.exemplars = a JSONL file"
+  )
+
+
+@pytest.mark.parametrize(
+  ("line", "said"),
+  [
+    (b"{", ", line 1: not valid JSON"),
+    (b"[]", ", line 1: expected an object, got []"),
+    (b"{}", ", line 1: field 'question' must be a string"),
+    (b'{"question": "q"}', ", line 1: field 'answer' must be a string"),
+    (
+      b'{"question": "q", "answer": "a", "completion": 7}',
+      ", line 1: field 'completion' must be a string",
+    ),
+    (b'{"question": "\xff"}', ", line 1: not UTF-8"),
+    (b"", " is empty"),
+  ],
+)
+def test_malformed_worked_examples(line, said, tmp_path):
+  path = tmp_path / "a.jsonl"
+  path.write_bytes(line)
+  assert message_of(read_exemplars, path).startswith(f"{path}{said}")
+
+
+def test_worked_examples_of_no_file(tmp_path):
+  path = tmp_path / "none.jsonl"
+  said = f"cannot read {path} (No such file or directory)"
+  assert message_of(read_exemplars, path) == said
+  # As the trainer meets it.
+  prompts = Prompts(exemplars=str(path))
+  assert message_of(load, "chain", prompts=prompts) == said
+
+
+@functools.cache
+def whole():
+  return pipeline.sentencepiece_models()["whole"]
+
+
+def check_same_prefix(encode):
+  """Checks that a prefix is the same tokens before whatever question.
+
+  Args:
+    encode: (vocabulary, prefix, prompt) -> tokens.
+  """
+  vocabulary = common.load_vocabulary(whole())
+  prefix = PAPER.prefix("prior", list(toy_rows("train")))
+  alone = list(vocabulary.encode(prefix))
+  for question in ("\n\na", " a", "\n", "b"):
+    tokens = encode(vocabulary, prefix, question)
+    assert tokens[: len(alone)] == alone
+    assert vocabulary.decode(tokens[len(alone) :]) == question
+
+
+def as_the_task_does(vocabulary, prefix, prompt):
+  dataset = tf.data.Dataset.from_tensors(
+    {"prior_prefix": prefix, "prior": prompt, "targets": "a"}
+  )
+  features = {"inputs": seqio.Feature(vocabulary)}
+  (row,) = common._tokenize(dataset, features).as_numpy_iterator()
+  assert row["inputs_pretokenized"].decode() == prefix + prompt
+  return row["inputs"].tolist()
+
+
+def all_at_once(vocabulary, prefix, prompt):
+  return list(vocabulary.encode(prefix + prompt))
+
+
+def test_the_tokens_of_a_prefix_are_the_same_for_all_questions():
+  check_same_prefix(as_the_task_does)
+  with pytest.raises(AssertionError):
+    check_same_prefix(all_at_once)
+
+
+def test_prefixes_of_prompts_and_guides(register):
+  worked = [{"question": "w", "answer": "W", "targets": "It is W."}]
+  name = register(toy_rows, exemplars=lambda data_dir: worked)
+  before = "Question: w\nAnswer: {}Let's think step by step.\nIt is W.\n\n"
+  for model in (None, whole()):
+    encode = common.load_vocabulary(model).encode
+    task = examples.open_task(Source(name, prompts=FEW_SHOT, vocabulary=model))
+    plain = examples.open_task(Source(name, vocabulary=model))
+    rows, wanted = task.read("train"), plain.read("train")
+    for place in range(len(rows.ids)):
+      for column, hint in (("prompts", ""), ("guides", "The answer is W. ")):
+        tokens = getattr(rows, column)[place].tolist()
+        alone = getattr(wanted, column)[place].tolist()
+        assert tokens == [*encode(before.format(hint)), *alone]
+      assert rows.targets[place].tolist() == wanted.targets[place].tolist()
+
+
+# SeqIO's own evaluator ---------------------------------------------------
+
+EVALUATED = {
+  "chain": ("chain", {}),
+  "gsm8k": ("gsm8k", {}),
+  "word_sorting": ("bbh_word_sorting", {}),
+  "few_shot": ("bbh_navigate", {"prompts": FEW_SHOT}),
+  "direct": ("bbh_causal_judgement", {"prompts": DIRECT}),
+  "direct_number": ("gsm8k", {"prompts": DIRECT}),
+  "pieces": ("bbh_dyck_languages", {"vocabulary": True}),
+  "direct_pieces": (
+    "bbh_dyck_languages",
+    {"vocabulary": True, "prompts": DIRECT},
+  ),
+  "few_shot_pieces": (
+    "bbh_web_of_lies",
+    {"vocabulary": True, "prompts": FEW_SHOT},
+  ),
+}
+each_variant = pytest.mark.parametrize("case", EVALUATED)
+
+
+def make_variant(case, data_dir):
+  """Registers a task as a gin file for T5X does."""
+  task, settings = EVALUATED[case]
+  if "vocabulary" in settings:
+    settings = settings | {"vocabulary": whole()}
+  name = f"toy_{case}"
+  assert common.variant(task, name, data_dir=data_dir, **settings) == name
+  return name
+
+
+@pytest.mark.usefixtures("forget")
+@each_variant
+def test_seqios_own_evaluator(case, data_dir):
   """As T5X uses it: a model maps padded token ids to padded token ids."""
-  common.set_data_dir(data_dir)
+  name = make_variant(case, data_dir)
   evaluator = seqio.Evaluator(
     name,
     feature_converter=seqio.EncDecFeatureConverter(pack=False),
@@ -264,10 +444,28 @@ def test_seqios_own_evaluator(name, data_dir):
   assert accuracy(np.zeros_like) == 0.0
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_postprocessor_and_metric(name, data_dir):
-  common.set_data_dir(data_dir)
-  task = seqio.TaskRegistry.get(name)
+@pytest.mark.usefixtures("forget")
+@each_variant
+def test_a_variant_is_what_the_trainer_reads(case, data_dir):
+  task, settings = EVALUATED[case]
+  if "vocabulary" in settings:
+    settings = settings | {"vocabulary": whole()}
+  name = make_variant(case, data_dir)
+  wanted = pipeline.open_named(task, data_dir, **settings).read("test")
+  dataset = seqio.TaskRegistry.get(name).get_dataset(
+    None, "test", shuffle=False
+  )
+  rows = sorted(dataset.as_numpy_iterator(), key=lambda row: row["id"])
+  assert [row["id"].decode() for row in rows] == wanted.ids
+  for field, column in (("inputs", "prompts"), ("targets", "targets")):
+    for row, tokens in zip(rows, getattr(wanted, column), strict=True):
+      assert row[field].tolist() == tokens.tolist()
+
+
+@pytest.mark.usefixtures("forget")
+@each_variant
+def test_postprocessor_and_metric(case, data_dir):
+  task = seqio.TaskRegistry.get(make_variant(case, data_dir))
   (metric,) = task.metric_fns
   rows = list(
     task.get_dataset(None, "test", shuffle=False).take(4).as_numpy_iterator()
@@ -287,13 +485,26 @@ def test_postprocessor_and_metric(name, data_dir):
   assert metric(golds, [None] * 4) == {"accuracy": 0.0}
 
 
+@pytest.mark.usefixtures("forget")
+def test_a_variant_of_no_task_and_a_build_in_another_form():
+  assert "did you mean chain?" in message_of(common.variant, "chian", "toy")
+  built = common.build("chain_v1", PAPER)
+  (row,) = built.get_dataset(None, "test").take(1).as_numpy_iterator()
+  assert row["inputs_pretokenized"].startswith(b"Question: ")
+  # The registered one is as it was.
+  registered = seqio.TaskRegistry.get("chain_v1")
+  (row,) = registered.get_dataset(None, "test").take(1).as_numpy_iterator()
+  assert not row["inputs_pretokenized"].startswith(b"Question: ")
+  assert common.INFO["chain_v1"].prompts == COMPACT
+
+
 def check_invalid_is_wrong(metric):
   """No answer on both sides is no agreement."""
   assert metric([None, "", "7"], [None, None, "7"]) == {"accuracy": 1 / 3}
 
 
 def test_no_answer_never_counts():
-  (metric,) = seqio.TaskRegistry.get("chain").metric_fns
+  (metric,) = seqio.TaskRegistry.get("chain_v1").metric_fns
   check_invalid_is_wrong(metric)
 
   def by_equality(targets, predictions):
@@ -305,6 +516,6 @@ def test_no_answer_never_counts():
 
 
 def test_a_prediction_that_is_lost_is_noticed():
-  (metric,) = seqio.TaskRegistry.get("chain").metric_fns
+  (metric,) = seqio.TaskRegistry.get("chain_v1").metric_fns
   with pytest.raises(ValueError, match="zip"):
     metric(["7", "8"], ["7"])

@@ -6,7 +6,13 @@ import re
 
 import pytest
 
-from tests.tasks import pipeline
+from cot_latent.data import cache
+from cot_latent.tasks import common
+from cot_latent.tasks.datasets import gsm8k
+from tests.tasks import golden, pipeline
+
+# `check_golden` says how to make it anew.
+GOLDEN = "4191b07b77f85e05e514136f80a3f225d80716e65eacaa1722e4a121459c896c"
 
 # Rows; and how many of them have thousands commas or negative answers.
 SPLITS = {"train": (7473, 79, 3), "test": (1319, 14, 2)}
@@ -69,7 +75,7 @@ def test_no_question_is_in_both_splits(data_dir):
 
 
 def test_the_same_rows_in_another_spelling(data_dir, tmp_path):
-  """Copies differ in escapes, line ends and the last newline.
+  """A reader does not mind escapes, line ends and the last newline.
 
   Unescaped, a question of `train` holds U+2028, which str.splitlines takes
   for the end of a line.
@@ -78,8 +84,33 @@ def test_the_same_rows_in_another_spelling(data_dir, tmp_path):
     json.dumps(row, ensure_ascii=False) for row in read_file(data_dir, "train")
   ]
   assert any("\u2028" in line for line in lines)
-  path = tmp_path / "gsm8k" / "train.jsonl"
-  path.parent.mkdir()
+  path = tmp_path / "train.jsonl"
   path.write_bytes("\r\n".join(lines).encode())
-  copy = pipeline.load("gsm8k", "train", str(tmp_path))
-  assert copy == pipeline.load("gsm8k", "train", data_dir)
+  published = pathlib.Path(data_dir, "gsm8k", "train.jsonl")
+  assert path.read_bytes() != published.read_bytes()
+  assert gsm8k.read_rows(path) == gsm8k.read_rows(published)
+
+
+def test_an_opened_task(data_dir):
+  task = pipeline.open_named("gsm8k", data_dir)
+  assert task.name == "gsm8k_v1"
+  assert (task.form, task.kinds) == ("tag", {"gsm8k_v1": "integer"})
+  assert list(task.splits) == list(task.rationale_splits) == ["train", "test"]
+  assert list(task.conventions["gsm8k_v1"])[:2] == ["trice", "openai"]
+  sizes = {split: rows for split, (rows, _, _) in SPLITS.items()}
+  assert dict(common.INFO["gsm8k_v1"].sizes()) == sizes
+
+
+def test_the_lesson_shows_the_tags(data_dir):
+  task = pipeline.open_named("gsm8k", data_dir)
+  text = task.vocabulary.decode(task.lesson.tolist())
+  prior, _ = pipeline.PAPER
+  question, _, completion = text.partition("\nAnswer: ")
+  assert text.startswith(prior.format(question.removeprefix("Question: ")))
+  assert completion.endswith("\n<answer>\n2\n</answer>\n\n")
+  assert task.extract(completion) == "2"
+
+
+def test_the_fingerprint_stays_the_same(data_dir):
+  found = cache.fingerprint(pipeline.open_named("gsm8k", data_dir))
+  golden.check_golden(found, GOLDEN, __file__)

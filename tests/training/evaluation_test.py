@@ -2,6 +2,7 @@
 
 import pytest
 
+from cot_latent.data import scoring
 from cot_latent.inference import rng
 from cot_latent.training import evaluation
 from tests.training import toy
@@ -12,20 +13,6 @@ def setting():
   config = toy.make_experiment("unused", toy.CHAIN)
   data, model = toy.load(config), toy.make_model(config)
   return model, data.task, model.init(rng.purpose_key(0, "params")), data.test
-
-
-@pytest.mark.parametrize(
-  ("answers", "expected"),
-  [
-    (["2", "1", "1"], "1"),
-    (["2", "1", "1", "2"], "2"),  # a tie: the one drawn first
-    ([None, None, "3"], "3"),  # no answer has no vote
-    ([None, None], None),
-    ([], None),
-  ],
-)
-def test_majority(answers, expected):
-  assert evaluation.majority(answers) == expected
 
 
 def evaluate(setting, **changes):
@@ -39,15 +26,15 @@ def test_outputs_come_in_the_order_of_the_examples(setting, num_samples):
   done = []
   outputs = evaluate(setting, num_samples=num_samples, report_done=done.append)
   assert [output.id for output in outputs] == examples.ids
-  assert [output.answer for output in outputs] == examples.answers
+  assert [output.target for output in outputs] == examples.answers
   assert {len(output.completions) for output in outputs} == {num_samples or 1}
   assert done[-1] == len(examples) * (num_samples or 1)
   extract = setting[1].extract
   for output in outputs:
     votes = [extract(text) for text in output.completions]
     if None not in votes:  # a completion cut by the limit has no vote
-      assert output.extracted == evaluation.majority(votes)
-    assert output.is_correct == (output.extracted == output.answer)
+      assert output.extracted == scoring.majority(votes)
+    assert output.is_correct == (output.extracted == output.target)
 
 
 def test_batches_do_not_matter(setting):

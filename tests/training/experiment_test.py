@@ -4,16 +4,23 @@ import dataclasses
 
 import pytest
 
+from cot_latent.data import prompts
 from cot_latent.errors import UserError
 from cot_latent.inference import estimators
 from cot_latent.training import experiment
 from tests.training import toy
 
 
+def _for_one_draw(taken):
+  if taken.draw_is_correct.shape[1] != 1:
+    raise ValueError("it is for one draw")
+  return estimators.basic()(taken)
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    (dict(estimator=estimators.control_variate(), num_draws=2), "for one draw"),
+    (dict(estimator=_for_one_draw, num_draws=2), "for one draw"),
     (dict(estimator=estimators.basic), r"write it with \(\)"),
     (dict(estimator=lambda taken: taken.is_correct), "must give weights"),
     (dict(estimator=lambda: None), "Method.estimator: "),
@@ -30,6 +37,7 @@ def test_a_method_that_cannot_work_is_refused(changes, message):
 
 
 def test_a_method_may_have_several_draws():
+  assert experiment.Method("x", _for_one_draw).num_draws == 1
   method = experiment.Method("x", estimators.basic(), num_draws=3)
   assert method.max_scored(4) == 16
   assert dataclasses.replace(method, num_scored=5).max_scored(4) == 5
@@ -82,9 +90,32 @@ def test_the_id_tells_every_setting_apart_but_the_folder():
     method(estimator=estimators.basic()),
     method(num_scored=3),
   ]
+
+  def source(part, **changes):
+    own = getattr(config, part)
+    moved = dataclasses.replace(own.source, **changes)
+    return changed(**{part: dataclasses.replace(own, source=moved)})
+
+  others += [
+    source("task", prompts=prompts.PAPER),
+    source("task", prompts=dataclasses.replace(prompts.PAPER, exemplars="x")),
+    source("task", vocabulary="v.model"),
+    source("task", module="mine"),
+    source("base", prompts=prompts.PAPER),
+    source("base", task=toy.CHAIN),
+    changed(task=dataclasses.replace(config.task, over_long="truncate")),
+    changed(base=dataclasses.replace(config.base, over_long="truncate")),
+    changed(base=dataclasses.replace(config.base, split="train")),
+  ]
   ids = [experiment.run_id(run) for run in [config, *others]]
   assert len(set(ids)) == len(ids)
   same = [config, changed(model_dir=None), method(estimator=_again())]
+  same += [
+    source(part, **{name: "elsewhere"})
+    for part in ("task", "base")
+    for name in ("data_dir", "cache")
+  ]
+  same.append(changed(checkpoint_period=9))
   assert len({experiment.run_id(run) for run in same}) == 1
 
 

@@ -4,23 +4,25 @@
 sentence, which an untrained model does not write. `toy_parity` is for runs: a
 completion's answer is the parity of its length, so that a model that has
 learnt little more than to stop is right half the time, and every part of a
-step has something to do.
+step has something to do. `toy_mixture` has three tasks, two of them a family.
 """
 
 import dataclasses
+import functools
 import random
 
 import seqio
 
-from cot_latent.data import checkers, prompts
+from cot_latent.data import examples, prompts
 from cot_latent.inference import estimators
 from cot_latent.models import decoder, language_model
 from cot_latent.tasks import chain, common
 from cot_latent.training import experiment, train
 
-CHAIN, PARITY = "toy_chain", "toy_parity"
+CHAIN, PARITY, MIXTURE = "toy_chain", "toy_parity", "toy_mixture"
+PARTS = ("toy_five_objects_v1", "toy_three_objects_v1", "toy_words_v1")
 SIZES = {"base": 32, "train": 24, "test": 10}
-LENGTH = {CHAIN: 40, PARITY: 8}
+LENGTH = {CHAIN: 40, PARITY: 8, MIXTURE: 24}
 
 
 def _chain_examples(split):
@@ -48,6 +50,18 @@ def _parity_examples(split):
     }
 
 
+def _word_examples(name, split):
+  rng = random.Random(name + split)
+  for number in range(SIZES[split]):
+    answer = rng.choice(("red", "blue"))
+    yield {
+      "id": f"{name}/{split}/{number:02}",
+      "question": f"{name[4]}{split[0]}{number}",
+      "answer": answer,
+      "targets": f"The answer is {answer}.",
+    }
+
+
 def _parity(text):
   return str(len(text) % 2)
 
@@ -56,22 +70,38 @@ def register():
   """Registers the tasks, once a process."""
   if CHAIN in seqio.TaskRegistry.names():
     return
-  splits, template = list(SIZES), prompts.COMPACT
-  sentence = checkers.answer_sentence
-  common.register(CHAIN, _chain_examples, splits, sentence, template)
-  common.register(PARITY, _parity_examples, splits, _parity, template)
+  words = [
+    (name, functools.partial(_word_examples, name), None) for name in PARTS
+  ]
+  for name, read, extract in (
+    (CHAIN, _chain_examples, None),
+    (PARITY, _parity_examples, _parity),
+    *words,
+  ):
+    common.register(
+      name,
+      common.rows_source(read, list(SIZES)),
+      lambda: SIZES,
+      prompts=prompts.COMPACT,
+      rationale_splits=list(SIZES),
+      extract=extract,
+    )
+  common.register_mixture(MIXTURE, PARTS)
 
 
 def make_experiment(model_dir, task=PARITY, **changes) -> experiment.Experiment:
   """Makes a run of a few steps; `changes` are fields of the experiment."""
   register()
   optimizer = experiment.OptimizerConfig(1e-2, clip_norm=1.0)
+  source = examples.Source(task)
   config = experiment.Experiment(
     model=decoder.DecoderConfig(1, 16, 2, 8, 32),
-    task=experiment.TaskConfig(task, prompt_length=32, max_length=LENGTH[task]),
+    task=experiment.TaskConfig(
+      source, prompt_length=32, max_length=LENGTH[task]
+    ),
     method=experiment.Method("trice", estimators.control_variate()),
     optimizer=optimizer,
-    base=experiment.BaseConfig(40, 8, optimizer),
+    base=experiment.BaseConfig(source, "base", 40, 8, optimizer),
     evaluation=experiment.EvaluationConfig(8, period=3, num_samples=2),
     model_dir=str(model_dir),
     seed=0,
@@ -103,4 +133,24 @@ def make_model(config):
   vocabulary = load(config).task.vocabulary
   return language_model.build(
     config.model, vocabulary.size, vocabulary.eos_id, config.task.max_length
+  )
+
+
+def bootstrapped(config, num_exemplars=2, prompt_length=80):
+  """The same run, with worked examples of its base model's own."""
+  asked = dataclasses.replace(
+    prompts.COMPACT, exemplars="bootstrapped", num_exemplars=num_exemplars
+  )
+  return with_prompts(config, asked, prompt_length)
+
+
+def with_prompts(config, asked, prompt_length):
+  """The same run with other prompts, for the base model too."""
+  source = dataclasses.replace(config.task.source, prompts=asked)
+  return dataclasses.replace(
+    config,
+    task=dataclasses.replace(
+      config.task, source=source, prompt_length=prompt_length
+    ),
+    base=dataclasses.replace(config.base, source=source),
   )

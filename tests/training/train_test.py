@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
 
@@ -9,11 +10,13 @@ import jax
 import numpy as np
 import pytest
 
+from cot_latent import cli
+from cot_latent.data import examples, prompts, scoring
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import estimators, memory, rng
 from cot_latent.models import language_model
-from cot_latent.reporting import files
-from cot_latent.training import checkpoints, estep, mstep, train
+from cot_latent.reporting import files, summary
+from cot_latent.training import bootstrap, checkpoints, estep, mstep, train
 from cot_latent.training.experiment import Method
 from tests.asserts import assert_trees_equal
 from tests.training import toy
@@ -96,6 +99,7 @@ def test_report_holds_the_run(whole):
     assert row["accuracy"] == row["correct"] / row["total"]
     assert row["total"] == toy.SIZES["test"]
     assert row["task"] == toy.PARITY
+    assert "averages" not in row
   for row in report["metrics"]:
     parts = ("sampling", "checking", "gradient", "rest")
     assert all(row[f"time/{part}"] >= 0 for part in parts)
@@ -109,9 +113,54 @@ def test_results_can_be_counted_again_from_the_outputs(whole):
     path = pathlib.Path(config.model_dir) / "outputs" / name
     outputs = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(outputs) == row["total"]
-    correct = sum(o["extracted"] == o["answer"] for o in outputs)
+    correct = sum(o["extracted"] == o["target"] for o in outputs)
     assert correct == row["correct"]
-    assert all(len(o["completions"]) == row["num_samples"] for o in outputs)
+    for output in outputs:
+      ended = output["ended"]
+      if row["num_samples"] == 1:
+        assert isinstance(output["completion"], str)
+        assert isinstance(ended, bool)
+      else:
+        assert len(output["completions"]) == len(ended) == row["num_samples"]
+    ends = [end for o in outputs for end in np.atleast_1d(o["ended"])]
+    assert len(ends) == row["num_samples"] * row["total"]
+    assert row["num_cut"] == ends.count(False)
+    missing = sum(o["extracted"] is None for o in outputs)
+    assert row["num_unparseable"] == missing
+    # And by the same rule from the completions alone.
+    task = examples.open_task(config.task.source)
+    again = scoring.score(task, None, path)
+    assert [v.extracted for v in again] == [o["extracted"] for o in outputs]
+    assert sum(v.correct for v in again) == correct
+
+
+def rescore(capsys, path, task=toy.PARITY):
+  """Scores a file by the command."""
+  assert cli.main(["score", str(path), f"--task={task}"]) == 0
+  return json.loads(capsys.readouterr().out)
+
+
+def test_the_command_finds_the_run_s_own_numbers(whole, capsys, tmp_path):
+  config, report = whole
+  num_different = 0
+  for row in report["results"]:
+    name = f"{row['step']:06}-test-{row['decoder']}.jsonl"
+    path = pathlib.Path(config.model_dir) / "outputs" / name
+    found = rescore(capsys, path)
+    assert found == {
+      "correct": row["correct"],
+      "total": row["total"],
+      "accuracy": row["accuracy"],
+      "unparseable": row["num_unparseable"],
+    }
+    # The broken twin: it is not told which completions were cut.
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    untold = [{k: v for k, v in x.items() if k != "ended"} for x in lines]
+    (tmp_path / name).write_text("".join(map(files.to_json_line, untold)))
+    num_different += rescore(capsys, tmp_path / name) != found
+  cut = {row["decoder"] for row in report["results"] if row["num_cut"]}
+  assert cut == {"greedy", "self_consistency"}
+  assert num_different > 0
 
 
 def test_cost_is_what_was_planned(whole):
@@ -410,3 +459,339 @@ def test_the_folder_is_named_after_the_run(tmp_path, monkeypatch):
 def test_a_minibatch_larger_than_its_split_is_refused():
   with pytest.raises(UserError, match="minibatch of 25 does not fit the 24"):
     toy.load(toy.make_experiment("x", batch_size=25))
+
+
+def test_what_is_too_long_can_be_truncated(tmp_path, capsys):
+  config = toy.make_experiment(tmp_path / "short")
+  whole = toy.load(config)
+  length, width = 5, 3
+
+  def change(part, **changes):
+    fields = {"over_long": "truncate"} | changes
+    return dataclasses.replace(part, **fields)
+
+  config = dataclasses.replace(
+    config,
+    task=change(config.task, prompt_length=length, max_length=width),
+    base=change(config.base),
+  )
+  data = toy.load(config)
+  for name in ("base", "train", "test"):
+    full, cut = getattr(whole, name), getattr(data, name)
+    assert cut.ids == full.ids
+    assert cut.num_left_out == 0
+    num_over = 0
+    for i in range(len(full)):
+      rows = [rows[rows != 0] for rows in (full.prompts[i], full.guides[i])]
+      # A prompt keeps its end, a target its beginning.
+      for kept, row in zip((cut.prompts[i], cut.guides[i]), rows, strict=True):
+        assert kept[kept != 0].tolist() == row[-length:].tolist()
+      target = full.targets[i][full.targets[i] != 0]
+      num_over += max(map(len, rows)) > length or len(target) > width
+      if name == "base":
+        kept = cut.targets[i]
+        assert kept[kept != 0].tolist() == target[:width].tolist()
+    assert num_over == cut.num_truncated > 0
+  described = train.describe_data(config, data)["splits"]
+  names = ["base (base model)", "train", "test"]
+  assert [described[name]["num_truncated"] for name in names] == [
+    *(x.num_truncated for x in (data.base, data.train, data.test)),
+  ]
+  assert described["train"]["longest_prompt"] == length
+  text = summary.left_out_text({"splits": described})
+  assert text.startswith("truncated, being too long: ")
+  assert f"{data.test.num_truncated} of {toy.SIZES['test']} in test" in text
+  # Left out instead, it is others that are counted.
+  fewer = toy.load(
+    dataclasses.replace(
+      config,
+      task=change(config.task, over_long="leave_out", prompt_length=9),
+      base=change(config.base, over_long="leave_out"),
+    )
+  )
+  assert fewer.base.num_truncated == 0
+  assert len(fewer.base) + fewer.base.num_left_out == toy.SIZES["base"]
+
+
+# Worked examples drawn from the base model ----------------------------------
+
+
+class Seen(dict):
+  """What each part of a run was given, by the part's name."""
+
+  def spy(self, patch, module, name, place):
+    function = getattr(module, name)
+
+    def call(*arguments, **settings):
+      self.setdefault(name, []).append(arguments[place])
+      return function(*arguments, **settings)
+
+    patch.setattr(module, name, call)
+
+
+@pytest.fixture(scope="module")
+def worked(whole, tmp_path_factory):
+  """A run with worked examples: configuration, report, what it was given."""
+  directory = tmp_path_factory.mktemp("runs") / "worked"
+  config = toy.bootstrapped(
+    dataclasses.replace(whole[0], model_dir=str(directory))
+  )
+  seen = Seen()
+  with pytest.MonkeyPatch.context() as patch:
+    seen.spy(patch, train.base, "fit", 2)
+    seen.spy(patch, estep, "start_memory", 2)
+    seen.spy(patch, estep, "e_step", 2)
+    seen.spy(patch, train.evaluation, "evaluate", 3)
+    report = toy.run(config)
+  return config, report, seen
+
+
+def exemplars_of(config):
+  path = pathlib.Path(config.model_dir) / "exemplars.jsonl"
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_worked_examples_are_training_questions_with_right_answers(worked):
+  config, report, _ = worked
+  found = exemplars_of(config)
+  train_data = toy.load(config).train
+  known = dict(
+    zip(
+      train_data.ids,
+      zip(train_data.questions, train_data.answers, strict=True),
+      strict=True,
+    )
+  )
+  assert len(found) == 2
+  assert len({one["id"] for one in found}) == 2
+  for one in found:
+    assert known[one["id"]] == (one["question"], one["answer"])
+    assert one["task"] == toy.PARITY
+    assert str(len(one["completion"]) % 2) == one["answer"]
+    assert one["tokens"] == encode(one["completion"])
+  # The report shows them.
+  shown = [
+    sample
+    for sample in report["samples"]
+    if sample["source"] == "bootstrapped exemplar"
+  ]
+  assert [(s["id"], s["completion"]) for s in shown] == [
+    (one["id"], one["completion"]) for one in found
+  ]
+  assert all(sample["is_correct"] for sample in shown)
+  assert report["cost"]["seconds"]["bootstrap"] > 0
+
+
+def encode(text):
+  return [byte + 3 for byte in text.encode()]
+
+
+def written(exemplars, template, row):
+  """A question with what stands before it, as tokens, from its text."""
+  parts = [
+    encode(template.format(q=one["question"], a=one["answer"]))
+    + one["tokens"]
+    + encode("\n\n")
+    for one in exemplars
+  ]
+  return [*itertools.chain(*parts), *encode(template.format(**row))]
+
+
+def check_prompts(config, given):
+  """Checks the prompts and guides that a part of the run was given."""
+  before = exemplars_of(config)
+  for rows, template in (
+    (given.prompts, "{q}?\n"),
+    (given.guides, "{q}? ({a})\n"),
+  ):
+    expected = [
+      written(before, template, {"q": question, "a": answer})
+      for question, answer in zip(given.questions, given.answers, strict=True)
+    ]
+    longest = max(map(len, expected))
+    assert rows.shape == (len(expected), -(-longest // 8) * 8)
+    assert longest <= config.task.prompt_length
+    for row, tokens in zip(rows.tolist(), expected, strict=True):
+      assert row == [0] * (rows.shape[1] - len(tokens)) + tokens
+
+
+def test_worked_examples_stand_before_every_question(worked):
+  config, _, seen = worked
+  assert len(seen["start_memory"]) == 1
+  assert len(seen["e_step"]) == config.steps
+  assert len(seen["evaluate"]) == 6
+  for given in seen["start_memory"] + seen["e_step"]:
+    assert len(given) == toy.SIZES["train"]
+    check_prompts(config, given)
+  for given in seen["evaluate"]:
+    assert len(given) == toy.SIZES["test"]
+    check_prompts(config, given)
+  # The broken twins: prompts without them, hints where none should be.
+  data = toy.load(config)
+  swapped = dataclasses.replace(
+    seen["e_step"][0], prompts=seen["e_step"][0].guides
+  )
+  for wrong in (data.train, swapped):
+    with pytest.raises(AssertionError):
+      check_prompts(config, wrong)
+
+
+def test_worked_examples_leave_the_base_model_alone(whole, worked):
+  config, report, seen = worked
+  (given,) = seen["fit"]
+  data = toy.load(config)
+  for name in ("prompts", "guides", "targets"):
+    np.testing.assert_array_equal(
+      getattr(given, name), getattr(data.base, name)
+    )
+  assert given.fingerprint() == toy.load(whole[0]).base.fingerprint()
+  fingerprints = report["data"]["splits"]
+  assert fingerprints == whole[1]["data"]["splits"]
+  assert_trees_equal(base_model(config), base_model(whole[0]))
+  # The rest of the run is another one.
+  assert report["results"] != whole[1]["results"]
+
+
+def test_worked_examples_are_sampled_and_counted(worked):
+  config, report, _ = worked
+  drawn = report["cost"]["sequences_sampled"]
+  planned = report["plan"]["sequences_sampled"]
+  # In whole batches, or what is left of a pass over the questions.
+  assert 0 < drawn - planned <= 4 * toy.SIZES["train"]
+  assert (drawn - planned) % config.evaluation.batch_size == 0
+
+
+@pytest.mark.parametrize(
+  ("place", "resumed"),
+  [
+    (("after_row", 2), []),  # the worked examples are written, not in a save
+    (("after_save", 1), [0]),
+    (("before_save", 2), [2]),
+  ],
+)
+def test_killed_with_worked_examples_ends_the_same(
+  worked, tmp_path, place, resumed
+):
+  config = dataclasses.replace(worked[0], model_dir=str(tmp_path / "killed"))
+  with pytest.MonkeyPatch.context() as patch:
+    kill_at(patch, place)
+    with pytest.raises(Killed):
+      toy.run(config)
+  again = toy.run(config)
+  assert again["identity"]["resumed_at_steps"] == resumed
+  assert_same_run(worked[:2], (config, again))
+  assert exemplars_of(config) == exemplars_of(worked[0])
+  assert (
+    again["cost"]["sequences_sampled"]
+    == (worked[1]["cost"]["sequences_sampled"])
+  )
+
+
+def test_lost_or_edited_worked_examples_are_refused(worked, tmp_path):
+  config = dataclasses.replace(worked[0], model_dir=str(tmp_path / "edited"))
+  with pytest.MonkeyPatch.context() as patch:
+    kill_at(patch, ("after_save", 2))
+    with pytest.raises(Killed):
+      toy.run(config)
+  path = tmp_path / "edited" / "exemplars.jsonl"
+  content = path.read_bytes()
+  one, other = content.splitlines(keepends=True)
+  assert b'"tokens": [' in one
+  for edited in (
+    None,
+    b"",
+    b"{",
+    one,
+    other + one,
+    content.replace(b'"tokens": [', b'"tokens": [7, ', 1),
+    content + one,
+  ):
+    if edited is None:
+      path.unlink()
+    else:
+      path.write_bytes(edited)
+    with pytest.raises(UserError, match=r"exemplars\.jsonl .*put it") as caught:
+      toy.run(config)
+    assert "\n" not in str(caught.value)
+    assert "MODEL_DIR" in str(caught.value)
+  # Put back, the run goes on.
+  path.write_bytes(content)
+  assert_same_run(worked[:2], (config, toy.run(config)))
+
+
+@pytest.mark.parametrize(
+  "twin",
+  [
+    lambda found: found[::-1],
+    lambda found: [one._replace(tokens=one.tokens[::-1]) for one in found],
+  ],
+)
+def test_resuming_with_other_worked_examples_would_be_seen(
+  worked, tmp_path, monkeypatch, twin
+):
+  config = dataclasses.replace(worked[0], model_dir=str(tmp_path / "twin"))
+  with pytest.MonkeyPatch.context() as patch:
+    kill_at(patch, ("after_save", 2))
+    with pytest.raises(Killed):
+      toy.run(config)
+  read = bootstrap.read
+  monkeypatch.setattr(bootstrap, "read", lambda *given: twin(read(*given)))
+  with pytest.raises(AssertionError):
+    assert_same_run(worked[:2], (config, toy.run(config)))
+
+
+def test_no_room_for_worked_examples_stops_the_run(worked, tmp_path):
+  config = toy.bootstrapped(
+    dataclasses.replace(worked[0], model_dir=str(tmp_path / "tight")),
+    prompt_length=16,
+  )
+  with pytest.raises(RunError) as caught:
+    toy.run(config)
+  message = str(caught.value)
+  assert message == (
+    f"the base model wrote only 0 right rationales for {toy.PARITY} that fit "
+    "into PROMPT_LENGTH, and 2 are wanted: set a larger PROMPT_LENGTH or fewer "
+    "Prompts.num_exemplars, in another MODEL_DIR"
+  )
+  report = json.loads((tmp_path / "tight/report.json").read_text())
+  assert report["status"] == "failed"
+  assert message in report["error"]
+  assert not (tmp_path / "tight/exemplars.jsonl").exists()
+  # Some room is not enough for all.
+  config = toy.bootstrapped(
+    dataclasses.replace(worked[0], model_dir=str(tmp_path / "half")),
+    prompt_length=24,
+  )
+  with pytest.raises(RunError, match="wrote only 1 right rationales"):
+    toy.run(config)
+
+
+def test_a_base_model_without_right_rationales_stops_the_run(
+  worked, tmp_path, monkeypatch
+):
+  check = estep.draw_and_check
+
+  def always_wrong(*arguments, **settings):
+    checked = check(*arguments, **settings)
+    return checked._replace(is_correct=np.zeros_like(checked.is_correct))
+
+  monkeypatch.setattr(estep, "draw_and_check", always_wrong)
+  config = dataclasses.replace(worked[0], model_dir=str(tmp_path / "dead"))
+  with pytest.raises(RunError, match="wrote only 0 right rationales for toy_p"):
+    toy.run(config)
+
+
+def test_worked_examples_serve_another_run(worked, tmp_path):
+  config, _, seen = worked
+  path = pathlib.Path(config.model_dir) / "exemplars.jsonl"
+  asked = dataclasses.replace(prompts.COMPACT, exemplars=str(path))
+  other = toy.with_prompts(config, asked, config.task.prompt_length)
+  data = toy.load(other)
+  for mine, given in (
+    (data.train, seen["e_step"][0]),
+    (data.test, seen["evaluate"][0]),
+  ):
+    np.testing.assert_array_equal(mine.prompts, given.prompts)
+    np.testing.assert_array_equal(mine.guides, given.guides)
+  # There the base model is fitted with them, for they are known by then.
+  assert data.base.fingerprint() != toy.load(config).base.fingerprint()

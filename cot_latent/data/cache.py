@@ -1,0 +1,222 @@
+"""A task stored as arrays, for a start without SeqIO and TensorFlow."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import re
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+
+from cot_latent.data import answers, vocabularies
+from cot_latent.data.examples import Source, Task, TokenizedSplit
+from cot_latent.data.prompts import Prompts
+from cot_latent.errors import UserError
+
+_FORMAT = 1
+_TEXTS = ("ids", "tasks", "questions", "answers")
+_TOKENS = ("prompts", "guides", "targets")
+
+
+def fingerprint(task: Task) -> str:
+  """Hashes all that training can see of a task: every split, and the rest.
+
+  Equal on every machine; another byte of data, prompt, answer form or
+  vocabulary makes another.
+  """
+  return _fingerprint(task, _split_fingerprints(task))
+
+
+def to_bytes(task: Task) -> tuple[bytes, str]:
+  """Writes a task as the content of an .npz file.
+
+  Args:
+    task: opened from SeqIO.
+
+  Returns:
+    The content, the same for the same task, and the task's fingerprint.
+
+  Raises:
+    UserError: if the task or its vocabulary is of a kind that cannot be stored.
+  """
+  if task.form is None:
+    raise UserError(
+      f"task {task.name!r} reads answers by a function of its own, which no "
+      "file can hold; register it with a form (see docs/new_task.md)"
+    )
+  if not task.vocabulary.model and task.vocabulary.name != "ByteVocabulary":
+    raise UserError(
+      f"task {task.name!r} has a {task.vocabulary.name}, which cannot be "
+      "stored; bytes and SentencePiece can"
+    )
+  arrays = {
+    "vocabulary": np.frombuffer(task.vocabulary.model, np.uint8),
+    "separator": task.separator,
+    "lesson": task.lesson,
+  }
+  for split in task.splits:
+    rows = task.read(split)
+    arrays[f"{split}/texts"] = _to_array({n: getattr(rows, n) for n in _TEXTS})
+    for name in _TOKENS:
+      column = getattr(rows, name)
+      arrays[f"{split}/{name}"] = np.concatenate(column).astype("<i4")
+      lengths = np.array([len(row) for row in column], "<i4")
+      arrays[f"{split}/{name}_lengths"] = lengths
+  splits = _split_fingerprints(task)
+  digest = _fingerprint(task, splits)
+  arrays["task"] = _to_array(
+    _describe(task) | {"splits": splits, "fingerprint": digest}
+  )
+  stream = io.BytesIO()
+  np.savez_compressed(stream, allow_pickle=False, **arrays)
+  return stream.getvalue(), digest
+
+
+def open_cached(source: Source) -> Task:
+  """Opens a task from a file that holds the content of `to_bytes`.
+
+  Raises:
+    UserError: if the file cannot be read, is damaged, or holds another task or
+      another form of it than asked for.
+  """
+  path = source.cache
+  assert path is not None
+  try:
+    # Opened here, since NumPy leaves a file open that is no archive.
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+      arrays = dict(stored)
+    described = _from_array(arrays["task"])
+    if described["format"] != _FORMAT:
+      raise UserError(
+        f"{path} is in format {described['format']}, and this version reads "
+        f"{_FORMAT}: make it anew with `t5x cache`"
+      )
+    splits = {split: _split(arrays, split) for split in described.pop("splits")}
+    task = _make_task(arrays, described, splits)
+  except FileNotFoundError:
+    raise UserError(
+      f"CACHE: there is no file {path}; make it with "
+      f"`t5x cache --task={source.task} --output={path}`"
+    ) from None
+  except (
+    *(AttributeError, EOFError, KeyError, OSError, TypeError, ValueError),
+    # Of damaged headers: "encrypted", an unknown kind of compression.
+    *(RuntimeError, zipfile.BadZipFile, zlib.error),
+  ) as error:
+    raise UserError(
+      f"{path} is not a file that `t5x cache` made, or is damaged "
+      f"({error!s:.80})"
+    ) from None
+  if fingerprint(task) != described["fingerprint"]:
+    raise UserError(
+      f"{path} is damaged or was changed: its fingerprint does not fit; make "
+      "it anew with `t5x cache`"
+    )
+  _check_asked_for(path, source, task)
+  return task
+
+
+def _describe(task: Task) -> dict[str, Any]:
+  """What is hashed of a task besides its splits and vocabulary model."""
+  return {
+    "format": _FORMAT,
+    "name": task.name,
+    "form": task.form,
+    "prompts": _describe_prompts(task.prompts),
+    "kinds": {
+      name: kind if isinstance(kind, str) else list(kind)
+      for name, kind in task.kinds.items()
+    },
+    "conventions": {
+      name: list(ways) for name, ways in task.conventions.items()
+    },
+    "rationale_splits": list(task.rationale_splits),
+    "vocabulary": [
+      task.vocabulary.name,
+      task.vocabulary.size,
+      task.vocabulary.eos_id,
+    ],
+    "separator": task.separator.tolist(),
+    "lesson": task.lesson.tolist(),
+  }
+
+
+def _describe_prompts(prompts: Prompts) -> dict[str, Any]:
+  """The prompts without a place: what a file holds is in the tokens."""
+  described = dataclasses.asdict(prompts)
+  if prompts.exemplars not in ("none", "task", "bootstrapped"):
+    described["exemplars"] = "a file"
+  return described
+
+
+def _split_fingerprints(task: Task) -> dict[str, str]:
+  return {split: task.read(split).fingerprint() for split in task.splits}
+
+
+def _fingerprint(task: Task, splits: dict[str, str]) -> str:
+  text = json.dumps([_describe(task), splits], sort_keys=True)
+  return hashlib.sha256(text.encode() + task.vocabulary.model).hexdigest()
+
+
+def _split(arrays: dict[str, np.ndarray], split: str) -> TokenizedSplit:
+  columns = _from_array(arrays[f"{split}/texts"])
+  for name in _TOKENS:
+    ends = np.cumsum(arrays[f"{split}/{name}_lengths"])
+    columns[name] = np.split(arrays[f"{split}/{name}"], ends[:-1])
+  return TokenizedSplit(**columns)
+
+
+def _make_task(arrays, described, splits) -> Task:
+  name, size, eos_id = described["vocabulary"]
+  model = arrays["vocabulary"].tobytes()
+  form, prompts = described["form"], Prompts(**described["prompts"])
+  kinds = {
+    task: kind if isinstance(kind, str) else tuple(kind)
+    for task, kind in described["kinds"].items()
+  }
+  return Task(
+    name=described["name"],
+    vocabulary=vocabularies.sentencepiece_vocabulary(name, model, size, eos_id)
+    if model
+    else vocabularies.byte_vocabulary(),
+    prompts=prompts,
+    form=form,
+    kinds=kinds,
+    conventions={
+      task: answers.conventions(task, form, kind, prompts.is_direct)
+      for task, kind in kinds.items()
+    },
+    splits=list(splits),
+    rationale_splits=described["rationale_splits"],
+    read=splits.__getitem__,
+    separator=arrays["separator"],
+    lesson=arrays["lesson"],
+  )
+
+
+def _check_asked_for(path: str, source: Source, task: Task) -> None:
+  """Raises if a cache is used for something that it does not hold."""
+  what = None
+  if source.task not in (task.name, re.sub(r"_v\d+$", "", task.name)):
+    what = f"task {task.name!r}, not {source.task!r}"
+  elif source.prompts is not None and (
+    _describe_prompts(source.prompts) != _describe_prompts(task.prompts)
+  ):
+    what = "other prompts than PROMPTS asks for"
+  elif source.vocabulary is not None and not task.vocabulary.model:
+    what = "bytes, not the pieces of VOCABULARY"
+  if what:
+    raise UserError(
+      f"CACHE: {path} holds {what}; make another with `t5x cache`"
+    )
+
+
+def _to_array(content) -> np.ndarray:
+  return np.frombuffer(json.dumps(content).encode(), np.uint8)
+
+
+def _from_array(array: np.ndarray):
+  return json.loads(array.tobytes())

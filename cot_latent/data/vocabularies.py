@@ -1,0 +1,129 @@
+"""Tokenizers: what training needs of them, and whether they lose anything."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from cot_latent.errors import UserError
+
+_NUM_SPECIAL = 3  # PAD, EOS and UNK of SeqIO's byte vocabulary come first
+_NUM_SHOWN = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+  """What training needs of a tokenizer.
+
+  Attributes:
+    name: what it is, for the report.
+    size: V.
+    eos_id: the token that ends a sequence.
+    decode: token ids without EOS -> text; ids that stand for no text are
+      dropped.
+    model: the SentencePiece model, or b"" where there is none.
+  """
+
+  name: str
+  size: int
+  eos_id: int
+  decode: Callable[[Sequence[int]], str]
+  model: bytes = b""
+
+  def decode_rows(self, tokens: np.ndarray) -> list[str]:
+    """Decodes [B, T] int32, each row up to its first EOS."""
+    return [self.decode(_until_eos(row, self.eos_id)) for row in tokens]
+
+
+def byte_vocabulary() -> Vocabulary:
+  """SeqIO's ByteVocabulary without extra ids, of which it needs nothing."""
+  return Vocabulary("ByteVocabulary", 256 + _NUM_SPECIAL, 1, _decode_bytes)
+
+
+def sentencepiece_vocabulary(
+  name: str, model: bytes, size: int, eos_id: int
+) -> Vocabulary:
+  """A SentencePiece model, decoded as SeqIO does.
+
+  Args:
+    name: what it is, for the report.
+    model: the serialized model.
+    size: V, extra ids included.
+    eos_id: the token that ends a sequence.
+  """
+  return Vocabulary(
+    name, size, eos_id, functools.partial(_decode_pieces, model), model
+  )
+
+
+def check_round_trip(
+  encode: Callable[[str], Sequence[int]],
+  decode: Callable[[Sequence[int]], str],
+  texts: Iterable[tuple[str, str]],
+  what: str,
+) -> None:
+  """Refuses a vocabulary that does not survive on these texts.
+
+  Args:
+    encode: text -> token ids.
+    decode: token ids -> text.
+    texts: pairs of an example's id and a text of it.
+    what: the vocabulary and the task, for the message.
+
+  Raises:
+    UserError: naming the characters that are lost, or where the first text
+      that changes does so.
+  """
+
+  def survives(text: str) -> bool:
+    return decode(list(encode(text))) == text
+
+  broken = [(name, text) for name, text in texts if not survives(text)]
+  if not broken:
+    return
+  # Between letters, for white space at an end is often cut by itself.
+  characters = sorted(set().union(*(text for _, text in broken)))
+  lost = [c for c in characters if not survives(f"a{c}a")]
+  name, text = broken[0]
+  if lost:
+    shown = " ".join(map(repr, lost[:_NUM_SHOWN]))
+    if len(lost) > _NUM_SHOWN:
+      shown += f" and {len(lost) - _NUM_SHOWN} more"
+    how = f"it loses or changes {shown}"
+  else:
+    got = decode(list(encode(text)))
+    at = next(
+      (i for i, (a, b) in enumerate(zip(text, got, strict=False)) if a != b),
+      min(len(text), len(got)),
+    )
+    how = f"{text[max(at - 10, 0) : at + 10]!r} becomes another text"
+  raise UserError(
+    f"{what}: encoding and decoding does not give back {len(broken)} of its "
+    f"texts, the first that of {name}: {how}; use a vocabulary that keeps "
+    "them, such as bytes (VOCABULARY = None)"
+  )
+
+
+def _decode_bytes(tokens: Sequence[int]) -> str:
+  kept = (t - _NUM_SPECIAL for t in tokens)
+  return bytes(t for t in kept if 0 <= t < 256).decode(errors="ignore")
+
+
+@functools.lru_cache(maxsize=8)
+def _processor(model: bytes):
+  import sentencepiece
+
+  return sentencepiece.SentencePieceProcessor(model_proto=model)
+
+
+def _decode_pieces(model: bytes, tokens: Sequence[int]) -> str:
+  processor = _processor(model)
+  size, unknown = processor.GetPieceSize(), processor.unk_id()
+  # Ids behind the last piece, SeqIO's extra ids, have no text of their own.
+  return processor.DecodeIds([t if t < size else unknown for t in tokens])
+
+
+def _until_eos(row: np.ndarray, eos_id: int) -> list[int]:
+  tokens = row.tolist()
+  return tokens[: tokens.index(eos_id)] if eos_id in tokens else tokens

@@ -1,0 +1,230 @@
+"""Worked examples drawn from the base model itself, to put before questions.
+
+Reference: Phan et al. 2023, section 5 ("bootstrapped" prompts): rationales of
+the untuned model for random training questions, of which those are kept that
+reach the known answer, whatever else they say.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from cot_latent.data.examples import Examples, Task
+from cot_latent.errors import RunError, UserError
+from cot_latent.inference import rng
+from cot_latent.models.language_model import PAD_ID, LanguageModel
+from cot_latent.reporting import files
+from cot_latent.training import estep
+
+_PASSES = 4  # over the training questions, before giving up
+_FILE = "exemplars.jsonl"
+
+
+class Exemplar(NamedTuple):
+  """A training question with a rationale that the base model wrote for it.
+
+  Attributes:
+    id: the question's.
+    task: its task.
+    question: its text.
+    answer: the known answer, which the rationale reaches.
+    completion: the rationale.
+    tokens: its tokens, without EOS.
+  """
+
+  id: str
+  task: str
+  question: str
+  answer: str
+  completion: str
+  tokens: list[int]
+
+
+def draw(
+  model: LanguageModel,
+  task: Task,
+  examples: Examples,
+  params,
+  seed: int,
+  batch_size: int,
+  room: int,
+) -> tuple[list[Exemplar], int]:
+  """Draws exemplars for each task of a mixture, or for the one task.
+
+  Args:
+    model: the language model.
+    task: says what an answer is, and how many exemplars are wanted.
+    examples: N training questions.
+    params: of the base model.
+    seed: the run's.
+    batch_size: rows drawn together.
+    room: tokens that the exemplars of a task may take in all.
+
+  Returns:
+    The exemplars, and how many sequences were sampled.
+
+  Raises:
+    RunError: if too few right rationales are found that fit.
+  """
+  wanted = task.prompts.num_exemplars
+  found: list[Exemplar] = []
+  batches_drawn: list[int] = []
+  for number, name in enumerate(sorted(set(examples.tasks))):
+    kept: list[Exemplar] = []
+    left = room
+    candidates = _right_rationales(
+      model,
+      task,
+      examples,
+      params,
+      np.flatnonzero([t == name for t in examples.tasks]),
+      [
+        rng.purpose_key(seed, "bootstrap", number, turn)
+        for turn in range(_PASSES)
+      ],
+      batch_size,
+      batches_drawn.append,
+    )
+    for one in candidates:
+      length = max(len(exemplar) for exemplar in _tokens(task, examples, one))
+      if length <= left and one.id not in [e.id for e in kept]:
+        kept.append(one)
+        left -= length
+      if len(kept) == wanted:
+        break
+    else:
+      raise RunError(
+        f"the base model wrote only {len(kept)} right rationales for {name} "
+        f"that fit into PROMPT_LENGTH, and {wanted} are wanted: set a larger "
+        "PROMPT_LENGTH or fewer Prompts.num_exemplars, in another MODEL_DIR"
+      )
+    found += kept
+  return found, sum(batches_drawn)
+
+
+def put_before(
+  task: Task, own: Examples, exemplars: Sequence[Exemplar], others: Examples
+) -> Examples:
+  """Puts each task's exemplars before its questions.
+
+  Args:
+    task: says how exemplars are separated.
+    own: the training questions, among them those of the exemplars.
+    exemplars: of all tasks.
+    others: the questions to put them before; may be the same.
+
+  Returns:
+    The questions with longer prompts and guides. A training question that is
+    an exemplar keeps its own rationale before it, as in the paper.
+  """
+  before: list[dict[str, list[np.ndarray]]] = [{}, {}]
+  for one in exemplars:
+    for prefixes, tokens in zip(before, _tokens(task, own, one), strict=True):
+      prefixes.setdefault(one.task, []).append(tokens)
+  prior, guide = (
+    {name: np.concatenate(parts) for name, parts in prefixes.items()}
+    for prefixes in before
+  )
+  return others.with_prefix(prior, guide)
+
+
+def write(directory: pathlib.Path, exemplars: Sequence[Exemplar]) -> str:
+  """Writes them to the run's folder, where other runs can read them too.
+
+  Returns:
+    The sha256 of the file.
+  """
+  lines = [files.to_json_line(one._asdict()) for one in exemplars]
+  content = "".join(lines).encode()
+  files.write_atomically(directory / _FILE, content)
+  return hashlib.sha256(content).hexdigest()
+
+
+def read(directory: pathlib.Path, sha256: str) -> list[Exemplar]:
+  """Reads what `write` wrote.
+
+  Args:
+    directory: the run's folder.
+    sha256: what `write` gave.
+
+  Raises:
+    UserError: if it is not there or was changed.
+  """
+  path = directory / _FILE
+  try:
+    content = path.read_bytes()
+  except OSError:
+    content = b""
+  if hashlib.sha256(content).hexdigest() != sha256:
+    what = "was changed" if content else "cannot be read"
+    raise UserError(
+      f"{path} {what}, and the run's prompts are made of it: put it back as it "
+      "was, or choose another MODEL_DIR"
+    )
+  return [Exemplar(**json.loads(line)) for line in content.splitlines()]
+
+
+def _right_rationales(
+  model: LanguageModel,
+  task: Task,
+  examples: Examples,
+  params,
+  own: np.ndarray,
+  rng_keys: Sequence[jax.Array],
+  batch_size: int,
+  report_drawn: Callable[[int], None],
+) -> Iterator[Exemplar]:
+  """Draws rationales for some questions in random order; yields right ones.
+
+  Args:
+    model: the language model.
+    task: says what an answer is.
+    examples: N training questions.
+    params: of the base model.
+    own: indices of the questions to draw for.
+    rng_keys: one for each pass over them.
+    batch_size: rows drawn together.
+    report_drawn: called with the size of each batch.
+  """
+  lesson = dict.fromkeys(examples.tasks, task.lesson)
+  prompts = examples.with_prefix(lesson, lesson).prompts
+  for rng_key in rng_keys:
+    order = own[np.asarray(jax.random.permutation(rng_key, len(own)))]
+    for index, num_real in estep.batches(len(order), batch_size):
+      rows = order[index]
+      checked = estep.draw_and_check(
+        model,
+        task,
+        params,
+        prompts[rows],
+        rng.row_keys(rng_key, examples.words[rows], np.zeros_like(index)),
+        [examples.answers[i] for i in rows],
+      )
+      report_drawn(num_real)
+      for place in np.flatnonzero(checked.is_correct[:num_real]):
+        row, tokens = int(rows[place]), checked.tokens[place]
+        yield Exemplar(
+          id=examples.ids[row],
+          task=examples.tasks[row],
+          question=examples.questions[row],
+          answer=examples.answers[row],
+          completion=checked.texts[place],
+          tokens=tokens[tokens != PAD_ID][:-1].tolist(),
+        )
+
+
+def _tokens(
+  task: Task, examples: Examples, one: Exemplar
+) -> tuple[np.ndarray, np.ndarray]:
+  """Writes an exemplar as it stands before a prompt, and before a guide."""
+  row = list(examples.ids).index(one.id)
+  prompt, guide = (
+    np.concatenate([tokens[tokens != PAD_ID], one.tokens, task.separator])
+    for tokens in (examples.prompts[row], examples.guides[row])
+  )
+  return prompt.astype(np.int32), guide.astype(np.int32)

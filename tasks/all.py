@@ -1,0 +1,3 @@
+"""Registers all tasks of this package."""
+
+from cot_latent.tasks import bbh, chain, gsm8k, synthetic  # noqa: F401

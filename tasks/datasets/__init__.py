@@ -1,0 +1,1 @@
+"""GSM8K and BIG-Bench Hard as TensorFlow Datasets, and as SeqIO sources."""

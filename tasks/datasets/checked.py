@@ -1,0 +1,220 @@
+"""A builder whose files are checked, be they fetched or read from a folder."""
+
+import abc
+import contextlib
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import downloader
+
+from cot_latent.errors import UserError
+
+Row = Mapping[str, str]  # `id`, `question`, `answer`, `targets`
+Parser = Callable[[pathlib.Path], Any]  # raises UserError for a bad row
+
+
+class File(NamedTuple):
+  """What a file must be.
+
+  Attributes:
+    url: where it can be fetched, at a fixed commit.
+    size: in bytes.
+    sha256: of its content, in hexadecimal.
+  """
+
+  url: str
+  size: int
+  sha256: str
+
+
+def read_table() -> dict[str, File]:
+  """Reads checksums.tsv.
+
+  It has TFDS's own format. The last column, the name of a file that was got by
+  hand, is here the file's path below the data folder.
+
+  Returns:
+    That path -> what the file must be.
+  """
+  table = pathlib.Path(__file__).with_name("checksums.tsv")
+  rows = [line.split("\t") for line in table.read_text().splitlines()]
+  return {path: File(url, int(n), digest) for url, n, digest, path in rows}
+
+
+def check_file(path: pathlib.Path, wanted: File, parse: Parser) -> None:
+  """Compares a file with what it must be.
+
+  Args:
+    path: the file.
+    wanted: its size and sha256.
+    parse: reads the file; called if it is another, to say what is wrong.
+
+  Raises:
+    UserError: with the first row that is malformed, if one is, and the size
+      that the file has and should have.
+  """
+  content = path.read_bytes()
+  digest = hashlib.sha256(content).hexdigest()
+  if (len(content), digest) == (wanted.size, wanted.sha256):
+    return
+  if len(content) != wanted.size:
+    fault = f"{len(content):,} bytes instead of {wanted.size:,}"
+  else:
+    fault = f"sha256 {digest:.16}... instead of {wanted.sha256:.16}..."
+  unix = content.replace(b"\r\n", b"\n")
+  if hashlib.sha256(unix).hexdigest() == wanted.sha256:
+    raise UserError(f"{path} has other line ends ({fault})")
+  try:
+    parse(path)
+  except UserError as error:
+    raise UserError(f"{error}; the file has {fault}") from None
+  if len(content) < wanted.size:
+    fault += ": was it cut short?"
+  raise UserError(f"{path} is not the published file ({fault})")
+
+
+class CheckedBuilder(
+  tfds.core.GeneratorBasedBuilder,
+  skip_registration=True,  # type: ignore[call-arg]
+):
+  """Makes rows of files that are listed in checksums.tsv.
+
+  The files come from the folder that `DownloadConfig.manual_dir` names, or
+  else from their authors' repositories.
+
+  Attributes:
+    ABOUT: description, homepage, citation and license, for `DatasetInfo`.
+  """
+
+  ABOUT: ClassVar[Mapping[str, str]] = {}
+  # Left to `check_file`: TFDS would say of a bad file only that it is bad.
+  url_infos = None
+  _folder: pathlib.Path | None = None
+
+  @abc.abstractmethod
+  def parsers(self) -> Mapping[str, Parser]:
+    """Says which files are read: path below the data folder -> reader."""
+
+  @abc.abstractmethod
+  def sizes(self) -> Mapping[str, int]:
+    """Says how many rows each split has."""
+
+  @abc.abstractmethod
+  def make_splits(
+    self, paths: Mapping[str, pathlib.Path]
+  ) -> Mapping[str, Iterable[Row]]:
+    """Makes the rows of all splits, given where the files are."""
+
+  def check_folder(self, folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Checks the files of a folder.
+
+    Returns:
+      Path below the data folder -> path.
+
+    Raises:
+      UserError: if one is missing or not what it must be.
+    """
+    table, paths = read_table(), {}
+    for name, parse in self.parsers().items():
+      paths[name] = folder / name
+      try:
+        check_file(paths[name], table[name], parse)
+      except OSError as error:
+        raise UserError(
+          f"cannot read {paths[name]} ({error.strerror}): does DATA_DIR "
+          f"(--data_dir), {str(folder)!r}, have {name.split('/')[0]}/?"
+        ) from None
+      except UserError as error:
+        raise UserError(f"{error}; get it from {table[name].url}") from None
+    return paths
+
+  def download_and_prepare(self, *, download_config=None, **kwargs) -> None:
+    """Prepares the dataset as TFDS does.
+
+    Raises:
+      UserError: if a file cannot be had or is not what it must be.
+    """
+    # By itself TFDS would name a folder even where none was given.
+    folder = download_config.manual_dir if download_config else None
+    self._folder = None if folder is None else pathlib.Path(folder)
+    super().download_and_prepare(download_config=download_config, **kwargs)
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    names = ("id", "question", "answer", "targets")
+    return tfds.core.DatasetInfo(
+      builder=self,
+      features=tfds.features.FeaturesDict(
+        {name: tfds.features.Text() for name in names}
+      ),
+      **self.ABOUT,
+    )
+
+  def _split_generators(self, dl_manager):
+    if self._folder is None:
+      paths = self._fetch(dl_manager)
+    else:
+      paths = self.check_folder(self._folder)
+    splits = self.make_splits(paths)
+    return {
+      name: self._generate_examples(rows) for name, rows in splits.items()
+    }
+
+  def _generate_examples(self, rows: Iterable[Row]):
+    for row in rows:
+      yield row["id"], dict(row)
+
+  def _fetch(self, dl_manager) -> dict[str, pathlib.Path]:
+    table, paths = read_table(), {}
+    for name, parse in self.parsers().items():
+      url = table[name].url
+      path = paths[name] = _download(dl_manager, url)
+      try:
+        check_file(path, table[name], parse)
+      except UserError as error:
+        # Or TFDS would take it from its cache the next time.
+        path.unlink()
+        path.with_suffix(f"{path.suffix}.INFO").unlink(missing_ok=True)
+        raise UserError(
+          f"{str(error).replace(str(path), url)}; try again, or give a folder "
+          "with the files (--data_dir)"
+        ) from None
+    return paths
+
+
+def _download(dl_manager, url: str):
+  try:
+    with _few_retries():
+      return dl_manager.download(url)
+  except Exception as error:  # whatever the layers below raise, and TFDS
+    if isinstance(error, OSError) and error.errno is not None:
+      raise  # of the disk, not of the network
+    raise UserError(
+      f"cannot fetch {url} ({_reason(error)}): without a network give a folder "
+      "with the files (--data_dir)"
+    ) from None
+
+
+@contextlib.contextmanager
+def _few_retries() -> Iterator[None]:
+  """Lets TFDS try 4 times: its 11 take over 3 minutes without a network."""
+  kept = downloader.MAX_RETRIES
+  downloader.MAX_RETRIES = 3
+  try:
+    yield
+  finally:
+    downloader.MAX_RETRIES = kept
+
+
+def _reason(error: BaseException) -> str:
+  """Says in a few words why a download failed."""
+  cause: BaseException | None = error
+  for _ in range(20):  # no chain is as long
+    if cause is None:
+      break
+    if isinstance(cause, OSError) and cause.strerror:
+      return cause.strerror
+    cause = cause.__cause__ or cause.__context__
+  return " ".join(f"{type(error).__name__}: {error}".split())[:200]

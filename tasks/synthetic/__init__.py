@@ -1,0 +1,22 @@
+"""Synthetic tasks of eight kinds that BIG-Bench Hard has too.
+
+They are to train base models on where no pretrained ones can be had: as many
+questions as are wanted, graded by level, with right and with flawed rationales,
+and the same forms of answers as BBH. Wording, names and things are not BBH's.
+
+Importing this package registers `synthetic_<kind>_v1` for each kind, and
+`synthetic_v1`, the mixture of them.
+"""
+
+from cot_latent.tasks import common
+from cot_latent.tasks.synthetic.kinds import KINDS
+from cot_latent.tasks.synthetic.registration import register
+from cot_latent.tasks.synthetic.splits import examples
+
+__all__ = ["KINDS", "examples", "register"]
+
+for _kind in KINDS:
+  register(f"synthetic_{_kind}_v1", _kind)
+common.register_mixture(
+  "synthetic_v1", [f"synthetic_{_kind}_v1" for _kind in KINDS]
+)

@@ -1,0 +1,72 @@
+"""Formulas with not, and, or: `Simplify: not (True or False) and True`.
+
+Level: level + 2 truth values, joined two or three at a time; what is joined
+stands in brackets when it is a part. A third of the parts are negated.
+"""
+
+import random
+from typing import Any
+
+from cot_latent.tasks.synthetic import draw, expressions
+from cot_latent.tasks.synthetic.kind import Kind, Problem, Slip
+
+
+def _negate_some(rng: random.Random, text: str, tree: Any) -> tuple[str, Any]:
+  if rng.random() < 1 / 3:
+    return f"not {text}", ("not", tree)
+  return text, tree
+
+
+def _make_part(rng: random.Random, size: int) -> tuple[str, Any]:
+  """Makes a formula of `size` truth values that can be a member of another."""
+  if size == 1:
+    value = rng.random() < 0.5
+    return _negate_some(rng, str(value), value)
+  text, tree = _make_formula(rng, size)
+  return _negate_some(rng, f"({text})", tree)
+
+
+def _make_formula(rng: random.Random, size: int) -> tuple[str, Any]:
+  """Joins two or three formulas of `size` >= 2 truth values together."""
+  # No more than three: a longer row without brackets might stand in BBH.
+  num_cuts = 1 + draw.below(rng, min(2, size - 1))
+  cuts = sorted(draw.sample(rng, range(1, size), num_cuts))
+  sizes = [b - a for a, b in zip([0, *cuts], [*cuts, size], strict=True)]
+  parts = [_make_part(rng, part_size) for part_size in sizes]
+  operators = [draw.choice(rng, ("and", "or")) for _ in cuts]
+  text = parts[0][0]
+  for operator, part in zip(operators, parts[1:], strict=True):
+    text += f" {operator} {part[0]}"
+  tree = expressions.join([part[1] for part in parts], operators, "and")
+  return text, tree
+
+
+def make(rng: random.Random, level: int) -> Problem:
+  """Draws a formula."""
+  text, tree = _make_formula(rng, level + 2)
+  return Problem(f"Simplify: {text}", tree)
+
+
+def solve(tree: Any, slip: Slip) -> tuple[list[str], str]:
+  """Works the formula out; a slip is the other truth value."""
+
+  def work(operator: str, value: bool, other: bool = False) -> bool:
+    if operator == "not":
+      right = not value
+    elif operator == "and":
+      right = value and other
+    else:
+      right = value or other
+    return slip(right, (not right,))
+
+  steps, value = expressions.evaluate(tree, work)
+  return steps, str(value)
+
+
+def guess(rng: random.Random, tree: Any) -> str:
+  """Draws True or False."""
+  del tree
+  return draw.choice(rng, ("True", "False"))
+
+
+KIND = Kind("boolean_expressions", ("True", "False"), make, solve, guess)

@@ -1,0 +1,91 @@
+"""Things of one sort counted among others.
+
+`In the shed: two saws, a kite, four drills. How many tools?`
+
+Level: 2 * level + 1 entries of one to five things each, level to level + 2 of
+them of the sort that is asked for.
+"""
+
+import random
+from typing import NamedTuple
+
+from cot_latent.tasks.synthetic import draw
+from cot_latent.tasks.synthetic.kind import Kind, Problem, Slip
+
+# All take `a` and form the plural with `s`.
+SORTS = {
+  "tools": (
+    *("saw", "hammer", "spanner", "chisel"),
+    *("drill", "shovel", "rake", "ladder"),
+  ),
+  "clothes": (
+    *("shirt", "glove", "sock", "coat"),
+    *("sweater", "belt", "cap", "jacket"),
+  ),
+  "dishes": (
+    *("plate", "bowl", "cup", "jug"),
+    *("saucer", "teapot", "mug", "platter"),
+  ),
+  "vehicles": (
+    *("truck", "tram", "van", "scooter"),
+    *("tractor", "canoe", "wagon", "bicycle"),
+  ),
+  "toys": (
+    *("kite", "puzzle", "marble", "doll"),
+    *("rattle", "yo-yo", "seesaw", "slingshot"),
+  ),
+}
+_PLACES = ("shed", "cellar", "attic", "hall", "yard", "loft")
+_NUMBERS = ("a", "two", "three", "four", "five")
+
+
+class Entry(NamedTuple):
+  """Some things of the list.
+
+  Attributes:
+    number: how many.
+    noun: what, in the singular or plural.
+    is_asked: whether they are of the sort that is asked for.
+  """
+
+  number: int
+  noun: str
+  is_asked: bool
+
+
+def make(rng: random.Random, level: int) -> Problem:
+  """Draws a list and the sort to count."""
+  sort = draw.choice(rng, tuple(SORTS))
+  num_entries, num_asked = 2 * level + 1, level + draw.below(rng, 3)
+  others = [noun for s, nouns in SORTS.items() if s != sort for noun in nouns]
+  nouns = draw.sample(rng, SORTS[sort], num_asked)
+  nouns += draw.sample(rng, others, num_entries - num_asked)
+  entries = []
+  for place in draw.shuffled(rng, range(num_entries)):
+    number = 1 + draw.below(rng, len(_NUMBERS))
+    noun = nouns[place] + "s" * (number > 1)
+    entries.append(Entry(number, noun, place < num_asked))
+  text = ", ".join(f"{_NUMBERS[e.number - 1]} {e.noun}" for e in entries)
+  where = draw.choice(rng, _PLACES)
+  return Problem(f"In the {where}: {text}. How many {sort}?", entries)
+
+
+def solve(entries: list[Entry], slip: Slip) -> tuple[list[str], str]:
+  """Adds up: `saws: 0 + 2 = 2`; a slip is off by 1 or 2."""
+  total, steps = 0, []
+  for number, noun, is_asked in entries:
+    if is_asked:
+      right = total + number
+      wrong = (right + off for off in (-2, -1, 1, 2) if right + off > 0)
+      result = slip(right, wrong)
+      steps.append(f"{noun}: {total} + {number} = {result}")
+      total = result
+  return steps, str(total)
+
+
+def guess(rng: random.Random, entries: list[Entry]) -> str:
+  """Draws a number that such a list can have."""
+  return str(1 + draw.below(rng, 3 * len(entries)))
+
+
+KIND = Kind("object_counting", "integer", make, solve, guess)

@@ -1,0 +1,54 @@
+"""Is the last in a chain of people honest, each of whom judges the one before?
+
+Level: level + 2 people.
+"""
+
+import random
+from typing import NamedTuple
+
+from cot_latent.tasks.synthetic import draw, words
+from cot_latent.tasks.synthetic.kind import Kind, Problem, Slip
+
+_IS = {True: "is honest", False: "is a liar"}
+
+
+class Parts(NamedTuple):
+  """A chain of people.
+
+  Attributes:
+    names: theirs.
+    claims: whether somebody is said to be honest: the first person by the
+      question, then each one by the next.
+  """
+
+  names: list[str]
+  claims: list[bool]
+
+
+def make(rng: random.Random, level: int) -> Problem:
+  """Draws the people and what they say."""
+  names = words.make_names(rng, level + 2)
+  claims = [rng.random() < 0.5 for _ in names]
+  text = f"{names[0]} {_IS[claims[0]]}."
+  for about, name, claim in zip(names, names[1:], claims[1:], strict=False):
+    text += f" {name} says {about} {_IS[claim]}."
+  return Problem(f"{text} Is {names[-1]} honest?", Parts(names, claims))
+
+
+def solve(parts: Parts, slip: Slip) -> tuple[list[str], str]:
+  """Judges one after the other, `Bex is honest`; a slip is misjudging."""
+  is_honest, steps = True, []  # the question itself is honest
+  for name, claim in zip(parts.names, parts.claims, strict=True):
+    right = is_honest == claim
+    is_honest = slip(right, (not right,))
+    steps.append(f"{name} {_IS[is_honest]}")
+  return steps, "Yes" if is_honest else "No"
+
+
+def guess(rng: random.Random, parts: Parts) -> str:
+  """Draws Yes or No."""
+  del parts
+  return draw.choice(rng, ("Yes", "No"))
+
+
+KIND = Kind("web_of_lies", ("Yes", "No"), make, solve, guess)

@@ -1,0 +1,40 @@
+"""Made-up words to be put in alphabetical order: `Sort: kelro balgo kelda`.
+
+Level: 2 * level + 1 words with level + 2 beginnings, so that more and more of
+them differ only towards their end.
+"""
+
+import random
+
+from cot_latent.tasks.synthetic import draw, words
+from cot_latent.tasks.synthetic.kind import Kind, Problem, Slip
+
+
+def make(rng: random.Random, level: int) -> Problem:
+  """Draws words."""
+  heads = draw.sample(rng, words.HEADS, min(level + 2, len(words.HEADS)))
+  drawn = words.make_words(rng, 2 * level + 1, heads)
+  return Problem(f"Sort: {' '.join(drawn)}", drawn)
+
+
+def solve(unsorted: list[str], slip: Slip) -> tuple[list[str], str]:
+  """Inserts word after word into a sorted list, written out each time.
+
+  A slip inserts in the wrong place; later words go before the first that is
+  greater.
+  """
+  done, steps = unsorted[:1], []
+  for word in unsorted[1:]:
+    right = next((i for i, w in enumerate(done) if w > word), len(done))
+    wrong = (i for i in range(len(done) + 1) if i != right)
+    done.insert(slip(right, wrong), word)
+    steps.append(" ".join(done))
+  return steps, " ".join(done)
+
+
+def guess(rng: random.Random, unsorted: list[str]) -> str:
+  """Draws any order."""
+  return " ".join(draw.shuffled(rng, unsorted))
+
+
+KIND = Kind("word_sorting", "words", make, solve, guess)

@@ -1,0 +1,82 @@
+"""The pages of docs/ followed to the letter, in an empty folder."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+# A file: its language, its name, its text. A command: what is said to follow.
+_BLOCK = re.compile(
+  r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
+
+
+def read_page(name):
+  """Reads the files that a page shows, and its commands with their output."""
+  files, commands = {}, []
+  for language, file, text in _BLOCK.findall(
+    (ROOT / "docs" / name).read_text()
+  ):
+    if file:
+      files[file] = text
+    elif language == "console":
+      prompt, _, output = text.partition("\n")
+      assert prompt.startswith("$ ")
+      commands.append((prompt.removeprefix("$ "), output))
+  return files, commands
+
+
+def run(command, folder):
+  """Runs a command as a shell would find `t5x` after installation."""
+  environment = os.environ | {
+    "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+  }
+  done = subprocess.run(
+    command,
+    shell=True,
+    cwd=folder,
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=280,
+  )
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
+def check_page(name, folder):
+  """Writes a page's files and runs its commands, comparing what is shown."""
+  files, commands = read_page(name)
+  for file, text in files.items():
+    (folder / file).write_text(text)
+  for command, shown in commands:
+    output = run(command, folder)
+    assert not shown or output == shown
+
+
+def test_a_new_task(tmp_path):
+  files, commands = read_page("new_task.md")
+  assert {"days.json", "my_tasks.py", "days.gin", "capitals.csv"} == set(files)
+  assert len(commands) == 4
+  check_page("new_task.md", tmp_path)
+  assert (tmp_path / "runs/days/report.html").is_file()
+  assert not ROOT.is_relative_to(tmp_path)
+
+
+def test_a_page_that_shows_something_else_is_noticed(tmp_path, monkeypatch):
+  (tmp_path / "docs").mkdir()
+  page = tmp_path / "docs/page.md"
+  page.write_text(
+    "```text a.txt\nhello\n```\n\n```console\n$ cat a.txt\nhello\n```\n"
+  )
+  monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+  check_page("page.md", tmp_path)
+  page.write_text(
+    page.read_text().replace("cat a.txt\nhello", "cat a.txt\nhullo")
+  )
+  with pytest.raises(AssertionError):
+    check_page("page.md", tmp_path)

@@ -1,0 +1,128 @@
+"""A task stored with `t5x cache` trains without TensorFlow, to the same end."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cot_latent import cli
+
+SMALL = [
+  "--gin_file=gin/runs/quickstart.gin",
+  "--gin.BASE_STEPS=60",
+  "--gin.TRAIN_STEPS=3",
+  "--gin.BATCH_SIZE=8",
+  "--gin.EVAL_PERIOD=2",
+  "--gin.NUM_VOTES=2",
+]
+HEAVY = ("tensorflow", "seqio", "tensorflow_datasets", "tensorflow_text")
+AFTERWARDS = f"""
+import sys
+from cot_latent import cli
+status = cli.main(sys.argv[1:])
+print("loaded:", *(name for name in {HEAVY} if sys.modules.get(name)))
+sys.exit(status)
+"""
+# As on a machine that has none of them.
+WITHOUT = f"""
+import importlib.util
+import sys
+find_spec = importlib.util.find_spec
+def without(name, package=None):
+  return None if name.split(".")[0] in {HEAVY} else find_spec(name, package)
+importlib.util.find_spec = without
+sys.modules.update(dict.fromkeys({HEAVY}))
+"""
+
+
+def train(program, *arguments):
+  """Runs `t5x train` in a process of its own; gives what is loaded then."""
+  done = subprocess.run(
+    [sys.executable, "-c", program, "train", *arguments],
+    capture_output=True,
+    text=True,
+    timeout=300,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  (line,) = [x for x in done.stdout.splitlines() if x.startswith("loaded:")]
+  return line.split()[1:]
+
+
+def read_report(directory):
+  report = json.loads((directory / "report.json").read_text())
+  assert report["status"] == "complete"
+  return report
+
+
+@pytest.fixture(scope="module")
+def through_seqio(tmp_path_factory):
+  """A run whose data come from SeqIO: its folder."""
+  directory = tmp_path_factory.mktemp("runs") / "seqio"
+  loaded = train(AFTERWARDS, *SMALL, f"--gin.MODEL_DIR='{directory}'")
+  # The question does find what is loaded.
+  assert set(loaded) == set(HEAVY)
+  return directory
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+  path = tmp_path_factory.mktemp("cache") / "chain.npz"
+  assert cli.main(["cache", "--task=chain", f"--output={path}"]) == 0
+  return path
+
+
+def assert_same_numbers(one, other):
+  """Checks that two reports agree in all that was measured, to the bit."""
+  for section in ("results", "samples", "data", "plan"):
+    assert one[section] == other[section]
+  for mine, others in zip(one["metrics"], other["metrics"], strict=True):
+    assert mine.keys() == others.keys()
+    for key in mine:
+      assert key.startswith("time/") or mine[key] == others[key]
+
+
+@pytest.mark.parametrize("before", ["", WITHOUT], ids=["installed", "lacking"])
+def test_a_cache_trains_without_tensorflow(
+  through_seqio, cache, tmp_path, before
+):
+  directory = tmp_path / "run"
+  flags = [f"--gin.CACHE='{cache}'", f"--gin.MODEL_DIR='{directory}'"]
+  assert train(before + AFTERWARDS, *SMALL, *flags) == []
+  one, other = read_report(through_seqio), read_report(directory)
+  assert one["identity"]["run_id"] == other["identity"]["run_id"]
+  assert_same_numbers(one, other)
+  assert len(one["metrics"]) == 3
+  # TensorBoard's file is there all the same.
+  assert list((directory / "tensorboard").glob("events*"))
+  assert not any(
+    (directory / "outputs" / path.name).read_bytes() != path.read_bytes()
+    for path in (through_seqio / "outputs").iterdir()
+  )
+
+
+def test_a_cached_run_s_outputs_are_scored_again(through_seqio, cache, capsys):
+  report = read_report(through_seqio)
+  for row in report["results"]:
+    name = f"{row['step']:06}-test-{row['decoder']}.jsonl"
+    path = through_seqio / "outputs" / name
+    for flags in ([], [f"--gin.CACHE='{cache}'"]):
+      assert cli.main(["score", str(path), "--task=chain", *flags]) == 0
+      assert json.loads(capsys.readouterr().out) == {
+        "correct": row["correct"],
+        "total": row["total"],
+        "accuracy": row["accuracy"],
+        "unparseable": row["num_unparseable"],
+      }
+  # Some were right, some cut, some neither: the numbers say something.
+  assert any(row["correct"] for row in report["results"])
+  assert any(row["num_cut"] for row in report["results"])
+
+
+def test_a_run_may_go_on_from_a_cache(through_seqio, cache, capsys):
+  before = read_report(through_seqio)
+  flags = [f"--gin.CACHE='{cache}'", f"--gin.MODEL_DIR='{through_seqio}'"]
+  assert cli.main(["train", *SMALL, *flags]) == 0
+  assert "is complete already, nothing is run" in capsys.readouterr().out
+  assert read_report(through_seqio) == before
