@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup quickstart test nightly lint lock clean
+.PHONY: setup quickstart test nightly variance lint lock clean
 
 setup: .venv/ready
 
@@ -25,6 +25,10 @@ test: setup
 nightly: setup
 	$(BIN)/python -m pytest
 	$(BIN)/python -m tests.data.checkers_fuzz --seconds 300
+
+# The plot of docs/methods.md.
+variance: setup
+	$(BIN)/python -m benchmarks.variance --output docs/variance
 
 lint: setup
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ import argparse
 import errno
 import logging
 import os
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -103,6 +104,32 @@ def _parser() -> argparse.ArgumentParser:
     help=argparse.SUPPRESS,  # the form that T5X's own flags have
   )
 
+  study = _add_command(
+    commands,
+    "study",
+    _study,
+    "run every arm of a study with every seed, and go on where it stopped",
+  )
+  study.add_argument("folder", help="a folder with a gin file for each arm")
+  study.add_argument(
+    "--seeds", type=_count, default=5, metavar="N", help="how many seeds (5)"
+  )
+  study.add_argument(
+    "--output",
+    metavar="DIR",
+    help="where the runs go (runs/studies/ and the folder's name)",
+  )
+  study.add_argument(
+    "--collect",
+    metavar="DIR",
+    help="write the compact report of every run there when all are complete",
+  )
+  study.add_argument(
+    "--dry_run",
+    action="store_true",
+    help="print the command of each run, one a line, and stop",
+  )
+
   tasks = _add_command(
     commands,
     "tasks",
@@ -150,6 +177,19 @@ def _parser() -> argparse.ArgumentParser:
   cache.add_argument(
     "--output", required=True, metavar="FILE", help="an .npz file"
   )
+
+  what = "make a table and a plot for a paper from the reports of runs"
+  tables = commands.add_parser(
+    "tables",
+    help=what,
+    description=f"{what[0].upper()}{what[1:]}.",
+    allow_abbrev=False,
+  )
+  tables.add_argument("spec", help="what the table shows, a TOML file")
+  tables.add_argument(
+    "--output", metavar="DIR", help="where to write; without it, beside SPEC"
+  )
+  tables.set_defaults(run=_tables)
   return parser
 
 
@@ -242,9 +282,7 @@ def _train(options: argparse.Namespace) -> int:
   from cot_latent.reporting import summary
   from cot_latent.training import train
 
-  # Orbax and its threads log at length what is raised as well.
-  for name in ("absl", "concurrent.futures"):
-    logging.getLogger(name).setLevel(logging.CRITICAL)
+  _silence_logs()
   config, gin_record = configuration.parse(*_gin_options(options))
   prepared = train.prepare(config, gin_record)
   if options.dry_run:
@@ -261,6 +299,36 @@ def _train(options: argparse.Namespace) -> int:
   report = train.train(prepared)
   print(summary.report_text(report, prepared.directory))
   return 0
+
+
+def _study(options: argparse.Namespace) -> int:
+  from cot_latent import study
+
+  gin_files, bindings, search_paths = _gin_options(options)
+  if gin_files:
+    raise UserError("a study's gin files are those of its folder")
+  runs = study.plan(options.folder, options.seeds, options.output, bindings)
+  if options.dry_run:
+    for one in runs:
+      print(one.command(search_paths))
+    return 0
+  _silence_logs()
+  failures = study.run(runs, search_paths)
+  if failures:
+    raise RunError(
+      f"{len(failures)} of {len(runs)} runs failed, the first: {failures[0]}"
+    )
+  print(f"all {len(runs)} runs are complete")
+  if options.collect:
+    study.collect(runs, pathlib.Path(options.collect))
+    print(f"their reports are in {options.collect}")
+  return 0
+
+
+def _silence_logs() -> None:
+  """Orbax and its threads log at length what is raised as well."""
+  for name in ("absl", "concurrent.futures"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _tasks(options: argparse.Namespace) -> int:
@@ -293,6 +361,14 @@ def _cache(options: argparse.Namespace) -> int:
 
   source = configuration.parse_source(options.task, *_gin_options(options))
   print(task_commands.cache(source, options.output))
+  return 0
+
+
+def _tables(options: argparse.Namespace) -> int:
+  from cot_latent.reporting import tables
+
+  output = None if options.output is None else pathlib.Path(options.output)
+  print(tables.make(pathlib.Path(options.spec), output), end="")
   return 0
 
 

@@ -95,7 +95,7 @@ def _read(
   """Reads files and bindings into gin, and notes where they stand."""
   gin.clear_config()
   gin_config._LOCATION_PREFIXES[:] = [""]  # gin keeps those of earlier calls
-  for folder in (*search_paths, *_package_folders()):
+  for folder in (*search_paths, *package_folders()):
     if not pathlib.Path(folder).is_dir():
       raise UserError(f"--gin_search_paths: no folder {folder}")
     gin.add_config_file_search_path(str(folder))
@@ -109,7 +109,7 @@ def _read(
   return gin_sources.Sources(read, bindings)
 
 
-def _package_folders() -> list[str]:
+def package_folders() -> list[str]:
   """The folders that hold gin/: a checkout's root, or the installed package."""
   package = pathlib.Path(cot_latent.__file__).parent
   return [str(p) for p in (package.parent, package) if (p / "gin").is_dir()]
@@ -135,7 +135,8 @@ def _refuse_unused(
 
   Gin keeps silent about it, though it mostly is a misspelt macro. The
   experiment is built by now, so all that can be read has been. What a file
-  binds for something that a later file or binding replaced may stay.
+  binds for something that a later file or binding replaced may stay, and so may
+  a macro that its file says it provides: not every method reads all of a task.
   """
   used = {
     gin_sources.innermost(selector, parameter, scope)
@@ -149,7 +150,7 @@ def _refuse_unused(
       is_excused = sources.refers_to(key) and not place.startswith("--")
       if flags_only and not place.startswith("--"):
         continue
-      if key in used or is_excused:
+      if key in used or is_excused or sources.provides(key):
         continue
       if selector == "gin.macro":
         raise UserError(

@@ -4,6 +4,7 @@ Gin forgets the places, and says nothing of a binding that nothing reads.
 """
 
 import difflib
+import itertools
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
@@ -40,6 +41,21 @@ def find_file(name: str) -> pathlib.Path:
   return next(path for path in paths if path.is_file())
 
 
+def provided(text: str) -> set[str]:
+  """Reads what a gin file says in its first comment that it provides.
+
+  Args:
+    text: of the file; the comment has a sentence `Provides: A, B.`
+
+  Returns:
+    The macros. They are there for whoever wants them.
+  """
+  lines = itertools.takewhile(lambda x: x.startswith("#"), text.splitlines())
+  comment = "\n".join(line.removeprefix("#").strip() for line in lines)
+  found = re.search(r"^Provides: (.*?)\.$", comment, re.MULTILINE | re.DOTALL)
+  return set(re.findall(r"\b[A-Z][A-Z_]+[A-Z]\b", found[1])) if found else set()
+
+
 def flag(binding: str) -> str:
   """Writes a binding as the flag that it came from."""
   text = " ".join(binding.split())
@@ -61,8 +77,11 @@ class Sources(config_parser.ParserDelegate):
     self.files = list(files)
     self.referred: set[str] = set()
     self._bound: list[tuple[Key, str]] = []
+    self._provided: dict[str, set[str]] = {}
     for name in files:
-      self._read(find_file(name).read_text(encoding="utf-8"), name)
+      text = find_file(name).read_text(encoding="utf-8")
+      self._provided[name] = provided(text)
+      self._read(text, name)
     for binding in bindings:
       self._read(binding, flag(binding))
 
@@ -95,6 +114,11 @@ class Sources(config_parser.ParserDelegate):
       ):
         return place
     return None
+
+  def provides(self, key: Key) -> bool:
+    """Whether the macro's value stands in a file that says it provides it."""
+    file = (self.place(key) or "").rpartition(", line ")[0]
+    return key.scope in self._provided.get(file, ())
 
   def refers_to(self, key: Key) -> bool:
     """Whether anything refers to the thing whose parameter this is."""

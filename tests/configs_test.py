@@ -172,7 +172,7 @@ def test_header(name):
   lines = (ROOT / name).read_text().splitlines()
   assert re.fullmatch(r"# [A-Z].*", lines[0])
   assert "from __gin__ import dynamic_registration" in lines
-  if not name.startswith("gin/runs/"):
+  if not name.startswith(("gin/runs/", "gin/studies/")):
     assert "Provides" in read(name).header
   check_header(read(name))
 
@@ -300,14 +300,58 @@ def test_a_method_bears_its_file_name(method):
   assert made.method.name == pathlib.Path(method).stem
 
 
+# What a method's file sets besides the method, which the next one leaves be:
+# files and bindings that do the same.
+LEFT_BEHIND = {
+  "gin/methods/direct.gin": (["gin/prompts/direct.gin"], []),
+  "gin/methods/few_shot.gin": ([], ["TRAIN_STEPS = 0"]),
+}
+
+
+@functools.cache
+def made_of(files, bindings=()):
+  run = "gin/runs/quickstart.gin"
+  return configuration.parse([run, *files], list(bindings), [])[0]
+
+
+def check_replaces(before, method):
+  """Checks that of two methods' files the later one has its way."""
+  after = experiment.as_dict(made_of((before, method)))
+  assert after["method"] == experiment.as_dict(made_of((method,)))["method"]
+  files, bindings = LEFT_BEHIND.get(before, ([], []))
+  expected = made_of((*files, method), tuple(bindings))
+  assert after == experiment.as_dict(expected)
+
+
 @pytest.mark.parametrize(
   ("before", "method"), [*itertools.permutations(METHODS, 2)]
 )
 def test_a_method_replaces_another_wholly(before, method):
-  run = "gin/runs/quickstart.gin"
-  alone, _ = configuration.parse([run, method], [], [])
-  after, _ = configuration.parse([run, before, method], [], [])
-  assert experiment.as_dict(after) == experiment.as_dict(alone)
+  check_replaces(before, method)
+
+
+@pytest.mark.parametrize(
+  ("before", "method", "line"),
+  [
+    ("star", "trice", "  refit = None\n"),
+    ("trice_subsampled", "rloo", "  num_scored = None\n"),
+    ("rest_em", "cot_supervised", "  num_draws = 1\n"),
+    ("star", "rest_em", "  stop_loss = None\n"),
+    ("cot_supervised", "rejection_sampling", "pooled = False\n"),
+  ],
+)
+def test_a_method_that_leaves_a_setting_out_is_noticed(
+  tmp_path, before, method, line
+):
+  text = (ROOT / f"gin/methods/{method}.gin").read_text()
+  assert line in text
+  twin = tmp_path / "twin.gin"
+  # A binding's name and its value, or a line of a block.
+  pattern = rf"^.*{re.escape(line)}" if line[0] != " " else re.escape(line)
+  twin.write_text(re.sub(pattern, "", text, flags=re.MULTILINE))
+  assert made_of((str(twin),)).method.name == method  # it is fit by itself
+  with pytest.raises((AssertionError, UserError)):
+    check_replaces(f"gin/methods/{before}.gin", str(twin))
 
 
 # What each file of prompts sets, beside the defaults.
@@ -328,10 +372,11 @@ def test_prompts_after_a_run(run, name):
   made, record = with_prompts(run, name)
   wanted = prompts.Prompts(**ASKED_FOR[pathlib.Path(name).stem])
   assert made.task.source.prompts == wanted
-  # The base model has the same prompts, unless it has a task of its own.
-  is_same_task = made.base.source.task == made.task.source.task
-  assert made.base.source.prompts == (wanted if is_same_task else None)
+  # The base model keeps its task's own, so that methods can share it.
+  assert made.base.source.prompts is None
   check_all_used(record["resolved"], record["operative"])
+  same, _ = with_prompts(run, name, "BASE_PROMPTS = %PROMPTS")
+  assert same.base.source.prompts == wanted
   # A setting of theirs can be set from outside.
   if wanted.exemplars != "none":
     setting = "prompts.Prompts.num_exemplars = 1"

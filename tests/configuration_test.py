@@ -156,8 +156,8 @@ BINDINGS = [
   (f"TASK = [{'1, ' * 999}]", "Source.task: expected str, got [1, 1,"),
   # Wrong sizes.
   (
-    "TRAIN_STEPS = 0",
-    "--gin.TRAIN_STEPS=0: Experiment.steps = 0 must be above 0",
+    "TRAIN_STEPS = -1",
+    "--gin.TRAIN_STEPS=-1: Experiment.steps = -1 must be at least 0",
   ),
   (
     "BATCH_SIZE = -4",

@@ -1,5 +1,6 @@
 """The pages of docs/ followed to the letter, in an empty folder."""
 
+import json
 import os
 import pathlib
 import re
@@ -65,6 +66,34 @@ def test_a_new_task(tmp_path):
   check_page("new_task.md", tmp_path)
   assert (tmp_path / "runs/days/report.html").is_file()
   assert not ROOT.is_relative_to(tmp_path)
+
+
+def test_a_new_method(tmp_path):
+  files, commands = read_page("new_method.md")
+  assert {"my_methods.py", "all_right.gin"} == set(files)
+  assert len(commands) == 1
+  check_page("new_method.md", tmp_path)
+  report = json.loads((tmp_path / "runs/all_right/report.json").read_text())
+  method = report["configuration"]["experiment"]["method"]
+  assert method["estimator"]["name"] == "my_methods.all_right"
+  assert report["status"] == "complete"
+
+
+def check_names_every_method(text):
+  """Checks that a page's table has a row for each file, and no other."""
+  rows = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+  assert rows == {path.stem for path in (ROOT / "gin/methods").glob("*.gin")}
+
+
+def test_the_methods_page_has_every_method():
+  text = (ROOT / "docs/methods.md").read_text()
+  check_names_every_method(text)
+  for twin in (
+    text.replace("| `star` |", "| star |"),
+    text.replace("| `star` |", "| `star` |\n| `comet` |"),
+  ):
+    with pytest.raises(AssertionError):
+      check_names_every_method(twin)
 
 
 def test_a_page_that_shows_something_else_is_noticed(tmp_path, monkeypatch):

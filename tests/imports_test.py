@@ -44,10 +44,12 @@ MAY_IMPORT = {
     "training",
   },
   "task_commands": {"errors", "data", "tasks", "reporting"},
+  "study": {"errors", "configuration", "data", "reporting", "training"},
   "cli": {
     "",
     "errors",
     "configuration",
+    "study",
     "task_commands",
     "reporting",
     "training",
@@ -67,6 +69,8 @@ OWNED = {
   "jax": {"inference", "models", "training"},
   "jinja2": {"reporting"},
   "markupsafe": {"reporting"},
+  "matplotlib": {"reporting"},
+  "scipy": {"reporting"},
   "typeguard": {"validation"},
   "numpy": {
     "inference",

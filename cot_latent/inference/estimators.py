@@ -44,27 +44,45 @@ def basic() -> Estimator:
 
 
 def control_variate(correct_first_acceptance: bool = False) -> Estimator:
-  """TRICE: the basic estimator minus a scaled zero-mean score of the draw.
+  """TRICE: the basic estimator minus a scaled zero-mean score of the draws.
 
   The scale of question m is the acceptance rate among the other valid ones,
-  beta_m = sum_{m' != m} c~_m' / sum_{m' != m} c'_m', and 0 where no other is
-  valid. It does not depend on draw m, and E[grad log p(z~_m|x_m)] = 0, so the
-  mean is that of `basic` exactly where the memory was correct before the step.
-  Where it was wrong, the draw is weighted only if it is accepted, and the
-  paper's formula has the extra bias -E[c~_m beta_m grad log p(z~_m|x_m) / C].
+  beta_m = sum_{m' != m} c'_m' a_m' / sum_{m' != m} c'_m', where a_m is the
+  share of right draws, and 0 where no other is valid. It does not depend on m's
+  own draws, and E[grad log p(z~_mk|x_m)] = 0, so the mean is that of `basic`
+  exactly where the memory was correct before the step. Where it was wrong, its
+  draws are weighted only if one is accepted, and the formula has a bias,
+
+    -E[1(n_m > 0) (beta_m / C) (1/K) sum_k grad log p(z~_mk|x_m)]
+      = -(1 - pi_m)^(K-1) grad pi_m E[beta_m / C | m valid],
+
+  where n_m is the number of right draws and pi_m = p(y_m|x_m). For K = 1, the
+  paper's formula, that is -E[c~_m beta_m grad log p(z~_m|x_m) / C].
+
+  For K > 1 the memory is the last right draw. Given which draws are right, each
+  of them is as likely to be that one, so the scores of all n_m of them are
+  averaged (Rao-Blackwell: the same mean, no more variance). The zero-mean term
+  is the average over all K draws:
+
+    n_m > 0:  sum_k (c~_mk / n_m - beta_m / K) grad log p(z~_mk|x_m) / C
+    n_m = 0:  [grad log p(z_m|x_m) - (beta_m / K) sum_k grad log p(z~_mk|x_m)]
+              c'_m / C
+
+  With K = 1 that is Algorithm 1. When all draws are right, and beta_m = 1, the
+  terms cancel: the variance goes to 0 as the model gets better, for every K.
 
   Args:
     correct_first_acceptance: use beta_m = 0 where the old memory was wrong,
       which removes that bias. False is the paper's formula.
 
   Returns:
-    An estimator with weights c'_m / C and -c'_m beta_m / C. It raises
-    ValueError at trace time unless K = 1.
+    An estimator with these weights; that of the last right draw is on the
+    memory, which is the same sequence.
 
   Raises:
     TypeError: if the option is not a bool.
 
-  Reference: Phan et al. 2023, section 3.2 and Algorithm 1.
+  Reference: Phan et al. 2023, section 3.2 and Algorithm 1, for K = 1.
   """
   if not isinstance(correct_first_acceptance, bool):
     raise TypeError(
@@ -73,16 +91,24 @@ def control_variate(correct_first_acceptance: bool = False) -> Estimator:
     )
 
   def weigh(transition: Transition) -> jax.Array:
-    if transition.draw_is_correct.shape[1] != 1:
-      raise ValueError(
-        "control_variate is defined for one draw a question (NUM_DRAWS = 1), "
-        f"not for {transition.draw_is_correct.shape[1]}"
-      )
-    on_memory = _mean_over_valid(transition)
-    scale = leave_one_out_scale(transition).astype(on_memory.dtype)
+    valid = transition.is_correct.astype(jnp.result_type(float))
+    right = transition.draw_is_correct.astype(valid.dtype)
+    count = jnp.maximum(valid.sum(), 1)
+    number = right.sum(axis=1, keepdims=True)
+    # Each weight is one quotient of whole numbers, and a scale of 1 changes
+    # none: terms that cancel then do so to the last bit, compiled or not.
+    averaged = right / (count * jnp.maximum(number, 1))
+    on_memory = jnp.where(
+      transition.accepted.any(axis=1),
+      (averaged * transition.accepted).sum(axis=1),
+      valid / count,
+    )
+    scale = leave_one_out_scale(transition).astype(valid.dtype)
     if correct_first_acceptance:
       scale = jnp.where(transition.old_is_correct, scale, 0)
-    return _weights(on_memory, -(on_memory * scale)[:, None])
+    subtracted = scale * (valid / (count * right.shape[1]))
+    on_draws = jnp.where(transition.accepted, 0, averaged)
+    return _weights(on_memory, on_draws - subtracted[:, None])
 
   return weigh
 
@@ -91,16 +117,17 @@ def leave_one_out_scale(transition: Transition) -> jax.Array:
   """Estimates each question's acceptance probability from all the others.
 
   Args:
-    transition: of M questions with K = 1.
+    transition: of M questions with K draws each.
 
   Returns:
     [M] beta_m in [0, 1]; 0 where no other question is valid.
   """
   valid = transition.is_correct.astype(jnp.result_type(float))
-  accepted = valid * transition.draw_is_correct[:, 0]
-  others_valid = valid.sum() - valid
-  others_accepted = accepted.sum() - accepted
-  return others_accepted / jnp.maximum(others_valid, 1)
+  number = transition.draw_is_correct.sum(axis=1, dtype=valid.dtype)
+  right = valid * number
+  draws = valid * transition.draw_is_correct.shape[1]
+  # Of whole numbers, so that it is 1 exactly where all their draws are right.
+  return (right.sum() - right) / jnp.maximum(draws.sum() - draws, 1)
 
 
 def merge_accepted(transition: Transition, weights: jax.Array) -> jax.Array:

@@ -21,6 +21,7 @@ PURPOSES = frozenset(
     "order",  # minibatches of the method's training
     "memory",  # the rationales that the memory starts with
     "draw",  # fresh rationales
+    "pool",  # rationales of an outer loop
     "subsample",  # the offset of systematic resampling
     "evaluate",  # samples for self-consistency
   }

@@ -85,17 +85,26 @@ def render(report: Mapping[str, Any]) -> str:
     suspect=report.get("suspect"),
     headline=[_headline(name, rows) for name, rows in curves.items()],
     steps_done=max(_steps(metrics), default=0),
-    figures=_figures(metrics, curves),
+    figures=_figures(metrics, curves, _estimator(sections["configuration"])),
     time_figure=_time_figure(_mapping(sections["cost"].get("step_seconds"))),
     groups=_groups(results),
     samples=_rows(report.get("samples")),
   )
 
 
+def _estimator(configuration: _Row) -> str:
+  """Names the estimator, as far as the report does."""
+  part: Any = configuration
+  for key in ("experiment", "method", "estimator", "name"):
+    part = _mapping(part).get(key)
+  return str(part or "")
+
+
 def _figures(
-  metrics: Sequence[_Row], curves: Mapping[str, list[_Row]]
+  metrics: Sequence[_Row], curves: Mapping[str, list[_Row]], estimator: str
 ) -> list[Figure]:
   """Draws what there is to draw over the step; all share one x axis."""
+  has_scale = not estimator or estimator.endswith(".control_variate")
   rows = [row for curve in curves.values() for row in curve]
   last_step = max([1, *_steps(metrics), *_steps(rows)])
   figures = [
@@ -115,7 +124,7 @@ def _figures(
       "over questions; 0 is the estimator without control variate. It is the "
       "acceptance among the batch’s other questions that have a right "
       "rationale, so it should follow acceptance.",
-      {"Scale": "estimator/scale"},
+      {"Scale": "estimator/scale"} if has_scale else {},
       metrics,
       last_step,
       is_share=False,

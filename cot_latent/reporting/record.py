@@ -4,9 +4,15 @@ The record is written whole each time, at the start, at every checkpoint and at
 the end, so that a reader always finds a valid report that says how far the run
 is. What was measured lies in a journal beside it, from which the report's
 metrics, results and costs are made.
+
+A report has the hash of each of its sections, and a digest over the hashes.
+They tell whether a report was changed afterwards, even where its large sections
+were dropped. They guard against slips, not against forgers, who would compute
+them anew.
 """
 
 import datetime
+import hashlib
 import json
 import pathlib
 from typing import Any
@@ -16,10 +22,13 @@ from cot_latent.reporting import files, page
 
 SCHEMA_VERSION = 1
 _MOST_CAPPED = 0.5  # share of draws cut by the length limit
+_LARGE = ("metrics", "samples")  # what a compact report does without
+_SEALS = ("hashes", "digest")
 # Where a run lies and how often it saves do not change what it computes.
 _FREE_FIELDS = (
   "model_dir",
   "checkpoint_period",
+  "base_dir",
   "task.source.data_dir",
   "task.source.cache",
   "base.source.data_dir",
@@ -87,7 +96,7 @@ def build(
   status: str,
   error: str | None,
 ) -> dict[str, Any]:
-  """Makes the report from its parts."""
+  """Makes the report from its parts, with its hashes."""
   metrics = journal.of_kind("metrics")
   phases = {row["phase"]: row["seconds"] for row in journal.of_kind("phase")}
   evaluations = journal.of_kind("evaluation_seconds")
@@ -101,7 +110,7 @@ def build(
   counted = [*metrics, *journal.of_kind("phase"), *evaluations]
   identity = header["identity"]
   ended = None if status == "running" else now()
-  return {
+  report = {
     **header,
     "schema_version": SCHEMA_VERSION,
     "status": status,
@@ -119,6 +128,57 @@ def build(
       "sequences_scored": sum(r.get("num_scored", 0) for r in counted),
     },
   }
+  return report | _seals(report)
+
+
+def compact(report: dict[str, Any]) -> dict[str, Any]:
+  """Drops a report's large sections, and keeps their hashes.
+
+  Returns:
+    All but `metrics` and `samples`; `verify` takes it as it takes the whole.
+  """
+  return {name: part for name, part in report.items() if name not in _LARGE}
+
+
+def verify(report: dict[str, Any], where: str = "the report") -> None:
+  """Checks that a report, whole or compact, is as its run left it.
+
+  Args:
+    report: as it was read.
+    where: how to name it in an error, such as its file.
+
+  Raises:
+    UserError: naming the first section, by the alphabet, that was changed.
+  """
+  mend = "take it again from its run's folder, or run it again"
+  hashes, digest = (report.get(name) for name in _SEALS)
+  if not isinstance(hashes, dict) or not isinstance(digest, str):
+    raise UserError(
+      f"{where} has no hashes, and nothing tells whether it was edited: {mend}"
+    )
+  for name in sorted((report.keys() | hashes.keys()) - {*_SEALS}):
+    if name not in hashes:
+      raise UserError(f"{where}: section {name} was added afterwards: {mend}")
+    if name not in report:
+      if name in _LARGE:
+        continue
+      raise UserError(f"{where}: section {name} is missing: {mend}")
+    if _sha256(report[name]) != hashes[name]:
+      raise UserError(f"{where}: section {name} was edited: {mend}")
+  if _sha256(hashes) != digest:
+    raise UserError(f"{where}: section hashes was edited: {mend}")
+
+
+def _seals(report: dict[str, Any]) -> dict[str, Any]:
+  hashes = {name: _sha256(section) for name, section in report.items()}
+  return {"hashes": hashes, "digest": _sha256(hashes)}
+
+
+def _sha256(value: Any) -> str:
+  """The sha256 over a value's JSON, as it is after being written and read."""
+  read_back = json.loads(json.dumps(value))
+  text = json.dumps(read_back, sort_keys=True, separators=(",", ":"))
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def suspect(metrics: list[dict[str, Any]]) -> list[str]:

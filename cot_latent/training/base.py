@@ -1,15 +1,23 @@
 """Fitting a base model from scratch, where no pretrained one is at hand."""
 
+import functools
+import io
+import pathlib
+import zipfile
 from collections.abc import Callable
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cot_latent.data.examples import Examples
-from cot_latent.errors import RunError
+from cot_latent.errors import RunError, UserError
 from cot_latent.inference import rng
 from cot_latent.models.language_model import PAD_ID, LanguageModel
+from cot_latent.reporting import files
 from cot_latent.training import mstep
-from cot_latent.training.experiment import BaseConfig
+from cot_latent.training.experiment import BaseConfig, Experiment, as_dict
 
 
 def fit(
@@ -39,7 +47,8 @@ def fit(
     RunError: if the gradient is not finite at the end.
   """
   params = model.init(rng.purpose_key(seed, "params"))
-  optimizer = mstep.build_optimizer(config.optimizer, config.steps)
+  optimizer = mstep.build_optimizer(config.optimizer)
+  learning_rate = mstep.learning_rate(config.optimizer, config.steps)
   opt_state = optimizer.init(params)
   step_fn = mstep.build(model, optimizer)
   batch_size = config.batch_size
@@ -53,8 +62,13 @@ def fit(
   for step in range(config.steps):
     index = rng.minibatch(seed, "base_order", step, len(examples), batch_size)
     prompts = np.where(is_hinted, hinted[index], plain[index])
-    params, opt_state, norm = step_fn(
-      params, opt_state, prompts, examples.targets[index], weights
+    params, opt_state, norm, _ = step_fn(
+      params,
+      opt_state,
+      learning_rate(step),
+      prompts,
+      examples.targets[index],
+      weights,
     )
     report_step(step + 1)
   # What is once not finite stays so.
@@ -64,3 +78,91 @@ def fit(
       "another MODEL_DIR"
     )
   return params
+
+
+def fit_once(
+  folder: pathlib.Path | None,
+  model: LanguageModel,
+  config: Experiment,
+  examples: Examples,
+  report_step: Callable[[int], None],
+) -> tuple[Any, bool]:
+  """Fits the base model of a run, or reads it where another run has fitted it.
+
+  Args:
+    folder: where base models lie, by a hash of all that makes them; None keeps
+      none.
+    model: the language model.
+    config: the run.
+    examples: N examples with targets.
+    report_step: called with the number of steps done.
+
+  Returns:
+    The fitted parameters, and whether they were read.
+
+  Raises:
+    RunError: if the gradient is not finite at the end.
+    UserError: if the file is damaged, or the folder is none.
+  """
+  path = None
+  if folder is not None:
+    path = folder / f"{_name(config, examples)}.npz"
+    if path.is_file():
+      return _read(path, model.init(rng.purpose_key(0, "params"))), True
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+      raise UserError(
+        f"BASE_DIR {folder} is a file or lies in one: give a folder"
+      ) from None
+  params = fit(model, config.base, examples, config.seed, report_step)
+  if path is not None:
+    stream = io.BytesIO()
+    leaves = {
+      jax.tree_util.keystr(key): np.asarray(leaf)
+      for key, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    np.savez(stream, allow_pickle=False, **leaves)
+    files.write_atomically(path, stream.getvalue())
+  return params, False
+
+
+def _name(config: Experiment, examples: Examples) -> str:
+  """Names a base model after all that makes it."""
+  settings = as_dict(config)
+  source = ("data_dir", "cache", "module")
+  task = {
+    k: v for k, v in settings["base"]["source"].items() if k not in source
+  }
+  return files.short_hash(
+    [
+      settings["model"],
+      settings["base"] | {"source": task},
+      settings["seed"],
+      config.task.max_length,
+      examples.fingerprint(),
+      jax.__version__,
+    ]
+  )
+
+
+def _read(path: pathlib.Path, like: Any) -> Any:
+  def take(stored, key, leaf):
+    array = stored[jax.tree_util.keystr(key)]
+    if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
+      raise ValueError(f"{array.shape} instead of {leaf.shape}")
+    return jnp.asarray(array)
+
+  try:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+      return jax.tree_util.tree_map_with_path(
+        functools.partial(take, stored), like
+      )
+  except (
+    *(EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError),
+    zipfile.BadZipFile,
+  ) as error:
+    raise UserError(
+      f"the base model {path} is damaged ({error!s:.80}): delete it, and it is "
+      "fitted anew"
+    ) from None

@@ -1,28 +1,12 @@
 """Checkpoints: parameters, optimizer, memory and step as one unit."""
 
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from cot_latent.inference.memory import MemoryState
-
-
-class TrainState(NamedTuple):
-  """All that a run carries from step to step.
-
-  Attributes:
-    params: of the model.
-    opt_state: Optax's.
-    memory: one chain a training question.
-    step: how many steps were taken.
-  """
-
-  params: Any
-  opt_state: Any
-  memory: MemoryState
-  step: int
+from cot_latent.training.state import TrainState
 
 
 class Checkpoints:
@@ -62,5 +46,6 @@ class Checkpoints:
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
-  """A state as Orbax takes it: every leaf an array."""
-  return state._asdict() | {"step": jax.numpy.asarray(state.step)}
+  """A state as Orbax takes it: every leaf an array, and no None."""
+  parts = state._asdict() | {"step": jax.numpy.asarray(state.step)}
+  return {name: part for name, part in parts.items() if part is not None}

@@ -4,6 +4,7 @@ M questions, K draws each, P prompt tokens, T target tokens.
 """
 
 import functools
+import itertools
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -111,6 +112,71 @@ def draw_and_check(
   )
 
 
+def draw_all(
+  model: LanguageModel,
+  task: Task,
+  params,
+  prompts: np.ndarray,
+  examples: Examples,
+  rows: np.ndarray,
+  number: np.ndarray,
+  rng_key: jax.Array,
+  batch_size: int,
+  temperature: float = 1.0,
+  report_done: Callable[[int], None] | None = None,
+) -> Checked:
+  """Draws for any number R of rows, batch by batch.
+
+  Args:
+    model: the language model.
+    task: says what an answer is.
+    params: the model's.
+    prompts: [N, P] int32, of all examples.
+    examples: N questions.
+    rows: [R] integers, the example of each row; R > 0.
+    number: [R] integers, which of the example's draws the row is.
+    rng_key: of the purpose.
+    batch_size: rows drawn together; the last batch is filled up.
+    temperature: as for `draw_and_check`.
+    report_done: called with the number of rows done.
+
+  Returns:
+    R completions and their verdicts.
+  """
+  parts = []
+  for index, num_real in batches(len(rows), batch_size):
+    chosen = rows[index]
+    checked = draw_and_check(
+      model,
+      task,
+      params,
+      prompts[chosen],
+      rng.row_keys(rng_key, examples.words[chosen], number[index]),
+      [examples.answers[i] for i in chosen],
+      temperature,
+    )
+    parts.append(
+      checked._replace(
+        tokens=checked.tokens[:num_real],
+        texts=checked.texts[:num_real],
+        answers=checked.answers[:num_real],
+        is_correct=checked.is_correct[:num_real],
+        ended=checked.ended[:num_real],
+      )
+    )
+    if report_done:
+      report_done(int(index[num_real - 1]) + 1)
+  return Checked(
+    tokens=np.concatenate([part.tokens for part in parts]),
+    texts=list(itertools.chain(*(part.texts for part in parts))),
+    answers=list(itertools.chain(*(part.answers for part in parts))),
+    is_correct=np.concatenate([part.is_correct for part in parts]),
+    ended=np.concatenate([part.ended for part in parts]),
+    sampling_seconds=sum(part.sampling_seconds for part in parts),
+    checking_seconds=sum(part.checking_seconds for part in parts),
+  )
+
+
 def start_memory(
   model: LanguageModel,
   task: Task,
@@ -141,27 +207,25 @@ def start_memory(
   state = memory.init(len(examples), max_length)
   if method.memory_start == "empty":
     return state
-  hinted = method.memory_start == "guide"
-  prompts = examples.guides if hinted else examples.prompts
-  rng_key = rng.purpose_key(seed, "memory")
-  for index, num_real in batches(len(examples), batch_size):
-    keys = rng.row_keys(rng_key, examples.words[index], np.zeros_like(index))
-    checked = draw_and_check(
-      model,
-      task,
-      params,
-      prompts[index],
-      keys,
-      [examples.answers[i] for i in index],
-    )
-    state = memory.start(
-      state,
-      index[:num_real],
-      jnp.asarray(checked.tokens[:num_real]),
-      jnp.asarray(checked.is_correct[:num_real]),
-    )
-    report_done(int(index[num_real - 1]) + 1)
-  return state
+  index = np.arange(len(examples))
+  drawn = draw_all(
+    model,
+    task,
+    params,
+    examples.guides if method.memory_start == "guide" else examples.prompts,
+    examples,
+    index,
+    np.zeros_like(index),
+    rng.purpose_key(seed, "memory"),
+    batch_size,
+    report_done=report_done,
+  )
+  return memory.start(
+    state,
+    jnp.asarray(index),
+    jnp.asarray(drawn.tokens),
+    jnp.asarray(drawn.is_correct),
+  )
 
 
 def e_step(
@@ -231,6 +295,7 @@ def e_step(
     "memory/age": float(memory.mean_age(state, step)),
     "time/sampling": checked.sampling_seconds,
     "time/checking": checked.checking_seconds,
+    "num_sampled": len(repeated),
   }
   return state, rows, metrics
 
@@ -262,7 +327,8 @@ def move_and_weigh(
   Returns:
     The memory after the step, the transition, weights [M, 1 + K] of which
     those of accepted draws have moved to the memory, and the mean scale of the
-    control variate over the valid rows.
+    control variate over the valid rows: what the weights lack of 1. (For an
+    estimator whose baseline is the mean reward that is always 1.)
   """
   moved = transition.independence(
     state.tokens[index],
@@ -274,7 +340,8 @@ def move_and_weigh(
     state, index, moved.tokens, moved.is_correct, moved.accepted, step
   )
   weights = estimator(moved)
-  scale = -weights[:, 1:].sum()  # each is -beta_m / C
+  # Weights add up to the mean of 1 - beta_m over the valid rows.
+  scale = jnp.where(moved.is_correct.any(), 1 - weights.sum(), 0.0)
   weights = estimators.merge_accepted(moved, weights)
   if num_scored is not None:
     weights = resampling.subsample(weights, num_scored, offset)

@@ -78,38 +78,31 @@ def evaluate(
   repeats = num_samples or 1
   which = np.repeat(np.arange(len(examples)), repeats)
   draw = np.tile(np.arange(repeats), len(examples))
-  rng_key = rng.purpose_key(seed, "evaluate", step)
-  texts: list[str] = []
-  ended: list[bool] = []
-  answers: list[str | None] = []
-  for index, num_real in estep.batches(len(which), batch_size):
-    rows = which[index]
-    checked = estep.draw_and_check(
-      model,
-      task,
-      params,
-      examples.prompts[rows],
-      rng.row_keys(rng_key, examples.words[rows], draw[index]),
-      [examples.answers[i] for i in rows],
-      temperature=0.0 if num_samples is None else 1.0,
-    )
-    texts += checked.texts[:num_real]
-    ended += checked.ended[:num_real].tolist()
-    answers += checked.answers[:num_real]
-    if report_done:
-      report_done(len(texts))
+  drawn = estep.draw_all(
+    model,
+    task,
+    params,
+    examples.prompts,
+    examples,
+    which,
+    draw,
+    rng.purpose_key(seed, "evaluate", step),
+    batch_size,
+    temperature=0.0 if num_samples is None else 1.0,
+    report_done=report_done,
+  )
   outputs = []
   for i in range(len(examples)):
     own = slice(i * repeats, (i + 1) * repeats)
-    extracted = scoring.majority(answers[own])
+    extracted = scoring.majority(drawn.answers[own])
     outputs.append(
       Output(
         id=examples.ids[i],
         task=examples.tasks[i],
         question=examples.questions[i],
         target=examples.answers[i],
-        completions=texts[own],
-        ended=ended[own],
+        completions=drawn.texts[own],
+        ended=drawn.ended[own].tolist(),
         extracted=extracted,
         is_correct=extracted == examples.answers[i],
       )

@@ -45,6 +45,65 @@ class TaskConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Refit:
+  """Outer loops: rationales of all questions, then a fit to the right ones.
+
+  Attributes:
+    source: "sample" draws them at temperature 1, "greedy" decodes them, "human"
+      takes those of the data.
+    hint_on_failure: draw once more where the answer is wrong, from the question
+      with its answer as a hint.
+    restart: begin every fit from the base model, and not where the last ended.
+    first_steps: steps of the first loop; None is one loop of all steps.
+    growth: each loop's steps over those of the one before.
+    max_steps: of a loop.
+    stop_loss: end a loop when a minibatch's loss, in nats a sequence, is below
+      it; the steps saved go to the loops that follow. None never does.
+  """
+
+  source: Literal["sample", "greedy", "human"]
+  hint_on_failure: bool = False
+  restart: bool = False
+  first_steps: int | None = None
+  growth: float = 1.0
+  max_steps: int | None = None
+  stop_loss: float | None = None
+
+  def __post_init__(self):
+    check_types(self)
+    check_within(self, "growth", 1, math.inf)
+    for name in ("first_steps", "max_steps"):
+      if getattr(self, name) is not None:
+        check_positive(self, name)
+    if self.source == "human" and (self.hint_on_failure or self.first_steps):
+      raise UserError(
+        "Refit.source = 'human' is one loop without hints: leave "
+        "hint_on_failure and first_steps out"
+      )
+
+  def loop_steps(self, loop: int, num_steps: int) -> int:
+    """Steps of a loop, from 0, in a run of `num_steps`; at most those.
+
+    Reference: Phan et al. 2023, appendix F: 40, growing by 20% up to 200.
+    """
+    if self.first_steps is None:
+      return num_steps
+    try:
+      steps = round(self.first_steps * self.growth**loop)
+    except OverflowError:
+      steps = num_steps
+    return min(steps, self.max_steps or steps, num_steps)
+
+  def num_loops(self, num_steps: int) -> int:
+    """Loops in a run, none of which ends early."""
+    loops, done = 0, 0
+    while done < num_steps:
+      done += self.loop_steps(loops, num_steps)
+      loops += 1
+    return loops
+
+
+@dataclasses.dataclass(frozen=True)
 class Method:
   """How rationales are drawn and what weight they get.
 
@@ -56,6 +115,8 @@ class Method:
       or "empty", to start without any.
     num_draws: K.
     num_scored: L, or None to score every sequence that has weight.
+    refit: outer loops, between which nothing is drawn; None draws afresh in
+      every step.
   """
 
   name: str
@@ -63,10 +124,21 @@ class Method:
   memory_start: Literal["guide", "prior", "empty"] = "guide"
   num_draws: int = 1
   num_scored: int | None = None
+  refit: Refit | None = None
 
   def __post_init__(self):
     check_types(self)
     check_positive(self, "num_draws")
+    if self.refit is not None:
+      if self.memory_start != "empty":
+        raise UserError(
+          "Method.memory_start must be 'empty' with outer loops, which fill "
+          "the memory themselves"
+        )
+      if self.refit.source == "human" and self.num_draws != 1:
+        raise UserError(
+          "there is one human rationale a question: num_draws = 1"
+        )
     if self.num_scored is not None:
       check_positive(self, "num_scored")
     if not inspect.isfunction(self.estimator):
@@ -193,6 +265,8 @@ class Experiment:
     steps: of the method.
     batch_size: M.
     checkpoint_period: steps between checkpoints.
+    base_dir: a folder in which runs with the same base model share it; None
+      fits it in each run.
   """
 
   model: DecoderConfig
@@ -206,13 +280,17 @@ class Experiment:
   steps: int
   batch_size: int
   checkpoint_period: int = 100
+  base_dir: str | None = None
 
   def __post_init__(self):
     check_types(self)
-    check_positive(self, "steps", "batch_size", "checkpoint_period")
+    check_positive(self, "batch_size", "checkpoint_period")
+    check_within(self, "steps", 0, math.inf)  # 0 evaluates the base model
     check_within(self, "seed", 0, 2**32 - 1)
     if self.model_dir == "":
       raise UserError("Experiment.model_dir is empty; None names the folder")
+    if self.base_dir == "":
+      raise UserError("Experiment.base_dir is empty; None shares nothing")
 
 
 def run_id(config: Experiment) -> str:
@@ -229,6 +307,7 @@ def run_id(config: Experiment) -> str:
       base=placeless(config.base),
       model_dir=None,
       checkpoint_period=1,
+      base_dir=None,
     )
   )
   return (
@@ -272,10 +351,18 @@ def plan(experiment: Experiment, num_train: int, num_test: int) -> dict:
   method, evaluation = experiment.method, experiment.evaluation
   steps, batch_size = experiment.steps, experiment.batch_size
   num_greedy = 1 + -(-steps // evaluation.period)
+  if method.refit is None:
+    drawn = steps * batch_size * method.num_draws
+  elif method.refit.source == "human":
+    drawn = 0
+  else:  # at most: not all need the hint
+    drawn = method.refit.num_loops(steps) * num_train * method.num_draws
+    drawn *= 1 + method.refit.hint_on_failure
   sampled = {
     "memory_start": 0 if method.memory_start == "empty" else num_train,
-    "steps": steps * batch_size * method.num_draws,
-    "evaluation": num_test * (num_greedy + 2 * evaluation.num_samples),
+    "steps": drawn,
+    "evaluation": num_test
+    * (num_greedy + (1 + (steps > 0)) * evaluation.num_samples),
   }
   scored = {
     "base": experiment.base.steps * experiment.base.batch_size,

@@ -4,7 +4,7 @@ The only place that differentiates.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -31,41 +31,55 @@ def num_updates(opt_state: Any) -> int:
   return int(counts[0][1])
 
 
-def build_optimizer(
-  config: OptimizerConfig, num_steps: int
-) -> optax.GradientTransformation:
-  """Builds Adam with clipping and the schedule above."""
+def build_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+  """Builds Adam with clipping; the step multiplies by the learning rate."""
   clip = (
     optax.identity()
     if config.clip_norm is None
     else optax.clip_by_global_norm(config.clip_norm)
   )
-  adam = optax.adam(
-    learning_rate(config, num_steps), config.b1, config.b2, config.eps
+  return optax.chain(
+    clip, optax.scale_by_adam(config.b1, config.b2, config.eps)
   )
-  return optax.chain(clip, adam)
+
+
+class Updated(NamedTuple):
+  """What a step gives.
+
+  Attributes:
+    params: of the model.
+    opt_state: Optax's.
+    norm: scalar, of the gradient before clipping.
+    loss: scalar, -sum_s weights[s] * log p(targets[s] | prompts[s]) before the
+      step. Where weights are signed it means nothing.
+  """
+
+  params: Any
+  opt_state: Any
+  norm: jax.Array
+  loss: jax.Array
 
 
 def build(
   model: LanguageModel, optimizer: optax.GradientTransformation
-) -> Callable[..., tuple[Any, Any, jax.Array]]:
+) -> Callable[..., Updated]:
   """Builds the jitted step.
 
   Returns:
-    (params, opt_state, prompts [S, P], targets [S, T], weights [S]) ->
-    (params, opt_state, gradient norm). It ascends
-    sum_s weights[s] * log p(targets[s] | prompts[s]); the value of that sum
-    means nothing, for weights are signed.
+    (params, opt_state, learning rate, prompts [S, P], targets [S, T],
+    weights [S]) -> Updated. It ascends
+    sum_s weights[s] * log p(targets[s] | prompts[s]).
   """
 
-  def step(params, opt_state, prompts, targets, weights):
+  def step(params, opt_state, rate, prompts, targets, weights):
     def surrogate(params):
       log_prob = model.log_prob(params, prompts, targets).sum(axis=1)
       return -(weights * log_prob).sum()
 
-    gradient = jax.grad(surrogate)(params)
+    loss, gradient = jax.value_and_grad(surrogate)(params)
     updates, opt_state = optimizer.update(gradient, opt_state, params)
-    norm = optax.tree.norm(gradient)
-    return optax.apply_updates(params, updates), opt_state, norm
+    updates = jax.tree.map(lambda update: -rate * update, updates)
+    params = optax.apply_updates(params, updates)
+    return Updated(params, opt_state, optax.tree.norm(gradient), loss)
 
   return jax.jit(step, donate_argnums=(0, 1))

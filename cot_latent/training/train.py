@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,12 +11,12 @@ import numpy as np
 from tensorboard import summary
 
 from cot_latent import quiet
-from cot_latent.data import examples as data
-from cot_latent.data import scoring
-from cot_latent.errors import RunError, UserError
+from cot_latent.data import examples
+from cot_latent.data.examples import Source, Task
+from cot_latent.errors import RunError
 from cot_latent.inference import memory, rng
 from cot_latent.models import language_model
-from cot_latent.reporting import environment, files, record, stats
+from cot_latent.reporting import environment, record
 from cot_latent.training import (
   base,
   bootstrap,
@@ -24,10 +24,13 @@ from cot_latent.training import (
   estep,
   evaluation,
   experiment,
+  loading,
   mstep,
+  refit,
+  results,
 )
-from cot_latent.training.checkpoints import TrainState
 from cot_latent.training.progress import Progress
+from cot_latent.training.state import TrainState
 
 _NUM_SAMPLES_SHOWN = 6  # of each kind, in the report
 # What random numbers and rounding depend on.
@@ -37,99 +40,6 @@ _JAX_SETTINGS = (
   "jax_enable_x64",
   "jax_default_matmul_precision",
 )
-
-
-class Data(NamedTuple):
-  """What a run reads.
-
-  Attributes:
-    task: vocabulary and answers.
-    base_task: the task that the base model is fitted to.
-    base: what the base model is fitted to, with targets.
-    train: N questions with a memory.
-    test: held-out questions.
-  """
-
-  task: data.Task
-  base_task: data.Task
-  base: data.Examples
-  train: data.Examples
-  test: data.Examples
-
-
-def load_data(config: experiment.Experiment) -> Data:
-  """Loads the three splits of the experiment's task.
-
-  Raises:
-    UserError: if the data are missing, malformed, too long or too few.
-  """
-  settings, base_settings = config.task, config.base
-  task = data.open_task(settings.source)
-  base_task = (
-    task
-    if base_settings.source == settings.source
-    else data.open_task(base_settings.source)
-  )
-  if base_task.vocabulary.name != task.vocabulary.name:
-    raise UserError(
-      f"the base model's task {base_task.name!r} has another vocabulary "
-      f"({base_task.vocabulary.name}) than {task.name!r} "
-      f"({task.vocabulary.name})"
-    )
-
-  def load(split: str) -> data.Examples:
-    return task.load(
-      split,
-      prompt_length=settings.prompt_length,
-      over_long=settings.over_long,
-    )
-
-  loaded = Data(
-    task=task,
-    base_task=base_task,
-    base=base_task.load(
-      base_settings.split,
-      prompt_length=settings.prompt_length,
-      target_length=settings.max_length,
-      over_long=base_settings.over_long,
-    ),
-    train=load(settings.train_split),
-    test=load(settings.test_split),
-  )
-  for name, examples, batch_size in (
-    (base_settings.split, loaded.base, base_settings.batch_size),
-    (settings.train_split, loaded.train, config.batch_size),
-  ):
-    if len(examples) < batch_size:
-      raise UserError(
-        f"a minibatch of {batch_size} does not fit the {len(examples)} "
-        f"examples of split {name!r}: set a smaller BATCH_SIZE"
-      )
-  return loaded
-
-
-def describe_data(config: experiment.Experiment, loaded: Data) -> dict:
-  """Writes the report's section on the data."""
-
-  def split(examples: data.Examples) -> dict[str, Any]:
-    return {
-      "num_examples": len(examples),
-      "num_left_out": examples.num_left_out,
-      "num_truncated": examples.num_truncated,
-      "longest_prompt": int((examples.prompts != 0).sum(axis=1).max()),
-      "fingerprint": examples.fingerprint(),
-    }
-
-  return {
-    "task": loaded.task.name,
-    "base_task": loaded.base_task.name,
-    "vocabulary": loaded.task.vocabulary.name,
-    "splits": {
-      config.base.split + " (base model)": split(loaded.base),
-      config.task.train_split: split(loaded.train),
-      config.task.test_split: split(loaded.test),
-    },
-  }
 
 
 class Prepared(NamedTuple):
@@ -145,7 +55,7 @@ class Prepared(NamedTuple):
 
   config: experiment.Experiment
   directory: pathlib.Path
-  data: Data
+  data: loading.Data
   header: dict[str, Any]
   old: dict[str, Any] | None
 
@@ -155,13 +65,16 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-  config: experiment.Experiment, gin_record: dict[str, Any]
+  config: experiment.Experiment,
+  gin_record: dict[str, Any],
+  open_task: Callable[[Source], Task] = examples.open_task,
 ) -> Prepared:
   """Loads the data and checks all that can be checked; writes nothing.
 
   Args:
     config: the experiment.
     gin_record: what the configuration came from, for the report.
+    open_task: opens its tasks; several runs may share what was opened.
 
   Raises:
     UserError: if the data cannot be used, or if the folder belongs to another
@@ -170,11 +83,17 @@ def prepare(
   name = experiment.run_id(config)
   directory = pathlib.Path(config.model_dir or f"runs/{name}")
   old = record.read(directory)
-  loaded = load_data(config)
+  loaded = loading.load_data(config, open_task)
   header = _header(config, name, gin_record, loaded, old)
   if old is not None:
     record.check_same_run(directory, old, header)
   return Prepared(config, directory, loaded, header, old)
+
+
+def share_compilations(folder: pathlib.Path) -> None:
+  """Keeps compiled functions in a folder, for the runs that come later."""
+  jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def train(prepared: Prepared) -> dict[str, Any]:
@@ -227,8 +146,7 @@ class _Run:
       self.task.vocabulary.eos_id,
       config.task.max_length,
     )
-    self.optimizer = mstep.build_optimizer(config.optimizer, config.steps)
-    self.learning_rate = mstep.learning_rate(config.optimizer, config.steps)
+    self.optimizer = mstep.build_optimizer(config.optimizer)
     self.m_step = mstep.build(self.model, self.optimizer)
     # TensorBoard's own writer: CLU's starts TensorFlow.
     quiet.keep_tensorboard_from_tensorflow()
@@ -266,15 +184,23 @@ class _Run:
   def start(self) -> TrainState:
     """Fits the base model and fills the memory."""
     config = self.config
-    with self.phase("base", num_scored=_base_rows(config)):
-      params = base.fit(
-        self.model,
-        config.base,
-        self.data.base,
-        config.seed,
-        Progress("base model", config.base.steps),
-      )
-      jax.block_until_ready(params)
+    began = time.perf_counter()
+    params, was_read = base.fit_once(
+      config.base_dir and pathlib.Path(config.base_dir),
+      self.model,
+      config,
+      self.data.base,
+      Progress("base model", config.base.steps),
+    )
+    jax.block_until_ready(params)
+    self.journal.add(
+      0,
+      "phase",
+      phase="base",
+      seconds=time.perf_counter() - began,
+      num_scored=0 if was_read else _base_rows(config),
+      was_read=was_read,
+    )
     if self.data.task.prompts.exemplars == "bootstrapped":
       self.draw_exemplars(params)
     is_empty = config.method.memory_start == "empty"
@@ -291,7 +217,12 @@ class _Run:
         config.task.max_length,
         Progress("memory", len(self.data.train)),
       )
-    return TrainState(params, self.optimizer.init(params), chains, 0)
+    return self.first_state(params, chains)
+
+  def first_state(self, params, chains: memory.MemoryState) -> TrainState:
+    """Makes the state before any step."""
+    state = TrainState(params, self.optimizer.init(params), chains, 0)
+    return refit.first_state(self.config, state)
 
   def draw_exemplars(self, params) -> None:
     """Draws worked examples from the base model and puts them into prompts."""
@@ -351,8 +282,7 @@ class _Run:
       self.use_exemplars(bootstrap.read(self.directory, sha256))
     params = self.model.init(rng.purpose_key(self.config.seed, "params"))
     chains = memory.init(len(self.data.train), self.config.task.max_length)
-    like = TrainState(params, self.optimizer.init(params), chains, 0)
-    return self.checkpoints.restore(like)
+    return self.checkpoints.restore(self.first_state(params, chains))
 
   def step(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
     """Takes one step: E-step, then M-step."""
@@ -365,6 +295,59 @@ class _Run:
       len(self.data.train),
       config.batch_size,
     )
+    if config.method.refit is None:
+      state, rows, measured = self.e_step(state, index)
+    else:
+      state, rows, measured = refit.e_step(
+        self.model,
+        self.task,
+        self.data.train,
+        config,
+        self.optimizer.init,
+        state,
+        index,
+      )
+    state = state._replace(step=step)
+    differentiating = time.perf_counter()
+    # Without a valid row there is no estimate. With one whose terms all cancel
+    # the estimate is 0, and the optimizer takes its step (Algorithm 1).
+    is_skipped = measured["estimator/num_valid"] == 0
+    rate = float(self.learning_rate(state))
+    norm, loss = 0.0, 0.0
+    if not is_skipped:
+      updated = self.m_step(state.params, state.opt_state, rate, *rows)
+      norm, loss = float(updated.norm), float(updated.loss)
+      if not np.isfinite(norm):
+        raise RunError(
+          f"the gradient is not finite at step {step}: try a lower learning "
+          "rate or OptimizerConfig.clip_norm, in another MODEL_DIR"
+        )
+      state = state._replace(params=updated.params, opt_state=updated.opt_state)
+      state = refit.end_early(config.method.refit, state, loss)
+    gradient_seconds = time.perf_counter() - differentiating
+    parts = measured["time/sampling"] + measured["time/checking"]
+    rest = time.perf_counter() - began - parts - gradient_seconds
+    metrics = measured | {
+      "num_scored": measured["estimator/num_weighted"],
+      "estimator/is_skipped": int(is_skipped),
+      "grad/norm": norm,
+      "grad/loss": loss,
+      "optimizer/learning_rate": rate,
+      "time/gradient": gradient_seconds,
+      "time/rest": rest,
+    }
+    return state, metrics
+
+  def learning_rate(self, state: TrainState) -> jax.Array:
+    """The schedule's value; it begins anew with each outer loop."""
+    config = self.config
+    num_steps = refit.loop_steps(config, state.pool)
+    schedule = mstep.learning_rate(config.optimizer, num_steps)
+    return schedule(mstep.num_updates(state.opt_state))
+
+  def e_step(self, state: TrainState, index: np.ndarray):
+    """Draws for a minibatch, moves its chains, and weighs."""
+    config = self.config
     chains, rows, measured = estep.e_step(
       self.model,
       self.task,
@@ -374,35 +357,9 @@ class _Run:
       state.memory,
       index,
       config.seed,
-      step,
+      state.step + 1,
     )
-    differentiating = time.perf_counter()
-    params, opt_state, norm = state.params, state.opt_state, 0.0
-    rate = float(self.learning_rate(mstep.num_updates(opt_state)))
-    # Without a valid row there is no estimate. With one whose terms all cancel
-    # the estimate is 0, and the optimizer takes its step (Algorithm 1).
-    is_skipped = measured["estimator/num_valid"] == 0
-    if not is_skipped:
-      params, opt_state, gradient_norm = self.m_step(params, opt_state, *rows)
-      norm = float(gradient_norm)
-      if not np.isfinite(norm):
-        raise RunError(
-          f"the gradient is not finite at step {step}: try a lower learning "
-          "rate or OptimizerConfig.clip_norm, in another MODEL_DIR"
-        )
-    gradient_seconds = time.perf_counter() - differentiating
-    parts = measured["time/sampling"] + measured["time/checking"]
-    rest = time.perf_counter() - began - parts - gradient_seconds
-    metrics = measured | {
-      "num_sampled": len(index) * config.method.num_draws,
-      "num_scored": measured["estimator/num_weighted"],
-      "estimator/is_skipped": int(is_skipped),
-      "grad/norm": norm,
-      "optimizer/learning_rate": rate,
-      "time/gradient": gradient_seconds,
-      "time/rest": rest,
-    }
-    return TrainState(params, opt_state, chains, step), metrics
+    return state._replace(memory=chains), rows, measured
 
   def evaluate(self, state: TrainState) -> None:
     """Answers the held-out questions and writes the outputs down."""
@@ -429,7 +386,9 @@ class _Run:
         if is_end
         else None,
       )
-      self.add_results(step, decoder, num_samples or 1, outputs)
+      split = self.config.task.test_split
+      for row in results.rows(self.task.name, split, decoder, outputs):
+        self.journal.add(step, "result", **row)
       self.journal.add(
         step,
         "evaluation_seconds",
@@ -443,88 +402,33 @@ class _Run:
           / len(outputs)
         },
       )
-      self.write_outputs(step, decoder, outputs)
+      results.write(self.directory, step, split, decoder, outputs)
       if is_end and decoder == "greedy":
         self.show(step, "greedy", outputs[:_NUM_SAMPLES_SHOWN])
-
-  def add_results(
-    self,
-    step: int,
-    decoder: str,
-    num_samples: int,
-    outputs: Sequence[evaluation.Output],
-  ) -> None:
-    """Writes accuracies down: of each task, and of a mixture in all."""
-    counts = scoring.count_by_task((o.task, o.is_correct) for o in outputs)
-    parts = {task: [o for o in outputs if o.task == task] for task in counts}
-    if len(counts) > 1:
-      parts = {self.task.name: list(outputs), **parts}
-    for name, answered in parts.items():
-      correct = sum(output.is_correct for output in answered)
-      ended = [end for output in answered for end in output.ended]
-      row = {
-        "task": name,
-        "split": self.config.task.test_split,
-        "decoder": decoder,
-        "num_samples": num_samples,
-        "correct": correct,
-        "total": len(answered),
-        "accuracy": correct / len(answered),
-        "interval": list(stats.wilson_interval(correct, len(answered))),
-        "num_unparseable": sum(o.extracted is None for o in answered),
-        "num_cut": len(ended) - sum(ended),
-      }
-      if len(counts) > 1 and name == self.task.name:
-        row["averages"] = stats.averages(counts)
-      self.journal.add(step, "result", **row)
-
-  def write_outputs(
-    self, step: int, decoder: str, outputs: Sequence[evaluation.Output]
-  ) -> None:
-    """Writes one JSON line a question, for scoring again without a model."""
-    folder = self.directory / "outputs"
-    folder.mkdir(exist_ok=True)
-    files.write_atomically(
-      folder / f"{step:06}-{self.config.task.test_split}-{decoder}.jsonl",
-      "".join(files.to_json_line(output.as_line()) for output in outputs),
-    )
 
   def show(
     self, step: int, source: str, outputs: Sequence[evaluation.Output]
   ) -> None:
     """Puts a few outputs into the report."""
     for output in outputs:
-      self.journal.add(
-        step,
-        "sample",
-        source=source,
-        id=output.id,
-        question=output.question,
-        answer=output.target,
-        completion=output.completions[0],
-        extracted=output.extracted,
-        is_correct=output.is_correct,
-      )
+      self.journal.add(step, "sample", **results.sample(source, output))
 
   def show_memory(self, state: TrainState) -> None:
     """Puts a few remembered rationales into the report."""
-    tokens = np.asarray(state.memory.tokens[:_NUM_SAMPLES_SHOWN])
     train = self.data.train
-    shown = []
+    tokens = np.asarray(state.memory.tokens[:_NUM_SAMPLES_SHOWN])
     for i, text in enumerate(self.task.vocabulary.decode_rows(tokens)):
-      shown.append(
-        evaluation.Output(
-          id=train.ids[i],
-          task=train.tasks[i],
-          question=train.questions[i],
-          target=train.answers[i],
-          completions=[text],
-          ended=[True],
-          extracted=self.task.extract(text),
-          is_correct=bool(state.memory.is_correct[i]),
-        )
+      output = evaluation.Output(
+        id=train.ids[i],
+        task=train.tasks[i],
+        question=train.questions[i],
+        target=train.answers[i],
+        completions=[text],
+        ended=[True],
+        extracted=self.task.extract(text),
+        is_correct=bool(state.memory.is_correct[i]),
       )
-    self.show(state.step, "memory", shown)
+      self.show(state.step, "memory", [output])
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes numbers for TensorBoard."""
@@ -551,7 +455,9 @@ def _base_rows(config: experiment.Experiment) -> int:
   return config.base.steps * config.base.batch_size
 
 
-def _header(config, name, gin_record, loaded: Data, old) -> dict[str, Any]:
+def _header(
+  config, name, gin_record, loaded: loading.Data, old
+) -> dict[str, Any]:
   """Writes the sections of the report that do not change during a run."""
   identity = {
     "run_id": name,
@@ -568,7 +474,7 @@ def _header(config, name, gin_record, loaded: Data, old) -> dict[str, Any]:
   return {
     "identity": identity,
     "configuration": gin_record | {"experiment": experiment.as_dict(config)},
-    "data": describe_data(config, loaded),
+    "data": loading.describe_data(config, loaded),
     "environment": environment.describe(
       [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()], settings
     ),

@@ -1,11 +1,5 @@
-"""Subsampling integrated exactly over its one random number, the offset.
+"""Subsampling integrated exactly over its one random number, the offset."""
 
-Counts change only where a point (l + u) / L meets the end of an item's share,
-so the mean over u is a finite sum: one evaluation inside each piece of [0, 1),
-weighted by its length.
-"""
-
-import functools
 import itertools
 
 import jax
@@ -14,7 +8,8 @@ import numpy as np
 import pytest
 
 from cot_latent.inference import estimators, resampling, transition
-from tests.asserts import EXACT, assert_close, assert_mean
+from tests.asserts import assert_close
+from tests.exact.offsets import check_mean, compiled
 
 NUM_SCORED = [1, 2, 3, 5, 6]
 
@@ -38,44 +33,6 @@ WEIGHTS = [
   signed(-1, 1e-9, 1, 0, 1e-9, 0),  # shares next to nothing
   np.full((5, 2), 0.25),  # points that all meet ends at once
 ]
-
-
-def pieces(probabilities, num_draws):
-  """Cuts [0, 1) where the counts change: starts and lengths of the pieces."""
-  ends = np.cumsum(probabilities, dtype=float) / np.sum(probabilities)
-  cuts = np.sort([0.0, *(num_draws * ends % 1)])
-  return cuts, np.diff(cuts, append=1.0)
-
-
-@functools.cache
-def compiled(sampler, num_draws):
-  """Compiles sampler(weights, L, offset) for many offsets at once."""
-
-  def sample(weights, offset):
-    return sampler(weights, num_draws, offset)
-
-  return jax.jit(jax.vmap(sample, in_axes=(None, 0)))
-
-
-def check_mean(sampler, weights, num_draws, expected, probabilities):
-  """Checks the sampler's exact mean over a uniform offset.
-
-  Args:
-    sampler: maps weights, L and an offset to an array.
-    weights: what it is given.
-    num_draws: L.
-    expected: the mean.
-    probabilities: what the sampler draws by, for the ends of the pieces.
-  """
-  start, share = pieces(probabilities, num_draws)
-  # Two places in each piece: it must be one, or the sum is no integral.
-  early, late = (
-    np.asarray(compiled(sampler, num_draws)(weights, start + place * share))
-    for place in [1 / 4, 3 / 4]
-  )
-  wide = share > EXACT
-  np.testing.assert_array_equal(early[wide], late[wide])
-  assert_mean(share, early, expected)
 
 
 def subsample_always(weights, num_scored, offset):

@@ -1,19 +1,31 @@
 """A checkpoint gives back every bit of what a run carries."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cot_latent.inference import memory, rng
 from cot_latent.training import checkpoints, mstep
+from cot_latent.training.state import Pool, TrainState
 from tests.asserts import assert_trees_equal
 from tests.training import toy
 
 
-def make_state(step, seed=0):
+@functools.cache
+def make_params(seed):
+  """Parameters and the state of their optimizer."""
   config = toy.make_experiment("unused")
   params = toy.make_model(config).init(rng.purpose_key(seed, "params"))
-  optimizer = mstep.build_optimizer(config.optimizer, config.steps)
+  opt_state = mstep.build_optimizer(config.optimizer).init(params)
+  # Moments that are not all zero.
+  return params, jax.tree.map(lambda x: x + 1, opt_state)
+
+
+def make_state(step, seed=0):
+  params, opt_state = make_params(seed)
   chains = memory.init(24, 8)
   generator = np.random.default_rng(seed)
   chains = memory.start(
@@ -22,9 +34,23 @@ def make_state(step, seed=0):
     generator.integers(3, 99, (20, 8), np.int32),
     generator.integers(2, size=20).astype(bool),
   )
-  # Moments that are not all zero.
-  opt_state = jax.tree.map(lambda x: x + 1, optimizer.init(params))
-  return checkpoints.TrainState(params, opt_state, chains, step)
+  return TrainState(params, opt_state, chains, step)
+
+
+def make_looped_state(step, seed=0):
+  """One with a pool and with what its loops begin from."""
+  state = make_state(step, seed)
+  generator = np.random.default_rng(seed + 7)
+  pool = Pool(
+    tokens=jnp.asarray(generator.integers(99, size=(24, 2, 8)), jnp.int32),
+    is_correct=jnp.asarray(generator.integers(2, size=(24, 2)), bool),
+    capped_fraction=jnp.float32(generator.random()),
+    unparseable_fraction=jnp.float32(generator.random()),
+    loop=jnp.int32(seed + 3),
+    ends_at=jnp.int32(seed + 9),
+  )
+  base = jax.tree.map(lambda x: x - 1, state.params)
+  return state._replace(pool=pool, base_params=base)
 
 
 @pytest.fixture
@@ -44,6 +70,18 @@ def test_restores_every_bit(saved):
   restored = saved.restore(make_state(step=0, seed=1))
   assert_trees_equal(restored, state)
   assert type(restored.step) is int
+
+
+def test_restores_a_pool_and_the_base_parameters(saved):
+  state = make_looped_state(step=5)
+  saved.save(state)
+  restored = saved.restore(make_looped_state(step=0, seed=1))
+  assert_trees_equal(restored, state)
+  # Without base parameters too: a loop that does not begin anew has none.
+  without = make_looped_state(step=6)._replace(base_params=None)
+  saved.save(without)
+  like = make_looped_state(step=0, seed=1)._replace(base_params=None)
+  assert_trees_equal(saved.restore(like), without)
 
 
 def test_restores_the_latest_in_another_process(saved, tmp_path):

@@ -1,53 +1,22 @@
 """The E-step as it is run equals the statistics that the exact tests prove."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cot_latent.inference import estimators, memory, resampling, transition
-from cot_latent.models.language_model import Draws, LanguageModel
 from cot_latent.training import estep
 from cot_latent.training.experiment import Method
 from tests.asserts import assert_trees_equal
 from tests.training import toy
+from tests.training.scripted import Scripted, keys_of, spelled
 
-LENGTH, SIZE = 40, 8
+LENGTH, SIZE = toy.LENGTH[toy.CHAIN], 8
 
 
 @pytest.fixture(scope="module")
 def data():
   return toy.load(toy.make_experiment("unused", toy.CHAIN))
-
-
-def spelled(task, texts, ended):
-  """[B, T] tokens of texts, with EOS where the sequence has ended."""
-  tokens = np.zeros((len(texts), LENGTH), np.int32)
-  for row, (text, has_ended) in enumerate(zip(texts, ended, strict=True)):
-    ids = [byte + 3 for byte in text.encode()] + [task.vocabulary.eos_id]
-    ids = ids if has_ended else ids[:-1]
-    tokens[row, : len(ids)] = ids
-  return tokens
-
-
-class Scripted:
-  """A language model that says what it is told, and notes what it is asked."""
-
-  def __init__(self, task, say):
-    self.task, self.say, self.calls = task, say, []
-
-  def sample(self, params, prompts, keys, temperature):
-    del params
-    texts, ended = self.say(prompts)
-    self.calls.append((np.asarray(prompts), keys, temperature))
-    tokens = spelled(self.task, texts, ended)
-    return Draws(tokens, np.array(ended), np.zeros(tokens.shape, np.float32))
-
-  def as_model(self):
-    def untouched(*_):
-      raise NotImplementedError
-
-    return LanguageModel(untouched, self.sample, untouched)
 
 
 def answers_to(data, right):
@@ -177,12 +146,7 @@ def test_memory_starts_from_the_prompt_that_the_method_names(data, start):
   expected = [answer == "1" for answer in data.train.answers]
   np.testing.assert_array_equal(state.is_correct, expected)
   assert (np.asarray(state.accepted_at) == 0).all()
-  assert len(set(_keys(scripted)[: len(prompts)])) == len(prompts)
-
-
-def _keys(scripted):
-  keys = [np.asarray(jax.random.key_data(call[1])) for call in scripted.calls]
-  return [tuple(key) for key in np.concatenate(keys)]
+  assert len(set(keys_of(scripted)[: len(prompts)])) == len(prompts)
 
 
 def test_an_empty_start_draws_nothing(data):
@@ -224,7 +188,7 @@ def test_several_draws_have_keys_of_their_own(data):
   state = memory.init(len(data.train), LENGTH)
   run_e_step(data, scripted, method, state, INDEX, step=1)
   run_e_step(data, scripted, method, state, INDEX, step=2)
-  assert len(set(_keys(scripted))) == 2 * 2 * SIZE
+  assert len(set(keys_of(scripted))) == 2 * 2 * SIZE
   ((prompts, *_), _) = scripted.calls
   repeated = data.train.prompts[np.repeat(INDEX, 2)]
   np.testing.assert_array_equal(prompts, repeated)

@@ -64,8 +64,9 @@ def test_an_optimizer_that_cannot_work_is_refused(name, value, message):
   [
     ({"seed": -1}, "seed = -1 must be between 0 and 4294967295"),
     ({"seed": 2**32}, "must be between"),
-    ({"steps": 0}, "steps = 0 must be above 0"),
+    ({"steps": -1}, "steps = -1 must be at least 0"),
     ({"model_dir": ""}, "model_dir is empty"),
+    ({"base_dir": ""}, "base_dir is empty"),
   ],
 )
 def test_an_experiment_that_cannot_run_is_refused(changes, message):
@@ -89,6 +90,9 @@ def test_the_id_tells_every_setting_apart_but_the_folder():
     method(estimator=corrected),
     method(estimator=estimators.basic()),
     method(num_scored=3),
+    method(memory_start="empty"),
+    method(memory_start="empty", refit=experiment.Refit("greedy")),
+    method(memory_start="empty", refit=experiment.Refit("sample")),
   ]
 
   def source(part, **changes):
@@ -115,7 +119,7 @@ def test_the_id_tells_every_setting_apart_but_the_folder():
     for part in ("task", "base")
     for name in ("data_dir", "cache")
   ]
-  same.append(changed(checkpoint_period=9))
+  same += [changed(checkpoint_period=9), changed(base_dir="elsewhere")]
   assert len({experiment.run_id(run) for run in same}) == 1
 
 

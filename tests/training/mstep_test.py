@@ -1,5 +1,7 @@
 """The M-step ascends the weighted sum of log-probabilities, and only that."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,9 @@ MODEL = language_model.build(
 PARAMS = MODEL.init(jax.random.key(0))
 
 
+build = functools.cache(mstep.build)
+
+
 def rows(seed=0, num=4):
   rng = np.random.default_rng(seed)
   prompts = rng.integers(2, 11, (num, 3), np.int32)
@@ -28,14 +33,15 @@ def rows(seed=0, num=4):
   return prompts, targets, weights
 
 
-def step(optimizer, *batch):
+def step(optimizer, *batch, rate=1e-2):
   """Takes one step; the arguments are donated, so they are copied first."""
   params = jax.tree.map(jnp.copy, PARAMS)
-  return mstep.build(MODEL, optimizer)(params, optimizer.init(params), *batch)
+  opt_state = optimizer.init(params)
+  return build(MODEL, optimizer)(params, opt_state, rate, *batch)
 
 
-class Ascend:
-  """An optimizer that adds the gradient of what is minimised, negated."""
+class Plain:
+  """An optimizer that gives the gradient of what is minimised as it is."""
 
   @staticmethod
   def init(params):
@@ -45,28 +51,30 @@ class Ascend:
   @staticmethod
   def update(gradient, state, params):
     del params
-    return jax.tree.map(jnp.negative, gradient), state
+    return gradient, state
+
+
+@jax.jit
+@jax.grad
+def score(params, prompt, target):
+  return MODEL.log_prob(params, prompt[None], target[None]).sum()
 
 
 def gradient_of_sum(prompts, targets, weights):
   """One row at a time, and then added up: the estimator as it is defined."""
   total = jax.tree.map(jnp.zeros_like, PARAMS)
   for prompt, target, weight in zip(prompts, targets, weights, strict=True):
-
-    def log_prob(params, prompt=prompt, target=target):
-      return MODEL.log_prob(params, prompt[None], target[None]).sum()
-
-    score = jax.grad(log_prob)(PARAMS)
-    total = jax.tree.map(lambda t, s, w=weight: t + w * s, total, score)
+    one = score(PARAMS, prompt, target)
+    total = jax.tree.map(lambda t, s, w=weight: t + w * s, total, one)
   return total
 
 
-def check_gradient(batch, expected):
-  moved, _, norm = step(Ascend, *batch)
-  gradient = jax.tree.map(jnp.subtract, moved, PARAMS)
+def check_gradient(batch, expected, rate=1.0):
+  moved, _, norm, _ = step(Plain, *batch, rate=rate)
+  steps = jax.tree.map(jnp.subtract, moved, PARAMS)
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-5),
-    gradient,
+    lambda a, b: np.testing.assert_allclose(a, rate * b, rtol=0, atol=2e-5),
+    steps,
     expected,
   )
   squares = sum(jnp.sum(x**2) for x in jax.tree.leaves(expected))
@@ -86,6 +94,24 @@ def test_gradient_is_the_weighted_sum_of_scores():
       check_gradient((prompts, targets, broken), gradient_of_sum(*rows()))
 
 
+def test_the_learning_rate_multiplies_the_update_and_not_the_norm():
+  check_gradient(rows(), gradient_of_sum(*rows()), rate=0.5)
+  half = jax.tree.map(lambda one: one / 2, gradient_of_sum(*rows()))
+  with pytest.raises(AssertionError):
+    check_gradient(rows(), half, rate=1.0)
+
+
+def test_the_loss_is_the_weighted_sum_before_the_step():
+  prompts, targets, weights = rows()
+  log_prob = MODEL.log_prob(PARAMS, prompts, targets).sum(axis=1)
+  loss = step(Plain, prompts, targets, weights).loss
+  np.testing.assert_allclose(loss, -(weights * log_prob).sum(), rtol=1e-5)
+  # A mean over S sequences is in nats a sequence.
+  mean = step(Plain, prompts, targets, np.full(4, 0.25, np.float32)).loss
+  np.testing.assert_allclose(mean, -log_prob.mean(), rtol=1e-5)
+  assert abs(mean - loss) > 1e-2
+
+
 def test_rows_without_weight_change_nothing():
   prompts, targets, weights = rows()
   more = rows(seed=1)
@@ -99,9 +125,9 @@ def test_rows_without_weight_change_nothing():
 
 def test_step_raises_the_likelihood_of_positive_weights():
   prompts, targets, _ = rows()
-  optimizer = mstep.build_optimizer(OptimizerConfig(1e-2), num_steps=10)
+  optimizer = mstep.build_optimizer(OptimizerConfig(1e-2))
   weights = np.array([1, 0, 0, -1], np.float32)
-  moved, _, _ = step(optimizer, prompts, targets, weights)
+  moved, *_ = step(optimizer, prompts, targets, weights)
   before = MODEL.log_prob(PARAMS, prompts, targets).sum(axis=1)
   after = MODEL.log_prob(moved, prompts, targets).sum(axis=1)
   assert after[0] > before[0]
@@ -109,16 +135,15 @@ def test_step_raises_the_likelihood_of_positive_weights():
 
 
 def test_step_is_deterministic():
-  optimizer = mstep.build_optimizer(OptimizerConfig(1e-2), num_steps=10)
+  optimizer = mstep.build_optimizer(OptimizerConfig(1e-2))
   assert_trees_equal(step(optimizer, *rows()), step(optimizer, *rows()))
 
 
 def test_clipping_limits_the_update_but_not_the_reported_norm():
   batch = rows()
-  _, _, norm = step(mstep.build_optimizer(OptimizerConfig(1e-2), 10), *batch)
-  clipped = mstep.build_optimizer(OptimizerConfig(1e-2, clip_norm=1e-3), 10)
-  params, state, reported = step(clipped, *batch)
-  del params
+  norm = step(mstep.build_optimizer(OptimizerConfig(1e-2)), *batch).norm
+  clipped = mstep.build_optimizer(OptimizerConfig(1e-2, clip_norm=1e-3))
+  _, state, reported, _ = step(clipped, *batch)
   np.testing.assert_allclose(reported, norm, rtol=1e-6)
   (adam,) = [s for s in jax.tree.leaves(state, is_leaf=_is_adam) if _is_adam(s)]
   # Adam's first moment after one step is (1 - b1) times the clipped gradient.

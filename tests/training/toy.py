@@ -5,24 +5,28 @@ sentence, which an untrained model does not write. `toy_parity` is for runs: a
 completion's answer is the parity of its length, so that a model that has
 learnt little more than to stop is right half the time, and every part of a
 step has something to do. `toy_mixture` has three tasks, two of them a family.
+`toy_unexplained` has the questions of `toy_chain` without rationales.
 """
 
+import contextlib
 import dataclasses
 import functools
 import random
 
+import pytest
 import seqio
 
 from cot_latent.data import examples, prompts
 from cot_latent.inference import estimators
 from cot_latent.models import decoder, language_model
 from cot_latent.tasks import chain, common
-from cot_latent.training import experiment, train
+from cot_latent.training import experiment, loading, mstep, train
 
 CHAIN, PARITY, MIXTURE = "toy_chain", "toy_parity", "toy_mixture"
+UNEXPLAINED = "toy_unexplained"
 PARTS = ("toy_five_objects_v1", "toy_three_objects_v1", "toy_words_v1")
 SIZES = {"base": 32, "train": 24, "test": 10}
-LENGTH = {CHAIN: 40, PARITY: 8, MIXTURE: 24}
+LENGTH = {CHAIN: 40, PARITY: 8, MIXTURE: 24, UNEXPLAINED: 40}
 
 
 def _chain_examples(split):
@@ -62,6 +66,11 @@ def _word_examples(name, split):
     }
 
 
+def _unexplained_examples(split):
+  for row in _chain_examples(split):
+    yield row | {"targets": f"The answer is {row['answer']}."}
+
+
 def _parity(text):
   return str(len(text) % 2)
 
@@ -75,6 +84,7 @@ def register():
   ]
   for name, read, extract in (
     (CHAIN, _chain_examples, None),
+    (UNEXPLAINED, _unexplained_examples, None),
     (PARITY, _parity_examples, _parity),
     *words,
   ):
@@ -83,7 +93,7 @@ def register():
       common.rows_source(read, list(SIZES)),
       lambda: SIZES,
       prompts=prompts.COMPACT,
-      rationale_splits=list(SIZES),
+      rationale_splits=[] if name == UNEXPLAINED else list(SIZES),
       extract=extract,
     )
   common.register_mixture(MIXTURE, PARTS)
@@ -112,26 +122,47 @@ def make_experiment(model_dir, task=PARITY, **changes) -> experiment.Experiment:
   return dataclasses.replace(config, **changes)
 
 
-def run(config):
-  """Runs an experiment that no gin file describes."""
-  gin_record = {
+# Opened and read once a process.
+open_task = functools.cache(examples.open_task)
+# Compiled once a process, for all runs that share the sizes.
+_build_model = functools.cache(language_model.build)
+_build_optimizer = functools.cache(mstep.build_optimizer)
+_build_step = functools.cache(mstep.build)
+# One estimator, so that it is one static argument.
+_control_variate = functools.cache(estimators.control_variate)
+
+
+@contextlib.contextmanager
+def shared_compilation():
+  """Shares compiled functions between the runs within."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(language_model, "build", _build_model)
+    patch.setattr(mstep, "build_optimizer", _build_optimizer)
+    patch.setattr(mstep, "build", _build_step)
+    patch.setattr(estimators, "control_variate", _control_variate)
+    yield
+
+
+def run(config, gin_record=None):
+  """Runs an experiment, which no gin file need describe."""
+  nothing = {
     "gin_files": [],
     "bindings": [],
     "resolved": "",
     "operative": "",
   }
-  return train.train(train.prepare(config, gin_record))
+  return train.train(train.prepare(config, gin_record or nothing, open_task))
 
 
 def load(config):
   """The data of an experiment."""
-  return train.load_data(config)
+  return loading.load_data(config, open_task)
 
 
 def make_model(config):
   """The model of an experiment."""
   vocabulary = load(config).task.vocabulary
-  return language_model.build(
+  return _build_model(
     config.model, vocabulary.size, vocabulary.eos_id, config.task.max_length
   )
 

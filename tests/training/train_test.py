@@ -1,7 +1,6 @@
 """A run from start to report, and its life after being stopped anywhere."""
 
 import dataclasses
-import functools
 import itertools
 import json
 import pathlib
@@ -13,29 +12,31 @@ import pytest
 from cot_latent import cli
 from cot_latent.data import examples, prompts, scoring
 from cot_latent.errors import RunError, UserError
-from cot_latent.inference import estimators, memory, rng
-from cot_latent.models import language_model
+from cot_latent.inference import estimators
 from cot_latent.reporting import files, summary
-from cot_latent.training import bootstrap, checkpoints, estep, mstep, train
+from cot_latent.training import (
+  bootstrap,
+  checkpoints,
+  estep,
+  loading,
+  mstep,
+  train,
+)
 from cot_latent.training.experiment import Method
 from tests.asserts import assert_trees_equal
 from tests.training import toy
+from tests.training.kills import (
+  assert_same_run,
+  last_state,
+  run_until,
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _compile_once():
   """Shares compiled functions between the runs of this module."""
-  patch = pytest.MonkeyPatch()
-  build = functools.cache(language_model.build)
-  patch.setattr(language_model, "build", build)
-  optimizer = functools.cache(mstep.build_optimizer)
-  patch.setattr(mstep, "build_optimizer", optimizer)
-  patch.setattr(mstep, "build", functools.cache(mstep.build))
-  # One estimator, so that it is one static argument.
-  estimator = functools.cache(estimators.control_variate)
-  patch.setattr(estimators, "control_variate", estimator)
-  yield
-  patch.undo()
+  with toy.shared_compilation():
+    yield
 
 
 @pytest.fixture(scope="module")
@@ -43,38 +44,6 @@ def whole(tmp_path_factory):
   """A run that nothing disturbs: its configuration and report."""
   config = toy.make_experiment(tmp_path_factory.mktemp("runs") / "whole")
   return config, toy.run(config)
-
-
-def last_state(config):
-  """What the last checkpoint of a finished run holds."""
-  model = toy.make_model(config)
-  params = model.init(rng.purpose_key(0, "params"))
-  optimizer = mstep.build_optimizer(config.optimizer, config.steps)
-  like = checkpoints.TrainState(
-    params, optimizer.init(params), memory.init(24, config.task.max_length), 0
-  )
-  saved = checkpoints.Checkpoints(
-    pathlib.Path(config.model_dir) / "checkpoints"
-  )
-  state = saved.restore(like)
-  saved.close()
-  return state
-
-
-def without_times(rows):
-  return [
-    {k: v for k, v in row.items() if not k.startswith("time/")} for row in rows
-  ]
-
-
-def assert_same_run(one, other):
-  """Checks that two finished runs agree in every bit but times."""
-  (config, report), (other_config, other_report) = one, other
-  for section in ("results", "samples", "data", "plan"):
-    assert report[section] == other_report[section]
-  mine, others = report["metrics"], other_report["metrics"]
-  assert without_times(mine) == without_times(others)
-  assert_trees_equal(last_state(config), last_state(other_config))
 
 
 def test_report_holds_the_run(whole):
@@ -209,40 +178,6 @@ def test_another_seed_is_another_run(whole, tmp_path):
     assert_same_run(whole, (config, toy.run(config)))
 
 
-class Killed(BaseException):
-  """Stands for a SIGKILL: nothing of the trainer may catch it by name."""
-
-
-def kill_at(monkeypatch, place):
-  """Stops the process, as it were, at a place; nothing is tidied up."""
-  kind, number = place
-  calls = {"row": 0, "save": 0}
-  add, save = files.Journal.add, checkpoints.Checkpoints.save
-
-  def counted(name, function):
-    def call(self, *arguments, **fields):
-      if name == "save" and kind == "before_save" and calls[name] == number:
-        raise Killed
-      function(self, *arguments, **fields)
-      calls[name] += 1
-      if kind == f"after_{name}" and calls[name] == number:
-        raise Killed
-
-    return call
-
-  monkeypatch.setattr(files.Journal, "add", counted("row", add))
-  monkeypatch.setattr(checkpoints.Checkpoints, "save", counted("save", save))
-  # A killed process writes no last report.
-  write = train.record.Record.write
-
-  def write_unless_dead(self, status, error=None):
-    if status in ("failed", "interrupted"):
-      return None
-    return write(self, status, error)
-
-  monkeypatch.setattr(train.record.Record, "write", write_unless_dead)
-
-
 # A row is what the journal gets: phases, results and steps, in order. Saves
 # are at steps 0, 2, 4, 6 and 7.
 PLACES = [
@@ -259,12 +194,7 @@ PLACES = [
 @pytest.mark.parametrize("place", PLACES)
 def test_killed_anywhere_ends_the_same(whole, tmp_path, place):
   config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "killed"))
-  with pytest.MonkeyPatch.context() as patch:
-    kill_at(patch, place)
-    with pytest.raises(Killed):
-      toy.run(config)
-  report = json.loads((tmp_path / "killed/report.json").read_text())
-  assert report["status"] == "running"
+  run_until(config, place)
   again = toy.run(config)
   assert again["status"] == "complete"
   assert_same_run(whole, (config, again))
@@ -287,10 +217,7 @@ def test_resuming_without_a_part_would_be_seen(
 ):
   """The broken twins: a resume that starts a part of the state anew."""
   config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "twin"))
-  with pytest.MonkeyPatch.context() as patch:
-    kill_at(patch, ("after_save", 3))
-    with pytest.raises(Killed):
-      toy.run(config)
+  run_until(config, ("after_save", 3))
   restore = checkpoints.Checkpoints.restore
 
   def forgetful(self, like):
@@ -492,7 +419,7 @@ def test_what_is_too_long_can_be_truncated(tmp_path, capsys):
         kept = cut.targets[i]
         assert kept[kept != 0].tolist() == target[:width].tolist()
     assert num_over == cut.num_truncated > 0
-  described = train.describe_data(config, data)["splits"]
+  described = loading.describe_data(config, data)["splits"]
   names = ["base (base model)", "train", "test"]
   assert [described[name]["num_truncated"] for name in names] == [
     *(x.num_truncated for x in (data.base, data.train, data.test)),
@@ -673,10 +600,7 @@ def test_killed_with_worked_examples_ends_the_same(
   worked, tmp_path, place, resumed
 ):
   config = dataclasses.replace(worked[0], model_dir=str(tmp_path / "killed"))
-  with pytest.MonkeyPatch.context() as patch:
-    kill_at(patch, place)
-    with pytest.raises(Killed):
-      toy.run(config)
+  run_until(config, place)
   again = toy.run(config)
   assert again["identity"]["resumed_at_steps"] == resumed
   assert_same_run(worked[:2], (config, again))
@@ -689,10 +613,7 @@ def test_killed_with_worked_examples_ends_the_same(
 
 def test_lost_or_edited_worked_examples_are_refused(worked, tmp_path):
   config = dataclasses.replace(worked[0], model_dir=str(tmp_path / "edited"))
-  with pytest.MonkeyPatch.context() as patch:
-    kill_at(patch, ("after_save", 2))
-    with pytest.raises(Killed):
-      toy.run(config)
+  run_until(config, ("after_save", 2))
   path = tmp_path / "edited" / "exemplars.jsonl"
   content = path.read_bytes()
   one, other = content.splitlines(keepends=True)
@@ -730,10 +651,7 @@ def test_resuming_with_other_worked_examples_would_be_seen(
   worked, tmp_path, monkeypatch, twin
 ):
   config = dataclasses.replace(worked[0], model_dir=str(tmp_path / "twin"))
-  with pytest.MonkeyPatch.context() as patch:
-    kill_at(patch, ("after_save", 2))
-    with pytest.raises(Killed):
-      toy.run(config)
+  run_until(config, ("after_save", 2))
   read = bootstrap.read
   monkeypatch.setattr(bootstrap, "read", lambda *given: twin(read(*given)))
   with pytest.raises(AssertionError):

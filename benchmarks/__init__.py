@@ -1,0 +1,1 @@
+"""What the methods cost and gain, as numbers and plots; `python -m` each."""

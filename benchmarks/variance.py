@@ -1,0 +1,258 @@
+"""The exact variance of each method's gradient estimate, against the accuracy.
+
+`python -m benchmarks.variance --output docs/variance` writes docs/variance.png
+and docs/variance.svg; the same bytes each time, from the same versions.
+
+Nothing is sampled: means and covariances are those of tests/exact/moments.py,
+for the toy model of tests/toys.py, of which every sequence is listed. It has
+four questions, and its accuracy is moved through the logits of its last token,
+as far for each question as it takes.
+
+- Equal cost: every method samples 8 sequences a step, TRICE one for each of 8
+  questions, its rivals four for each of 2. How many sequences are then
+  differentiated differs, and is the second panel.
+- The questions of a minibatch are copies of one. What is shown is the noise of
+  sampling alone, then, not that of which questions are in the minibatch; the
+  result is averaged over the four. Of unlike questions, 8 are better than 2,
+  and the control variate's scale, taken from the others, fits less well.
+- TRICE's memories are at stationarity: exact posterior draws. They lag behind a
+  model that learns, and then TRICE is biased, which is not shown.
+- Normalisation: a method's mean is w grad log pi, with a w of its own (see
+  cot_latent/inference/rivals.py), and a small estimate has a small variance.
+  So each is divided by its w first. All then have the mean grad log pi, and the
+  variances say who tells it best; an optimizer such as Adam does not see a
+  constant factor. The unit is the variance of one score of an exact posterior
+  draw, so that 1/8 is what eight such draws are worth. The ratio to the squared
+  norm of the mean would put the methods in the same order, but goes to infinity
+  with the accuracy for every one of them, since grad log pi goes to 0.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import matplotlib
+import matplotlib.figure
+import matplotlib.ticker
+import numpy as np
+
+from cot_latent.inference import estimators, rivals
+from tests import toys
+from tests.exact import moments
+
+
+class Method(NamedTuple):
+  """A line of the plot.
+
+  Attributes:
+    estimator: what is measured.
+    num_questions: M.
+    num_draws: K.
+    colour: of Okabe and Ito's palette, which the colour-blind can tell apart.
+    dash: the line's, so that colour is not all that tells it apart.
+    marker: likewise.
+  """
+
+  estimator: estimators.Estimator
+  num_questions: int
+  num_draws: int
+  colour: str
+  dash: str | tuple
+  marker: str
+
+
+METHODS = {
+  "TRICE, control variate": Method(
+    estimators.control_variate(), 8, 1, "#0072B2", "-", "o"
+  ),
+  "TRICE, control variate, K = 4": Method(
+    estimators.control_variate(), 2, 4, "#56B4E9", "--", "s"
+  ),
+  "TRICE, basic": Method(estimators.basic(), 8, 1, "#000000", "-", "D"),
+  "rejection sampling, per question": Method(
+    rivals.rejection_sampling(), 2, 4, "#D55E00", "-", "^"
+  ),
+  "rejection sampling, pooled": Method(
+    rivals.rejection_sampling(pooled=True), 2, 4, "#E69F00", "--", "v"
+  ),
+  "RLOO": Method(rivals.rloo(), 2, 4, "#009E73", "-", "P"),
+  "GRPO": Method(rivals.grpo(), 2, 4, "#CC79A7", (0, (1, 1.5)), "X"),
+  "MaxRL": Method(rivals.maxrl(), 2, 4, "#7A5195", (0, (5, 1, 1, 1)), "*"),
+}
+LOWEST, HIGHEST, NUM_POINTS = 0.02, 0.999, 45
+
+
+class Curve(NamedTuple):
+  """What is drawn of a method, at each accuracy.
+
+  Attributes:
+    accuracy: [A] pi.
+    variance: [A] trace of the covariance of the estimate over w, in variances
+      of one posterior score.
+    num_scored: [A] the mean number of sequences differentiated.
+  """
+
+  accuracy: np.ndarray
+  variance: np.ndarray
+  num_scored: np.ndarray
+
+
+def accuracies() -> np.ndarray:
+  """[A] evenly spaced in log-odds."""
+  low, high = (np.log(pi / (1 - pi)) for pi in (LOWEST, HIGHEST))
+  return 1 / (1 + np.exp(-np.linspace(low, high, NUM_POINTS)))
+
+
+def at_accuracy(toy: toys.Toy, accuracy: float) -> toys.Toy:
+  """Moves each question of a toy to an accuracy, by bisection."""
+  low = np.full((len(toy.is_correct), 1), -40.0)
+  high = -low
+  for _ in range(100):  # to the last bit
+    middle = (low + high) / 2
+    moved = toy._replace(lean=middle)
+    below = toys.accuracy(moved)[:, None] < accuracy
+    low, high = np.where(below, middle, low), np.where(below, high, middle)
+  return moved
+
+
+def measure(method: Method, toy: toys.Toy) -> tuple[float, float]:
+  """Computes a point of a curve.
+
+  Args:
+    method: the method.
+    toy: its questions are of equal accuracy; the result is averaged over them.
+
+  Returns:
+    The variance of the estimate over w, in variances of one posterior score,
+    and the mean number of sequences differentiated.
+  """
+  noise = unit = scored = 0.0
+  questions = range(len(toy.is_correct))
+  for question in questions:
+    draws = moments.of_toy(toy, [question] * method.num_questions)
+    memories = moments.at_stationarity(draws)
+    found = moments.exact(method.estimator, draws, memories, method.num_draws)
+    target = toys.gradient(toy, [question])
+    # Of copies of one question every mean is a multiple of the target.
+    weight = found.mean @ target / (target @ target)
+    noise += found.variance() / weight**2
+    unit += np.trace(draws.covariance[0, 1])
+    scored += found.num_scored / len(questions)
+  return noise / unit, scored
+
+
+def curves(at: Sequence[float] | np.ndarray) -> dict[str, Curve]:
+  """Computes every method's curve at some accuracies."""
+  # The accuracies' toys, and not the methods, are what takes time to make.
+  moved = [at_accuracy(toys.make(), accuracy) for accuracy in at]
+  found = {}
+  for name, method in METHODS.items():
+    points = np.array([measure(method, toy) for toy in moved])
+    found[name] = Curve(np.asarray(at), *points.T)
+  return found
+
+
+STYLE: dict[Any, Any] = {
+  "font.family": "DejaVu Sans",  # matplotlib brings it along
+  "font.size": 10,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "axes.grid": True,
+  "grid.color": "#e3e3e3",
+  "grid.linewidth": 0.7,
+  "lines.linewidth": 1.9,
+  "lines.markersize": 7,
+  "svg.hashsalt": "cot-latent",  # ids are the same each time
+}
+NOTES = [  # accuracy, variance, text
+  (0.075, 7, "rivals: mostly, no\ndraw is right"),
+  (0.022, 0.046, "TRICE: 8 right sequences\nin its memory"),
+  (0.91, 0.165, "no baseline: what is left is\nhow right sequences differ"),
+  (0.65, 0.0011, "control variate or baseline:\nall right, nothing to weigh"),
+]
+TICKS = [0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.999]
+
+
+def draw(found: Mapping[str, Curve]) -> matplotlib.figure.Figure:
+  """Draws the curves; lines are labelled by their method."""
+  with matplotlib.rc_context(STYLE):
+    figure = matplotlib.figure.Figure(figsize=(11, 6.4), layout="constrained")
+    noise, scored = figure.subplots(1, 2, width_ratios=[1.45, 1])
+    for place, (name, curve) in enumerate(found.items()):
+      method = METHODS[name]
+      size = f"{method.num_questions} × {method.num_draws}"
+      for axes, values in [
+        (noise, curve.variance),
+        (scored, curve.num_scored),
+      ]:
+        axes.plot(
+          curve.accuracy,
+          values,
+          color=method.colour,
+          linestyle=method.dash,
+          marker=method.marker,
+          # Where lines lie on each other, their markers take turns.
+          markevery=(place % 8, 8),
+          markeredgecolor="white",
+          markeredgewidth=0.5,
+          label=f"{name} ({size})",
+        )
+    noise.set_yscale("log")
+    for x, y, text in NOTES:
+      noise.text(x, y, text, fontsize=9, color="#444444", linespacing=1.3)
+    noise.set_title(
+      "Noise of the gradient estimate, scaled to one mean",
+      loc="left",
+      fontsize=11,
+    )
+    noise.set_ylabel("variance (of one exact posterior score = 1)")
+    scored.set_title("Sequences differentiated a step", loc="left", fontsize=11)
+    scored.set_ylim(0, 16)
+    scored.set_ylabel("mean number, of 8 sampled")
+    for axes in (noise, scored):
+      axes.set_xscale("logit")
+      axes.set_xlim(LOWEST * 0.9, 1 - (1 - HIGHEST) * 0.9)
+      axes.xaxis.set_major_locator(matplotlib.ticker.FixedLocator(TICKS))
+      axes.xaxis.set_major_formatter(
+        matplotlib.ticker.FixedFormatter([f"{tick:g}" for tick in TICKS])
+      )
+      axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+      axes.set_xlabel("accuracy π (log-odds scale)")
+    figure.legend(
+      *noise.get_legend_handles_labels(),
+      loc="outside lower center",
+      ncols=3,
+      frameon=False,
+      title="Method (questions × draws a step: each samples 8 sequences). "
+      "Equal questions; TRICE's memories are exact posterior draws.",
+      handlelength=3.4,
+    )
+    return figure
+
+
+def write(figure: matplotlib.figure.Figure, output: pathlib.Path) -> None:
+  """Writes OUTPUT.png and OUTPUT.svg, without date or version."""
+  output.parent.mkdir(parents=True, exist_ok=True)
+  with matplotlib.rc_context(STYLE):
+    figure.savefig(f"{output}.svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(f"{output}.png", dpi=150, metadata={"Software": None})
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Writes the plot."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument(
+    "--output",
+    type=pathlib.Path,
+    required=True,
+    help="path of the two files without their endings, as docs/variance",
+  )
+  output = parser.parse_args(arguments).output
+  jax.config.update("jax_enable_x64", True)
+  write(draw(curves(accuracies())), output)
+
+
+if __name__ == "__main__":
+  main()

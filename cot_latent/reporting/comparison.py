@@ -1,0 +1,103 @@
+"""Statistics of methods that ran with several seeds each.
+
+Runs of the same seed share their base model, their minibatches and the
+questions that they are evaluated on, so methods are compared seed by seed: the
+interval of the differences leaves out what a seed does to all of them alike.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import scipy.special
+
+_SIGNIFICANT_DIGITS = 12  # fewer than scipy's versions agree on
+
+
+class Estimate(NamedTuple):
+  """A mean with what is known about its error.
+
+  Attributes:
+    num: how many values it is the mean of.
+    mean: in the values' unit.
+    sd: standard deviation, of n - 1 degrees of freedom; None of one value.
+    low: lower end of the 95% interval; None where there is none.
+    high: upper end.
+    kind: of the interval: "t" over values, "wilson" over questions, or "".
+  """
+
+  num: int
+  mean: float
+  sd: float | None = None
+  low: float | None = None
+  high: float | None = None
+  kind: str = ""
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+  """Estimates a mean from independent values, with Student's 95% interval.
+
+  Sums are exact and the quantile is rounded, so that the result is the same
+  to the last bit on every machine.
+
+  Args:
+    values: at least one. Of a single one there is no deviation or interval.
+
+  Reference: Student 1908.
+  """
+  mean = statistics.mean(values)
+  if len(values) == 1:
+    return Estimate(1, mean)
+  sd = statistics.stdev(values)
+  half = t_quantile(len(values) - 1) * sd / math.sqrt(len(values))
+  return Estimate(len(values), mean, sd, mean - half, mean + half, "t")
+
+
+def difference(
+  values: Mapping[int, float], baseline: Mapping[int, float]
+) -> Estimate:
+  """Estimates the mean difference of two methods, paired by seed.
+
+  Args:
+    values: of the method, by seed.
+    baseline: of what it is compared with, for the same seeds.
+
+  Returns:
+    Of the method's values minus the baseline's.
+
+  Raises:
+    ValueError: if the seeds differ.
+  """
+  if values.keys() != baseline.keys():
+    raise ValueError(f"seeds differ: {[*values]} and {[*baseline]}")
+  return estimate([values[seed] - baseline[seed] for seed in sorted(values)])
+
+
+def best(values: Mapping[str, Mapping[int, float]]) -> str | None:
+  """Finds the method that is better than each of the others.
+
+  That is, the interval of its paired difference to each lies above 0. The
+  intervals are not corrected for how many they are.
+
+  Args:
+    values: method -> seed -> value, the more the better; equal seeds.
+
+  Returns:
+    Its name; None where no method is, with one seed or one method too.
+  """
+  for name, own in values.items():
+    lows = [
+      difference(own, other).low
+      for rival, other in values.items()
+      if rival != name
+    ]
+    if lows and all(low is not None and low > 0 for low in lows):
+      return name
+  return None
+
+
+def t_quantile(degrees: int) -> float:
+  """The 97.5% quantile of Student's distribution, to 12 digits."""
+  quantile = float(scipy.special.stdtrit(degrees, 0.975))
+  return float(f"{quantile:.{_SIGNIFICANT_DIGITS}g}")

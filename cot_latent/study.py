@@ -1,0 +1,147 @@
+"""A study: every arm with every seed, one run after another.
+
+A study is a folder of gin files, each of which describes a whole run but for
+its seed and its folder. Runs that are complete already are left alone, so that
+the same command goes on with a study that was stopped.
+"""
+
+import functools
+import pathlib
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from cot_latent import configuration
+from cot_latent.data import examples
+from cot_latent.errors import RunError, UserError
+from cot_latent.reporting import files, record
+from cot_latent.training import train
+
+_SHARED = "common.gin"  # what the arms include; no arm
+
+
+class Run(NamedTuple):
+  """One arm with one seed.
+
+  Attributes:
+    name: `<arm>-s<seed>`.
+    gin_file: the arm's.
+    bindings: what is set for this run.
+    directory: where it lies.
+  """
+
+  name: str
+  gin_file: str
+  bindings: list[str]
+  directory: pathlib.Path
+
+  def command(self, search_paths: Sequence[str]) -> str:
+    """The command that makes this run by itself."""
+    words = ["t5x", "train", f"--gin_file={self.gin_file}"]
+    for binding in self.bindings:
+      name, _, value = binding.partition(" = ")
+      words.append(f"--gin.{name}={value}")
+    if search_paths:
+      words.append(f"--gin_search_paths={','.join(search_paths)}")
+    return shlex.join(words)
+
+
+def plan(
+  folder: str, num_seeds: int, output: str | None, bindings: Sequence[str]
+) -> list[Run]:
+  """Lists the runs of a study, seed by seed.
+
+  Args:
+    folder: with a gin file for each arm; `common.gin` is none.
+    num_seeds: seeds 0, 1, ...
+    output: where the runs go; None is runs/studies/<the folder's name>.
+    bindings: further ones for all runs.
+
+  Raises:
+    UserError: if the folder has no arms.
+  """
+  path = pathlib.Path(folder)
+  if not path.is_dir():
+    path = next(
+      (p for p in _beside_package(folder) if p.is_dir()), pathlib.Path(folder)
+    )
+  arms = sorted(p for p in path.glob("*.gin") if p.name != _SHARED)
+  if not arms:
+    raise UserError(f"{folder} has no arms: it must be a folder of gin files")
+  root = pathlib.Path(output or f"runs/studies/{path.resolve().name}")
+  runs = []
+  for seed in range(num_seeds):
+    for arm in arms:
+      name = f"{arm.stem}-s{seed}"
+      own = {
+        "SEED": seed,
+        "MODEL_DIR": str(root / name),
+        "BASE_DIR": str(root / "base"),
+      }
+      settings = [f"{key} = {value!r}" for key, value in own.items()]
+      runs.append(Run(name, str(arm), [*bindings, *settings], root / name))
+  return runs
+
+
+def run(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
+  """Makes the runs that are not complete.
+
+  Args:
+    runs: of `plan`.
+    search_paths: further folders to look gin files up in.
+
+  Returns:
+    For each run that failed its name and what was wrong.
+  """
+  open_task = functools.cache(examples.open_task)
+  train.share_compilations(runs[0].directory.parent / "compiled")
+  failures: list[str] = []
+  began, num_made = time.monotonic(), 0
+  waiting = [one for one in runs if not _is_complete(one)]
+  for one in waiting:
+    left = ""
+    if num_made:
+      seconds = (
+        (time.monotonic() - began)
+        / num_made
+        * (len(waiting) - num_made - len(failures))
+      )
+      left = f", about {seconds / 60:.0f} min left"
+    done = len(runs) - len(waiting) + num_made
+    print(f"=== {one.name}: {done} of {len(runs)} runs done{left}", flush=True)
+    try:
+      config, gin_record = configuration.parse(
+        [one.gin_file], one.bindings, search_paths
+      )
+      train.train(train.prepare(config, gin_record, open_task))
+    except (UserError, RunError) as error:
+      failures.append(f"{one.name}: {error}")
+      print(f"=== {failures[-1]}", file=sys.stderr, flush=True)
+    else:
+      num_made += 1
+  return failures
+
+
+def collect(runs: Sequence[Run], folder: pathlib.Path) -> None:
+  """Writes the compact report of each run into a folder, to be kept."""
+  folder.mkdir(parents=True, exist_ok=True)
+  for one in runs:
+    report = record.read(one.directory)
+    if report is None:
+      raise UserError(f"run {one.name} has no report in {one.directory}")
+    files.write_atomically(
+      folder / f"{one.name}.json", files.to_json(record.compact(report))
+    )
+
+
+def _is_complete(one: Run) -> bool:
+  report = record.read(one.directory)
+  return report is not None and report["status"] == "complete"
+
+
+def _beside_package(folder: str) -> Iterator[pathlib.Path]:
+  """Where a folder of gin/ may be besides the working directory."""
+  for parent in configuration.package_folders():
+    yield pathlib.Path(parent, folder)

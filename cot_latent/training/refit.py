@@ -1,0 +1,375 @@
+"""Outer loops: rationales of all questions, and then a fit to the right ones.
+
+What STaR, ReST-EM and supervised fitting have in common: the rationales that a
+step learns from were not drawn in that step but lie in a pool, which is filled
+when a loop begins. N questions, K rationales each, T tokens.
+
+Reference: Phan et al. 2023, appendix F, for STaR as adapted there; Zelikman et
+al. 2022; Singh et al. 2024 (ReST-EM).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cot_latent.data.examples import Examples, Task
+from cot_latent.inference import (
+  estimators,
+  memory,
+  resampling,
+  rng,
+  transition,
+)
+from cot_latent.models.language_model import LanguageModel
+from cot_latent.training import estep
+from cot_latent.training.experiment import Experiment, Method, Refit
+from cot_latent.training.progress import Progress
+from cot_latent.training.state import Pool, TrainState
+
+
+def first_state(config: Experiment, state: TrainState) -> TrainState:
+  """Adds a pool that the first step fills, where there are outer loops.
+
+  Args:
+    config: the run.
+    state: before any step.
+  """
+  method = config.method
+  if method.refit is None:
+    return state
+  zero = jnp.zeros((), jnp.int32)
+  shape = (len(state.memory.tokens), method.num_draws)
+  pool = Pool(
+    tokens=jnp.zeros((*shape, config.task.max_length), jnp.int32),
+    is_correct=jnp.zeros(shape, bool),
+    capped_fraction=jnp.zeros(()),
+    unparseable_fraction=jnp.zeros(()),
+    loop=zero - 1,
+    ends_at=zero,
+  )
+  # A copy, for the M-step takes over the parameters' place in memory.
+  base = jax.tree.map(jnp.copy, state.params) if method.refit.restart else None
+  return state._replace(pool=pool, base_params=base)
+
+
+def loop_steps(config: Experiment, pool: Pool | None) -> int:
+  """Steps of the present loop, or of the run where there are no loops."""
+  refit = config.method.refit
+  if refit is None or pool is None:
+    return config.steps
+  return refit.loop_steps(int(pool.loop), config.steps)
+
+
+def end_early(
+  refit: Refit | None, state: TrainState, loss: float
+) -> TrainState:
+  """Ends the loop after this step if its minibatch is fitted well enough."""
+  if refit is None or state.pool is None or refit.stop_loss is None:
+    return state
+  if loss >= refit.stop_loss:
+    return state
+  ends_at = jnp.asarray(state.step, jnp.int32)
+  return state._replace(pool=state.pool._replace(ends_at=ends_at))
+
+
+def e_step(
+  model: LanguageModel,
+  task: Task,
+  examples: Examples,
+  config: Experiment,
+  init_optimizer: Callable[[Any], Any],
+  state: TrainState,
+  index: np.ndarray,
+) -> tuple[TrainState, estep.WeightedRows, dict[str, float]]:
+  """Weighs a minibatch of the pool; first fills that where a loop begins.
+
+  Args:
+    model: the language model.
+    task: says what an answer is.
+    examples: N training questions.
+    config: the run.
+    init_optimizer: parameters -> fresh state of the optimizer.
+    state: before the step.
+    index: [M] int32, distinct questions.
+
+  Returns:
+    The state, with new pool, memory, parameters and optimizer where a loop
+    begins; the weighted rows; and metrics as those of `estep.e_step`.
+  """
+  pool, method, step = state.pool, config.method, state.step + 1
+  assert pool is not None
+  num_sampled, sampling, checking = 0, 0.0, 0.0
+  if state.step == int(pool.ends_at):
+    filled = fill(
+      model,
+      task,
+      examples,
+      method,
+      state.params,
+      config.seed,
+      state.step,
+      config.steps,
+      pool,
+      config.evaluation.batch_size,
+      Progress(f"loop {int(pool.loop) + 1}", len(examples) * method.num_draws),
+    )
+    pool, num_sampled, sampling, checking = filled
+    state = _begin_loop(state, pool, init_optimizer)
+  offset = jax.random.uniform(rng.purpose_key(config.seed, "subsample", step))
+  rows, num_valid = weighted_rows(examples, method, pool, index, offset)
+  return (
+    state,
+    rows,
+    {
+      "chain/accept_rate": float(pool.is_correct.mean()),
+      "memory/correct_fraction": float(state.memory.is_correct.mean()),
+      "draws/capped_fraction": float(pool.capped_fraction),
+      "draws/unparseable_fraction": float(pool.unparseable_fraction),
+      "estimator/num_weighted": rows.num_weighted(),
+      "estimator/num_valid": num_valid,
+      "estimator/scale": 0.0,
+      "memory/age": float(memory.mean_age(state.memory, step)),
+      "time/sampling": sampling,
+      "time/checking": checking,
+      "num_sampled": num_sampled,
+    },
+  )
+
+
+def _begin_loop(
+  state: TrainState, pool: Pool, init_optimizer: Callable[[Any], Any]
+) -> TrainState:
+  """Takes a new pool over, and starts the fit again if it is to.
+
+  The memory holds the first right rationale of each question that has one.
+  """
+  is_right = pool.is_correct
+  first = jnp.argmax(is_right, axis=1)
+  chosen = pool.tokens[jnp.arange(len(first)), first]
+  accepted = is_right & (jnp.arange(is_right.shape[1]) == first[:, None])
+  chains = memory.write(
+    state.memory,
+    jnp.arange(len(first)),
+    chosen,
+    is_right.any(axis=1),
+    accepted,
+    state.step + 1,
+  )
+  params = state.params
+  if state.base_params is not None:
+    params = jax.tree.map(jnp.copy, state.base_params)
+  return state._replace(
+    params=params,
+    opt_state=init_optimizer(params),
+    memory=chains,
+    pool=pool,
+  )
+
+
+class Filled(NamedTuple):
+  """A pool, and what filling it cost.
+
+  Attributes:
+    pool: the pool.
+    num_sampled: sequences drawn.
+    sampling_seconds: to draw them.
+    checking_seconds: to check them.
+  """
+
+  pool: Pool
+  num_sampled: int
+  sampling_seconds: float
+  checking_seconds: float
+
+
+def fill(
+  model: LanguageModel,
+  task: Task,
+  examples: Examples,
+  method: Method,
+  params,
+  seed: int,
+  step: int,
+  num_steps: int,
+  old: Pool,
+  batch_size: int,
+  report_done: Callable[[int], None],
+) -> Filled:
+  """Begins a loop.
+
+  Args:
+    model: the language model.
+    task: says what an answer is.
+    examples: N training questions; with targets where people wrote the
+      rationales.
+    method: says how many draws a question, and how.
+    params: of the model as it is now, before any restart.
+    seed: the run's.
+    step: steps taken so far.
+    num_steps: of the run.
+    old: the last loop's pool.
+    batch_size: rows drawn together.
+    report_done: called with the number of draws made.
+
+  Returns:
+    The loop's pool.
+  """
+  refit, loop = method.refit, int(old.loop) + 1
+  assert refit is not None
+  rows = np.repeat(np.arange(len(examples)), method.num_draws)
+  number = np.tile(np.arange(method.num_draws), len(examples))
+  if refit.source == "human":
+    drawn, num_sampled = _human(task, examples), 0
+  else:
+    drawn, num_sampled = _draw(
+      model,
+      task,
+      examples,
+      refit,
+      params,
+      seed,
+      loop,
+      rows,
+      number,
+      batch_size,
+      report_done,
+    )
+  shape = (len(examples), method.num_draws)
+  pool = Pool(
+    tokens=jnp.asarray(drawn.tokens.reshape(*shape, -1)),
+    is_correct=jnp.asarray(drawn.is_correct.reshape(shape)),
+    capped_fraction=jnp.asarray(1 - drawn.ended.mean(dtype=np.float32)),
+    unparseable_fraction=jnp.asarray(
+      np.mean([a is None for a in drawn.answers], dtype=np.float32)
+    ),
+    loop=jnp.asarray(loop, jnp.int32),
+    ends_at=jnp.asarray(
+      min(step + refit.loop_steps(loop, num_steps), num_steps), jnp.int32
+    ),
+  )
+  return Filled(
+    pool, num_sampled, drawn.sampling_seconds, drawn.checking_seconds
+  )
+
+
+def _draw(
+  model,
+  task,
+  examples,
+  refit,
+  params,
+  seed,
+  loop,
+  rows,
+  number,
+  batch_size,
+  report_done,
+) -> tuple[estep.Checked, int]:
+  """Draws from the question alone, and from the guide where that failed."""
+  temperature = 0.0 if refit.source == "greedy" else 1.0
+  drawn = estep.draw_all(
+    model,
+    task,
+    params,
+    examples.prompts,
+    examples,
+    rows,
+    number,
+    rng.purpose_key(seed, "pool", loop, 0),
+    batch_size,
+    temperature,
+    report_done,
+  )
+  failed = np.flatnonzero(~drawn.is_correct)
+  if not refit.hint_on_failure or not len(failed):
+    return drawn, len(rows)
+  again = estep.draw_all(
+    model,
+    task,
+    params,
+    examples.guides,
+    examples,
+    rows[failed],
+    number[failed],
+    rng.purpose_key(seed, "pool", loop, 1),
+    batch_size,
+    temperature,
+  )
+  drawn.tokens[failed] = again.tokens
+  drawn.is_correct[failed] = again.is_correct
+  return drawn._replace(
+    sampling_seconds=drawn.sampling_seconds + again.sampling_seconds,
+    checking_seconds=drawn.checking_seconds + again.checking_seconds,
+  ), len(rows) + len(failed)
+
+
+def _human(task: Task, examples: Examples) -> estep.Checked:
+  """Takes the rationales of the data, checked as the model's are."""
+  texts = task.vocabulary.decode_rows(examples.targets)
+  # One that was truncated to T tokens lacks its end.
+  ended = (examples.targets == task.vocabulary.eos_id).any(axis=1)
+  answers = [
+    task.extract(text) if has_ended else None
+    for text, has_ended in zip(texts, ended, strict=True)
+  ]
+  return estep.Checked(
+    tokens=examples.targets,
+    texts=texts,
+    answers=answers,
+    is_correct=np.array(
+      [a == b for a, b in zip(answers, examples.answers, strict=True)]
+    ),
+    ended=ended,
+    sampling_seconds=0.0,
+    checking_seconds=0.0,
+  )
+
+
+def weighted_rows(
+  examples: Examples,
+  method: Method,
+  pool: Pool,
+  index: np.ndarray,
+  offset: jax.Array,
+) -> tuple[estep.WeightedRows, int]:
+  """Weighs a minibatch's rationales of the pool.
+
+  Args:
+    examples: N training questions.
+    method: says how.
+    pool: the loop's.
+    index: [M] int32, distinct questions.
+    offset: scalar, uniform in [0, 1), for subsampling.
+
+  Returns:
+    What the M-step differentiates, and how many of the questions have a right
+    rationale.
+  """
+  moved, weights = _weigh(
+    pool.tokens[index],
+    pool.is_correct[index],
+    offset,
+    estimator=method.estimator,
+    num_scored=method.num_scored,
+  )
+  rows = estep.gather_rows(examples.prompts[index], moved, np.asarray(weights))
+  return rows, int(moved.is_correct.sum())
+
+
+@functools.partial(jax.jit, static_argnames=("estimator", "num_scored"))
+def _weigh(tokens, is_correct, offset, *, estimator, num_scored):
+  """Weighs [M, K, T] tokens as the draws of a step without memory."""
+  moved = transition.independence(
+    jnp.zeros_like(tokens[:, 0]),
+    jnp.zeros_like(is_correct[:, 0]),
+    tokens,
+    is_correct,
+  )
+  weights = estimators.merge_accepted(moved, estimator(moved))
+  if num_scored is not None:
+    weights = resampling.subsample(weights, num_scored, offset)
+  return moved, weights

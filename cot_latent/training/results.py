@@ -1,0 +1,76 @@
+"""Evaluations as rows of the journal, and stored completions."""
+
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cot_latent.data import scoring
+from cot_latent.reporting import files, stats
+from cot_latent.training.evaluation import Output
+
+
+def rows(
+  whole: str, split: str, decoder: str, outputs: Sequence[Output]
+) -> Iterator[dict[str, Any]]:
+  """Counts what was right: of each task, and of a mixture in all.
+
+  Args:
+    whole: the name of the task or mixture.
+    split: which questions.
+    decoder: how they were answered.
+    outputs: the answers.
+
+  Yields:
+    A row of results; a mixture's own comes first and has its averages.
+  """
+  counts = scoring.count_by_task((o.task, o.is_correct) for o in outputs)
+  parts = {task: [o for o in outputs if o.task == task] for task in counts}
+  if len(parts) > 1:
+    parts = {whole: list(outputs), **parts}
+  for name, answered in parts.items():
+    correct = sum(output.is_correct for output in answered)
+    ended = [end for output in answered for end in output.ended]
+    row = {
+      "task": name,
+      "split": split,
+      "decoder": decoder,
+      "num_samples": len(answered[0].completions),
+      "correct": correct,
+      "total": len(answered),
+      "accuracy": correct / len(answered),
+      "interval": list(stats.wilson_interval(correct, len(answered))),
+      "num_unparseable": sum(o.extracted is None for o in answered),
+      "num_cut": len(ended) - sum(ended),
+    }
+    if name == whole and len(counts) > 1:
+      row["averages"] = stats.averages(counts)
+    yield row
+
+
+def write(
+  directory: pathlib.Path,
+  step: int,
+  split: str,
+  decoder: str,
+  outputs: Sequence[Output],
+) -> None:
+  """Writes one JSON line a question, for scoring again without a model."""
+  folder = directory / "outputs"
+  folder.mkdir(exist_ok=True)
+  files.write_atomically(
+    folder / f"{step:06}-{split}-{decoder}.jsonl",
+    "".join(files.to_json_line(output.as_line()) for output in outputs),
+  )
+
+
+def sample(source: str, output: Output) -> dict[str, Any]:
+  """Makes a row of the report's samples."""
+  return {
+    "source": source,
+    "id": output.id,
+    "question": output.question,
+    "answer": output.target,
+    "completion": output.completions[0],
+    "extracted": output.extracted,
+    "is_correct": output.is_correct,
+  }

@@ -1,0 +1,305 @@
+"""Every file of gin/methods/ in a small run, whole and stopped in between."""
+
+import dataclasses
+import json
+import pathlib
+import re
+
+import jax
+import pytest
+
+import cot_latent
+from cot_latent import configuration
+from cot_latent.training import base, checkpoints, experiment, mstep
+from tests.training import toy
+from tests.training.kills import assert_same_run, last_state, run_until
+
+ROOT = pathlib.Path(cot_latent.__file__).parents[1]
+METHODS = sorted(path.stem for path in (ROOT / "gin/methods").glob("*.gin"))
+STEPS = 7
+SMALL = f"""
+from __gin__ import dynamic_registration
+
+from cot_latent.models import decoder
+
+include 'gin/runs/quickstart.gin'
+
+decoder.DecoderConfig:
+  num_layers = 1
+  embed_dim = 16
+  num_heads = 2
+  head_dim = 8
+  mlp_dim = 32
+
+TASK = 'toy_parity'
+PROMPT_LENGTH = 96
+MAX_LENGTH = 8
+TRAIN_STEPS = {STEPS}
+BATCH_SIZE = 8
+LEARNING_RATE = 1e-2
+BASE_STEPS = 60
+BASE_BATCH_SIZE = 8
+BASE_LEARNING_RATE = 1e-2
+EVAL_PERIOD = 100
+EVAL_BATCH_SIZE = 16
+NUM_VOTES = 0
+CHECKPOINT_PERIOD = 2
+"""
+# What a file may leave to be set, made small: loops of 3 steps, of which the
+# second begins at step 4.
+SMALLER = {"NUM_SCORED": 5, "NUM_DRAWS": 2, "LOOP_STEPS": 3}
+
+ESTIMATORS = "cot_latent.inference.estimators"
+RIVALS = "cot_latent.inference.rivals"
+POOLED = {"name": f"{RIVALS}.rejection_sampling", "pooled": True}
+CONTROL = {
+  "name": f"{ESTIMATORS}.control_variate",
+  "correct_first_acceptance": False,
+}
+# Each method's estimator with its settings, as a report has them.
+KNOWN = {
+  "cot_supervised": POOLED,
+  "direct": POOLED,
+  "few_shot": {"name": f"{ESTIMATORS}.basic"},
+  "grpo": {"name": f"{RIVALS}.grpo"},
+  "maxrl": {"name": f"{RIVALS}.maxrl"},
+  "rejection_sampling": POOLED | {"pooled": False},
+  "rest_em": POOLED,
+  "rloo": {"name": f"{RIVALS}.rloo"},
+  "star": POOLED,
+  "trice": CONTROL,
+  "trice_basic": {"name": f"{ESTIMATORS}.basic"},
+  "trice_subsampled": CONTROL,
+}
+# Loops: what is drawn, with hints, from the base model, first steps, growth,
+# bound, least loss.
+LOOPS = {
+  "cot_supervised": ("human", False, False, None, 1.0, None, None),
+  "direct": ("human", False, False, None, 1.0, None, None),
+  "rest_em": ("sample", False, True, 40, 1.0, None, None),
+  "star": ("greedy", True, True, 40, 1.2, 200, 0.01),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compile_once():
+  with toy.shared_compilation():
+    yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Where the runs lie, with the base model that they share."""
+  toy.register()
+  folder = tmp_path_factory.mktemp("methods")
+  (folder / "small.gin").write_text(SMALL)
+  config, _ = parse(folder, "trice", [])
+  examples = toy.load(config).base
+  base.fit_once(
+    folder / "bases", toy.make_model(config), config, examples, lambda _: None
+  )
+  return folder
+
+
+def parse(folder, method, bindings):
+  """Reads the small run with a method: experiment and record."""
+  files = [str(folder / "small.gin"), f"gin/methods/{method}.gin"]
+  return configuration.parse(
+    files, [*bindings, f"BASE_DIR = '{folder}/bases'"], []
+  )
+
+
+def smaller(method):
+  """Bindings that make small what the method's file leaves to be set."""
+  text = (ROOT / f"gin/methods/{method}.gin").read_text()
+  values = dict(re.findall(r"^([A-Z_]+) = (\d+)$", text, re.MULTILINE))
+  return [
+    f"{name} = {value}"
+    for name, value in SMALLER.items()
+    if int(values.get(name, 0)) > value
+  ]
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def whole(request, folder):
+  """A method's run that nothing disturbs: configuration and report."""
+  config, record = parse(folder, request.param, smaller(request.param))
+  model_dir = str(folder / request.param)
+  config = dataclasses.replace(config, model_dir=model_dir)
+  return config, toy.run(config, record)
+
+
+def stops(config):
+  """Where the run is killed, one process after the other.
+
+  Yields:
+    How often that process saves, where it is killed, and the step that the next
+    one goes on from: one where a pool was filled and not yet saved, one exactly
+    where a loop ends, and one within a loop.
+  """
+  if not config.steps:
+    yield 2, ("before_save", 0), None
+    yield 2, ("after_save", 1), 0
+    return
+  refit = config.method.refit
+  if refit:
+    yield 2, ("after_fill", 1), 0
+  if refit and refit.first_steps:
+    yield 2, ("after_fill", 2), 2
+  else:
+    yield 2, ("before_save", 1 if refit else 2), 2
+  yield 1, ("after_save", 1), 3
+  yield 1, ("after_save", 2), 5
+
+
+def test_the_runs_differ_only_by_the_method(whole, folder):
+  """The base model is the same, so that they can be compared."""
+  config, report = whole
+  assert len(list((folder / "bases").iterdir())) == 1
+  (row,) = (r for r in journal(config) if r.get("phase") == "base")
+  assert row["was_read"] is True
+  method = config.method.name
+  other, _ = parse(folder, "trice", [])
+  changes = {"method": other.method, "model_dir": other.model_dir}
+  if method == "few_shot":
+    changes["steps"] = STEPS
+  if method == "direct":
+    assert config.task.source.prompts.is_direct
+    changes["task"] = other.task
+  assert dataclasses.replace(config, **changes) == other
+  assert report["identity"]["method"] == method
+
+
+def journal(config):
+  path = pathlib.Path(config.model_dir) / "journal.jsonl"
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_method_s_run_is_complete(whole):
+  config, report = whole
+  assert report["status"] == "complete"
+  assert [row["step"] for row in report["metrics"]] == [
+    *range(1, config.steps + 1)
+  ]
+  ends = sorted({0, config.steps})
+  assert [row["step"] for row in report["results"]] == ends
+  cost, plan = report["cost"], report["plan"]
+  assert cost["sequences_sampled"] <= plan["sequences_sampled"]
+  assert cost["sequences_scored"] <= plan["sequences_scored"]
+  text = (pathlib.Path(config.model_dir) / "report.html").read_text()
+  assert config.method.name in text
+  assert not report["suspect"]
+
+
+def test_a_method_s_run_learns_something(whole):
+  """Otherwise it would say little that stopped runs agree."""
+  config, report = whole
+  state, metrics = last_state(config), report["metrics"]
+  params, _ = base.fit_once(
+    pathlib.Path(config.base_dir),
+    toy.make_model(config),
+    config,
+    toy.load(config).base,
+    lambda _: None,
+  )
+  moved = jax.tree.leaves(
+    jax.tree.map(lambda a, b: bool((a != b).any()), state.params, params)
+  )
+  if not config.steps:
+    assert not any(moved)
+    return
+  assert all(moved)
+  assert sum(row["estimator/num_weighted"] > 0 for row in metrics) > STEPS / 2
+  assert sum(row["grad/norm"] > 0 for row in metrics) > STEPS / 2
+  assert state.memory.is_correct.any()
+  assert mstep.num_updates(state.opt_state) > 0
+  if config.method.refit is not None:
+    assert int(state.pool.ends_at) == STEPS
+    filled = [row["step"] for row in metrics if row["num_sampled"]]
+    expected = [] if config.method.refit.source == "human" else [1, 4, 7]
+    if config.method.name == "star":  # 3 steps, and then 4
+      expected = [1, 4]
+    assert filled == expected
+
+
+def test_a_report_names_the_estimator_and_its_settings(whole, folder):
+  config, report = whole
+  name = config.method.name
+  method = report["configuration"]["experiment"]["method"]
+  assert method["name"] == name
+  assert method["estimator"] == KNOWN[name]
+  files = [file["path"] for file in report["configuration"]["gin_files"]]
+  assert files[-1] == f"gin/methods/{name}.gin"
+  # As the file has it, before it was made small.
+  made, _ = parse(folder, name, [])
+  kept = made.method.refit
+  assert (kept and dataclasses.astuple(kept)) == LOOPS.get(name)
+  small = dict(pair.split(" = ") for pair in smaller(name))
+  for macro, field in (
+    ("NUM_DRAWS", "num_draws"),
+    ("NUM_SCORED", "num_scored"),
+  ):
+    if macro in small:
+      assert method[field] == int(small[macro]) < getattr(made.method, field)
+    else:
+      assert method[field] == getattr(made.method, field)
+  if "LOOP_STEPS" in small:
+    assert method["refit"]["first_steps"] == 3
+
+
+def test_star_has_the_paper_s_schedule(folder):
+  refit = parse(folder, "star", [])[0].method.refit
+  assert [refit.loop_steps(i, 10_000) for i in range(11)] == (
+    [40, 48, 58, 69, 83, 100, 119, 143, 172, 200, 200]
+  )
+
+
+def test_a_method_s_setting_changes_the_report(folder):
+  """The broken twin: a setting that the report would not tell apart."""
+  for name, binding in (
+    ("trice", "estimators.control_variate.correct_first_acceptance = True"),
+    ("rejection_sampling", "rivals.rejection_sampling.pooled = True"),
+    ("star", "LOOP_STEPS = 4"),
+  ):
+    one, other = parse(folder, name, [])[0], parse(folder, name, [binding])[0]
+    assert experiment.as_dict(one.method) != experiment.as_dict(other.method)
+    assert experiment.run_id(one) != experiment.run_id(other)
+
+
+def test_stopped_anywhere_a_method_s_run_ends_the_same(whole, tmp_path):
+  config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "stopped"))
+  resumed = []
+  for period, place, goes_on_from in stops(config):
+    resumed += [goes_on_from] if goes_on_from is not None else []
+    run_until(dataclasses.replace(config, checkpoint_period=period), place)
+    latest = checkpoints.Checkpoints(tmp_path / "stopped/checkpoints")
+    assert latest.latest_step() == goes_on_from
+    latest.close()
+  again = toy.run(config)
+  assert again["status"] == "complete"
+  assert again["identity"]["resumed_at_steps"] == resumed
+  assert_same_run(whole, (config, again))
+
+
+@pytest.mark.parametrize("forgotten", ["pool", "base_params", "memory"])
+def test_a_loop_resumed_without_a_part_would_be_seen(
+  folder, tmp_path, monkeypatch, forgotten
+):
+  """The broken twins: a resume within a loop that starts a part anew."""
+  config, _ = parse(folder, "rest_em", smaller("rest_em"))
+  config = dataclasses.replace(config, checkpoint_period=1)
+  alone = dataclasses.replace(config, model_dir=str(tmp_path / "alone"))
+  report = toy.run(alone)
+  config = dataclasses.replace(config, model_dir=str(tmp_path / "twin"))
+  run_until(config, ("after_save", 6))  # step 5, of a loop that ends with 6
+  restore = checkpoints.Checkpoints.restore
+
+  def forgetful(self, like):
+    part = {forgotten: getattr(like, forgotten)}
+    return restore(self, like)._replace(**part)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoints.Checkpoints, "restore", forgetful)
+    again = toy.run(config)
+  with pytest.raises(AssertionError):
+    assert_same_run((alone, report), (config, again))

@@ -1,0 +1,193 @@
+"""The exact mean and covariance of any estimator, from conditional moments.
+
+Given which draws and old memories are right, an estimator's weights are fixed,
+and the sequences that they weigh are independent, each with the mean and the
+covariance of a right or of a wrong score. Summing over the patterns of right
+and wrong takes 2^(M K) terms, where listing all sequences takes Z^(M (1 + K)).
+
+M questions, K draws each, D coordinates, S patterns.
+"""
+
+import functools
+import itertools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from cot_latent.inference import estimators, transition
+from tests import toys
+
+
+class Draws(NamedTuple):
+  """One draw's score for each of M questions.
+
+  Attributes:
+    accuracy: [M] pi, the probability that it is right.
+    mean: [M, 2, D] the score's mean, given that it is wrong (0) or right (1).
+    covariance: [M, 2, D, D] likewise.
+  """
+
+  accuracy: np.ndarray
+  mean: np.ndarray
+  covariance: np.ndarray
+
+
+class Memories(NamedTuple):
+  """The old memory of each of M questions.
+
+  Attributes:
+    is_right: [M] the probability that it is right.
+    mean: [M, D] of its score, given that it is right.
+    covariance: [M, D, D] likewise.
+  """
+
+  is_right: np.ndarray
+  mean: np.ndarray
+  covariance: np.ndarray
+
+
+class Exact(NamedTuple):
+  """What is known of an estimate.
+
+  Attributes:
+    mean: [D].
+    covariance: [D, D].
+    num_scored: the mean number of sequences that have weight.
+  """
+
+  mean: np.ndarray
+  covariance: np.ndarray
+  num_scored: float
+
+  def variance(self) -> float:
+    """The trace of the covariance."""
+    return float(np.trace(self.covariance))
+
+
+def of_scores(probability, is_right, scores) -> Draws:
+  """Takes the moments of listed sequences.
+
+  Args:
+    probability: [M, Z] of a draw.
+    is_right: [M, Z] bool.
+    scores: [M, Z, D].
+  """
+  rows = []
+  for p, right, score in zip(probability, is_right, scores, strict=True):
+    given = [_given(p * ~right, score), _given(p * right, score)]
+    rows.append([np.stack(part) for part in zip(*given, strict=True)])
+  means, covariances = map(np.stack, zip(*rows, strict=True))
+  return Draws((probability * is_right).sum(axis=1), means, covariances)
+
+
+def of_toy(toy: toys.Toy, questions) -> Draws:
+  """Takes the moments of a toy's questions."""
+  questions = np.asarray(questions)
+  return of_scores(
+    toys.prior(toy)[questions],
+    toy.is_correct[questions],
+    toys.scores(toy)[questions],
+  )
+
+
+def at_stationarity(draws: Draws, is_right=1.0) -> Memories:
+  """Memories that are right with some probability, and then posterior draws."""
+  is_right = np.broadcast_to(is_right, draws.accuracy.shape)
+  return Memories(is_right, draws.mean[:, 1], draws.covariance[:, 1])
+
+
+def remembered(is_right, scores) -> Memories:
+  """Given memories: [M] whether they are right, and their scores [M, D]."""
+  is_right, scores = np.asarray(is_right, float), np.asarray(scores)
+  return Memories(is_right, scores, np.zeros((*scores.shape, scores.shape[1])))
+
+
+def exact(
+  estimator: estimators.Estimator,
+  draws: Draws,
+  memories: Memories,
+  num_draws: int = 1,
+) -> Exact:
+  """Computes an estimator's mean and covariance for M questions.
+
+  Args:
+    estimator: any that looks at correctness alone.
+    draws: moments of one draw; all K are alike.
+    memories: moments of the old memories.
+    num_draws: K.
+
+  Raises:
+    ValueError: if a wrong memory has weight: its moments are not known.
+  """
+  size = len(draws.accuracy)
+  old, right = patterns(memories.is_right, num_draws)
+  weights, accepted = _weigh(estimator, old, right)
+  held = accepted.any(axis=2)
+  if weights[..., 0][~(old | held)].any():
+    raise ValueError("weight on a wrong memory")
+  probability = np.prod(
+    np.where(old, memories.is_right, 1 - memories.is_right), axis=1
+  ) * np.prod(
+    np.where(right, draws.accuracy[:, None], 1 - draws.accuracy[:, None]),
+    axis=(1, 2),
+  )
+  row = np.arange(size)
+
+  def moments_of(of_memory, of_draw):
+    """[S, M, 1 + K, ...] of every sequence that a weight may stand on."""
+    expand = (...,) + (None,) * (of_memory.ndim - 1)
+    first = np.where(held[expand], of_draw[:, 1], of_memory)
+    others = of_draw[row[:, None], right.astype(int)]
+    return np.concatenate([first[:, :, None], others], axis=2)
+
+  means = moments_of(memories.mean, draws.mean)
+  covariances = moments_of(memories.covariance, draws.covariance)
+  mean_of = np.einsum("smj,smjd->sd", weights, means)
+  covariance_of = np.einsum("smj,smjde->sde", weights**2, covariances)
+  mean = probability @ mean_of
+  centred = mean_of - mean
+  within = np.einsum("s,sde->de", probability, covariance_of)
+  between = np.einsum("s,sd,se->de", probability, centred, centred)
+  count = (weights != 0).sum(axis=(1, 2))
+  return Exact(mean, within + between, float(probability @ count))
+
+
+def patterns(is_right, num_draws):
+  """Lists what can be right: old memories [S, M] and draws [S, M, K] bool.
+
+  Args:
+    is_right: [M] the probability that an old memory is right; where it is 0 or
+      1 there is one case only.
+    num_draws: K.
+  """
+  size = len(is_right)
+  each = [[p > 0] if p in (0, 1) else [False, True] for p in is_right]
+  each += [[False, True]] * (size * num_draws)
+  bits = np.array(list(itertools.product(*each)))
+  return bits[:, :size], bits[:, size:].reshape(-1, size, num_draws)
+
+
+def _given(share, score):
+  """The mean and covariance of a score [Z, D] under weights [Z]."""
+  share = share / share.sum()
+  mean = share @ score
+  centred = score - mean
+  return mean, np.einsum("z,zd,ze->de", share, centred, centred)
+
+
+def _weigh(estimator, old, right):
+  """Merged weights [S, M, 1 + K] and accepted draws [S, M, K]."""
+  weights, accepted = _compiled(estimator)(old, right)
+  return np.asarray(weights), np.asarray(accepted)
+
+
+@functools.cache
+def _compiled(estimator):
+  def weigh(old, right):
+    tokens = jax.numpy.zeros((*right.shape, 1), int)
+    taken = transition.independence(tokens[:, 0], old, tokens, right)
+    merged = estimators.merge_accepted(taken, estimator(taken))
+    return merged, taken.accepted
+
+  return jax.jit(jax.vmap(weigh))

@@ -1,0 +1,106 @@
+"""Runs that are stopped dead anywhere, and the comparison with whole ones."""
+
+import contextlib
+import json
+import pathlib
+
+import pytest
+
+from cot_latent.inference import memory, rng
+from cot_latent.reporting import files
+from cot_latent.training import checkpoints, mstep, refit, train
+from cot_latent.training.state import TrainState
+from tests.asserts import assert_trees_equal
+from tests.training import toy
+
+
+class Killed(BaseException):
+  """Stands for a SIGKILL: nothing of the trainer may catch it by name."""
+
+
+def last_state(config):
+  """What the last checkpoint of a run holds."""
+  params = toy.make_model(config).init(rng.purpose_key(0, "params"))
+  optimizer = mstep.build_optimizer(config.optimizer)
+  chains = memory.init(toy.SIZES["train"], config.task.max_length)
+  like = TrainState(params, optimizer.init(params), chains, 0)
+  saved = checkpoints.Checkpoints(
+    pathlib.Path(config.model_dir) / "checkpoints"
+  )
+  with contextlib.closing(saved):
+    return saved.restore(refit.first_state(config, like))
+
+
+def report_of(config):
+  """The report in a run's folder."""
+  path = pathlib.Path(config.model_dir) / "report.json"
+  return json.loads(path.read_text())
+
+
+def without_times(rows):
+  return [
+    {k: v for k, v in row.items() if not k.startswith("time/")} for row in rows
+  ]
+
+
+def assert_same_run(one, other):
+  """Checks that two finished runs agree in every bit but times."""
+  (config, report), (other_config, other_report) = one, other
+  for section in ("results", "samples", "data", "plan"):
+    assert report[section] == other_report[section]
+  mine, others = report["metrics"], other_report["metrics"]
+  assert without_times(mine) == without_times(others)
+  for count in ("sequences_sampled", "sequences_scored", "steps_skipped"):
+    assert report["cost"][count] == other_report["cost"][count]
+  assert_trees_equal(last_state(config), last_state(other_config))
+
+
+def kill_at(monkeypatch, place):
+  """Stops the process, as it were, at a place; nothing is tidied up.
+
+  Args:
+    monkeypatch: undone before the run goes on.
+    place: "after_row", "after_save" or "before_save", and the number of rows
+      or saves of this process that there are by then; or "after_fill", and the
+      number of the pool.
+  """
+  kind, number = place
+  calls = {"row": 0, "save": 0, "fill": 0}
+
+  def counted(name, function):
+    def call(*arguments, **fields):
+      if kind == f"before_{name}" and calls[name] == number:
+        raise Killed
+      made = function(*arguments, **fields)
+      calls[name] += 1
+      if kind == f"after_{name}" and calls[name] == number:
+        raise Killed
+      return made
+
+    return call
+
+  for name, owner, function in (
+    ("row", files.Journal, "add"),
+    ("save", checkpoints.Checkpoints, "save"),
+    ("fill", refit, "fill"),
+  ):
+    counting = counted(name, getattr(owner, function))
+    monkeypatch.setattr(owner, function, counting)
+  # A killed process writes no last report.
+  write = train.record.Record.write
+
+  def write_unless_dead(self, status, error=None):
+    if status in ("failed", "interrupted"):
+      return None
+    return write(self, status, error)
+
+  monkeypatch.setattr(train.record.Record, "write", write_unless_dead)
+
+
+def run_until(config, place):
+  """Runs until a place, where the run is killed."""
+  with pytest.MonkeyPatch.context() as patch:
+    kill_at(patch, place)
+    with pytest.raises(Killed):
+      toy.run(config)
+  assert report_of(config)["status"] == "running"

@@ -1,0 +1,43 @@
+"""A language model that says what a test tells it to."""
+
+import jax
+import numpy as np
+
+from cot_latent.models.language_model import Draws, LanguageModel
+from tests.training import toy
+
+
+def spelled(task, texts, ended, length=toy.LENGTH[toy.CHAIN]):
+  """[B, T] tokens of texts, with EOS where the sequence has ended."""
+  tokens = np.zeros((len(texts), length), np.int32)
+  for row, (text, has_ended) in enumerate(zip(texts, ended, strict=True)):
+    ids = [byte + 3 for byte in text.encode()] + [task.vocabulary.eos_id]
+    ids = ids if has_ended else ids[:-1]
+    tokens[row, : len(ids)] = ids
+  return tokens
+
+
+class Scripted:
+  """A language model that says what it is told, and notes what it is asked."""
+
+  def __init__(self, task, say):
+    self.task, self.say, self.calls = task, say, []
+
+  def sample(self, params, prompts, keys, temperature):
+    del params
+    texts, ended = self.say(prompts)
+    self.calls.append((np.asarray(prompts), keys, temperature))
+    tokens = spelled(self.task, texts, ended)
+    return Draws(tokens, np.array(ended), np.zeros(tokens.shape, np.float32))
+
+  def as_model(self):
+    def untouched(*_):
+      raise NotImplementedError
+
+    return LanguageModel(untouched, self.sample, untouched)
+
+
+def keys_of(scripted):
+  """The random keys that a scripted model was given, in order."""
+  keys = [np.asarray(jax.random.key_data(call[1])) for call in scripted.calls]
+  return [tuple(key) for key in np.concatenate(keys)]

@@ -1,0 +1,127 @@
+"""Runs with outer loops of which every step is noted."""
+
+import dataclasses
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cot_latent.inference import rivals
+from cot_latent.training import base, estep, experiment, refit, train
+from cot_latent.training.experiment import Method
+from cot_latent.training.state import Pool, TrainState
+from tests.training import toy
+
+N = toy.SIZES["train"]
+POOLED = rivals.rejection_sampling(pooled=True)
+
+
+def looped(refit_settings, num_draws=1, estimator=POOLED):
+  """A method with outer loops."""
+  return Method("x", estimator, "empty", num_draws, refit=refit_settings)
+
+
+def empty_pool(num_draws=1, loop=-1, length=toy.LENGTH[toy.CHAIN]):
+  """A pool that nothing was drawn into."""
+  return Pool(
+    tokens=jnp.zeros((N, num_draws, length), jnp.int32),
+    is_correct=jnp.zeros((N, num_draws), bool),
+    capped_fraction=jnp.zeros(()),
+    unparseable_fraction=jnp.zeros(()),
+    loop=jnp.int32(loop),
+    ends_at=jnp.int32(0),
+  )
+
+
+class Before(NamedTuple):
+  """What a step had, after its E-step and before its M-step.
+
+  Attributes:
+    state: of the run, copied.
+    rows: that the M-step differentiates.
+    index: the minibatch.
+    after: the state after the step.
+    metrics: of the step.
+    filled_from: the parameters that drew the pool in this step, if one was.
+    drawn: for each call of `draw_all`, whether it was hinted, and the verdicts.
+  """
+
+  state: TrainState
+  rows: estep.WeightedRows
+  index: np.ndarray
+  after: TrainState
+  metrics: dict[str, float]
+  filled_from: Any
+  drawn: list[tuple[bool, np.ndarray]]
+
+
+def copied(tree):
+  """The M-step takes over its arguments' place in memory."""
+  return jax.tree.map(lambda leaf: np.array(leaf, copy=True), tree)
+
+
+class Watched(NamedTuple):
+  config: experiment.Experiment
+  report: dict[str, Any]
+  steps: list[Before]
+
+
+def watch(config):
+  """Runs an experiment and notes what its steps had."""
+  steps: list[Before] = []
+  seen: dict[str, Any] = {}
+  e_step, step, fill = refit.e_step, train._Run.step, refit.fill
+  draw_all = estep.draw_all
+
+  def noting_e_step(*arguments):
+    state, rows, metrics = e_step(*arguments)
+    seen.update(state=copied(state), rows=rows, index=arguments[-1])
+    return state, rows, metrics
+
+  def noting_fill(*arguments):
+    seen["filled_from"] = copied(arguments[4])
+    return fill(*arguments)
+
+  def noting_draw_all(*arguments, **settings):
+    drawn = draw_all(*arguments, **settings)
+    is_hinted = arguments[3] is arguments[4].guides
+    seen.setdefault("drawn", []).append((is_hinted, drawn.is_correct.copy()))
+    return drawn
+
+  def noting_step(run, state):
+    seen.clear()
+    state, metrics = step(run, state)
+    noted = {"filled_from": None, "drawn": []} | seen
+    steps.append(Before(after=copied(state), metrics=metrics, **noted))
+    seen.clear()
+    return state, metrics
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(refit, "e_step", noting_e_step)
+    patch.setattr(refit, "fill", noting_fill)
+    patch.setattr(estep, "draw_all", noting_draw_all)
+    patch.setattr(train._Run, "step", noting_step)
+    report = toy.run(config)
+  return Watched(config, report, steps)
+
+
+def quick(directory, method, **changes):
+  """A run of 8 steps that evaluates little and saves at the end."""
+  changes = {"steps": 8, "checkpoint_period": 100} | changes
+  config = toy.make_experiment(directory, method=method, **changes)
+  evaluation = experiment.EvaluationConfig(8, period=100, num_samples=0)
+  return dataclasses.replace(
+    config,
+    evaluation=evaluation,
+    base_dir=str(pathlib.Path(directory).parent / "bases"),
+  )
+
+
+def base_params(config):
+  """What the run's base model is, fitted once more."""
+  model, data = toy.make_model(config), toy.load(config)
+  params = base.fit(model, config.base, data.base, config.seed, lambda _: None)
+  return copied(params)
