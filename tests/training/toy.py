@@ -109,7 +109,7 @@ def make_experiment(model_dir, task=PARITY, **changes) -> experiment.Experiment:
     task=experiment.TaskConfig(
       source, prompt_length=32, max_length=LENGTH[task]
     ),
-    method=experiment.Method("trice", estimators.control_variate()),
+    method=experiment.Method("trice", _control_variate()),
     optimizer=optimizer,
     base=experiment.BaseConfig(source, "base", 40, 8, optimizer),
     evaluation=experiment.EvaluationConfig(8, period=3, num_samples=2),
@@ -139,7 +139,6 @@ def shared_compilation():
     patch.setattr(language_model, "build", _build_model)
     patch.setattr(mstep, "build_optimizer", _build_optimizer)
     patch.setattr(mstep, "build", _build_step)
-    patch.setattr(estimators, "control_variate", _control_variate)
     yield
 
 
