@@ -270,35 +270,27 @@ def _draw(
   report_done,
 ) -> tuple[estep.Checked, int]:
   """Draws from the question alone, and from the guide where that failed."""
-  temperature = 0.0 if refit.source == "greedy" else 1.0
-  drawn = estep.draw_all(
-    model,
-    task,
-    params,
-    examples.prompts,
-    examples,
-    rows,
-    number,
-    rng.purpose_key(seed, "pool", loop, 0),
-    batch_size,
-    temperature,
-    report_done,
-  )
+
+  def draw(prompts, chosen, attempt, report):
+    return estep.draw_all(
+      model,
+      task,
+      params,
+      prompts,
+      examples,
+      rows[chosen],
+      number[chosen],
+      rng.purpose_key(seed, "pool", loop, attempt),
+      batch_size,
+      0.0 if refit.source == "greedy" else 1.0,
+      report,
+    )
+
+  drawn = draw(examples.prompts, slice(None), 0, report_done)
   failed = np.flatnonzero(~drawn.is_correct)
   if not refit.hint_on_failure or not len(failed):
     return drawn, len(rows)
-  again = estep.draw_all(
-    model,
-    task,
-    params,
-    examples.guides,
-    examples,
-    rows[failed],
-    number[failed],
-    rng.purpose_key(seed, "pool", loop, 1),
-    batch_size,
-    temperature,
-  )
+  again = draw(examples.guides, failed, 1, None)
   drawn.tokens[failed] = again.tokens
   drawn.is_correct[failed] = again.is_correct
   return drawn._replace(
