@@ -2,20 +2,42 @@
 
 `base` holds flawed rationales, each with the answer that it reaches: what an
 untuned model might have learnt from. `train` and `test` hold other questions,
-with right answers; their rationales are right too, and no method here reads
-them.
+with right answers; their rationales are right too, and of the methods only
+`cot_supervised` reads them.
+
+`chain` is for the quickstart. `chain_guesses` is for the study: its base
+rationales are mostly guesses, and its train split is as small as those of
+BIG-Bench Hard.
 """
 
+import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from cot_latent.data import prompts
 from cot_latent.tasks import common
 
-SPLITS = {"base": 4000, "train": 1000, "test": 200}
 NUM_TERMS, MODULUS = 4, 7
-# Of the flawed rationales: no steps at all, and a wrong result in each step.
-GUESS_RATE, SLIP_RATE = 0.6, 0.1
+SLIP_RATE = 0.1  # of a wrong result in each step of a flawed rationale
+
+
+class Kind(NamedTuple):
+  """A task.
+
+  Attributes:
+    sizes: of the splits.
+    guess_rate: the share of base rationales that have no steps at all.
+  """
+
+  sizes: Mapping[str, int]
+  guess_rate: float
+
+
+KINDS = {
+  "chain_v1": Kind({"base": 4_000, "train": 1_000, "test": 200}, 0.6),
+  "chain_guesses_v1": Kind({"base": 16_000, "train": 150, "test": 200}, 0.8),
+}
 
 
 def _below(rng: random.Random, n: int) -> int:
@@ -51,9 +73,11 @@ def write_rationale(terms: list[int], slips: list[int]) -> tuple[str, str]:
   return f"{', '.join(parts)}. The answer is {value}.", str(value)
 
 
-def flawed_rationale(terms: list[int], rng: random.Random) -> tuple[str, str]:
+def flawed_rationale(
+  terms: list[int], guess_rate: float, rng: random.Random
+) -> tuple[str, str]:
   """Writes a rationale as an untuned model might: a guess, or with slips."""
-  if rng.random() < GUESS_RATE:
+  if rng.random() < guess_rate:
     guess = str(_below(rng, MODULUS))
     return f"The answer is {guess}.", guess
   slips = [
@@ -63,23 +87,27 @@ def flawed_rationale(terms: list[int], rng: random.Random) -> tuple[str, str]:
   return write_rationale(terms, slips)
 
 
-def examples(split: str) -> Iterator[dict[str, str]]:
+def examples(split: str, kind: Kind) -> Iterator[dict[str, str]]:
   """Makes a split's examples.
 
   No question of `train` or `test` comes twice or stands in `base`, which may
   repeat its own.
+
+  Args:
+    split: base, train or test.
+    kind: which task's.
   """
   rng = random.Random("chain")
   seen: set[str] = set()
   for name in ("test", "train", "base"):
     number = 0
-    while number < SPLITS[name]:
+    while number < kind.sizes[name]:
       terms = make_question(rng)
       question = write_question(terms)
       if question in seen:
         continue
       if name == "base":
-        targets, answer = flawed_rationale(terms, rng)
+        targets, answer = flawed_rationale(terms, kind.guess_rate, rng)
       else:
         seen.add(question)
         targets, answer = write_rationale(terms, [0] * (NUM_TERMS - 1))
@@ -93,11 +121,14 @@ def examples(split: str) -> Iterator[dict[str, str]]:
       number += 1
 
 
-common.register(
-  "chain_v1",
-  common.rows_source(examples, list(SPLITS)),
-  lambda: SPLITS,
-  answer="integer",
-  prompts=prompts.COMPACT,
-  rationale_splits=list(SPLITS),
-)
+for _name, _kind in KINDS.items():
+  common.register(
+    _name,
+    common.rows_source(
+      functools.partial(examples, kind=_kind), list(_kind.sizes)
+    ),
+    functools.partial(dict, _kind.sizes),
+    answer="integer",
+    prompts=prompts.COMPACT,
+    rationale_splits=list(_kind.sizes),
+  )

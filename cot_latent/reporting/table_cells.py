@@ -105,7 +105,8 @@ def _value(spec: Spec, run: Run, column: Column) -> float:
 
 def _result(spec: Spec, run: Run, column: Column) -> dict:
   """Finds the one result that a column shows."""
-  step = run.last_step if column.step == "last" else column.step
+  last = run.last_step
+  step = last if column.step == "last" else min(column.step, last)
   wanted = {
     "task": column.task or run.task,
     "split": run.split,

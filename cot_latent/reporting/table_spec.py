@@ -38,7 +38,8 @@ class Column(NamedTuple):
   Attributes:
     label: what the table calls it.
     decoder: of DECODERS, for an accuracy.
-    step: of the evaluation: the last one or 0.
+    step: of the evaluation; "last" is that of the run's end, which stands for
+      all later steps as well.
     task: one of a mixture's tasks; None takes the run's own, all of it.
     average: which of a mixture's averages; None takes the accuracy over all.
     cost: of COSTS, for a cost.
@@ -46,7 +47,7 @@ class Column(NamedTuple):
 
   label: str
   decoder: str | None
-  step: Literal["last", 0]
+  step: Literal["last"] | int
   task: str | None
   average: str | None
   cost: str | None
@@ -193,6 +194,13 @@ class _Values:
       raise UserError(f"{self.where}: {key} = {value!r:.40} is not {what}")
     return value
 
+  def step(self) -> Literal["last"] | int:
+    what = "'last' or a step's number"
+    step = self.take("step", (str, int), what, "last")
+    if step != "last" and not (isinstance(step, int) and step >= 0):
+      raise UserError(f"{self.where}: step = {step!r:.40} is not {what}")
+    return step
+
   def check_all_used(self) -> None:
     for key in self._table:
       if key not in self._used:
@@ -212,7 +220,7 @@ def _column(values: _Values) -> Column:
   column = Column(
     label=values.text("label"),
     decoder=values.one_of("decoder", DECODERS, None),
-    step=values.one_of("step", ("last", 0), "last"),
+    step=values.step(),
     task=values.text("task", None),
     average=values.text("average", None),
     cost=values.one_of("cost", COSTS, None),

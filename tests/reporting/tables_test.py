@@ -178,12 +178,24 @@ def test_costs(tmp_path, cost, shown):
   assert line.endswith(f" {shown} |")
 
 
-def test_the_result_is_of_the_step_that_is_asked_for(tmp_path):
+@pytest.mark.parametrize(
+  ("step", "is_first"), [(0, True), (10, False), (99, False)]
+)
+def test_the_result_is_of_the_step_that_is_asked_for(tmp_path, step, is_first):
   spec = made_up.SPEC.replace(
-    'decoder = "greedy"', 'decoder = "greedy"\nstep = 0'
+    'decoder = "greedy"', f'decoder = "greedy"\nstep = {step}'
   )
   text = tables.make(write_case(tmp_path, spec))
-  assert "| TRICE | 15.5 ± " in text  # 30, 31 and 32 of 200
+  # 30, 31 and 32 of 200
+  assert ("| TRICE | 15.5 ± " in text) == is_first
+
+
+def test_a_step_without_evaluation_is_refused(tmp_path):
+  spec = made_up.SPEC.replace(
+    'decoder = "greedy"', 'decoder = "greedy"\nstep = 3'
+  )
+  with pytest.raises(UserError, match=r"has 0 results of .* at step 3, and"):
+    tables.make(write_case(tmp_path, spec))
 
 
 MIXTURE_SPEC = """
@@ -638,11 +650,20 @@ SPEC_CHANGES = [
     'decoder = "greedy"\ncost = "seconds"',
     "columns[1]: give one of decoder, cost",
   ),
-  ('decoder = "greedy"', 'decoder = "greedy"\nstep = 5', "step = 5 is not one"),
+  (
+    'decoder = "greedy"',
+    'decoder = "greedy"\nstep = -1',
+    "step = -1 is not 'last' or a step's number",
+  ),
+  (
+    'decoder = "greedy"',
+    'decoder = "greedy"\nstep = "first"',
+    "step = 'first' is not 'last' or a step's number",
+  ),
   (
     'decoder = "greedy"',
     'decoder = "greedy"\nstep = true',
-    "step = True is not one of 'last', 0",
+    "step = True is not 'last' or a step's number",
   ),
   (
     'decoder = "greedy"',

@@ -22,8 +22,12 @@ GOLDEN = "471b92026925f185840bbeba1e5fbaef8157ba1fb5a6d0f46562d9dbc586f6eb"
 Z = 5.6
 
 
-def read_split(split):
-  return list(chain.examples(split))
+CHAIN = chain.KINDS["chain_v1"]
+SPLITS = list(CHAIN.sizes)
+
+
+def read_split(split, kind=CHAIN):
+  return list(chain.examples(split, kind))
 
 
 def parse(question):
@@ -113,11 +117,13 @@ def _modulus(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("_modulus")
-def test_the_splits_are_what_they_should_be():
-  splits = {split: read_split(split) for split in chain.SPLITS}
+@pytest.mark.parametrize("name", chain.KINDS)
+def test_the_splits_are_what_they_should_be(name):
+  kind = chain.KINDS[name]
+  splits = {split: read_split(split, kind) for split in kind.sizes}
   for split, rows in splits.items():
     assert [row["id"] for row in rows] == [
-      f"chain/{split}/{number:05}" for number in range(chain.SPLITS[split])
+      f"chain/{split}/{number:05}" for number in range(kind.sizes[split])
     ]
   check_apart(splits)
   check_right(splits["train"])
@@ -125,9 +131,17 @@ def test_the_splits_are_what_they_should_be():
 
 
 @pytest.mark.usefixtures("_modulus")
-def test_base_rationales_are_as_flawed_as_they_should_be(monkeypatch):
-  monkeypatch.setitem(chain.SPLITS, "base", 40_000)  # to tell 0.15 from 0.14
-  check_flaws(read_split("base"), chain.GUESS_RATE, chain.SLIP_RATE)
+@pytest.mark.parametrize("name", chain.KINDS)
+def test_base_rationales_are_as_flawed_as_they_should_be(name):
+  kind = chain.KINDS[name]
+  # Enough of them to tell 0.15 from 0.14.
+  kind = kind._replace(sizes=kind.sizes | {"base": 40_000})
+  check_flaws(read_split("base", kind), kind.guess_rate, chain.SLIP_RATE)
+
+
+def test_the_small_train_split_is_the_beginning_of_the_large_one():
+  small = read_split("train", chain.KINDS["chain_guesses_v1"])
+  assert small == read_split("train")[: len(small)]
 
 
 def test_all_kinds_of_questions_are_asked():
@@ -164,19 +178,17 @@ def test_slips_are_no_right_rationales():
 
 @pytest.mark.parametrize("split", ["train", "test", "base"])
 def test_a_question_met_twice_is_rejected(split):
-  splits = {split: read_split(split) for split in chain.SPLITS}
+  splits = {split: read_split(split) for split in SPLITS}
   splits[split][-1] = splits["train"][0]
   with pytest.raises(AssertionError):
     check_apart(splits)
 
 
-@pytest.mark.parametrize("name", ["GUESS_RATE", "SLIP_RATE"])
-def test_other_flaw_rates_are_rejected(name, monkeypatch):
-  rates = chain.GUESS_RATE, chain.SLIP_RATE
-  rate = getattr(chain, name)
-  monkeypatch.setattr(chain, name, rate + (0.1 if rate < 0.5 else -0.1))
+@pytest.mark.parametrize("off", [(-0.1, 0), (0, 0.1)])
+def test_other_flaw_rates_are_rejected(off):
+  guess_rate, slip_rate = CHAIN.guess_rate + off[0], chain.SLIP_RATE + off[1]
   with pytest.raises(AssertionError):
-    check_flaws(read_split("base"), *rates)
+    check_flaws(read_split("base"), guess_rate, slip_rate)
 
 
 def test_slips_of_one_are_rejected(monkeypatch):
@@ -188,7 +200,7 @@ def test_slips_of_one_are_rejected(monkeypatch):
   right = chain.write_rationale
   monkeypatch.setattr(chain, "write_rationale", write)
   with pytest.raises(AssertionError):
-    check_flaws(read_split("base"), chain.GUESS_RATE, chain.SLIP_RATE)
+    check_flaws(read_split("base"), CHAIN.guess_rate, chain.SLIP_RATE)
 
 
 def test_the_examples_in_the_docstrings():
@@ -222,7 +234,7 @@ def test_the_splits_are_the_same_in_every_process():
   assert other.stdout.strip() == here
 
 
-@pytest.mark.parametrize("split", sorted(chain.SPLITS))
+@pytest.mark.parametrize("split", sorted(SPLITS))
 def test_rows_pass_through_seqio(split):
   rows = pipeline.load("chain", split)
   pipeline.check_pipeline(rows, pipeline.COMPACT)
@@ -238,7 +250,7 @@ def test_an_opened_task():
   assert task.name == "chain_v1"
   assert (task.form, task.kinds) == ("sentence", {"chain_v1": "integer"})
   assert task.prompts == COMPACT
-  assert list(task.splits) == list(task.rationale_splits) == list(chain.SPLITS)
+  assert list(task.splits) == list(task.rationale_splits) == SPLITS
 
 
 def test_the_fingerprint_stays_the_same():
