@@ -98,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     help="check everything, print the configuration and the cost, and stop",
   )
   train.add_argument(
+    "--strict",
+    action="store_true",
+    help="exit with 1 if the run was not alive (its report is then suspect)",
+  )
+  train.add_argument(
     "--nodry_run",
     dest="dry_run",
     action="store_false",
@@ -178,19 +183,71 @@ def _parser() -> argparse.ArgumentParser:
     "--output", required=True, metavar="FILE", help="an .npz file"
   )
 
-  what = "make a table and a plot for a paper from the reports of runs"
-  tables = commands.add_parser(
+  show = _add_plain(commands, "show", _show, "describe a run by its report")
+  show.add_argument("report", help="a report.json, or a run's folder")
+
+  verify = _add_plain(
+    commands,
+    "verify",
+    _verify,
+    "check a report's hashes, and compute its numbers again from what lies "
+    "beside it",
+  )
+  verify.add_argument("report", help="a report.json, or a run's folder")
+
+  compare = _add_plain(
+    commands,
+    "compare",
+    _compare,
+    "tell how far two runs agree, and where they first differ",
+  )
+  for name in ("one", "other"):
+    compare.add_argument(name, help="a report.json, or a run's folder")
+
+  rerun = _add_plain(
+    commands,
+    "rerun",
+    _rerun,
+    "repeat a run from its report alone, and compare",
+  )
+  rerun.add_argument("report", help="a report.json, or a run's folder")
+  rerun.add_argument(
+    "--output", metavar="DIR", help="the new run's folder (one in runs/)"
+  )
+  rerun.add_argument(
+    "--data_dir", metavar="DIR", help="the folder with bbh/ and gsm8k/"
+  )
+  rerun.add_argument(
+    "--allow",
+    default="",
+    metavar="NAMES",
+    help="what may differ from the report, comma-separated: code, packages, "
+    "data, randomness",
+  )
+
+  tables = _add_plain(
+    commands,
     "tables",
-    help=what,
-    description=f"{what[0].upper()}{what[1:]}.",
-    allow_abbrev=False,
+    _tables,
+    "make a table and a plot for a paper from the reports of runs",
   )
   tables.add_argument("spec", help="what the table shows, a TOML file")
   tables.add_argument(
     "--output", metavar="DIR", help="where to write; without it, beside SPEC"
   )
-  tables.set_defaults(run=_tables)
   return parser
+
+
+def _add_plain(commands, name: str, run, what: str):
+  """Adds a command that reads no gin."""
+  command = commands.add_parser(
+    name,
+    help=what,
+    description=f"{what[0].upper()}{what[1:]}.",
+    allow_abbrev=False,
+  )
+  command.set_defaults(run=run)
+  return command
 
 
 def _add_command(commands, name: str, run, what: str):
@@ -298,6 +355,8 @@ def _train(options: argparse.Namespace) -> int:
     )
   report = train.train(prepared)
   print(summary.report_text(report, prepared.directory))
+  if options.strict and report["suspect"]:
+    raise RunError(f"the run was not alive: {report['suspect'][0]}")
   return 0
 
 
@@ -370,6 +429,48 @@ def _tables(options: argparse.Namespace) -> int:
   output = None if options.output is None else pathlib.Path(options.output)
   print(tables.make(pathlib.Path(options.spec), output), end="")
   return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+  from cot_latent import report_commands
+
+  print(report_commands.show(options.report))
+  return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+  from cot_latent import report_commands
+
+  return _print_verdict(*report_commands.verify(options.report))
+
+
+def _compare(options: argparse.Namespace) -> int:
+  from cot_latent import report_commands
+
+  return _print_verdict(*report_commands.compare(options.one, options.other))
+
+
+def _rerun(options: argparse.Namespace) -> int:
+  from cot_latent import report_commands
+
+  allowed = [name.strip() for name in options.allow.split(",") if name.strip()]
+  for name in allowed:
+    if name not in report_commands.ALLOWANCES:
+      raise UserError(
+        f"--allow={options.allow}: {name!r} is none of "
+        f"{', '.join(report_commands.ALLOWANCES)}"
+      )
+  _silence_logs()
+  return _print_verdict(
+    *report_commands.rerun(
+      options.report, options.output, options.data_dir, allowed
+    )
+  )
+
+
+def _print_verdict(text: str, is_well: bool) -> int:
+  print(text)
+  return 0 if is_well else _EXIT_ERROR
 
 
 def _disk_trouble(error: BaseException | None) -> str | None:

@@ -125,20 +125,18 @@ def run(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
 
 
 def collect(runs: Sequence[Run], folder: pathlib.Path) -> None:
-  """Writes the compact report of each run into a folder, to be kept."""
+  """Copies the report of each run into a folder, to be kept."""
   folder.mkdir(parents=True, exist_ok=True)
   for one in runs:
     report = record.read(one.directory)
     if report is None:
       raise UserError(f"run {one.name} has no report in {one.directory}")
-    files.write_atomically(
-      folder / f"{one.name}.json", files.to_json(record.compact(report))
-    )
+    files.write_atomically(folder / f"{one.name}.json", files.to_json(report))
 
 
 def _is_complete(one: Run) -> bool:
   report = record.read(one.directory)
-  return report is not None and report["status"] == "complete"
+  return report is not None and report["status"] in record.FINISHED
 
 
 def _beside_package(folder: str) -> Iterator[pathlib.Path]:

@@ -5,12 +5,11 @@ passed over: whatever does not fit stops the table, with a line that names it.
 """
 
 import itertools
-import json
 import pathlib
 from typing import Any, NamedTuple
 
 from cot_latent.errors import UserError
-from cot_latent.reporting import record
+from cot_latent.reporting import record, seals
 from cot_latent.reporting.table_spec import Row, Spec
 
 
@@ -27,7 +26,7 @@ class Run(NamedTuple):
     split: that was evaluated.
     num_questions: of that split.
     fingerprint: of the split, prompts included.
-    ids: hash over the questions' ids; None in old reports.
+    ids: hash over the questions' ids.
     settings: of the evaluation.
     last_step: of the training.
     results: rows of results.
@@ -43,7 +42,7 @@ class Run(NamedTuple):
   split: str
   num_questions: int
   fingerprint: str
-  ids: str | None
+  ids: str
   settings: dict[str, Any]
   last_step: int
   results: list[dict[str, Any]]
@@ -102,35 +101,19 @@ def _files(folder: pathlib.Path) -> list[str]:
 
 def _read(folder: pathlib.Path, file: str) -> Run:
   path = folder / file
-  foreign = UserError(
-    f"{path} is not a report of this program: move it elsewhere"
-  )
-  try:
-    report = json.loads(path.read_text(encoding="utf-8"))
-    version = report["schema_version"]
-  except OSError as error:
-    raise UserError(f"{path} cannot be read: {error.strerror}") from None
-  except (ValueError, KeyError, TypeError, RecursionError):
-    raise foreign from None
-  if version != record.SCHEMA_VERSION:
+  report = record.read_file(path)
+  seals.check(report, str(path))
+  if report["suspect"]:
+    raise UserError(f"{path} is suspect: {report['suspect'][0]}: mend the run")
+  if report["status"] != "complete":
     raise UserError(
-      f"{path} has schema version {version!r:.40}; this program reads "
-      f"{record.SCHEMA_VERSION}: run it again"
+      f"{path} is of a run that is {report['status']}: let it end, with the "
+      "command that started it"
     )
-  record.verify(report, str(path))
   try:
-    if report["status"] != "complete":
-      raise UserError(
-        f"{path} is of a run that is {report['status']}: let it end, with the "
-        "command that started it"
-      )
-    if report["suspect"]:
-      raise UserError(
-        f"{path} is suspect: {report['suspect'][0]}: mend the run"
-      )
     return _run(file, report)
   except (KeyError, TypeError, IndexError):
-    raise foreign from None
+    raise UserError(f"{path} is not a report of this program") from None
 
 
 def _run(file: str, report: dict[str, Any]) -> Run:
@@ -148,7 +131,7 @@ def _run(file: str, report: dict[str, Any]) -> Run:
     split=experiment["task"]["test_split"],
     num_questions=split["num_examples"],
     fingerprint=split["fingerprint"],
-    ids=split.get("ids_sha256"),
+    ids=split["ids_sha256"],
     settings={
       "num_samples": experiment["evaluation"]["num_samples"],
       "max_length": experiment["task"]["max_length"],
@@ -197,10 +180,6 @@ def _check_alike(path: pathlib.Path, run: Run, model: Run, row: Row) -> None:
     for one in (run, model)
   )
   if row.own_prompts:
-    if run.ids is None:
-      raise UserError(
-        f"{path} has no ids_sha256 of its questions: run it again"
-      )
     for values, ids in ((own, run.ids), (wanted, model.ids)):
       del values["test fingerprint"], values["prompt_length"]
       values["hash of the test questions' ids"] = ids

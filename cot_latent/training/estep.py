@@ -7,7 +7,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from cot_latent.inference import (
   transition,
 )
 from cot_latent.models.language_model import LanguageModel
+from cot_latent.reporting import files
 from cot_latent.training.experiment import Method
 
 
@@ -238,7 +239,7 @@ def e_step(
   index: np.ndarray,
   seed: int,
   step: int,
-) -> tuple[memory.MemoryState, WeightedRows, dict[str, float]]:
+) -> tuple[memory.MemoryState, WeightedRows, dict[str, Any]]:
   """Updates the memory of a minibatch and weighs its sequences.
 
   Args:
@@ -296,8 +297,20 @@ def e_step(
     "time/sampling": checked.sampling_seconds,
     "time/checking": checked.checking_seconds,
     "num_sampled": len(repeated),
+    "num_tokens": int((checked.tokens != 0).sum()),
+    "choices": choices(index, checked.tokens, checked.is_correct),
   }
   return state, rows, metrics
+
+
+def choices(*arrays: np.ndarray) -> str:
+  """A short hash by which two runs see whether they chose the same.
+
+  Args:
+    *arrays: what was drawn, and for which questions.
+  """
+  content = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
+  return files.sha256(content)[:16]
 
 
 @functools.partial(jax.jit, static_argnames=("estimator", "num_scored"))

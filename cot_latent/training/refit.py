@@ -84,7 +84,7 @@ def e_step(
   init_optimizer: Callable[[Any], Any],
   state: TrainState,
   index: np.ndarray,
-) -> tuple[TrainState, estep.WeightedRows, dict[str, float]]:
+) -> tuple[TrainState, estep.WeightedRows, dict[str, Any]]:
   """Weighs a minibatch of the pool; first fills that where a loop begins.
 
   Args:
@@ -102,7 +102,7 @@ def e_step(
   """
   pool, method, step = state.pool, config.method, state.step + 1
   assert pool is not None
-  num_sampled, sampling, checking = 0, 0.0, 0.0
+  num_sampled, num_tokens, sampling, checking = 0, 0, 0.0, 0.0
   if state.step == int(pool.ends_at):
     filled = fill(
       model,
@@ -117,7 +117,7 @@ def e_step(
       config.evaluation.batch_size,
       Progress(f"loop {int(pool.loop) + 1}", len(examples) * method.num_draws),
     )
-    pool, num_sampled, sampling, checking = filled
+    pool, num_sampled, num_tokens, sampling, checking = filled
     state = _begin_loop(state, pool, init_optimizer)
   offset = jax.random.uniform(rng.purpose_key(config.seed, "subsample", step))
   rows, num_valid = weighted_rows(examples, method, pool, index, offset)
@@ -136,6 +136,8 @@ def e_step(
       "time/sampling": sampling,
       "time/checking": checking,
       "num_sampled": num_sampled,
+      "num_tokens": num_tokens,
+      "choices": estep.choices(index, rows.targets),
     },
   )
 
@@ -176,12 +178,14 @@ class Filled(NamedTuple):
   Attributes:
     pool: the pool.
     num_sampled: sequences drawn.
+    num_tokens: of those that are in the pool.
     sampling_seconds: to draw them.
     checking_seconds: to check them.
   """
 
   pool: Pool
   num_sampled: int
+  num_tokens: int
   sampling_seconds: float
   checking_seconds: float
 
@@ -252,7 +256,11 @@ def fill(
     ),
   )
   return Filled(
-    pool, num_sampled, drawn.sampling_seconds, drawn.checking_seconds
+    pool,
+    num_sampled,
+    int((drawn.tokens != 0).sum()) if num_sampled else 0,
+    drawn.sampling_seconds,
+    drawn.checking_seconds,
   )
 
 

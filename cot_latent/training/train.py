@@ -16,11 +16,18 @@ from cot_latent.data.examples import Source, Task
 from cot_latent.errors import RunError
 from cot_latent.inference import memory, rng
 from cot_latent.models import language_model
-from cot_latent.reporting import environment, record
+from cot_latent.reporting import (
+  environment,
+  files,
+  liveness,
+  record,
+  seals,
+)
 from cot_latent.training import (
   base,
   bootstrap,
   checkpoints,
+  digests,
   estep,
   evaluation,
   experiment,
@@ -32,6 +39,7 @@ from cot_latent.training import (
 from cot_latent.training.progress import Progress
 from cot_latent.training.state import TrainState
 
+_DIFF = "code.diff"
 _NUM_SAMPLES_SHOWN = 6  # of each kind, in the report
 # What random numbers and rounding depend on.
 _JAX_SETTINGS = (
@@ -50,6 +58,8 @@ class Prepared(NamedTuple):
     directory: the run's folder.
     data: what it reads.
     header: the sections of the report that do not change during the run.
+    diff: what is changed in the code, as git shows it; "" for nothing.
+    resumption: how this process differs from the one that began the run.
     old: the report in the run's folder, if the run has begun already.
   """
 
@@ -57,11 +67,13 @@ class Prepared(NamedTuple):
   directory: pathlib.Path
   data: loading.Data
   header: dict[str, Any]
+  diff: str
+  resumption: dict[str, Any]
   old: dict[str, Any] | None
 
   def is_complete(self) -> bool:
     """Whether the run is over already, so that nothing is left to do."""
-    return self.old is not None and self.old["status"] == "complete"
+    return self.old is not None and self.old["status"] in record.FINISHED
 
 
 def prepare(
@@ -84,10 +96,12 @@ def prepare(
   directory = pathlib.Path(config.model_dir or f"runs/{name}")
   old = record.read(directory)
   loaded = loading.load_data(config, open_task)
-  header = _header(config, name, gin_record, loaded, old)
+  header, diff = _header(config, name, gin_record, loaded)
+  resumption = {}
   if old is not None:
     record.check_same_run(directory, old, header)
-  return Prepared(config, directory, loaded, header, old)
+    resumption = _take_over(header, old)
+  return Prepared(config, directory, loaded, header, diff, resumption, old)
 
 
 def share_compilations(folder: pathlib.Path) -> None:
@@ -100,20 +114,26 @@ def train(prepared: Prepared) -> dict[str, Any]:
   """Runs an experiment, or goes on with it where it was stopped.
 
   Returns:
-    The report, which is also written to the experiment's folder. If the run is
-    complete already, nothing is done.
+    The report, which is also written to the experiment's folder, with the
+    metrics and samples that lie beside it. If the run is complete already,
+    nothing is done.
   """
-  config, directory, loaded, header, old = prepared
+  config, directory, loaded = prepared.config, prepared.directory, prepared.data
+  header, old = prepared.header, prepared.old
   if old is not None and prepared.is_complete():
-    return old
+    return record.read_whole(directory)
   directory.mkdir(parents=True, exist_ok=True)
   if old is None:
+    if prepared.diff:
+      files.write_atomically(directory / _DIFF, prepared.diff)
     # The report comes first: by it a killed run's folder is known again.
     record.Record(directory, header, None).write("running")
   saved = checkpoints.Checkpoints(directory / "checkpoints")
   resume_at = saved.latest_step()
   if resume_at is not None:
-    header["identity"]["resumed_at_steps"].append(resume_at)
+    header["continuity"]["resumes"].append(
+      {"step": resume_at, **prepared.resumption}
+    )
   run_record = record.Record(directory, header, resume_at)
   with contextlib.closing(run_record), contextlib.closing(saved):
     try:
@@ -121,7 +141,8 @@ def train(prepared: Prepared) -> dict[str, Any]:
       run = _Run(config, loaded, run_record, saved, directory)
       with contextlib.closing(run.writer):
         run.run()
-      return run_record.write("complete")
+      report = run_record.write("complete")
+      return report | record.split(run_record.journal.rows)
     except KeyboardInterrupt:
       run_record.write("interrupted")
       raise
@@ -157,6 +178,9 @@ class _Run:
     config = self.config
     if self.checkpoints.latest_step() is None:
       state = self.start()
+      self.note_params(state)
+      if not config.steps:
+        self.keep_memory(state)
       self.evaluate(state)
       self.save(state)
     else:
@@ -177,6 +201,8 @@ class _Run:
       if is_last or state.step % config.evaluation.period == 0:
         self.evaluate(state)
       if is_last:
+        self.note_params(state)
+        self.keep_memory(state)
         self.show_memory(state)
       if is_last or state.step % config.checkpoint_period == 0:
         self.save(state)
@@ -276,7 +302,7 @@ class _Run:
     if self.data.task.prompts.exemplars == "bootstrapped":
       (sha256,) = (
         row["sha256"]
-        for row in self.journal.of_kind("phase")
+        for row in record.of_kind(self.journal.rows, "phase")
         if row["phase"] == "bootstrap"
       )
       self.use_exemplars(bootstrap.read(self.directory, sha256))
@@ -402,16 +428,36 @@ class _Run:
           / len(outputs)
         },
       )
-      results.write(self.directory, step, split, decoder, outputs)
+      written = results.write(self.directory, step, split, decoder, outputs)
+      self.journal.add(step, "output", **written)
       if is_end and decoder == "greedy":
         self.show(step, "greedy", outputs[:_NUM_SAMPLES_SHOWN])
 
+  def note_params(self, state: TrainState) -> None:
+    """Puts the hash of the trainable parameters down."""
+    self.journal.add(
+      state.step, "params", sha256=digests.tree_sha256(state.params)
+    )
+
+  def keep_memory(self, state: TrainState) -> None:
+    """Writes the memory down, to be read without a checkpoint."""
+    ids = self.data.train.ids
+    written = results.write_memory(
+      self.directory, state.step, ids, state.memory
+    )
+    self.journal.add(state.step, "output", **written)
+
   def show(
-    self, step: int, source: str, outputs: Sequence[evaluation.Output]
+    self,
+    step: int,
+    source: str,
+    outputs: Sequence[evaluation.Output],
+    **history: int,
   ) -> None:
-    """Puts a few outputs into the report."""
+    """Puts a few outputs into the report, with their chain's history."""
     for output in outputs:
-      self.journal.add(step, "sample", **results.sample(source, output))
+      row = results.sample(source, output) | history
+      self.journal.add(step, "sample", **row)
 
   def show_memory(self, state: TrainState) -> None:
     """Puts a few remembered rationales into the report."""
@@ -428,7 +474,14 @@ class _Run:
         extracted=self.task.extract(text),
         is_correct=bool(state.memory.is_correct[i]),
       )
-      self.show(state.step, "memory", [output])
+      self.show(
+        state.step,
+        "memory",
+        [output],
+        accepted_at=int(state.memory.accepted_at[i]),
+        num_proposed=int(state.memory.num_proposed[i]),
+        num_accepted=int(state.memory.num_accepted[i]),
+      )
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes numbers for TensorBoard."""
@@ -438,6 +491,9 @@ class _Run:
   def save(self, state: TrainState) -> None:
     """Saves a checkpoint and brings the report up to date."""
     self.writer.flush()
+    self.journal.add(
+      state.step, "usage", peak_memory_bytes=environment.peak_memory()
+    )
     self.journal.sync()
     self.checkpoints.save(state)
     self.record.write("running")
@@ -456,27 +512,90 @@ def _base_rows(config: experiment.Experiment) -> int:
 
 
 def _header(
-  config, name, gin_record, loaded: loading.Data, old
-) -> dict[str, Any]:
-  """Writes the sections of the report that do not change during a run."""
-  identity = {
-    "run_id": name,
-    "task": loaded.task.name,
-    "method": config.method.name,
-    "seed": config.seed,
-    "started": record.now() if old is None else old["identity"]["started"],
-    "resumed_at_steps": []
-    if old is None
-    else old["identity"]["resumed_at_steps"],
-    **environment.code(),
-  }
-  settings = {name: getattr(jax.config, name) for name in _JAX_SETTINGS}
-  return {
-    "identity": identity,
+  config: experiment.Experiment,
+  name: str,
+  gin_record: dict[str, Any],
+  loaded: loading.Data,
+) -> tuple[dict[str, Any], str]:
+  """Writes the sections of the report that do not change during a run.
+
+  Returns:
+    The sections, and what is changed in the code.
+  """
+  module = config.task.source.module
+  code, diff = environment.code(module)
+  model = language_model.build(
+    config.model,
+    loaded.task.vocabulary.size,
+    loaded.task.vocabulary.eos_id,
+    config.task.max_length,
+  )
+  header: dict[str, Any] = {
+    "identity": {
+      "run_id": name,
+      "task": loaded.task.name,
+      "method": config.method.name,
+      "seed": config.seed,
+      "started": record.now(),
+      "argv": environment.argv(),
+      "rerun": "t5x rerun report.json",
+    },
+    "code": code,
     "configuration": gin_record | {"experiment": experiment.as_dict(config)},
     "data": loading.describe_data(config, loaded),
+    "model": digests.describe(
+      jax.eval_shape(model.init, rng.purpose_key(config.seed, "params"))
+    ),
+    "randomness": {
+      "seed": config.seed,
+      "rule": rng.RULE,
+      "settings": {name: getattr(jax.config, name) for name in _JAX_SETTINGS},
+      "test_vectors": rng.test_vectors(config.seed),
+    },
     "environment": environment.describe(
-      [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()], settings
+      [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
+      {"num_processes": jax.process_count()},
     ),
     "plan": experiment.plan(config, len(loaded.train), len(loaded.test)),
+    "liveness": {"limits": liveness.LIMITS},
+    "continuity": {"resumes": []},
+    "replication": [],
+    "parts": [],
   }
+  if diff:
+    content = diff.encode()
+    header["parts"].append(
+      {
+        "path": _DIFF,
+        "sha256": files.sha256(content),
+        "num_bytes": len(content),
+      }
+    )
+  return header, diff
+
+
+def _take_over(header: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+  """Keeps what the process that began the run wrote down.
+
+  Args:
+    header: of this process; changed in place.
+    old: the report of the run.
+
+  Returns:
+    How this process differs from that one.
+  """
+  resumption = {
+    "at": record.now(),
+    "argv": header["identity"]["argv"],
+    "code": environment.code_differences(old["code"], header["code"]),
+    "environment": {
+      name: [was, now_is]
+      for name, was, now_is in seals.differences(
+        old["environment"], header["environment"]
+      )
+    },
+  }
+  for name in ("identity", "code", "environment", "replication", "continuity"):
+    header[name] = old[name]
+  header["parts"] = [p for p in old["parts"] if p["path"] == _DIFF]
+  return resumption

@@ -277,7 +277,7 @@ def test_stopped_anywhere_a_method_s_run_ends_the_same(whole, tmp_path):
     latest.close()
   again = toy.run(config)
   assert again["status"] == "complete"
-  assert again["identity"]["resumed_at_steps"] == resumed
+  assert [r["step"] for r in again["continuity"]["resumes"]] == resumed
   assert_same_run(whole, (config, again))
 
 

@@ -56,8 +56,7 @@ def wait_for_step(process, directory, step, num_resumed=0):
     # The report says that a process goes on once the journal is cut.
     is_on = (
       journal.exists()
-      and len(report_of(directory)["identity"]["resumed_at_steps"])
-      == num_resumed
+      and len(report_of(directory)["continuity"]["resumes"]) == num_resumed
     )
     lines = journal.read_text().splitlines() if is_on else []
     if any(f'"step": {step},' in line for line in lines):
@@ -111,7 +110,7 @@ def test_killed_and_interrupted_runs_end_as_if_left_alone(tmp_path):
   assert status == 0, errors
   one, other = report_of(alone), report_of(stopped)
   assert other["status"] == "complete"
-  assert len(other["identity"]["resumed_at_steps"]) == 2
+  assert len(other["continuity"]["resumes"]) == 2
   # It says something that they agree, for much has happened.
   assert sum(row["estimator/is_skipped"] for row in one["metrics"]) == 0
   assert sum(row["chain/accept_rate"] > 0 for row in one["metrics"]) > 20

@@ -340,7 +340,7 @@ def test_a_run_without_steps_can_be_stopped_and_asked_for_again(
   for place in (("before_save", 0), ("after_save", 1)):
     run_until(config, place)
   assert_trees_equal_but_cost(untouched, (config, toy.run(config)))
-  assert report_of(config)["identity"]["resumed_at_steps"] == [0]
+  assert [r["step"] for r in report_of(config)["continuity"]["resumes"]] == [0]
   monkeypatch.setattr(base, "fit_once", None)
   assert toy.run(config)["status"] == "complete"
 
