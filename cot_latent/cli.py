@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from cot_latent import __version__
-from cot_latent.errors import RunError, UserError
+from cot_latent.errors import Preempted, RunError, UserError
 
-_EXIT_ERROR, _EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130
+_EXIT_ERROR, _EXIT_USAGE, _EXIT_INTERRUPTED, _EXIT_PREEMPTED = 1, 2, 130, 143
 
 _ANY_TASK = "chain"  # the listing needs none, but gin does
 
@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   Returns:
     The exit status: 0, 1 for a failed run, 2 for a mistake in what was asked
-    for, 130 if interrupted.
+    for, 130 if interrupted, 143 if ended by SIGTERM, as when a machine is
+    taken back.
   """
   arguments = list(sys.argv[1:] if argv is None else argv)
   try:
@@ -56,6 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
       "interrupted; the same command goes on from the last checkpoint, or "
       "from the start",
       _EXIT_INTERRUPTED,
+    )
+  except Preempted:
+    return _fail(
+      "ended by SIGTERM; the same command goes on from the last checkpoint, or "
+      "from the start",
+      _EXIT_PREEMPTED,
     )
   except Exception as error:
     if what := _disk_trouble(error):
@@ -337,7 +344,7 @@ def _train(options: argparse.Namespace) -> int:
     )
   from cot_latent import configuration
   from cot_latent.reporting import summary
-  from cot_latent.training import train
+  from cot_latent.training import preemption, train
 
   _silence_logs()
   config, gin_record = configuration.parse(*_gin_options(options))
@@ -353,7 +360,8 @@ def _train(options: argparse.Namespace) -> int:
       f"{prepared.directory} is complete already, nothing is run; for a new "
       "run choose another MODEL_DIR"
     )
-  report = train.train(prepared)
+  with preemption.handled():
+    report = train.train(prepared)
   print(summary.report_text(report, prepared.directory))
   if options.strict and report["suspect"]:
     raise RunError(f"the run was not alive: {report['suspect'][0]}")
@@ -362,6 +370,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _study(options: argparse.Namespace) -> int:
   from cot_latent import study
+  from cot_latent.training import preemption
 
   gin_files, bindings, search_paths = _gin_options(options)
   if gin_files:
@@ -372,7 +381,8 @@ def _study(options: argparse.Namespace) -> int:
       print(one.command(search_paths))
     return 0
   _silence_logs()
-  failures = study.run(runs, search_paths)
+  with preemption.handled():
+    failures = study.run(runs, search_paths)
   if failures:
     raise RunError(
       f"{len(failures)} of {len(runs)} runs failed, the first: {failures[0]}"

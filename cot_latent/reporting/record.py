@@ -20,7 +20,7 @@ from typing import Any
 import jsonschema
 
 from cot_latent.errors import UserError
-from cot_latent.reporting import files, liveness, page, seals
+from cot_latent.reporting import files, liveness, lock, page, seals
 
 SCHEMA_VERSION = 2
 FINISHED = ("complete", "suspect")  # such a run has nothing left to do
@@ -269,8 +269,8 @@ def read(directory: pathlib.Path) -> dict[str, Any] | None:
   for place in (directory, *directory.parents):
     if place.is_file():
       raise UserError(f"MODEL_DIR {directory}: {place} is a file, not a folder")
-  partial = files.partial_path(directory / "report.json")
-  if not directory.is_dir() or not {*directory.iterdir()} - {partial}:
+  own = {files.partial_path(directory / "report.json"), directory / lock.NAME}
+  if not directory.is_dir() or not {*directory.iterdir()} - own:
     return None
   path = directory / "report.json"
   if not path.is_file():

@@ -267,6 +267,8 @@ class Experiment:
     checkpoint_period: steps between checkpoints.
     base_dir: a folder in which runs with the same base model share it; None
       fits it in each run.
+    max_nonfinite_steps: how many steps in a row may have a gradient that is
+      not finite; they are skipped, and one more ends the run.
   """
 
   model: DecoderConfig
@@ -281,10 +283,12 @@ class Experiment:
   batch_size: int
   checkpoint_period: int = 100
   base_dir: str | None = None
+  max_nonfinite_steps: int = 3
 
   def __post_init__(self):
     check_types(self)
     check_positive(self, "batch_size", "checkpoint_period")
+    check_within(self, "max_nonfinite_steps", 0, math.inf)
     check_within(self, "steps", 0, math.inf)  # 0 evaluates the base model
     check_within(self, "seed", 0, 2**32 - 1)
     if self.model_dir == "":

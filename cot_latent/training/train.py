@@ -13,13 +13,14 @@ from tensorboard import summary
 from cot_latent import quiet
 from cot_latent.data import examples
 from cot_latent.data.examples import Source, Task
-from cot_latent.errors import RunError
+from cot_latent.errors import Preempted, RunError, UserError
 from cot_latent.inference import memory, rng
 from cot_latent.models import language_model
 from cot_latent.reporting import (
   environment,
   files,
   liveness,
+  lock,
   record,
   seals,
 )
@@ -33,6 +34,7 @@ from cot_latent.training import (
   experiment,
   loading,
   mstep,
+  preemption,
   refit,
   results,
 )
@@ -118,11 +120,23 @@ def train(prepared: Prepared) -> dict[str, Any]:
     metrics and samples that lie beside it. If the run is complete already,
     nothing is done.
   """
-  config, directory, loaded = prepared.config, prepared.directory, prepared.data
-  header, old = prepared.header, prepared.old
+  directory, old = prepared.directory, prepared.old
   if old is not None and prepared.is_complete():
     return record.read_whole(directory)
   directory.mkdir(parents=True, exist_ok=True)
+  with lock.hold(directory):
+    if record.read(directory) != old:
+      raise UserError(
+        f"another process has worked in MODEL_DIR {directory} meanwhile: give "
+        "the same command again"
+      )
+    return _train(prepared)
+
+
+def _train(prepared: Prepared) -> dict[str, Any]:
+  """Runs an experiment whose folder is held."""
+  config, directory, loaded = prepared.config, prepared.directory, prepared.data
+  header, old = prepared.header, prepared.old
   if old is None:
     if prepared.diff:
       files.write_atomically(directory / _DIFF, prepared.diff)
@@ -143,7 +157,7 @@ def train(prepared: Prepared) -> dict[str, Any]:
         run.run()
       report = run_record.write("complete")
       return report | record.split(run_record.journal.rows)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Preempted):
       run_record.write("interrupted")
       raise
     except BaseException as error:
@@ -185,12 +199,21 @@ class _Run:
       self.save(state)
     else:
       state = self.restore()
+    with preemption.deferred() as is_preempted:
+      self.take_steps(state, is_preempted)
+
+  def take_steps(
+    self, state: TrainState, is_preempted: Callable[[], bool]
+  ) -> None:
+    """Takes all steps; where the process is to end, saves and stops."""
+    config = self.config
     progress = Progress(config.method.name, config.steps, state.step)
     while state.step < config.steps:
       state, metrics = self.step(state)
       self.journal.add(state.step, "metrics", **metrics)
       self.write_scalars(
-        state.step, {k: v for k, v in metrics.items() if "/" in k}
+        state.step,
+        {k: v for k, v in metrics.items() if "/" in k and v is not None},
       )
       progress(
         state.step,
@@ -204,8 +227,11 @@ class _Run:
         self.note_params(state)
         self.keep_memory(state)
         self.show_memory(state)
-      if is_last or state.step % config.checkpoint_period == 0:
+      is_to_end = is_preempted()
+      if is_last or is_to_end or state.step % config.checkpoint_period == 0:
         self.save(state)
+      if is_to_end and not is_last:
+        raise Preempted
 
   def start(self) -> TrainState:
     """Fits the base model and fills the memory."""
@@ -339,30 +365,47 @@ class _Run:
     # the estimate is 0, and the optimizer takes its step (Algorithm 1).
     is_skipped = measured["estimator/num_valid"] == 0
     rate = float(self.learning_rate(state))
-    norm, loss = 0.0, 0.0
+    norm, loss, is_finite = 0.0, 0.0, True
     if not is_skipped:
       updated = self.m_step(state.params, state.opt_state, rate, *rows)
       norm, loss = float(updated.norm), float(updated.loss)
-      if not np.isfinite(norm):
-        raise RunError(
-          f"the gradient is not finite at step {step}: try a lower learning "
-          "rate or OptimizerConfig.clip_norm, in another MODEL_DIR"
-        )
+      is_finite = bool(updated.is_finite)
       state = state._replace(params=updated.params, opt_state=updated.opt_state)
-      state = refit.end_early(config.method.refit, state, loss)
+      if is_finite:
+        state = refit.end_early(config.method.refit, state, loss)
+      else:
+        self.stop_if_hopeless(step)
     gradient_seconds = time.perf_counter() - differentiating
     parts = measured["time/sampling"] + measured["time/checking"]
     rest = time.perf_counter() - began - parts - gradient_seconds
     metrics = measured | {
       "num_scored": measured["estimator/num_weighted"],
       "estimator/is_skipped": int(is_skipped),
-      "grad/norm": norm,
-      "grad/loss": loss,
+      "grad/is_finite": int(is_finite),
+      "grad/norm": norm if is_finite else None,  # JSON has no NaN
+      "grad/loss": loss if is_finite else None,
       "optimizer/learning_rate": rate,
       "time/gradient": gradient_seconds,
       "time/rest": rest,
     }
     return state, metrics
+
+  def stop_if_hopeless(self, step: int) -> None:
+    """Ends the run if too many steps in a row had no finite gradient.
+
+    Args:
+      step: one that has none; it is not in the journal yet.
+    """
+    most = self.config.max_nonfinite_steps
+    rows = record.of_kind(self.journal.rows, "metrics")
+    before = rows[len(rows) - most :] if len(rows) >= most else None
+    if before is None or any(row["grad/is_finite"] for row in before):
+      return
+    raise RunError(
+      f"no finite gradient in {most + 1} steps in a row, up to step {step}: "
+      "try a lower learning rate or OptimizerConfig.clip_norm, in another "
+      "MODEL_DIR"
+    )
 
   def learning_rate(self, state: TrainState) -> jax.Array:
     """The schedule's value; it begins anew with each outer loop."""
@@ -495,7 +538,9 @@ class _Run:
       state.step, "usage", peak_memory_bytes=environment.peak_memory()
     )
     self.journal.sync()
-    self.checkpoints.save(state)
+    sha256 = self.checkpoints.save(state)
+    # If the process is killed before this, the resumed one lacks the row.
+    self.journal.add(state.step, "checkpoint", sha256=sha256)
     self.record.write("running")
 
   @contextlib.contextmanager
