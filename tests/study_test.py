@@ -40,7 +40,10 @@ include '{folder}/common.gin'
 include 'gin/methods/{method}.gin'
 """
 # Of a report, what no two runs of the same thing have in common.
-VOLATILE = ("identity", "environment", "cost", "continuity", *seals.SEALS)
+VOLATILE = (
+  *("identity", "code", "environment", "cost", "continuity"),
+  *seals.SEALS,
+)
 
 
 def write_study(folder, methods=("few_shot", "rloo")):
@@ -69,13 +72,32 @@ STUDIES = pathlib.Path(cli.__file__).parents[1] / "gin/studies"
 ARMS = sorted(p for p in STUDIES.rglob("*.gin") if p.name != "common.gin")
 
 
-@pytest.mark.parametrize("path", ARMS, ids=[path.stem for path in ARMS])
+def names(paths):
+  return [f"{path.parent.name}-{path.stem}" for path in paths]
+
+
+@pytest.mark.parametrize("path", ARMS, ids=names(ARMS))
 def test_every_arm_is_a_whole_run_of_its_own_name(path):
-  """And within a study, arms differ in nothing but what the method is."""
+  runs = study.plan(str(path.parent), 2, "out", [])
+  own = [run for run in runs if run.gin_file == str(path)]
+  num_tasks = 27 if path.parent.name == "paper_bbh" else 1
+  assert len(own) == 2 * num_tasks
+  for run in own[:num_tasks]:
+    config, _ = configuration.parse([run.gin_file], run.bindings, [])
+    assert config.method.name == path.stem
+    assert config.seed == 0
+    assert config.model_dir == f"out/{run.name}"
+    if num_tasks > 1:
+      assert run.name == f"{path.stem}-{config.task.source.task}-s0"
+
+
+CHAIN_ARMS = [path for path in ARMS if path.parent.name == "chain"]
+
+
+@pytest.mark.parametrize("path", CHAIN_ARMS, ids=names(CHAIN_ARMS))
+def test_the_chain_s_arms_differ_in_nothing_but_the_method(path):
   bindings = ["MODEL_DIR = 'x'", "SEED = 3"]
   config, _ = configuration.parse([str(path)], bindings, [])
-  assert config.method.name == path.stem
-  assert config.seed == 3
   reference, _ = configuration.parse(
     [str(path.with_name("trice.gin"))], bindings, []
   )
@@ -87,6 +109,113 @@ def test_every_arm_is_a_whole_run_of_its_own_name(path):
       c.steps * c.batch_size * c.method.num_draws for c in (config, reference)
     ]
     assert drawn[0] == drawn[1]
+
+
+def parse_arm(name, **macros):
+  bindings = [f"{key} = {value!r}" for key, value in macros.items()]
+  path = STUDIES / f"{name}.gin"
+  return configuration.parse([str(path)], ["MODEL_DIR = 'x'", *bindings], [])[0]
+
+
+def test_the_paper_s_hyperparameters():
+  """Phan et al. 2023, appendix F."""
+  bbh = {
+    path.stem: parse_arm(f"paper_bbh/{path.stem}", TASK="bbh_snarks")
+    for path in ARMS
+    if path.parent.name == "paper_bbh"
+  }
+  gsm8k = {
+    path.stem: parse_arm(f"paper_gsm8k/{path.stem}")
+    for path in ARMS
+    if path.parent.name == "paper_gsm8k"
+  }
+  sizes = {
+    name: (config.steps, config.batch_size, config.method.num_draws)
+    for name, config in bbh.items()
+  }
+  assert sizes == {
+    "trice": (500, 32, 1),
+    "trice_basic": (500, 32, 1),
+    "trice_few_shot": (500, 32, 1),
+    "trice_basic_few_shot": (500, 32, 1),
+    "rejection_sampling": (500, 8, 4),
+    "star": (1032, 32, 1),
+    "direct": (150, 16, 1),
+  }
+  sizes = {
+    name: (config.steps, config.batch_size, config.method.num_draws)
+    for name, config in gsm8k.items()
+  }
+  assert sizes == {
+    "trice": (5000, 128, 1),
+    "trice_basic": (5000, 128, 1),
+    "trice_few_shot": (5000, 128, 1),
+    "rejection_sampling": (5000, 32, 4),
+    "star": (1032, 128, 1),
+    "cot_supervised": (1000, 128, 1),
+    "direct": (150, 16, 1),
+  }
+  for name, config in (bbh | gsm8k).items():
+    assert config.evaluation.num_samples == 40, name
+  assert bbh["trice"].method.memory_start == "guide"
+  assert gsm8k["trice"].method.memory_start == "prior"
+  assert gsm8k["trice"].method.num_scored == 128
+  assert bbh["trice"].method.num_scored is None
+  assert bbh["trice"].optimizer.decay_steps == 450
+  assert bbh["trice"].optimizer.final_ratio == 0.1
+  assert gsm8k["trice"].optimizer.final_ratio == 1.0
+  # Ten loops.
+  for config in (bbh["star"], gsm8k["star"]):
+    assert config.method.refit.num_loops(config.steps) == 10
+    assert config.optimizer.decay_steps is None
+    assert config.optimizer.final_ratio == 0.1
+  ratio = (
+    gsm8k["rejection_sampling"].optimizer.learning_rate
+    / gsm8k["trice"].optimizer.learning_rate
+  )
+  assert ratio == pytest.approx(0.1)
+  for configs, number in ((bbh, 3), (gsm8k, 5)):
+    prompts = configs["trice"].task.source.prompts
+    assert (prompts.exemplars, prompts.num_exemplars) == (
+      "bootstrapped",
+      number,
+    )
+
+
+def test_a_dry_run_of_the_paper_s_study_prints_every_run(capsys):
+  assert cli.main(["study", "gin/studies/paper_bbh", "--dry_run"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == len({*lines}) == 27 * 7 * 5
+  (line,) = [x for x in lines if "/star-bbh_snarks-s4" in x]
+  assert "--gin.TASK='\"'\"'bbh_snarks'\"'\"''" in line
+
+
+@pytest.mark.parametrize(
+  ("text", "said"),
+  [
+    ("SEED", "axes.toml cannot be read"),
+    ("SEED = 3", "SEED must be a list of texts or whole numbers"),
+    ("SEED = []", "SEED must be a list"),
+    ("SEED = [1.5]", "SEED must be a list"),
+    ("SEED = [1, 1]", "SEED has a value twice"),
+  ],
+)
+def test_axes_that_are_none(tmp_path, text, said):
+  folder = write_study(tmp_path / "arms")
+  (folder / "axes.toml").write_text(text)
+  with pytest.raises(UserError, match=said):
+    study.plan(str(folder), 1, None, [])
+
+
+def test_axes_are_combined(tmp_path):
+  folder = write_study(tmp_path / "arms", ["rloo"])
+  (folder / "axes.toml").write_text("BATCH_SIZE = [4, 8]\nTASK = ['a', 'b']")
+  runs = study.plan(str(folder), 1, None, [])
+  assert [run.name for run in runs] == [
+    *("rloo-4-a-s0", "rloo-4-b-s0"),
+    *("rloo-8-a-s0", "rloo-8-b-s0"),
+  ]
+  assert runs[1].bindings[:2] == ["BATCH_SIZE = 4", "TASK = 'b'"]
 
 
 @pytest.fixture(scope="module")
