@@ -637,7 +637,7 @@ def test_tasks_learnt_one_by_one_before_the_end(tmp_path):
   path = write_by_task(tmp_path, spec)
   assert "| 62.5" in tables.make(path)
   path.write_text(spec.replace("step = 5", "step = 3"))
-  with pytest.raises(UserError, match="has 0 results .* at step 3"):
+  with pytest.raises(UserError, match=r"has 0 results .* at step 3"):
     tables.make(path)
 
 
