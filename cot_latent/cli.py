@@ -191,7 +191,6 @@ def _parser() -> argparse.ArgumentParser:
   )
 
   show = _add_plain(commands, "show", _show, "describe a run by its report")
-  show.add_argument("report", help="a report.json, or a run's folder")
 
   verify = _add_plain(
     commands,
@@ -200,7 +199,6 @@ def _parser() -> argparse.ArgumentParser:
     "check a report's hashes, and compute its numbers again from what lies "
     "beside it",
   )
-  verify.add_argument("report", help="a report.json, or a run's folder")
 
   compare = _add_plain(
     commands,
@@ -217,7 +215,6 @@ def _parser() -> argparse.ArgumentParser:
     _rerun,
     "repeat a run from its report alone, and compare",
   )
-  rerun.add_argument("report", help="a report.json, or a run's folder")
   rerun.add_argument(
     "--output", metavar="DIR", help="the new run's folder (one in runs/)"
   )
@@ -232,6 +229,9 @@ def _parser() -> argparse.ArgumentParser:
     "data, randomness",
   )
 
+  for command in (show, verify, rerun):
+    command.add_argument("report", help="a report.json, or a run's folder")
+
   tables = _add_plain(
     commands,
     "tables",
@@ -245,27 +245,28 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _add_plain(commands, name: str, run, what: str):
-  """Adds a command that reads no gin."""
+def _add_plain(commands, name: str, run, what: str, **settings):
+  """Adds a command; `settings` are further ones of its parser."""
   command = commands.add_parser(
     name,
     help=what,
     description=f"{what[0].upper()}{what[1:]}.",
     allow_abbrev=False,
+    **settings,
   )
   command.set_defaults(run=run)
   return command
 
 
 def _add_command(commands, name: str, run, what: str):
-  """Adds a command with the flags of gin, which all commands have."""
-  command = commands.add_parser(
+  """Adds a command with the flags of gin."""
+  command = _add_plain(
+    commands,
     name,
-    help=what,
-    description=f"{what[0].upper()}{what[1:]}.",
+    run,
+    what,
     epilog=_EPILOG,
     formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   command.add_argument(
     "--gin_file",
@@ -292,7 +293,6 @@ def _add_command(commands, name: str, run, what: str):
     metavar="DIR",
     help="the folder with bbh/ and gsm8k/; the same as --gin.DATA_DIR",
   )
-  command.set_defaults(run=run)
   return command
 
 

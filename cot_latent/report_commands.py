@@ -44,7 +44,7 @@ def verify(name: str) -> tuple[str, bool]:
   """
   path = find(name)
   report = record.read_file(path)
-  _, checks = verification.verify(path, _rescorer(report))
+  checks = verification.verify(report, path.parent, _rescorer(report))
   lines = [f"{c.what}: {c.found}" for c in checks if c.found is not None]
   num_failed = len(lines)
   skipped = [c.what for c in checks if not c.is_done and c.found is None]

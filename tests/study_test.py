@@ -126,15 +126,18 @@ def arms_of(study_name, **macros):
   }
 
 
+def sizes_of(configs):
+  return {
+    name: (config.steps, config.batch_size, config.method.num_draws)
+    for name, config in configs.items()
+  }
+
+
 def test_the_paper_s_hyperparameters():
   """Phan et al. 2023, appendix F."""
   bbh = arms_of("paper_bbh", TASK="bbh_snarks")
   gsm8k = arms_of("paper_gsm8k")
-  sizes = {
-    name: (config.steps, config.batch_size, config.method.num_draws)
-    for name, config in bbh.items()
-  }
-  assert sizes == {
+  assert sizes_of(bbh) == {
     "trice": (500, 32, 1),
     "trice_basic": (500, 32, 1),
     "trice_few_shot": (500, 32, 1),
@@ -143,11 +146,7 @@ def test_the_paper_s_hyperparameters():
     "star": (1032, 32, 1),
     "direct": (150, 16, 1),
   }
-  sizes = {
-    name: (config.steps, config.batch_size, config.method.num_draws)
-    for name, config in gsm8k.items()
-  }
-  assert sizes == {
+  assert sizes_of(gsm8k) == {
     "trice": (5000, 128, 1),
     "trice_basic": (5000, 128, 1),
     "trice_few_shot": (5000, 128, 1),

@@ -191,7 +191,7 @@ def build(
   def sample_parts(params, prompts, key_data, temperature):
     keys = jax.random.wrap_key_data(key_data, impl="threefry2x32")
     draws = sample(params, prompts, keys, temperature)
-    return partitioning.constrain(layout, draws)  # each process gets them all
+    return partitioning.constrain(layout, draws)  # each device gets them all
 
   def sample_rows(params, prompts, keys, temperature=1.0):
     draws = sample_parts(

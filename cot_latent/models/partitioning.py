@@ -38,8 +38,8 @@ RULES: Rules = (
 class MeshConfig:
   """How a run is spread over devices.
 
-  It changes where things are computed, not what: random choices are the same
-  on every mesh, and numbers agree up to rounding.
+  It changes where things are computed, not what: random numbers are the same
+  on every mesh, and others agree up to rounding.
 
   Attributes:
     data: parts that minibatches are cut into; None is as many as there are

@@ -91,8 +91,8 @@ def code_differences(
   """Tells how the code of two processes differs, file and package by name.
 
   Returns:
-    Dotted name -> [old value, new value]; a lock that differs is named only
-    where no package does.
+    Dotted name -> [old value, new value]; the lock is left out, for the
+    packages tell what it led to.
   """
   found = {
     f"{name}.{key}": [old[name].get(key), new[name].get(key)]

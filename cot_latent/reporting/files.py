@@ -49,7 +49,7 @@ def sha256(content: bytes) -> str:
 
 def short_hash(value: Any) -> str:
   """The first 8 hex digits of the sha256 over a value's JSON."""
-  return hashlib.sha256(to_json_line(value).encode()).hexdigest()[:8]
+  return sha256(to_json_line(value).encode())[:8]
 
 
 class Journal:

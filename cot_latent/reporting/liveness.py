@@ -9,7 +9,7 @@ from typing import Any
 
 _Row = Mapping[str, Any]
 
-# Under which a run is taken for dead; in the report beside what was found.
+# Beyond which a run is taken for dead; in the report beside what was found.
 LIMITS = {
   # Shares of the fresh draws, over all steps.
   "most_truncated": 0.5,
@@ -49,9 +49,7 @@ def measure(
     "scale": curve("estimator/scale"),
     "steps_accepting": _count(metrics, lambda r: r["chain/accept_rate"] > 0),
     "steps_skipped": _count(metrics, lambda r: r["estimator/is_skipped"]),
-    "steps_not_finite": _count(
-      metrics, lambda r: not r.get("grad/is_finite", 1)
-    ),
+    "steps_not_finite": _count(metrics, lambda r: not r["grad/is_finite"]),
     "steps_without_gradient_in_a_row": _longest(metrics, _is_dead),
   }
 

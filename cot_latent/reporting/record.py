@@ -10,7 +10,6 @@ the changes to the code, if it was changed. The report has their hashes.
 """
 
 import datetime
-import hashlib
 import importlib.resources
 import json
 import pathlib
@@ -24,7 +23,8 @@ from cot_latent.reporting import files, liveness, lock, page, seals
 
 SCHEMA_VERSION = 2
 FINISHED = ("complete", "suspect")  # such a run has nothing left to do
-_JOURNAL = "journal.jsonl"
+# Files beside the report.
+JOURNAL, DIFF = "journal.jsonl", "code.diff"
 _TIMES = ("sampling", "checking", "gradient", "rest")
 _Row = dict[str, Any]
 
@@ -50,7 +50,7 @@ class Record:
     """
     self._directory = directory
     self._header = header
-    path = directory / _JOURNAL
+    path = directory / JOURNAL
     if resume_at is not None:
       steps = {row["step"] for row in files.read_rows(path, resume_at)}
       if missing := {*range(resume_at + 1)} - steps:
@@ -73,21 +73,15 @@ class Record:
     """
     rows = self.journal.rows
     report = build(self._header, rows, status, error)
-    write(self._directory, report, rows)
+    path = self._directory / "report.json"
+    files.write_atomically(path, files.to_json(report))
+    html = page.render(report | split(rows))
+    files.write_atomically(path.with_suffix(".html"), html)
     return report
 
   def close(self) -> None:
     """Closes the journal."""
     self.journal.close()
-
-
-def write(
-  directory: pathlib.Path, report: dict[str, Any], rows: Sequence[_Row]
-) -> None:
-  """Puts a report and its page into a folder."""
-  files.write_atomically(directory / "report.json", files.to_json(report))
-  html = page.render(report | split(rows))
-  files.write_atomically(directory / "report.html", html)
 
 
 def replace(path: pathlib.Path, report: Mapping[str, Any]) -> None:
@@ -96,7 +90,7 @@ def replace(path: pathlib.Path, report: Mapping[str, Any]) -> None:
   Raises:
     UserError: if it cannot be written.
   """
-  rows = files.read_rows(path.parent / _JOURNAL, None)
+  rows = files.read_rows(path.parent / JOURNAL, None)
   try:
     files.write_atomically(path, files.to_json(report))
     if (html := path.with_suffix(".html")).is_file():
@@ -211,8 +205,8 @@ def journal_part(rows: Sequence[_Row]) -> dict[str, Any]:
   """Names the journal as it stands, for what is added later not to count."""
   content = "".join(map(files.to_json_line, rows)).encode()
   return {
-    "path": _JOURNAL,
-    "sha256": hashlib.sha256(content).hexdigest(),
+    "path": JOURNAL,
+    "sha256": files.sha256(content),
     "num_bytes": len(content),
   }
 
@@ -306,7 +300,7 @@ def read_file(path: pathlib.Path) -> dict[str, Any]:
 
 def read_whole(directory: pathlib.Path) -> dict[str, Any]:
   """Reads a run's report with the metrics and samples that lie beside it."""
-  rows = files.read_rows(directory / _JOURNAL, None)
+  rows = files.read_rows(directory / JOURNAL, None)
   return read_file(directory / "report.json") | split(rows)
 
 

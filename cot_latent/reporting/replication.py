@@ -1,9 +1,8 @@
 """How far two runs agree: to the bit, in their choices, or in what they found.
 
 What can be expected depends on what they share. The same machine type, software
-and number of devices: every bit. Another number of devices: every random
-choice, and floating-point numbers up to rounding. Other hardware or software:
-the statistics.
+and number of devices: every bit. Another number of devices: every random choice
+until rounding turns one. Other hardware or software: the statistics.
 """
 
 import math
@@ -82,7 +81,7 @@ def _shared_rows(
   path: pathlib.Path, report: Mapping[str, Any]
 ) -> list[dict[str, Any]] | None:
   """The rows that a repetition must share; None without a journal."""
-  journal = path.parent / "journal.jsonl"
+  journal = path.parent / record.JOURNAL
   if not journal.is_file():
     return None
   (part,) = (p for p in report["parts"] if p["path"] == journal.name)

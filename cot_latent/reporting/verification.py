@@ -1,6 +1,5 @@
 """Whether a report says what its run did: everything that can be recomputed."""
 
-import hashlib
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +7,6 @@ from typing import Any, NamedTuple
 from cot_latent.errors import UserError
 from cot_latent.reporting import files, record, seals
 
-_JOURNAL = "journal.jsonl"
 # A line of outputs -> the answer counted, and whether it is right.
 Rescore = Callable[[Mapping[str, Any]], tuple[str | None, bool]]
 
@@ -28,22 +26,19 @@ class Check(NamedTuple):
 
 
 def verify(
-  path: pathlib.Path, rescore: Rescore | None
-) -> tuple[dict[str, Any], list[Check]]:
+  report: Mapping[str, Any], folder: pathlib.Path, rescore: Rescore | None
+) -> list[Check]:
   """Checks a report, and all that lies beside it.
 
   Args:
-    path: of report.json.
+    report: that fits its schema.
+    folder: that it lies in.
     rescore: reads answers out of stored completions; None if that cannot be
       done for the report's task.
 
   Returns:
-    The report, and the checks in the order in which they were made.
-
-  Raises:
-    UserError: if it is no report.
+    The checks in the order in which they were made.
   """
-  report = record.read_file(path)
   checks = [
     Check("schema", None),
     Check("hashes of its sections", _complaint(seals.check, report)),
@@ -54,10 +49,10 @@ def verify(
   ]
   contents = {}
   for part in report["parts"]:
-    content, check = _read_part(path.parent, part)
+    content, check = _read_part(folder, part)
     contents[part["path"]] = content
     checks.append(check)
-  journal = contents.get(_JOURNAL)
+  journal = contents.get(record.JOURNAL)
   if journal is None:
     checks.append(Check("what comes from the journal", None, is_done=False))
   else:
@@ -66,7 +61,7 @@ def verify(
     if "decoder" in part:
       content = contents[part["path"]]
       checks.append(_check_outputs(report, part, content, rescore))
-  return report, checks
+  return checks
 
 
 def _complaint(check: Callable, *arguments) -> str | None:
@@ -90,9 +85,9 @@ def _read_part(
     return None, Check(part["path"], None, is_done=False)
   except OSError as error:
     return None, Check(part["path"], f"cannot be read: {error.strerror}")
-  if part["path"] == _JOURNAL:  # of which a running run writes on
+  if part["path"] == record.JOURNAL:  # of which a running run writes on
     content = content[: part["num_bytes"]]
-  if hashlib.sha256(content).hexdigest() != part["sha256"]:
+  if files.sha256(content) != part["sha256"]:
     return None, Check(part["path"], "it was changed")
   return content, Check(part["path"], None)
 
@@ -107,7 +102,7 @@ def _check_journal(report: Mapping[str, Any], content: bytes) -> list[Check]:
     if isinstance(section, dict):
       had = {key: had.get(key) for key in section}
     elif name == "parts":
-      had = [part for part in had if part["path"] != "code.diff"]
+      had = [part for part in had if part["path"] != record.DIFF]
     differences = seals.differences(had, section)
     found = None
     if differences:

@@ -81,7 +81,7 @@ def _hashes(folder: pathlib.Path) -> dict[str, str]:
   return {
     path.relative_to(folder).as_posix(): files.sha256(path.read_bytes())
     for path in sorted(folder.rglob("*"))
-    if path.is_file() and path.parent / path.name != folder / _MANIFEST
+    if path.is_file() and path != folder / _MANIFEST
   }
 
 

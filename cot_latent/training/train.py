@@ -42,7 +42,6 @@ from cot_latent.training import (
 from cot_latent.training.progress import Progress
 from cot_latent.training.state import TrainState
 
-_DIFF = "code.diff"
 _NUM_SAMPLES_SHOWN = 6  # of each kind, in the report
 # What random numbers and rounding depend on.
 _JAX_SETTINGS = (
@@ -140,7 +139,7 @@ def _train(prepared: Prepared) -> dict[str, Any]:
   header, old = prepared.header, prepared.old
   if old is None:
     if prepared.diff:
-      files.write_atomically(directory / _DIFF, prepared.diff)
+      files.write_atomically(directory / record.DIFF, prepared.diff)
     # The report comes first: by it a killed run's folder is known again.
     record.Record(directory, header, None).write("running")
   saved = checkpoints.Checkpoints(directory / "checkpoints")
@@ -621,7 +620,7 @@ def _header(
     content = diff.encode()
     header["parts"].append(
       {
-        "path": _DIFF,
+        "path": record.DIFF,
         "sha256": files.sha256(content),
         "num_bytes": len(content),
       }
@@ -652,5 +651,5 @@ def _take_over(header: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
   }
   for name in ("identity", "code", "environment", "replication", "continuity"):
     header[name] = old[name]
-  header["parts"] = [p for p in old["parts"] if p["path"] == _DIFF]
+  header["parts"] = [p for p in old["parts"] if p["path"] == record.DIFF]
   return resumption

@@ -94,6 +94,18 @@ def last_checkpoint(directory):
   return ocp.StandardCheckpointer().restore(path.absolute())
 
 
+def check_stopped(process, directory, wanted, what):
+  """Checks how a process ends that was asked to."""
+  status, _, errors = finish(process)
+  assert status == wanted
+  assert errors.splitlines()[-1] == (
+    f"t5x: error: {what}; the same command goes on from the last checkpoint, "
+    "or from the start"
+  )
+  assert "Traceback" not in errors
+  assert report_of(directory)["status"] == "interrupted"
+
+
 def test_killed_and_interrupted_runs_end_as_if_left_alone(tmp_path):
   alone, stopped = tmp_path / "alone", tmp_path / "stopped"
   undisturbed = start(alone)
@@ -111,14 +123,7 @@ def test_killed_and_interrupted_runs_end_as_if_left_alone(tmp_path):
   interrupted = start(stopped)
   wait_for_step(interrupted, stopped, 20, num_resumed=1)
   interrupted.send_signal(signal.SIGINT)
-  status, _, errors = finish(interrupted)
-  assert status == 130
-  assert errors.splitlines()[-1] == (
-    "t5x: error: interrupted; the same command goes on from the last "
-    "checkpoint, or from the start"
-  )
-  assert "Traceback" not in errors
-  assert report_of(stopped)["status"] == "interrupted"
+  check_stopped(interrupted, stopped, 130, "interrupted")
 
   with lock.hold(stopped):
     status, _, errors = finish(start(stopped))
@@ -130,14 +135,7 @@ def test_killed_and_interrupted_runs_end_as_if_left_alone(tmp_path):
   preempted = start(stopped)
   wait_for_step(preempted, stopped, 30, num_resumed=2)
   preempted.send_signal(signal.SIGTERM)
-  status, _, errors = finish(preempted)
-  assert status == 143
-  assert errors.splitlines()[-1] == (
-    "t5x: error: ended by SIGTERM; the same command goes on from the last "
-    "checkpoint, or from the start"
-  )
-  assert "Traceback" not in errors
-  assert report_of(stopped)["status"] == "interrupted"
+  check_stopped(preempted, stopped, 143, "ended by SIGTERM")
   # It has saved what it had done.
   lines = (stopped / "journal.jsonl").read_text().splitlines()
   last = json.loads(lines[-1])["step"]

@@ -135,6 +135,7 @@ def metrics(**changes):
     "estimator/scale": 0.5,
     "estimator/is_skipped": 0,
     "grad/norm": 0.5,
+    "grad/is_finite": 1,
     "time/sampling": 1.0,
     "time/checking": 0.25,
     "time/gradient": 2.0,
