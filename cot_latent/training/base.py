@@ -8,15 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cot_latent.data.examples import Examples
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import rng
+from cot_latent.models import partitioning
 from cot_latent.models.language_model import PAD_ID, LanguageModel
 from cot_latent.reporting import files
-from cot_latent.training import mstep
+from cot_latent.training import mstep, processes
 from cot_latent.training.experiment import BaseConfig, Experiment, as_dict
 
 
@@ -49,7 +49,7 @@ def fit(
   params = model.init(rng.purpose_key(seed, "params"))
   optimizer = mstep.build_optimizer(config.optimizer)
   learning_rate = mstep.learning_rate(config.optimizer, config.steps)
-  opt_state = optimizer.init(params)
+  opt_state = mstep.init_optimizer(model, optimizer, params)
   step_fn = mstep.build(model, optimizer)
   batch_size = config.batch_size
   weights = np.full(batch_size, 1 / batch_size, np.float32)
@@ -107,7 +107,7 @@ def fit_once(
   path = None
   if folder is not None:
     path = folder / f"{_name(config, examples)}.npz"
-    if path.is_file():
+    if processes.first_says(path.is_file()):
       return _read(path, model.init(rng.purpose_key(0, "params"))), True
     try:
       folder.mkdir(parents=True, exist_ok=True)
@@ -116,11 +116,14 @@ def fit_once(
         f"BASE_DIR {folder} is a file or lies in one: give a folder"
       ) from None
   params = fit(model, config.base, examples, config.seed, report_step)
-  if path is not None:
+  if path is None:
+    return params, False
+  whole = partitioning.to_host(params)
+  if processes.is_first():
     stream = io.BytesIO()
     leaves = {
-      jax.tree_util.keystr(key): np.asarray(leaf)
-      for key, leaf in jax.tree_util.tree_leaves_with_path(params)
+      jax.tree_util.keystr(key): leaf
+      for key, leaf in jax.tree_util.tree_leaves_with_path(whole)
     }
     np.savez(stream, allow_pickle=False, **leaves)
     files.write_atomically(path, stream.getvalue())
@@ -151,7 +154,9 @@ def _read(path: pathlib.Path, like: Any) -> Any:
     array = stored[jax.tree_util.keystr(key)]
     if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
       raise ValueError(f"{array.shape} instead of {leaf.shape}")
-    return jnp.asarray(array)
+    return jax.make_array_from_callback(
+      array.shape, leaf.sharding, lambda index: array[index]
+    )
 
   try:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:

@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from cot_latent.training.state import TrainState
@@ -32,11 +33,13 @@ class Checkpoints:
     """Restores the last checkpoint.
 
     Args:
-      like: a state of the same structure, shapes and types.
+      like: a state of the same structure, shapes and types, which lies where
+        this one shall. Only the rows that fill memory and pool up to an even
+        number may be more or fewer, as on another number of devices.
     """
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
     tree = self._manager.restore(
-      self._manager.latest_step(), args=ocp.args.StandardRestore(abstract)
+      self._manager.latest_step(), args=ocp.args.StandardRestore(abstract, strict=False),
     )
     return TrainState(**tree | {"step": int(tree["step"])})
 
@@ -47,5 +50,5 @@ class Checkpoints:
 
 def _tree(state: TrainState) -> dict[str, Any]:
   """A state as Orbax takes it: every leaf an array, and no None."""
-  parts = state._asdict() | {"step": jax.numpy.asarray(state.step)}
+  parts = state._asdict() | {"step": np.asarray(state.step)}
   return {name: part for name, part in parts.items() if part is not None}

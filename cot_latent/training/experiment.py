@@ -15,6 +15,7 @@ from cot_latent.data.examples import OverLong, Source
 from cot_latent.errors import UserError
 from cot_latent.inference import transition
 from cot_latent.models.decoder import DecoderConfig
+from cot_latent.models.partitioning import MeshConfig
 from cot_latent.reporting import files
 from cot_latent.validation import check_positive, check_types, check_within
 
@@ -267,6 +268,7 @@ class Experiment:
     checkpoint_period: steps between checkpoints.
     base_dir: a folder in which runs with the same base model share it; None
       fits it in each run.
+    mesh: how the run is spread over devices; that may change when it goes on.
   """
 
   model: DecoderConfig
@@ -281,6 +283,7 @@ class Experiment:
   batch_size: int
   checkpoint_period: int = 100
   base_dir: str | None = None
+  mesh: MeshConfig = MeshConfig()
 
   def __post_init__(self):
     check_types(self)
@@ -319,14 +322,16 @@ def run_id(config: Experiment) -> str:
 def as_dict(config) -> dict:
   """Writes an experiment as nested dicts of plain values.
 
+  The mesh is left out: a run may go on with another one, and it is part of
+  where a run took place.
   A function is written as its name and the values that it closes over: for an
   estimator, the settings that it was built with.
   """
 
   def plain(value):
     if dataclasses.is_dataclass(value):
-      fields = dataclasses.fields(value)
-      return {f.name: plain(getattr(value, f.name)) for f in fields}
+      names = [f.name for f in dataclasses.fields(value)]
+      return {n: plain(getattr(value, n)) for n in names if n != "mesh"}
     if inspect.isfunction(value):
       settings = inspect.getclosurevars(value).nonlocals
       name = f"{value.__module__}.{value.__qualname__.split('.')[0]}"

@@ -3,12 +3,14 @@
 The only place that differentiates.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import optax
 
+from cot_latent.models import partitioning
 from cot_latent.models.language_model import LanguageModel
 from cot_latent.training.experiment import OptimizerConfig
 
@@ -43,6 +45,13 @@ def build_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
   )
 
 
+def init_optimizer(
+  model: LanguageModel, optimizer: optax.GradientTransformation, params: Any
+) -> Any:
+  """Makes an optimizer's first state, whose moments lie where params do."""
+  return partitioning.on_mesh(model.layout, optimizer.init(params))
+
+
 class Updated(NamedTuple):
   """What a step gives.
 
@@ -68,8 +77,10 @@ def build(
   Returns:
     (params, opt_state, learning rate, prompts [S, P], targets [S, T],
     weights [S]) -> Updated. It ascends
-    sum_s weights[s] * log p(targets[s] | prompts[s]).
+    sum_s weights[s] * log p(targets[s] | prompts[s]). Parameters and optimizer
+    come back laid out as they were.
   """
+  layout = model.layout
 
   def step(params, opt_state, rate, prompts, targets, weights):
     def surrogate(params):
@@ -82,4 +93,29 @@ def build(
     params = optax.apply_updates(params, updates)
     return Updated(params, opt_state, optax.tree.norm(gradient), loss)
 
-  return jax.jit(step, donate_argnums=(0, 1))
+  if layout is None:
+    return jax.jit(step, donate_argnums=(0, 1))
+
+  @functools.cache
+  def compiled(shardings, treedef):
+    places = jax.tree.unflatten(treedef, shardings)
+    everywhere = layout.sharding()
+    return jax.jit(
+      step,
+      donate_argnums=(0, 1),
+      out_shardings=Updated(*places, everywhere, everywhere),
+    )
+
+  def step_rows(params, opt_state, rate, prompts, targets, weights):
+    leaves, treedef = jax.tree.flatten((params, opt_state))
+    shardings = tuple(leaf.sharding for leaf in leaves)
+    return compiled(shardings, treedef)(
+      params,
+      opt_state,
+      rate,
+      partitioning.place_rows(layout, prompts),
+      partitioning.place_rows(layout, targets),
+      partitioning.place_rows(layout, weights, fill="constant"),
+    )
+
+  return step_rows

@@ -1,6 +1,7 @@
 """The embedded trainer: from an experiment to its report."""
 
 import contextlib
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from cot_latent.data import examples
 from cot_latent.data.examples import Source, Task
 from cot_latent.errors import RunError
 from cot_latent.inference import memory, rng
-from cot_latent.models import language_model
+from cot_latent.models import language_model, partitioning
 from cot_latent.reporting import environment, record
 from cot_latent.training import (
   base,
@@ -26,6 +27,7 @@ from cot_latent.training import (
   experiment,
   loading,
   mstep,
+  processes,
   refit,
   results,
 )
@@ -101,25 +103,45 @@ def train(prepared: Prepared) -> dict[str, Any]:
 
   Returns:
     The report, which is also written to the experiment's folder. If the run is
-    complete already, nothing is done.
+    complete already, nothing is done. Of several processes the first one has
+    the report, the others nothing.
+
+  Raises:
+    UserError: if several processes were asked for different things.
   """
   config, directory, loaded, header, old = prepared
+  processes.check_agreement(
+    [
+      experiment.as_dict(config) | {"model_dir": str(directory)},
+      header["data"],
+      header["environment"]["settings"],
+      partitioning.describe(partitioning.build(config.mesh)),
+      old and old["status"],
+    ]
+  )
   if old is not None and prepared.is_complete():
     return old
+  is_first = processes.is_first()
   directory.mkdir(parents=True, exist_ok=True)
-  if old is None:
+  if old is None and is_first:
     # The report comes first: by it a killed run's folder is known again.
     record.Record(directory, header, None).write("running")
   saved = checkpoints.Checkpoints(directory / "checkpoints")
   resume_at = saved.latest_step()
   if resume_at is not None:
     header["identity"]["resumed_at_steps"].append(resume_at)
-  run_record = record.Record(directory, header, resume_at)
+  run_record: record.Record | processes.Record = (
+    record.Record(directory, header, resume_at)
+    if is_first
+    else processes.Record(directory, resume_at)
+  )
   with contextlib.closing(run_record), contextlib.closing(saved):
     try:
       run_record.write("running")
       run = _Run(config, loaded, run_record, saved, directory)
-      with contextlib.closing(run.writer):
+      with contextlib.ExitStack() as stack:
+        if run.writer:
+          stack.callback(run.writer.close)
         run.run()
       return run_record.write("complete")
     except KeyboardInterrupt:
@@ -140,17 +162,24 @@ class _Run:
     self.record, self.journal = run_record, run_record.journal
     self.checkpoints, self.directory = saved, directory
     self.task = loaded.task
+    self.layout = partitioning.build(config.mesh)
     self.model = language_model.build(
       config.model,
       self.task.vocabulary.size,
       self.task.vocabulary.eos_id,
       config.task.max_length,
+      self.layout,
     )
     self.optimizer = mstep.build_optimizer(config.optimizer)
+    self.init_optimizer = functools.partial(
+      mstep.init_optimizer, self.model, self.optimizer
+    )
     self.m_step = mstep.build(self.model, self.optimizer)
     # TensorBoard's own writer: CLU's starts TensorFlow.
     quiet.keep_tensorboard_from_tensorflow()
-    self.writer = summary.Writer(str(directory / "tensorboard"))
+    self.writer = None
+    if processes.is_first():
+      self.writer = summary.Writer(str(directory / "tensorboard"))
 
   def run(self) -> None:
     """Takes all steps that are still to be taken."""
@@ -221,8 +250,8 @@ class _Run:
 
   def first_state(self, params, chains: memory.MemoryState) -> TrainState:
     """Makes the state before any step."""
-    state = TrainState(params, self.optimizer.init(params), chains, 0)
-    return refit.first_state(self.config, state)
+    state = TrainState(params, self.init_optimizer(params), chains, 0)
+    return refit.first_state(self.config, state, self.layout)
 
   def draw_exemplars(self, params) -> None:
     """Draws worked examples from the base model and puts them into prompts."""
@@ -281,7 +310,9 @@ class _Run:
       )
       self.use_exemplars(bootstrap.read(self.directory, sha256))
     params = self.model.init(rng.purpose_key(self.config.seed, "params"))
-    chains = memory.init(len(self.data.train), self.config.task.max_length)
+    chains = estep.empty_memory(
+      self.layout, len(self.data.train), self.config.task.max_length
+    )
     return self.checkpoints.restore(self.first_state(params, chains))
 
   def step(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
@@ -303,7 +334,7 @@ class _Run:
         self.task,
         self.data.train,
         config,
-        self.optimizer.init,
+        self.init_optimizer,
         state,
         index,
       )
@@ -323,7 +354,7 @@ class _Run:
           "rate or OptimizerConfig.clip_norm, in another MODEL_DIR"
         )
       state = state._replace(params=updated.params, opt_state=updated.opt_state)
-      state = refit.end_early(config.method.refit, state, loss)
+      state = refit.end_early(config.method.refit, state, loss, self.layout)
     gradient_seconds = time.perf_counter() - differentiating
     parts = measured["time/sampling"] + measured["time/checking"]
     rest = time.perf_counter() - began - parts - gradient_seconds
@@ -402,7 +433,8 @@ class _Run:
           / len(outputs)
         },
       )
-      results.write(self.directory, step, split, decoder, outputs)
+      if processes.is_first():
+        results.write(self.directory, step, split, decoder, outputs)
       if is_end and decoder == "greedy":
         self.show(step, "greedy", outputs[:_NUM_SAMPLES_SHOWN])
 
@@ -416,7 +448,12 @@ class _Run:
   def show_memory(self, state: TrainState) -> None:
     """Puts a few remembered rationales into the report."""
     train = self.data.train
-    tokens = np.asarray(state.memory.tokens[:_NUM_SAMPLES_SHOWN])
+    tokens, is_correct = partitioning.to_host(
+      (
+        state.memory.tokens[:_NUM_SAMPLES_SHOWN],
+        state.memory.is_correct[:_NUM_SAMPLES_SHOWN],
+      )
+    )
     for i, text in enumerate(self.task.vocabulary.decode_rows(tokens)):
       output = evaluation.Output(
         id=train.ids[i],
@@ -426,18 +463,19 @@ class _Run:
         completions=[text],
         ended=[True],
         extracted=self.task.extract(text),
-        is_correct=bool(state.memory.is_correct[i]),
+        is_correct=bool(is_correct[i]),
       )
       self.show(state.step, "memory", [output])
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes numbers for TensorBoard."""
-    for name, value in scalars.items():
+    for name, value in scalars.items() if self.writer else ():
       self.writer.add_scalar(name, value, step)
 
   def save(self, state: TrainState) -> None:
     """Saves a checkpoint and brings the report up to date."""
-    self.writer.flush()
+    if self.writer:
+      self.writer.flush()
     self.journal.sync()
     self.checkpoints.save(state)
     self.record.write("running")
