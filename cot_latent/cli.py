@@ -10,9 +10,9 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from cot_latent import __version__
-from cot_latent.errors import RunError, UserError
+from cot_latent.errors import Preempted, RunError, UserError
 
-_EXIT_ERROR, _EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130
+_EXIT_ERROR, _EXIT_USAGE, _EXIT_INTERRUPTED, _EXIT_PREEMPTED = 1, 2, 130, 143
 
 _ANY_TASK = "chain"  # the listing needs none, but gin does
 
@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   Returns:
     The exit status: 0, 1 for a failed run, 2 for a mistake in what was asked
-    for, 130 if interrupted.
+    for, 130 if interrupted, 143 if ended by SIGTERM, as when a machine is
+    taken back.
   """
   arguments = list(sys.argv[1:] if argv is None else argv)
 
@@ -66,6 +67,12 @@ def _status_of(run: Callable[[], int]) -> int:
       "interrupted; the same command goes on from the last checkpoint, or "
       "from the start",
       _EXIT_INTERRUPTED,
+    )
+  except Preempted:
+    return _fail(
+      "ended by SIGTERM; the same command goes on from the last checkpoint, or "
+      "from the start",
+      _EXIT_PREEMPTED,
     )
   except Exception as error:
     if what := _disk_trouble(error):
@@ -106,6 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     type=_truth,
     metavar="true|false",
     help="check everything, print the configuration and the cost, and stop",
+  )
+  train.add_argument(
+    "--strict",
+    action="store_true",
+    help="exit with 1 if the run was not alive (its report is then suspect)",
   )
   train.add_argument(
     "--nodry_run",
@@ -208,19 +220,71 @@ def _parser() -> argparse.ArgumentParser:
     "--output", required=True, metavar="FILE", help="an .npz file"
   )
 
-  what = "make a table and a plot for a paper from the reports of runs"
-  tables = commands.add_parser(
+  show = _add_plain(commands, "show", _show, "describe a run by its report")
+  show.add_argument("report", help="a report.json, or a run's folder")
+
+  verify = _add_plain(
+    commands,
+    "verify",
+    _verify,
+    "check a report's hashes, and compute its numbers again from what lies "
+    "beside it",
+  )
+  verify.add_argument("report", help="a report.json, or a run's folder")
+
+  compare = _add_plain(
+    commands,
+    "compare",
+    _compare,
+    "tell how far two runs agree, and where they first differ",
+  )
+  for name in ("one", "other"):
+    compare.add_argument(name, help="a report.json, or a run's folder")
+
+  rerun = _add_plain(
+    commands,
+    "rerun",
+    _rerun,
+    "repeat a run from its report alone, and compare",
+  )
+  rerun.add_argument("report", help="a report.json, or a run's folder")
+  rerun.add_argument(
+    "--output", metavar="DIR", help="the new run's folder (one in runs/)"
+  )
+  rerun.add_argument(
+    "--data_dir", metavar="DIR", help="the folder with bbh/ and gsm8k/"
+  )
+  rerun.add_argument(
+    "--allow",
+    default="",
+    metavar="NAMES",
+    help="what may differ from the report, comma-separated: code, packages, "
+    "data, randomness",
+  )
+
+  tables = _add_plain(
+    commands,
     "tables",
-    help=what,
-    description=f"{what[0].upper()}{what[1:]}.",
-    allow_abbrev=False,
+    _tables,
+    "make a table and a plot for a paper from the reports of runs",
   )
   tables.add_argument("spec", help="what the table shows, a TOML file")
   tables.add_argument(
     "--output", metavar="DIR", help="where to write; without it, beside SPEC"
   )
-  tables.set_defaults(run=_tables)
   return parser
+
+
+def _add_plain(commands, name: str, run, what: str):
+  """Adds a command that reads no gin."""
+  command = commands.add_parser(
+    name,
+    help=what,
+    description=f"{what[0].upper()}{what[1:]}.",
+    allow_abbrev=False,
+  )
+  command.set_defaults(run=run)
+  return command
 
 
 def _add_command(commands, name: str, run, what: str):
@@ -342,7 +406,7 @@ def _train_here(options: argparse.Namespace) -> int:
   """Trains in this process, which may be one of several."""
   from cot_latent import configuration
   from cot_latent.reporting import summary
-  from cot_latent.training import processes, train
+  from cot_latent.training import preemption, processes, train
 
   _silence_logs()
   config, gin_record = configuration.parse(*_gin_options(options))
@@ -361,14 +425,19 @@ def _train_here(options: argparse.Namespace) -> int:
       f"{prepared.directory} is complete already, nothing is run; for a new "
       "run choose another MODEL_DIR"
     )
-  report = train.train(prepared)
+  with preemption.handled():
+    report = train.train(prepared)
   if is_first:
     print(summary.report_text(report, prepared.directory))
+  if options.strict and processes.first_says(bool(report.get("suspect"))):
+    signs = report.get("suspect", ["see process 0"])
+    raise RunError(f"the run was not alive: {signs[0]}")
   return 0
 
 
 def _study(options: argparse.Namespace) -> int:
   from cot_latent import study
+  from cot_latent.training import preemption
 
   gin_files, bindings, search_paths = _gin_options(options)
   if gin_files:
@@ -379,7 +448,8 @@ def _study(options: argparse.Namespace) -> int:
       print(one.command(search_paths))
     return 0
   _silence_logs()
-  failures = study.run(runs, search_paths)
+  with preemption.handled():
+    failures = study.run(runs, search_paths)
   if failures:
     raise RunError(
       f"{len(failures)} of {len(runs)} runs failed, the first: {failures[0]}"
@@ -436,6 +506,48 @@ def _tables(options: argparse.Namespace) -> int:
   output = None if options.output is None else pathlib.Path(options.output)
   print(tables.make(pathlib.Path(options.spec), output), end="")
   return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+  from cot_latent import report_commands
+
+  print(report_commands.show(options.report))
+  return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+  from cot_latent import report_commands
+
+  return _print_verdict(*report_commands.verify(options.report))
+
+
+def _compare(options: argparse.Namespace) -> int:
+  from cot_latent import report_commands
+
+  return _print_verdict(*report_commands.compare(options.one, options.other))
+
+
+def _rerun(options: argparse.Namespace) -> int:
+  from cot_latent import report_commands
+
+  allowed = [name.strip() for name in options.allow.split(",") if name.strip()]
+  for name in allowed:
+    if name not in report_commands.ALLOWANCES:
+      raise UserError(
+        f"--allow={options.allow}: {name!r} is none of "
+        f"{', '.join(report_commands.ALLOWANCES)}"
+      )
+  _silence_logs()
+  return _print_verdict(
+    *report_commands.rerun(
+      options.report, options.output, options.data_dir, allowed
+    )
+  )
+
+
+def _print_verdict(text: str, is_well: bool) -> int:
+  print(text)
+  return 0 if is_well else _EXIT_ERROR
 
 
 def _disk_trouble(error: BaseException | None) -> str | None:

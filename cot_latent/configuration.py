@@ -57,6 +57,31 @@ def parse(
   }
 
 
+def parse_resolved(text: str) -> tuple[experiment.Experiment, dict[str, Any]]:
+  """Builds an experiment from what `parse` recorded as resolved.
+
+  Args:
+    text: the whole configuration, without includes.
+
+  Returns:
+    As `parse`; no files and no bindings.
+
+  Raises:
+    UserError: if this version cannot read it.
+  """
+  gin.clear_config()
+  with gin_errors.explained("the report's configuration"):
+    gin.parse_config(text)
+    gin.finalize()
+    made = gin.get_configurable(experiment.Experiment)()
+  return made, {
+    "gin_files": [],
+    "bindings": [],
+    "resolved": gin.config_str(),
+    "operative": gin.operative_config_str(),
+  }
+
+
 def parse_source(
   task: str | None,
   gin_files: Sequence[str],

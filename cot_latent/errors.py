@@ -14,3 +14,10 @@ class UserError(Exception):
   The message says in one line what is wrong, where, and how to mend it; the
   command prints it without a traceback and exits with status 2.
   """
+
+
+class Preempted(BaseException):
+  """The process was asked to end, by SIGTERM, and has saved what it could.
+
+  No Exception, as KeyboardInterrupt is none: nothing on its way mends it.
+  """

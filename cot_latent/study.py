@@ -1,17 +1,21 @@
 """A study: every arm with every seed, one run after another.
 
 A study is a folder of gin files, each of which describes a whole run but for
-its seed and its folder. Runs that are complete already are left alone, so that
-the same command goes on with a study that was stopped.
+its seed and its folder. Where the folder has an axes.toml, each arm is run for
+each value that it lists of a macro: `TASK = ['bbh_navigate', ...]`. Runs that
+are complete already are left alone, so that the same command goes on with a
+study that was stopped.
 """
 
 import functools
+import itertools
 import pathlib
 import shlex
 import sys
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cot_latent import configuration
 from cot_latent.data import examples
@@ -20,13 +24,14 @@ from cot_latent.reporting import files, record
 from cot_latent.training import train
 
 _SHARED = "common.gin"  # what the arms include; no arm
+_AXES = "axes.toml"
 
 
 class Run(NamedTuple):
   """One arm with one seed.
 
   Attributes:
-    name: `<arm>-s<seed>`.
+    name: `<arm>-s<seed>`, with values of axes between them.
     gin_file: the arm's.
     bindings: what is set for this run.
     directory: where it lies.
@@ -71,11 +76,12 @@ def plan(
   if not arms:
     raise UserError(f"{folder} has no arms: it must be a folder of gin files")
   root = pathlib.Path(output or f"runs/studies/{path.resolve().name}")
+  points = _axes(path)
   runs = []
   for seed in range(num_seeds):
-    for arm in arms:
-      name = f"{arm.stem}-s{seed}"
-      own = {
+    for arm, point in itertools.product(arms, points):
+      name = "-".join([arm.stem, *map(str, point.values()), f"s{seed}"])
+      own = point | {
         "SEED": seed,
         "MODEL_DIR": str(root / name),
         "BASE_DIR": str(root / "base"),
@@ -83,6 +89,31 @@ def plan(
       settings = [f"{key} = {value!r}" for key, value in own.items()]
       runs.append(Run(name, str(arm), [*bindings, *settings], root / name))
   return runs
+
+
+def _axes(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """Reads the values that each arm is run for, in every combination."""
+  path = folder / _AXES
+  if not path.is_file():
+    return [{}]
+  try:
+    axes = tomllib.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    reason = " ".join(str(error).split())
+    raise UserError(f"{path} cannot be read: {reason}") from None
+  for macro, values in axes.items():
+    is_list = isinstance(values, list) and values
+    if not is_list or not all(isinstance(v, str | int) for v in values):
+      raise UserError(
+        f"{path}: {macro} must be a list of texts or whole numbers, such as "
+        "TASK = ['bbh_navigate', 'bbh_snarks']"
+      )
+    if len({*values}) < len(values):
+      raise UserError(f"{path}: {macro} has a value twice: name each once")
+  return [
+    dict(zip(axes, point, strict=True))
+    for point in itertools.product(*axes.values())
+  ]
 
 
 def run(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
@@ -125,20 +156,18 @@ def run(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
 
 
 def collect(runs: Sequence[Run], folder: pathlib.Path) -> None:
-  """Writes the compact report of each run into a folder, to be kept."""
+  """Copies the report of each run into a folder, to be kept."""
   folder.mkdir(parents=True, exist_ok=True)
   for one in runs:
     report = record.read(one.directory)
     if report is None:
       raise UserError(f"run {one.name} has no report in {one.directory}")
-    files.write_atomically(
-      folder / f"{one.name}.json", files.to_json(record.compact(report))
-    )
+    files.write_atomically(folder / f"{one.name}.json", files.to_json(report))
 
 
 def _is_complete(one: Run) -> bool:
   report = record.read(one.directory)
-  return report is not None and report["status"] == "complete"
+  return report is not None and report["status"] in record.FINISHED
 
 
 def _beside_package(folder: str) -> Iterator[pathlib.Path]:

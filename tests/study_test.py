@@ -13,7 +13,7 @@ import pytest
 
 from cot_latent import cli, configuration, study
 from cot_latent.errors import UserError
-from cot_latent.reporting import record
+from cot_latent.reporting import record, seals
 
 COMMON = """
 from __gin__ import dynamic_registration
@@ -40,7 +40,10 @@ include '{folder}/common.gin'
 include 'gin/methods/{method}.gin'
 """
 # Of a report, what no two runs of the same thing have in common.
-VOLATILE = ("identity", "environment", "cost", "hashes", "digest")
+VOLATILE = (
+  *("identity", "code", "environment", "cost", "continuity"),
+  *seals.SEALS,
+)
 
 
 def write_study(folder, methods=("few_shot", "rloo")):
@@ -57,12 +60,9 @@ def read_reports(output):
   found = {}
   for path in sorted(output.glob("*/report.json")):
     report = json.loads(path.read_text())
-    assert report["status"] == "complete"
+    assert report["status"] in record.FINISHED
     kept = {k: v for k, v in report.items() if k not in VOLATILE}
-    kept["metrics"] = [
-      {k: v for k, v in row.items() if not k.startswith("time/")}
-      for row in kept["metrics"]
-    ]
+    kept["parts"] = [p for p in kept["parts"] if p["path"] != "journal.jsonl"]
     del kept["configuration"]
     found[path.parent.name] = kept
   return found
@@ -72,13 +72,32 @@ STUDIES = pathlib.Path(cli.__file__).parents[1] / "gin/studies"
 ARMS = sorted(p for p in STUDIES.rglob("*.gin") if p.name != "common.gin")
 
 
-@pytest.mark.parametrize("path", ARMS, ids=[path.stem for path in ARMS])
+def names(paths):
+  return [f"{path.parent.name}-{path.stem}" for path in paths]
+
+
+@pytest.mark.parametrize("path", ARMS, ids=names(ARMS))
 def test_every_arm_is_a_whole_run_of_its_own_name(path):
-  """And within a study, arms differ in nothing but what the method is."""
+  runs = study.plan(str(path.parent), 2, "out", [])
+  own = [run for run in runs if run.gin_file == str(path)]
+  num_tasks = 27 if path.parent.name == "paper_bbh" else 1
+  assert len(own) == 2 * num_tasks
+  for run in own[:num_tasks]:
+    config, _ = configuration.parse([run.gin_file], run.bindings, [])
+    assert config.method.name == path.stem
+    assert config.seed == 0
+    assert config.model_dir == f"out/{run.name}"
+    if num_tasks > 1:
+      assert run.name == f"{path.stem}-{config.task.source.task}-s0"
+
+
+CHAIN_ARMS = [path for path in ARMS if path.parent.name == "chain"]
+
+
+@pytest.mark.parametrize("path", CHAIN_ARMS, ids=names(CHAIN_ARMS))
+def test_the_chain_s_arms_differ_in_nothing_but_the_method(path):
   bindings = ["MODEL_DIR = 'x'", "SEED = 3"]
   config, _ = configuration.parse([str(path)], bindings, [])
-  assert config.method.name == path.stem
-  assert config.seed == 3
   reference, _ = configuration.parse(
     [str(path.with_name("trice.gin"))], bindings, []
   )
@@ -90,6 +109,113 @@ def test_every_arm_is_a_whole_run_of_its_own_name(path):
       c.steps * c.batch_size * c.method.num_draws for c in (config, reference)
     ]
     assert drawn[0] == drawn[1]
+
+
+def parse_arm(name, **macros):
+  bindings = [f"{key} = {value!r}" for key, value in macros.items()]
+  path = STUDIES / f"{name}.gin"
+  return configuration.parse([str(path)], ["MODEL_DIR = 'x'", *bindings], [])[0]
+
+
+def test_the_paper_s_hyperparameters():
+  """Phan et al. 2023, appendix F."""
+  bbh = {
+    path.stem: parse_arm(f"paper_bbh/{path.stem}", TASK="bbh_snarks")
+    for path in ARMS
+    if path.parent.name == "paper_bbh"
+  }
+  gsm8k = {
+    path.stem: parse_arm(f"paper_gsm8k/{path.stem}")
+    for path in ARMS
+    if path.parent.name == "paper_gsm8k"
+  }
+  sizes = {
+    name: (config.steps, config.batch_size, config.method.num_draws)
+    for name, config in bbh.items()
+  }
+  assert sizes == {
+    "trice": (500, 32, 1),
+    "trice_basic": (500, 32, 1),
+    "trice_few_shot": (500, 32, 1),
+    "trice_basic_few_shot": (500, 32, 1),
+    "rejection_sampling": (500, 8, 4),
+    "star": (1032, 32, 1),
+    "direct": (150, 16, 1),
+  }
+  sizes = {
+    name: (config.steps, config.batch_size, config.method.num_draws)
+    for name, config in gsm8k.items()
+  }
+  assert sizes == {
+    "trice": (5000, 128, 1),
+    "trice_basic": (5000, 128, 1),
+    "trice_few_shot": (5000, 128, 1),
+    "rejection_sampling": (5000, 32, 4),
+    "star": (1032, 128, 1),
+    "cot_supervised": (1000, 128, 1),
+    "direct": (150, 16, 1),
+  }
+  for name, config in (bbh | gsm8k).items():
+    assert config.evaluation.num_samples == 40, name
+  assert bbh["trice"].method.memory_start == "guide"
+  assert gsm8k["trice"].method.memory_start == "prior"
+  assert gsm8k["trice"].method.num_scored == 128
+  assert bbh["trice"].method.num_scored is None
+  assert bbh["trice"].optimizer.decay_steps == 450
+  assert bbh["trice"].optimizer.final_ratio == 0.1
+  assert gsm8k["trice"].optimizer.final_ratio == 1.0
+  # Ten loops.
+  for config in (bbh["star"], gsm8k["star"]):
+    assert config.method.refit.num_loops(config.steps) == 10
+    assert config.optimizer.decay_steps is None
+    assert config.optimizer.final_ratio == 0.1
+  ratio = (
+    gsm8k["rejection_sampling"].optimizer.learning_rate
+    / gsm8k["trice"].optimizer.learning_rate
+  )
+  assert ratio == pytest.approx(0.1)
+  for configs, number in ((bbh, 3), (gsm8k, 5)):
+    prompts = configs["trice"].task.source.prompts
+    assert (prompts.exemplars, prompts.num_exemplars) == (
+      "bootstrapped",
+      number,
+    )
+
+
+def test_a_dry_run_of_the_paper_s_study_prints_every_run(capsys):
+  assert cli.main(["study", "gin/studies/paper_bbh", "--dry_run"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == len({*lines}) == 27 * 7 * 5
+  (line,) = [x for x in lines if "/star-bbh_snarks-s4" in x]
+  assert "--gin.TASK='\"'\"'bbh_snarks'\"'\"''" in line
+
+
+@pytest.mark.parametrize(
+  ("text", "said"),
+  [
+    ("SEED", "axes.toml cannot be read"),
+    ("SEED = 3", "SEED must be a list of texts or whole numbers"),
+    ("SEED = []", "SEED must be a list"),
+    ("SEED = [1.5]", "SEED must be a list"),
+    ("SEED = [1, 1]", "SEED has a value twice"),
+  ],
+)
+def test_axes_that_are_none(tmp_path, text, said):
+  folder = write_study(tmp_path / "arms")
+  (folder / "axes.toml").write_text(text)
+  with pytest.raises(UserError, match=said):
+    study.plan(str(folder), 1, None, [])
+
+
+def test_axes_are_combined(tmp_path):
+  folder = write_study(tmp_path / "arms", ["rloo"])
+  (folder / "axes.toml").write_text("BATCH_SIZE = [4, 8]\nTASK = ['a', 'b']")
+  runs = study.plan(str(folder), 1, None, [])
+  assert [run.name for run in runs] == [
+    *("rloo-4-a-s0", "rloo-4-b-s0"),
+    *("rloo-8-a-s0", "rloo-8-b-s0"),
+  ]
+  assert runs[1].bindings[:2] == ["BATCH_SIZE = 4", "TASK = 'b'"]
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +234,7 @@ def test_every_arm_has_every_seed(finished):
   reports = read_reports(output)
   assert set(reports) == names
   assert reports["rloo-s0"]["results"] != reports["rloo-s1"]["results"] or (
-    reports["rloo-s0"]["samples"] != reports["rloo-s1"]["samples"]
+    reports["rloo-s0"]["digest"] != reports["rloo-s1"]["digest"]
   )
   # Arms of one seed share their base model.
   assert len(list((output / "base").glob("*.npz"))) == 2
@@ -169,7 +295,7 @@ def test_mistakes(arguments, said, tmp_path, capsys):
   assert len(text.splitlines()) == 1
 
 
-def test_compact_reports_are_collected(finished, tmp_path):
+def test_reports_are_collected(finished, tmp_path):
   folder, output = finished
   runs = study.plan(str(folder), 2, str(output), [])
   study.collect(runs, tmp_path / "kept")
@@ -177,8 +303,7 @@ def test_compact_reports_are_collected(finished, tmp_path):
   assert [path.stem for path in kept] == sorted(run.name for run in runs)
   for path in kept:
     report = json.loads(path.read_text())
-    assert "metrics" not in report
-    record.verify(report)
+    seals.check(report)
   with pytest.raises(UserError, match="few_shot-s2 has no report"):
     study.collect(study.plan(str(folder), 3, str(output), []), tmp_path / "x")
 

@@ -141,22 +141,44 @@ def _score_line(
   for label, value in (("target", target), ("question", question)):
     if not isinstance(value, str):
       raise UserError(f"{label!r} must be a string, got {value!r:.60}")
+  extracted, is_correct = score_completions(
+    rule, {**line, "question": question, "target": target}
+  )
+  return Verdict(
+    place=str(place if line.get("id") is None else line["id"]),
+    task=name,
+    extracted=extracted,
+    target=rule.normalize(target),
+    correct=is_correct,
+  )
+
+
+def score_completions(
+  rule: Convention, line: Mapping[str, Any]
+) -> tuple[str | None, bool]:
+  """Scores the completions of one question.
+
+  Args:
+    rule: how an answer is read.
+    line: with `completion` or `completions`, `question` and `target`, and
+      perhaps `ended`.
+
+  Returns:
+    The answer counted, and whether it is the known one.
+
+  Raises:
+    UserError: if the line is malformed.
+  """
   extracted = majority(
     [
-      rule.extract(completion, question)
+      rule.extract(completion, line["question"])
       if has_ended or rule.scores_cut
       else None
       for completion, has_ended in _completions(line)
     ]
   )
-  normal = rule.normalize(target)
-  return Verdict(
-    place=str(place if line.get("id") is None else line["id"]),
-    task=name,
-    extracted=extracted,
-    target=normal,
-    correct=extracted is not None and extracted == normal,
-  )
+  normal = rule.normalize(line["target"])
+  return extracted, extracted is not None and extracted == normal
 
 
 def _find_convention(

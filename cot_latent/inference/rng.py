@@ -14,6 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# How keys are derived, for the report.
+RULE = (
+  "threefry2x32: the seed's key, folded in turn with the crc32 of the purpose "
+  "and the choice's numbers; for a row also with the first two words of the "
+  "sha256 of its example's id, and the draw's number"
+)
 PURPOSES = frozenset(
   {
     "params",  # initial parameters of the model
@@ -120,3 +126,15 @@ def _epoch(
   """[N] int32, the order of the examples in an epoch."""
   rng_key = purpose_key(seed, purpose, epoch)
   return np.asarray(jax.random.permutation(rng_key, num_examples), np.int32)
+
+
+def test_vectors(seed: int) -> dict[str, list[int]]:
+  """The first four words of each purpose's key, by which a generator is known.
+
+  Args:
+    seed: the run's seed.
+  """
+  return {
+    purpose: jax.random.bits(purpose_key(seed, purpose, 1), (4,)).tolist()
+    for purpose in sorted(PURPOSES)
+  }

@@ -21,6 +21,7 @@ from cot_latent.errors import UserError
 from cot_latent.validation import check_positive, check_types
 
 _AXES = ("data", "model")
+_BLOCK_BYTES = 2**28
 
 Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
@@ -86,6 +87,7 @@ class Layout:
     Without names every device has the whole array.
     """
     spec = nn.logical_to_mesh_axes(names, self.rules)
+    assert spec is not None  # of None alone
     return jax.sharding.NamedSharding(self.mesh, spec)
 
   def num_parts(self, *names: str | None) -> list[int]:
@@ -143,7 +145,9 @@ def describe(layout: Layout | None) -> dict[str, Any]:
   return {
     "num_processes": jax.process_count(),
     "num_devices": jax.device_count(),
-    "mesh": {axis: 1 for axis in _AXES} if layout is None else dict(layout.mesh.shape),
+    "mesh": {axis: 1 for axis in _AXES}
+    if layout is None
+    else dict(layout.mesh.shape),
   }
 
 
@@ -227,7 +231,7 @@ def place(layout: Layout | None, tree: Any, *names: str | None) -> Any:
 
 
 def place_rows(
-  layout: Layout | None, array: Any, name: str = "batch", fill: str = "edge"
+  layout: Layout | None, array: Any, name: str = "batch", repeat: bool = True
 ) -> Any:
   """Puts rows, as many as there are, where they belong.
 
@@ -235,14 +239,14 @@ def place_rows(
     layout: the layout.
     array: [B, ...], the same on every process.
     name: of the axis of the rows.
-    fill: how rows are filled up to a number that can be cut evenly, as in
-      `numpy.pad`: "edge" repeats the last one.
+    repeat: rows are filled up to a number that can be cut evenly, with the last
+      one, or else with zeros.
   """
   array = np.asarray(array)
   missing = padded(layout, name, len(array)) - len(array)
   widths = [(0, missing)] + [(0, 0)] * (array.ndim - 1)
   if missing:
-    array = np.pad(array, widths, mode=fill)
+    array = np.pad(array, widths, mode="edge" if repeat else "constant")
   return place(layout, array, name)
 
 
@@ -259,9 +263,21 @@ def to_host(tree: Any) -> Any:
   """Brings whole arrays to every process, from wherever their parts lie."""
 
   def one(array):
-    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+    if not isinstance(array, jax.Array) or array.is_fully_addressable:
+      return np.asarray(array)
+    if not array.ndim:
       return multihost_utils.process_allgather(array, tiled=True)
-    return np.asarray(array)
+    # Bit by bit: a memory may be larger than a device.
+    size = max(1, _BLOCK_BYTES // max(1, array.nbytes // len(array)))
+    size = min(size, len(array))
+    whole = np.empty(array.shape, array.dtype)
+    for start in range(0, len(array), size):
+      start = min(start, len(array) - size)
+      block = jax.lax.dynamic_slice_in_dim(array, start, size)
+      whole[start : start + size] = multihost_utils.process_allgather(
+        block, tiled=True
+      )
+    return whole
 
   return jax.tree.map(one, tree)
 

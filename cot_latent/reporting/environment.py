@@ -4,56 +4,118 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import re
+import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import cot_latent
+from cot_latent.reporting import files
 
-_PACKAGES = (
-  "flax",
-  "gin-config",
-  "jax",
-  "jaxlib",
-  "numpy",
-  "optax",
-  "orbax-checkpoint",
-  "sentencepiece",
-  "seqio",
-  "tensorflow",
-  "tensorflow-datasets",
+# Variables that change what is computed, or where.
+_VARIABLES = re.compile(
+  r"(XLA|JAX|LIBTPU|CUDA|NVIDIA|NCCL|OMP)_|PYTHONHASHSEED$"
 )
+_LOCK = "requirements.lock"
 
 
-def describe(devices: list[str], settings: dict[str, Any]) -> dict[str, Any]:
-  """Describes the machine and the installed packages.
+def describe(
+  devices: Sequence[str], topology: dict[str, Any]
+) -> dict[str, Any]:
+  """Describes the machine.
 
   Args:
     devices: names of the accelerators in use.
-    settings: numerical settings of the array library that results depend on.
+    topology: how many processes there are, and how devices are arranged.
   """
   return {
     "python": platform.python_version(),
     "platform": platform.platform(),
+    "machine": platform.machine(),
     "num_cpus": os.cpu_count(),
-    "packages": {name: _version(name) for name in _PACKAGES},
-    "devices": devices,
-    "settings": settings,
-    "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    "devices": list(devices),
+    "variables": {
+      name: value
+      for name, value in sorted(os.environ.items())
+      if _VARIABLES.match(name)
+    },
+    **topology,
   }
 
 
-def code() -> dict[str, Any]:
-  """Names the code that runs: version, and revision if it is a checkout."""
+def code(extra_module: str | None = None) -> tuple[dict[str, Any], str]:
+  """Names the code that runs: revision, changes, files and packages.
+
+  Args:
+    extra_module: one outside the package that counts as well.
+
+  Returns:
+    The section, and the changes to the revision, as git shows them.
+  """
   root = pathlib.Path(cot_latent.__file__).parent.parent
   revision = _git(root, "rev-parse", "HEAD")
-  changes = _git(root, "status", "--porcelain") if revision else None
+  status = _git(root, "status", "--porcelain") if revision else None
+  # A pager, a color or a tool of the user's must not change it.
+  diff = _git(root, "diff", "--no-ext-diff", "--no-color", "HEAD") or ""
+  lock = root / _LOCK
   return {
     "tool_version": cot_latent.__version__,
-    "code_revision": revision,
-    "code_is_modified": None if changes is None else bool(changes),
-    "argv": ["t5x", *sys.argv[1:]],
+    "revision": revision,
+    "is_modified": None if status is None else bool(status),
+    "files": _module_files(extra_module),
+    "lock_sha256": files.sha256(lock.read_bytes()) if lock.is_file() else None,
+    "packages": {
+      name.lower(): package.version
+      for package in importlib.metadata.distributions()
+      if (name := package.metadata["Name"])
+    },
+  }, diff
+
+
+def argv() -> list[str]:
+  """The command, as it was typed."""
+  return ["t5x", *sys.argv[1:]]
+
+
+def peak_memory() -> int:
+  """The most memory that this process has held, in bytes."""
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def code_differences(
+  old: dict[str, Any], new: dict[str, Any]
+) -> dict[str, Any]:
+  """Tells how the code of two processes differs, file and package by name.
+
+  Returns:
+    Dotted name -> [old value, new value]; a lock that differs is named only
+    where no package does.
+  """
+  found = {
+    f"{name}.{key}": [old[name].get(key), new[name].get(key)]
+    for name in ("files", "packages")
+    # What was imported by one alone had no part in the other's numbers.
+    for key in sorted(old[name].keys() & new[name].keys())
+    if old[name][key] != new[name][key]
   }
+  for name in ("tool_version", "revision", "is_modified"):
+    if old[name] != new[name]:
+      found[name] = [old[name], new[name]]
+  return found
+
+
+def _module_files(extra_module: str | None) -> dict[str, str]:
+  """The hash of each imported module of this project, by its name."""
+  names = [n for n in sys.modules if n.partition(".")[0] == "cot_latent"]
+  found = {}
+  for name in sorted([*names, *([extra_module] if extra_module else [])]):
+    path = getattr(sys.modules.get(name), "__file__", None)
+    if path and pathlib.Path(path).is_file():
+      found[name] = files.sha256(pathlib.Path(path).read_bytes())
+  return found
 
 
 def _git(root: pathlib.Path, *arguments: str) -> str | None:
@@ -71,10 +133,3 @@ def _git(root: pathlib.Path, *arguments: str) -> str | None:
   except (OSError, subprocess.SubprocessError):
     return None
   return done.stdout.strip()
-
-
-def _version(package: str) -> str | None:
-  try:
-    return importlib.metadata.version(package)
-  except importlib.metadata.PackageNotFoundError:
-    return None

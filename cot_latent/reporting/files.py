@@ -37,6 +37,16 @@ def to_json_line(value: Any) -> str:
   return json.dumps(value, sort_keys=True, allow_nan=False) + "\n"
 
 
+def from_json_line(line: bytes) -> Any:
+  """Reads what `to_json_line` wrote."""
+  return json.loads(line)
+
+
+def sha256(content: bytes) -> str:
+  """The sha256 of bytes, in hex."""
+  return hashlib.sha256(content).hexdigest()
+
+
 def short_hash(value: Any) -> str:
   """The first 8 hex digits of the sha256 over a value's JSON."""
   return hashlib.sha256(to_json_line(value).encode()).hexdigest()[:8]
@@ -77,24 +87,23 @@ class Journal:
     if self._file:
       os.fsync(self._file.fileno())
 
-  def of_kind(self, kind: str) -> list[dict[str, Any]]:
-    """Returns the rows of a kind, without the kind, in the order added."""
-    return [
-      {key: value for key, value in row.items() if key != "kind"}
-      for row in self.rows
-      if row["kind"] == kind
-    ]
-
   def close(self) -> None:
     """Closes the file."""
     if self._file:
       self._file.close()
 
 
-def read_rows(path: pathlib.Path, last_step: int) -> list[dict[str, Any]]:
-  """Reads a journal's rows up to a step; none where there is no journal."""
+def read_rows(
+  path: pathlib.Path, last_step: int | None
+) -> list[dict[str, Any]]:
+  """Reads a journal's rows up to a step; none where there is no journal.
+
+  Args:
+    path: of the file.
+    last_step: the step; None reads all.
+  """
   rows = _whole_lines(path) if path.exists() else []
-  return [row for row in rows if row["step"] <= last_step]
+  return [row for row in rows if last_step is None or row["step"] <= last_step]
 
 
 def _whole_lines(path: pathlib.Path):

@@ -18,6 +18,7 @@ from cot_latent.reporting import charts
 
 _STATUS_MARKS = {
   "complete": "✓",
+  "suspect": "!",
   "running": "●",
   "failed": "✗",
   "interrupted": "■",
@@ -25,11 +26,15 @@ _STATUS_MARKS = {
 _DECODERS = {"greedy": "Greedy", "self_consistency": "Self-consistency"}
 _SECTIONS = (
   "identity",
+  "code",
   "configuration",
   "data",
+  "model",
+  "randomness",
   "environment",
   "plan",
   "cost",
+  "continuity",
 )
 _PARTS = ("sampling", "checking", "gradient", "rest")
 _NO_VALUE = "–"
@@ -66,7 +71,8 @@ def render(report: Mapping[str, Any]) -> str:
   """Renders a report.
 
   Args:
-    report: of schema version 1; any section may be missing or empty.
+    report: with the metrics and samples beside it; any section may be missing
+      or empty.
 
   Returns:
     A whole HTML document.
@@ -89,6 +95,8 @@ def render(report: Mapping[str, Any]) -> str:
     time_figure=_time_figure(_mapping(sections["cost"].get("step_seconds"))),
     groups=_groups(results),
     samples=_rows(report.get("samples")),
+    resumes=_rows(sections["continuity"].get("resumes")),
+    replication=_rows(report.get("replication")),
   )
 
 

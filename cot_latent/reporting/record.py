@@ -2,38 +2,31 @@
 
 The record is written whole each time, at the start, at every checkpoint and at
 the end, so that a reader always finds a valid report that says how far the run
-is. What was measured lies in a journal beside it, from which the report's
-metrics, results and costs are made.
+is. What is large lies beside it: the journal, with what was measured at every
+step and a few samples, from which the report is made; the outputs and memories;
+the changes to the code, if it was changed. The report has their hashes.
 
-A report has the hash of each of its sections, and a digest over the hashes.
-They tell whether a report was changed afterwards, even where its large sections
-were dropped. They guard against slips, not against forgers, who would compute
-them anew.
+`report.schema.json` says what a report holds; `seals`, what its hashes are for.
 """
 
 import datetime
 import hashlib
+import importlib.resources
 import json
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cot_latent.errors import UserError
-from cot_latent.reporting import files, page
+import jsonschema
 
-SCHEMA_VERSION = 1
-_MOST_CAPPED = 0.5  # share of draws cut by the length limit
-_LARGE = ("metrics", "samples")  # what a compact report does without
-_SEALS = ("hashes", "digest")
-# Where a run lies and how often it saves do not change what it computes.
-_FREE_FIELDS = (
-  "model_dir",
-  "checkpoint_period",
-  "base_dir",
-  "task.source.data_dir",
-  "task.source.cache",
-  "base.source.data_dir",
-  "base.source.cache",
-)
+from cot_latent.errors import UserError
+from cot_latent.reporting import files, liveness, lock, page, seals
+
+SCHEMA_VERSION = 2
+FINISHED = ("complete", "suspect")  # such a run has nothing left to do
+_JOURNAL = "journal.jsonl"
+_TIMES = ("sampling", "checking", "gradient", "rest")
+_Row = dict[str, Any]
 
 
 class Record:
@@ -49,8 +42,7 @@ class Record:
 
     Args:
       directory: the run's folder.
-      header: the sections that stay as they are (identity, configuration,
-        data, environment, plan).
+      header: the sections that stay as they are while the run goes on.
       resume_at: the step that the run goes on from; None at the start.
 
     Raises:
@@ -58,10 +50,10 @@ class Record:
     """
     self._directory = directory
     self._header = header
-    path = directory / "journal.jsonl"
+    path = directory / _JOURNAL
     if resume_at is not None:
-      steps = [row["step"] for row in files.read_rows(path, resume_at)]
-      if missing := {*range(resume_at + 1)} - {*steps}:
+      steps = {row["step"] for row in files.read_rows(path, resume_at)}
+      if missing := {*range(resume_at + 1)} - steps:
         raise UserError(
           f"{path} lacks step {min(missing)}, though the checkpoint is of step "
           f"{resume_at}: put the journal back, or choose another MODEL_DIR"
@@ -72,17 +64,16 @@ class Record:
     """Writes report.json and report.html.
 
     Args:
-      status: running, complete, failed or interrupted.
+      status: running, complete, failed or interrupted; a run that is complete
+        and was not alive is written down as suspect.
       error: what went wrong, in a line.
 
     Returns:
       The report.
     """
-    report = build(self._header, self.journal, status, error)
-    files.write_atomically(
-      self._directory / "report.json", files.to_json(report)
-    )
-    files.write_atomically(self._directory / "report.html", page.render(report))
+    rows = self.journal.rows
+    report = build(self._header, rows, status, error)
+    write(self._directory, report, rows)
     return report
 
   def close(self) -> None:
@@ -90,116 +81,178 @@ class Record:
     self.journal.close()
 
 
+def write(
+  directory: pathlib.Path, report: dict[str, Any], rows: Sequence[_Row]
+) -> None:
+  """Puts a report and its page into a folder."""
+  files.write_atomically(directory / "report.json", files.to_json(report))
+  html = page.render(report | split(rows))
+  files.write_atomically(directory / "report.html", html)
+
+
+def replace(path: pathlib.Path, report: Mapping[str, Any]) -> None:
+  """Replaces a report, and the page beside it if there is one.
+
+  Raises:
+    UserError: if it cannot be written.
+  """
+  rows = files.read_rows(path.parent / _JOURNAL, None)
+  try:
+    files.write_atomically(path, files.to_json(report))
+    if (html := path.with_suffix(".html")).is_file():
+      files.write_atomically(html, page.render({**report, **split(rows)}))
+  except OSError as error:
+    raise UserError(
+      f"{path} cannot be written ({error.strerror}), so that the verdict, "
+      f"{report['replication'][-1]['verdict']}, is not noted there"
+    ) from None
+
+
+def split(rows: Sequence[_Row]) -> dict[str, list[_Row]]:
+  """Takes metrics and samples, which a report leaves out, from a journal."""
+  return {
+    "metrics": of_kind(rows, "metrics"),
+    "samples": of_kind(rows, "sample"),
+  }
+
+
+def of_kind(rows: Sequence[_Row], kind: str) -> list[_Row]:
+  """The rows of a kind, without the kind, in the order added."""
+  return [
+    {key: value for key, value in row.items() if key != "kind"}
+    for row in rows
+    if row["kind"] == kind
+  ]
+
+
 def build(
-  header: dict[str, Any],
-  journal: files.Journal,
+  header: Mapping[str, Any],
+  rows: Sequence[_Row],
   status: str,
   error: str | None,
 ) -> dict[str, Any]:
-  """Makes the report from its parts, with its hashes."""
-  metrics = journal.of_kind("metrics")
-  phases = {row["phase"]: row["seconds"] for row in journal.of_kind("phase")}
-  evaluations = journal.of_kind("evaluation_seconds")
-  parts = ("sampling", "checking", "gradient", "rest")
-  split = {p: sum(row[f"time/{p}"] for row in metrics) for p in parts}
-  seconds = {
-    **phases,
-    "steps": sum(split.values()),
-    "evaluation": sum(row["seconds"] for row in evaluations),
-  }
-  counted = [*metrics, *journal.of_kind("phase"), *evaluations]
+  """Makes the report from its parts, with its hashes.
+
+  Args:
+    header: the sections that do not change while a run goes on.
+    rows: of the journal.
+    status: as for `Record.write`.
+    error: what went wrong, in a line.
+  """
+  live = measured(rows, header["liveness"]["limits"])
+  flags = liveness.red_flags(live["liveness"])
+  if status == "complete" and flags:
+    status = "suspect"
   identity = header["identity"]
-  ended = None if status == "running" else now()
   report = {
     **header,
+    **live,
     "schema_version": SCHEMA_VERSION,
     "status": status,
     "error": error,
-    "suspect": suspect(metrics),
-    "identity": identity | {"ended": ended},
-    "metrics": metrics,
-    "results": journal.of_kind("result"),
-    "samples": journal.of_kind("sample"),
+    "suspect": flags,
+    "identity": identity | {"ended": None if status == "running" else now()},
+    "model": header["model"] | live["model"],
+    "continuity": header["continuity"] | live["continuity"],
+    "journal_content": seals.journal_content(rows),
+    "parts": [*header["parts"], *live["parts"]],
+  }
+  return sealed(report)
+
+
+def measured(
+  rows: Sequence[_Row], limits: Mapping[str, float]
+) -> dict[str, Any]:
+  """Makes the sections, or the parts of sections, that come from the journal.
+
+  Args:
+    rows: of the journal.
+    limits: of `liveness.LIMITS`.
+  """
+  metrics = of_kind(rows, "metrics")
+  phases = of_kind(rows, "phase")
+  evaluations = of_kind(rows, "evaluation_seconds")
+  step_seconds = {p: sum(row[f"time/{p}"] for row in metrics) for p in _TIMES}
+  seconds = {
+    **{row["phase"]: row["seconds"] for row in phases},
+    "steps": sum(step_seconds.values()),
+    "evaluation": sum(row["seconds"] for row in evaluations),
+  }
+  counted = [*metrics, *phases, *evaluations]
+
+  def total(name: str) -> int:
+    return sum(row.get(name, 0) for row in counted)
+
+  return {
+    "results": of_kind(rows, "result"),
+    "liveness": liveness.measure(metrics, limits),
     "cost": {
       "steps_skipped": sum(row["estimator/is_skipped"] for row in metrics),
       "seconds": seconds | {"total": sum(seconds.values())},
-      "step_seconds": split,
-      "sequences_sampled": sum(r.get("num_sampled", 0) for r in counted),
-      "sequences_scored": sum(r.get("num_scored", 0) for r in counted),
+      "step_seconds": step_seconds,
+      "sequences_sampled": total("num_sampled"),
+      "sequences_scored": total("num_scored"),
+      "tokens_sampled": total("num_tokens"),
+      "peak_memory_bytes": max(
+        (row["peak_memory_bytes"] for row in of_kind(rows, "usage")), default=0
+      ),
     },
+    "model": {
+      "params_sha256": {
+        str(row["step"]): row["sha256"] for row in of_kind(rows, "params")
+      }
+    },
+    "continuity": {"checkpoints": of_kind(rows, "checkpoint")},
+    "parts": [journal_part(rows), *of_kind(rows, "output")],
   }
-  return report | _seals(report)
 
 
-def compact(report: dict[str, Any]) -> dict[str, Any]:
-  """Drops a report's large sections, and keeps their hashes.
+def journal_part(rows: Sequence[_Row]) -> dict[str, Any]:
+  """Names the journal as it stands, for what is added later not to count."""
+  content = "".join(map(files.to_json_line, rows)).encode()
+  return {
+    "path": _JOURNAL,
+    "sha256": hashlib.sha256(content).hexdigest(),
+    "num_bytes": len(content),
+  }
 
-  Returns:
-    All but `metrics` and `samples`; `verify` takes it as it takes the whole.
-  """
-  return {name: part for name, part in report.items() if name not in _LARGE}
+
+def sealed(report: Mapping[str, Any]) -> dict[str, Any]:
+  """The report with digest and seals of what it is now."""
+  bare = {k: v for k, v in report.items() if k not in (*seals.SEALS, "digest")}
+  bare["digest"] = seals.digest(bare)
+  return bare | seals.seal(bare)
 
 
-def verify(report: dict[str, Any], where: str = "the report") -> None:
-  """Checks that a report, whole or compact, is as its run left it.
+def with_verdict(
+  report: Mapping[str, Any], verdict: Mapping[str, Any]
+) -> dict[str, Any]:
+  """The report with one more replication."""
+  return sealed(
+    {**report, "replication": [*report["replication"], dict(verdict)]}
+  )
 
-  Args:
-    report: as it was read.
-    where: how to name it in an error, such as its file.
+
+def schema() -> dict[str, Any]:
+  """The JSON Schema of a report."""
+  package = importlib.resources.files("cot_latent.reporting")
+  text = (package / "report.schema.json").read_text(encoding="utf-8")
+  return json.loads(text)
+
+
+def check_schema(report: Any, where: str) -> None:
+  """Checks that a report has the form that its schema describes.
 
   Raises:
-    UserError: naming the first section, by the alphabet, that was changed.
+    UserError: naming the first place that has not.
   """
-  mend = "take it again from its run's folder, or run it again"
-  hashes, digest = (report.get(name) for name in _SEALS)
-  if not isinstance(hashes, dict) or not isinstance(digest, str):
+  validator = jsonschema.Draft202012Validator(schema())
+  for error in sorted(validator.iter_errors(report), key=lambda e: e.json_path):
+    reason = " ".join(error.message.split())
     raise UserError(
-      f"{where} has no hashes, and nothing tells whether it was edited: {mend}"
+      f"{where} is not a report of this program: {error.json_path}: "
+      f"{reason:.120}"
     )
-  for name in sorted((report.keys() | hashes.keys()) - {*_SEALS}):
-    if name not in hashes:
-      raise UserError(f"{where}: section {name} was added afterwards: {mend}")
-    if name not in report:
-      if name in _LARGE:
-        continue
-      raise UserError(f"{where}: section {name} is missing: {mend}")
-    if _sha256(report[name]) != hashes[name]:
-      raise UserError(f"{where}: section {name} was edited: {mend}")
-  if _sha256(hashes) != digest:
-    raise UserError(f"{where}: section hashes was edited: {mend}")
-
-
-def _seals(report: dict[str, Any]) -> dict[str, Any]:
-  hashes = {name: _sha256(section) for name, section in report.items()}
-  return {"hashes": hashes, "digest": _sha256(hashes)}
-
-
-def _sha256(value: Any) -> str:
-  """The sha256 over a value's JSON, as it is after being written and read."""
-  read_back = json.loads(json.dumps(value))
-  text = json.dumps(read_back, sort_keys=True, separators=(",", ":"))
-  return hashlib.sha256(text.encode()).hexdigest()
-
-
-def suspect(metrics: list[dict[str, Any]]) -> list[str]:
-  """Says what makes a run's results worth nothing; mostly there is nothing."""
-  if not metrics:
-    return []
-
-  def always(key: str, value: float) -> bool:
-    return all(row[key] == value for row in metrics)
-
-  capped = sum(row["draws/capped_fraction"] for row in metrics) / len(metrics)
-  signs = {
-    "no question ever had a right rationale, so that nothing was learnt": (
-      always("estimator/is_skipped", 1)
-    ),
-    "no fresh rationale was ever right": always("chain/accept_rate", 0),
-    f"{capped:.0%} of the fresh rationales were cut by MAX_LENGTH": (
-      capped > _MOST_CAPPED
-    ),
-  }
-  return [sign for sign, is_seen in signs.items() if is_seen]
 
 
 def read(directory: pathlib.Path) -> dict[str, Any] | None:
@@ -216,8 +269,8 @@ def read(directory: pathlib.Path) -> dict[str, Any] | None:
   for place in (directory, *directory.parents):
     if place.is_file():
       raise UserError(f"MODEL_DIR {directory}: {place} is a file, not a folder")
-  partial = files.partial_path(directory / "report.json")
-  if not directory.is_dir() or not {*directory.iterdir()} - {partial}:
+  own = {files.partial_path(directory / "report.json"), directory / lock.NAME}
+  if not directory.is_dir() or not {*directory.iterdir()} - own:
     return None
   path = directory / "report.json"
   if not path.is_file():
@@ -225,19 +278,36 @@ def read(directory: pathlib.Path) -> dict[str, Any] | None:
       f"MODEL_DIR {directory} is not empty and holds no report.json: choose "
       "another folder, so that nothing in it is lost"
     )
+  return read_file(path)
+
+
+def read_file(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a report.
+
+  Raises:
+    UserError: if it is none, or one that this version cannot read.
+  """
+  foreign = UserError(f"{path} is not a report of this program")
   try:
     report = json.loads(path.read_text(encoding="utf-8"))
     version = report["schema_version"]
-    if version == SCHEMA_VERSION:
-      _parts(report)
-  except (ValueError, KeyError, TypeError):
-    raise UserError(f"{path} is not a report of this program") from None
+  except OSError as error:
+    raise UserError(f"{path} cannot be read: {error.strerror}") from None
+  except (ValueError, KeyError, TypeError, RecursionError):
+    raise foreign from None
   if version != SCHEMA_VERSION:
     raise UserError(
-      f"{path} has schema version {version}; this program reads "
-      f"{SCHEMA_VERSION}"
+      f"{path} has schema version {version!r:.40}; this program reads "
+      f"{SCHEMA_VERSION}: run it again"
     )
+  check_schema(report, str(path))
   return report
+
+
+def read_whole(directory: pathlib.Path) -> dict[str, Any]:
+  """Reads a run's report with the metrics and samples that lie beside it."""
+  rows = files.read_rows(directory / _JOURNAL, None)
+  return read_file(directory / "report.json") | split(rows)
 
 
 def check_same_run(
@@ -253,24 +323,44 @@ def check_same_run(
   Raises:
     UserError: naming the first thing that differs.
   """
-  wanted = json.loads(json.dumps(_parts(header)))
-  for section, had in _parts(old).items():
-    wants = wanted[section]
-    for name, was, now_is in _differences(had, wants):
-      if name not in _FREE_FIELDS:
-        raise UserError(
-          f"MODEL_DIR {directory} belongs to another run: {section} {name} "
-          f"was {was!r:.60} there and is {now_is!r:.60} here; choose another "
-          "MODEL_DIR, or use the old configuration to go on with it"
-        )
+  for section, name, was, now_is in what_differs(old, header):
+    raise UserError(
+      f"MODEL_DIR {directory} belongs to another run: {section} {name} "
+      f"was {was!r:.60} there and is {now_is!r:.60} here; choose another "
+      "MODEL_DIR, or use the old configuration to go on with it"
+    )
 
 
-def _parts(report: dict[str, Any]) -> dict[str, Any]:
+def what_differs(
+  old: Mapping[str, Any], new: Mapping[str, Any]
+) -> list[tuple[str, str, Any, Any]]:
+  """Lists what makes two runs different ones.
+
+  Args:
+    old: a report, or its header.
+    new: another.
+
+  Returns:
+    (section, dotted name, old value, new value), in the order of the sections:
+    configuration, data, randomness.
+  """
+  found = []
+  had, wants = (json.loads(json.dumps(_decisive(r))) for r in (old, new))
+  for section, part in had.items():
+    found += [
+      (section, name, was, now_is)
+      for name, was, now_is in seals.differences(part, wants[section])
+      if not seals.is_free(name)
+    ]
+  return found
+
+
+def _decisive(report: Mapping[str, Any]) -> dict[str, Any]:
   """What tells one run from another."""
   return {
     "configuration": report["configuration"]["experiment"],
     "data": report["data"],
-    "settings": report["environment"]["settings"],
+    "randomness": seals.decisive_randomness(report),
   }
 
 
@@ -278,13 +368,3 @@ def now() -> str:
   """The time, in UTC, to the second."""
   time = datetime.datetime.now(datetime.UTC)
   return time.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _differences(old: Any, new: Any, name: str = ""):
-  """Yields (dotted name, old value, new value) where two trees differ."""
-  if isinstance(old, dict) and isinstance(new, dict):
-    for key in sorted(old.keys() | new.keys()):
-      inner = f"{name}.{key}" if name else key
-      yield from _differences(old.get(key), new.get(key), inner)
-  elif old != new:
-    yield name, old, new

@@ -11,6 +11,8 @@ _PLAN_ROWS = (
   ("evaluation", "evaluation"),
 )
 
+_LIVENESS = ("acceptance", "memory_correct", "truncated", "unparseable")
+
 
 def plan_text(plan: Mapping[str, Any]) -> str:
   """Tells what a run will cost, by phase."""
@@ -47,6 +49,62 @@ def left_out_text(data: Mapping[str, Any]) -> str:
     if parts:
       lines.append(f"{what}, being too long: {'; '.join(parts)}")
   return "\n".join(lines)
+
+
+def overview(report: Mapping[str, Any]) -> str:
+  """Describes a run, finished or not: what it is, found and cost."""
+  identity, code = report["identity"], report["code"]
+  revision = code["revision"] or "no revision"
+  modified = ", modified" if code["is_modified"] else ""
+  resumes = report["continuity"]["resumes"]
+  lines = [
+    f"{identity['run_id']}: {report['status']}",
+    *(f"suspect: {sign}" for sign in report["suspect"]),
+    *([f"error: {report['error']}"] if report["error"] else []),
+    "",
+    _field("method", f"{identity['method']} on {identity['task']}"),
+    _field("seed", identity["seed"]),
+    _field("began", f"{identity['started']}, ended {identity['ended'] or '-'}"),
+    _field("code", f"{code['tool_version']}, {revision:.12}{modified}"),
+    _field("parameters", f"{report['model']['num_params']:,}"),
+    _field("devices", ", ".join(report["environment"]["devices"])),
+    _field(
+      "resumed", ", ".join(f"at step {r['step']}" for r in resumes) or "-"
+    ),
+    "",
+    f"{'step':>6}  {'accuracy':<30}{'right':>8}{'of':>6}   95% interval",
+  ]
+  for row in report["results"]:
+    low, high = row["interval"]
+    name = f"{row['task']}, {row['decoder'].replace('_', '-')}"
+    lines.append(
+      f"{row['step']:>6}  {name:<30}{row['correct']:>8}{row['total']:>6}   "
+      f"{row['accuracy']:.3f}, {low:.3f} to {high:.3f}"
+    )
+  live = report["liveness"]
+  if "acceptance" in live:
+    lines += ["", f"{'':<22}{'first':>8}{'last':>8}{'mean':>8}"]
+    for name in _LIVENESS:
+      values = [live[name][key] for key in ("first", "last", "mean")]
+      numbers = "".join(f"{value:>8.3f}" for value in values)
+      lines.append(f"{name.replace('_', ' '):<22}{numbers}")
+  cost = report["cost"]
+  lines += [
+    "",
+    _field("sequences sampled", f"{cost['sequences_sampled']:,}"),
+    _field("sequences scored", f"{cost['sequences_scored']:,}"),
+    *(_field(f"{k}, s", f"{v:.1f}") for k, v in cost["seconds"].items()),
+    "",
+    _field("digest", report["digest"]),
+  ]
+  for one in report["replication"]:
+    lines.append(_field("repeated", f"{one['at']}: {one['verdict']}"))
+    lines += [f"  {line}" for line in one["evidence"]]
+  return "\n".join(lines)
+
+
+def _field(name: str, value: Any) -> str:
+  return f"{name:<18}  {value}"
 
 
 def report_text(report: Mapping[str, Any], directory: pathlib.Path) -> str:

@@ -1,7 +1,10 @@
-"""Accuracy against cost: a point a method, with its interval."""
+"""Accuracy and cost side by side: a line a method, with its interval.
+
+Methods of equal budget would lie upon each other if one were drawn against the
+other, so each has a line of its own.
+"""
 
 import io
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,13 +12,7 @@ from cot_latent.errors import UserError
 from cot_latent.reporting.table_cells import Table
 
 COST = "sequences_sampled"
-# Okabe and Ito's colours, which the colour-blind can tell apart; where they
-# begin anew, the markers go on.
-_COLOURS = (
-  *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
-  "#000000",
-)
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p")
+_COLOUR, _BASELINE = "#0072B2", "#D55E00"  # which the colour-blind tell apart
 _STYLE: dict[str, Any] = {
   "font.family": "DejaVu Sans",  # matplotlib brings it along
   "font.size": 10,
@@ -27,9 +24,7 @@ _STYLE: dict[str, Any] = {
   "svg.hashsalt": "cot-latent",  # ids are the same each time
   "text.parse_math": False,  # a dollar in a label is a dollar
 }
-_LABEL_HEIGHT = 0.055  # of the axes' height, between two labels
-_DODGE = 6  # points between methods whose cost is the same to the eye
-_SAME_COST = 1.03
+_LINE_HEIGHT, _FRAME_HEIGHT = 0.27, 1.2  # inches
 
 
 class Point(NamedTuple):
@@ -97,78 +92,63 @@ def render(table: Table) -> dict[str, bytes]:
 
 
 def draw(drawn: Sequence[Point], table: Table):
-  """Draws points; each has its label at the right, joined by a thin line.
+  """Draws a line for each point, in the order given, from the top.
 
   Returns:
-    A matplotlib figure, with a container of error bars a method.
+    A matplotlib figure. Its first axes have a container of error bars a method,
+    its second ones the costs.
   """
   import matplotlib.figure
   import matplotlib.ticker
-  import matplotlib.transforms
 
-  figure = matplotlib.figure.Figure(figsize=(7.2, 4.4), layout="constrained")
-  axes = figure.subplots()
-  bottom, top = _limits(drawn)
-  axes.set_xscale("log")
-  axes.set_xlim(
-    min(point.cost for point in drawn) / 1.5,
-    max(point.cost for point in drawn) * 1.5,
-  )
-  axes.set_ylim(bottom, top)
-  shares = [(p.accuracy - bottom) / (top - bottom) for p in drawn]
-  offsets = _dodges(drawn)
-  for place, (point, height, offset) in enumerate(
-    zip(drawn, _spread(shares), offsets, strict=True)
-  ):
-    colour = _COLOURS[place % len(_COLOURS)]
-    moved = axes.transData + matplotlib.transforms.ScaledTranslation(
-      offset / 72, 0, figure.dpi_scale_trans
-    )
+  height = _FRAME_HEIGHT + _LINE_HEIGHT * len(drawn)
+  figure = matplotlib.figure.Figure(figsize=(7.2, height), layout="constrained")
+  left, right = figure.subplots(1, 2, sharey=True, width_ratios=(5, 2))
+  labels = {row.method: row.label for row in table.spec.rows}
+  baseline = labels[table.spec.baseline]
+  for line, point in enumerate(drawn):
+    colour = _BASELINE if point.label == baseline else _COLOUR
     low, high = (
       point.accuracy if end is None else end for end in (point.low, point.high)
     )
-    axes.errorbar(
-      point.cost,
+    left.errorbar(
       point.accuracy,
-      yerr=[[point.accuracy - low], [high - point.accuracy]],
-      fmt=_MARKERS[place % len(_MARKERS)],
+      line,
+      xerr=[[point.accuracy - low], [high - point.accuracy]],
+      fmt="o",
       color=colour,
       markersize=6,
       markeredgecolor="white",
       elinewidth=1.4,
       capsize=3,
-      transform=moved,
       label=point.label,
     )
-    axes.annotate(
-      point.label,
-      xy=(point.cost, point.accuracy),
-      xycoords=moved,
-      xytext=(1.03, height),
-      textcoords="axes fraction",
-      color=colour,
-      va="center",
-      arrowprops={
-        "arrowstyle": "-",
-        "color": colour,
-        "linewidth": 0.6,
-        "alpha": 0.5,
-        "shrinkB": 5,
-      },
-    )
-  axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-  axes.xaxis.set_major_formatter(
+    right.plot(point.cost, line, "o", color=colour, markersize=5)
+  left.set_xlim(*_limits(drawn))
+  left.set_ylim(len(drawn) - 0.5, -0.5)
+  left.set_yticks(range(len(drawn)), [point.label for point in drawn])
+  left.tick_params(axis="y", length=0)
+  left.set_xlabel(f"{table.spec.plot}, %")
+  left.set_title(table.spec.title, loc="left", fontsize=11)
+  right.set_xscale("log")
+  right.set_xlim(
+    min(point.cost for point in drawn) / 1.5,
+    max(point.cost for point in drawn) * 1.5,
+  )
+  right.xaxis.set_major_locator(
+    matplotlib.ticker.LogLocator(subs=(1, 2, 5), numticks=5)
+  )
+  right.xaxis.set_major_formatter(
     matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:,.0f}")
   )
-  axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-  axes.set_xlabel("sequences sampled (log scale; equal costs side by side)")
-  axes.set_ylabel(f"{table.spec.plot}, %")
-  axes.set_title(table.spec.title, loc="left", fontsize=11)
+  right.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+  right.tick_params(axis="y", length=0)
+  right.set_xlabel("sequences sampled\nin the whole run")
   return figure
 
 
 def _limits(drawn: Sequence[Point]) -> tuple[float, float]:
-  """Chooses the ends of the y axis, around all intervals."""
+  """Chooses the ends of the axis of accuracies, around all intervals."""
   ends = [
     end
     for point in drawn
@@ -177,33 +157,3 @@ def _limits(drawn: Sequence[Point]) -> tuple[float, float]:
   ]
   margin = max(0.08 * (max(ends) - min(ends)), 1.0)
   return min(ends) - margin, max(ends) + margin
-
-
-def _spread(heights: Sequence[float]) -> list[float]:
-  """Moves labels apart, in shares of the axes, keeping their order."""
-  order = sorted(range(len(heights)), key=lambda place: heights[place])
-  moved = list(heights)
-  lowest = -math.inf
-  for place in order:
-    moved[place] = max(moved[place], lowest)
-    lowest = moved[place] + _LABEL_HEIGHT
-  highest = 1.0
-  for place in reversed(order):
-    moved[place] = min(moved[place], highest)
-    highest = moved[place] - _LABEL_HEIGHT
-  return moved
-
-
-def _dodges(drawn: Sequence[Point]) -> list[float]:
-  """Points to the right by which methods of about one cost are moved."""
-  offsets = [0.0] * len(drawn)
-  groups: list[list[int]] = []
-  for place in sorted(range(len(drawn)), key=lambda i: drawn[i].cost):
-    if groups and drawn[place].cost < _SAME_COST * drawn[groups[-1][-1]].cost:
-      groups[-1].append(place)
-    else:
-      groups.append([place])
-  for group in groups:
-    for position, place in enumerate(sorted(group)):
-      offsets[place] = _DODGE * (position - (len(group) - 1) / 2)
-  return offsets

@@ -5,12 +5,12 @@ passed over: whatever does not fit stops the table, with a line that names it.
 """
 
 import itertools
-import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cot_latent.errors import UserError
-from cot_latent.reporting import record
+from cot_latent.reporting import record, seals, stats
 from cot_latent.reporting.table_spec import Row, Spec
 
 
@@ -27,11 +27,13 @@ class Run(NamedTuple):
     split: that was evaluated.
     num_questions: of that split.
     fingerprint: of the split, prompts included.
-    ids: hash over the questions' ids; None in old reports.
+    ids: hash over the questions' ids.
     settings: of the evaluation.
     last_step: of the training.
     results: rows of results.
     cost: by the names of table_spec.COSTS.
+    parts: the runs on one task each that this one is made of, by task; empty
+      for a run with a report of its own.
   """
 
   file: str
@@ -43,11 +45,17 @@ class Run(NamedTuple):
   split: str
   num_questions: int
   fingerprint: str
-  ids: str | None
+  ids: str
   settings: dict[str, Any]
   last_step: int
   results: list[dict[str, Any]]
   cost: dict[str, float]
+  parts: tuple["Run", ...] = ()
+
+  @property
+  def reports(self) -> tuple["Run", ...]:
+    """The runs that have a report each."""
+    return self.parts or (self,)
 
 
 def collect(spec: Spec) -> dict[str, list[Run]]:
@@ -80,17 +88,66 @@ def collect(spec: Spec) -> dict[str, list[Run]]:
         f"row {method!r}: {spec.reports} has no report of this method: run it, "
         "or remove the row"
       )
-    own.sort(key=lambda run: run.seed)
-    for one, other in itertools.pairwise(own):
-      if one.seed == other.seed:
-        raise UserError(
-          f"{spec.reports / other.file} has the same method and seed "
-          f"({one.seed}) as {one.file}: keep one of them"
-        )
+    runs[method] = _merge_tasks(spec.reports, own)
   runs = {method: own for method, own in runs.items() if own}
   if runs:
     _check_comparable(spec, rows, runs)
   return runs
+
+
+def _merge_tasks(folder: pathlib.Path, runs: list[Run]) -> list[Run]:
+  """Makes one run of those of a seed, where tasks were learnt one by one.
+
+  Raises:
+    UserError: if a task has two runs with the same seed.
+  """
+  merged = []
+  runs = sorted(runs, key=lambda run: (run.seed, run.task))
+  for seed, group in itertools.groupby(runs, key=lambda run: run.seed):
+    parts = list(group)
+    for one, other in itertools.pairwise(parts):
+      if one.task == other.task:
+        raise UserError(
+          f"{folder / other.file} has the same method and seed ({seed}) as "
+          f"{one.file}: keep one of them"
+        )
+    merged.append(parts[0] if len(parts) == 1 else _merge(parts))
+  return merged
+
+
+def _merge(parts: Sequence[Run]) -> Run:
+  """Makes a run of several tasks: their results, averages, and summed costs."""
+  first, name = parts[0], f"{len(parts)} tasks"
+  results = [row for part in parts for row in part.results]
+  for decoder in dict.fromkeys(row["decoder"] for row in results):
+    # Of evaluations that all tasks have had, at the end and before.
+    for step in (0, first.last_step):
+      rows = [
+        row
+        for row in results
+        if (row["decoder"], row["step"]) == (decoder, step)
+      ]
+      if len(rows) != len(parts):
+        continue
+      counts = {row["task"]: (row["correct"], row["total"]) for row in rows}
+      whole = {
+        "task": name,
+        "split": first.split,
+        "decoder": decoder,
+        "step": step,
+        "correct": sum(right for right, _ in counts.values()),
+        "total": sum(total for _, total in counts.values()),
+        "averages": stats.averages(counts),
+      }
+      if whole not in results:  # without steps, 0 is the end
+        results.append(whole)
+  return first._replace(
+    task=name,
+    num_questions=sum(part.num_questions for part in parts),
+    results=results,
+    cost={key: sum(p.cost[key] for p in parts) for key in first.cost},
+    parts=tuple(parts),
+  )
 
 
 def _files(folder: pathlib.Path) -> list[str]:
@@ -102,35 +159,19 @@ def _files(folder: pathlib.Path) -> list[str]:
 
 def _read(folder: pathlib.Path, file: str) -> Run:
   path = folder / file
-  foreign = UserError(
-    f"{path} is not a report of this program: move it elsewhere"
-  )
-  try:
-    report = json.loads(path.read_text(encoding="utf-8"))
-    version = report["schema_version"]
-  except OSError as error:
-    raise UserError(f"{path} cannot be read: {error.strerror}") from None
-  except (ValueError, KeyError, TypeError, RecursionError):
-    raise foreign from None
-  if version != record.SCHEMA_VERSION:
+  report = record.read_file(path)
+  seals.check(report, str(path))
+  if report["suspect"]:
+    raise UserError(f"{path} is suspect: {report['suspect'][0]}: mend the run")
+  if report["status"] != "complete":
     raise UserError(
-      f"{path} has schema version {version!r:.40}; this program reads "
-      f"{record.SCHEMA_VERSION}: run it again"
+      f"{path} is of a run that is {report['status']}: let it end, with the "
+      "command that started it"
     )
-  record.verify(report, str(path))
   try:
-    if report["status"] != "complete":
-      raise UserError(
-        f"{path} is of a run that is {report['status']}: let it end, with the "
-        "command that started it"
-      )
-    if report["suspect"]:
-      raise UserError(
-        f"{path} is suspect: {report['suspect'][0]}: mend the run"
-      )
     return _run(file, report)
   except (KeyError, TypeError, IndexError):
-    raise foreign from None
+    raise UserError(f"{path} is not a report of this program") from None
 
 
 def _run(file: str, report: dict[str, Any]) -> Run:
@@ -148,7 +189,7 @@ def _run(file: str, report: dict[str, Any]) -> Run:
     split=experiment["task"]["test_split"],
     num_questions=split["num_examples"],
     fingerprint=split["fingerprint"],
-    ids=split.get("ids_sha256"),
+    ids=split["ids_sha256"],
     settings={
       "num_samples": experiment["evaluation"]["num_samples"],
       "max_length": experiment["task"]["max_length"],
@@ -177,12 +218,33 @@ def _check_comparable(
   model = runs[spec.baseline][0]
   for method, own in runs.items():
     for run in own:
-      _check_alike(spec.reports / run.file, run, model, rows[method])
+      _check_tasks(spec, run, model)
+      for part, other in zip(run.reports, model.reports, strict=True):
+        _check_alike(spec.reports / part.file, part, other, rows[method])
     if [run.seed for run in own] != seeds:
       raise UserError(
         f"row {method!r} has seeds {_listed(run.seed for run in own)}, and the "
         f"baseline {spec.baseline!r} has {_listed(seeds)}: both need the same"
       )
+
+
+def _check_tasks(spec: Spec, run: Run, model: Run) -> None:
+  """Checks that runs on several tasks are on the baseline's."""
+  if not run.parts and not model.parts:
+    return
+  own, wanted = ({p.task for p in one.reports} for one in (run, model))
+  if different := sorted(own ^ wanted):
+    has, lacks = (run, model) if different[0] in own else (model, run)
+    raise UserError(
+      f"{spec.reports}: row {has.method!r} has a report on task "
+      f"{different[0]!r} with seed {has.seed}, and row {lacks.method!r} has "
+      f"none with seed {lacks.seed}: both need the same"
+    )
+  if {p.last_step for p in run.reports} != {run.last_step}:
+    raise UserError(
+      f"{spec.reports}: row {run.method!r} has runs of different lengths with "
+      f"seed {run.seed}: run them alike"
+    )
 
 
 def _check_alike(path: pathlib.Path, run: Run, model: Run, row: Row) -> None:
@@ -197,10 +259,6 @@ def _check_alike(path: pathlib.Path, run: Run, model: Run, row: Row) -> None:
     for one in (run, model)
   )
   if row.own_prompts:
-    if run.ids is None:
-      raise UserError(
-        f"{path} has no ids_sha256 of its questions: run it again"
-      )
     for values, ids in ((own, run.ids), (wanted, model.ids)):
       del values["test fingerprint"], values["prompt_length"]
       values["hash of the test questions' ids"] = ids

@@ -130,13 +130,11 @@ def provenance(table: Table) -> dict[str, Any]:
       "method": row.method,
       "column": column.label,
       "mean": cell.estimate.mean,
-      "reports": [_source(run) for run in table.runs[row.method]],
+      "reports": _sources(table.runs[row.method]),
     }
     if cell.difference is not None:
       entry["difference"] = cell.difference.mean
-      entry["baseline_reports"] = [
-        _source(run) for run in table.runs[spec.baseline]
-      ]
+      entry["baseline_reports"] = _sources(table.runs[spec.baseline])
     cells.append(entry)
   return {"title": spec.title, "baseline": spec.baseline, "cells": cells}
 
@@ -197,6 +195,10 @@ def _statistics(cell: Cell) -> Iterator[tuple[str, float]]:
       yield f"{prefix}{estimate.kind}_low", estimate.low
       yield f"{prefix}{estimate.kind}_high", estimate.high
   yield "is_best", int(cell.is_best)
+
+
+def _sources(runs: Sequence[Run]) -> list[dict[str, str]]:
+  return [_source(part) for run in runs for part in run.reports]
 
 
 def _source(run: Run) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Fitting a base model from scratch, where no pretrained one is at hand."""
 
+import contextlib
 import functools
 import io
 import pathlib
@@ -15,7 +16,7 @@ from cot_latent.errors import RunError, UserError
 from cot_latent.inference import rng
 from cot_latent.models import partitioning
 from cot_latent.models.language_model import PAD_ID, LanguageModel
-from cot_latent.reporting import files
+from cot_latent.reporting import files, lock
 from cot_latent.training import mstep, processes
 from cot_latent.training.experiment import BaseConfig, Experiment, as_dict
 
@@ -44,7 +45,7 @@ def fit(
     The fitted parameters.
 
   Raises:
-    RunError: if the gradient is not finite at the end.
+    RunError: if a gradient is not finite.
   """
   params = model.init(rng.purpose_key(seed, "params"))
   optimizer = mstep.build_optimizer(config.optimizer)
@@ -58,11 +59,12 @@ def fit(
     np.pad(x, ((0, 0), (length - x.shape[1], 0)), constant_values=PAD_ID)
     for x in (examples.guides, examples.prompts)
   )
+  is_finite: Any = True
   is_hinted = np.arange(batch_size)[:, None] % 2 == 1
   for step in range(config.steps):
     index = rng.minibatch(seed, "base_order", step, len(examples), batch_size)
     prompts = np.where(is_hinted, hinted[index], plain[index])
-    params, opt_state, norm, _ = step_fn(
+    updated = step_fn(
       params,
       opt_state,
       learning_rate(step),
@@ -70,9 +72,10 @@ def fit(
       examples.targets[index],
       weights,
     )
+    params, opt_state = updated.params, updated.opt_state
+    is_finite = updated.is_finite & is_finite
     report_step(step + 1)
-  # What is once not finite stays so.
-  if not np.isfinite(norm):
+  if not is_finite:
     raise RunError(
       "the base model's gradient is not finite: try a lower learning rate, in "
       "another MODEL_DIR"
@@ -101,10 +104,9 @@ def fit_once(
     The fitted parameters, and whether they were read.
 
   Raises:
-    RunError: if the gradient is not finite at the end.
+    RunError: if a gradient is not finite.
     UserError: if the file is damaged, or the folder is none.
   """
-  path = None
   if folder is not None:
     path = folder / f"{_name(config, examples)}.npz"
     if processes.first_says(path.is_file()):
@@ -115,19 +117,31 @@ def fit_once(
       raise UserError(
         f"BASE_DIR {folder} is a file or lies in one: give a folder"
       ) from None
-  params = fit(model, config.base, examples, config.seed, report_step)
-  if path is None:
-    return params, False
-  whole = partitioning.to_host(params)
-  if processes.is_first():
-    stream = io.BytesIO()
-    leaves = {
-      jax.tree_util.keystr(key): leaf
-      for key, leaf in jax.tree_util.tree_leaves_with_path(whole)
-    }
-    np.savez(stream, allow_pickle=False, **leaves)
-    files.write_atomically(path, stream.getvalue())
-  return params, False
+    is_first = processes.is_first()
+    with (
+      lock.wait(path, "another run fits the same base model; waiting")
+      if is_first
+      else contextlib.nullcontext()
+    ):
+      # The other run may have fitted it by now.
+      if processes.first_says(path.is_file()):
+        return _read(path, model.init(rng.purpose_key(0, "params"))), True
+      params = fit(model, config.base, examples, config.seed, report_step)
+      whole = partitioning.to_host(params)
+      if is_first:
+        _write(path, whole)
+      return params, False
+  return fit(model, config.base, examples, config.seed, report_step), False
+
+
+def _write(path: pathlib.Path, params: Any) -> None:
+  stream = io.BytesIO()
+  leaves = {
+    jax.tree_util.keystr(key): leaf
+    for key, leaf in jax.tree_util.tree_leaves_with_path(params)
+  }
+  np.savez(stream, allow_pickle=False, **leaves)
+  files.write_atomically(path, stream.getvalue())
 
 
 def _name(config: Experiment, examples: Examples) -> str:

@@ -1,29 +1,59 @@
 """Checkpoints: parameters, optimizer, memory and step as one unit."""
 
+import json
 import pathlib
+import sys
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from cot_latent.errors import UserError
+from cot_latent.reporting import files
+from cot_latent.training import processes
 from cot_latent.training.state import TrainState
+
+_MANIFEST = "sha256.json"
 
 
 class Checkpoints:
-  """The checkpoints of one run; the last two are kept."""
+  """The checkpoints of one run; the last two are kept.
+
+  Beside what Orbax writes, each has a manifest: the hash of every file. One
+  without it was not finished. One with other hashes is damaged, and the one
+  before it is used.
+  """
 
   def __init__(self, directory: pathlib.Path):
-    """Opens the folder, which is made if it is not there."""
+    """Opens the folder, which is made if it is not there.
+
+    Raises:
+      UserError: if there are checkpoints and all of them are damaged.
+    """
+    self._directory = directory.absolute()
+    if processes.is_first():
+      _set_aside_damaged(self._directory)
+    processes.wait_for_all("checkpoints")
     self._manager = ocp.CheckpointManager(
-      directory.absolute(),
+      self._directory,
       options=ocp.CheckpointManagerOptions(max_to_keep=2, create=True),
     )
 
-  def save(self, state: TrainState) -> None:
-    """Saves a state; on return the checkpoint is whole and on disk."""
+  def save(self, state: TrainState) -> str:
+    """Saves a state; on return the checkpoint is whole and on disk.
+
+    Returns:
+      The sha256 over it; "" in all processes but the first.
+    """
     self._manager.save(state.step, args=ocp.args.StandardSave(_tree(state)))
     self._manager.wait_until_finished()
+    if not processes.is_first():
+      return ""
+    folder = self._directory / str(state.step)
+    manifest = files.to_json(_hashes(folder))
+    files.write_atomically(folder / _MANIFEST, manifest)
+    return files.sha256(manifest.encode())
 
   def latest_step(self) -> int | None:
     """The step of the last whole checkpoint, if there is one."""
@@ -39,7 +69,8 @@ class Checkpoints:
     """
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
     tree = self._manager.restore(
-      self._manager.latest_step(), args=ocp.args.StandardRestore(abstract, strict=False),
+      self._manager.latest_step(),
+      args=ocp.args.StandardRestore(abstract, strict=False),
     )
     return TrainState(**tree | {"step": int(tree["step"])})
 
@@ -52,3 +83,69 @@ def _tree(state: TrainState) -> dict[str, Any]:
   """A state as Orbax takes it: every leaf an array, and no None."""
   parts = state._asdict() | {"step": np.asarray(state.step)}
   return {name: part for name, part in parts.items() if part is not None}
+
+
+def _hashes(folder: pathlib.Path) -> dict[str, str]:
+  """The sha256 of each file, by its path in the folder."""
+  return {
+    path.relative_to(folder).as_posix(): files.sha256(path.read_bytes())
+    for path in sorted(folder.rglob("*"))
+    if path.is_file() and path.parent / path.name != folder / _MANIFEST
+  }
+
+
+def _fault(folder: pathlib.Path) -> str | None:
+  """Says what is wrong with a checkpoint; "" if it was never finished."""
+  try:
+    manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    return ""
+  except (OSError, ValueError):
+    return f"{_MANIFEST} cannot be read"
+  if not isinstance(manifest, dict):
+    return f"{_MANIFEST} is another file"
+  found = _hashes(folder)
+  for name in sorted(manifest.keys() | found.keys()):
+    if name not in found:
+      return f"{name} is missing"
+    if found[name] != manifest.get(name):
+      return f"{name} was changed"
+  return None
+
+
+def _set_aside_damaged(directory: pathlib.Path) -> None:
+  """Renames checkpoints that cannot be used, down to the last that can."""
+  if not directory.is_dir():
+    return
+  folders = [p for p in directory.iterdir() if p.name.isdecimal()]
+  folders.sort(key=lambda path: int(path.name), reverse=True)
+  bad: list[tuple[pathlib.Path, str]] = []
+  for folder in folders:
+    fault = _fault(folder)
+    if fault is None:
+      break
+    bad.append((folder, fault))
+  damaged = [f"{folder}: {fault}" for folder, fault in bad if fault]
+  if damaged and len(bad) == len(folders):
+    raise UserError(
+      f"no checkpoint in {directory} can be used ({damaged[0]}): put one back, "
+      "or choose another MODEL_DIR"
+    )
+  for folder, fault in bad:
+    what = f"damaged ({fault})" if fault else "not finished"
+    kept = _free_name(folder.with_name(f"unusable-{folder.name}"))
+    print(
+      f"the checkpoint of step {folder.name} is {what}: the one before is "
+      f"used, and this one is kept as {kept.name}",
+      file=sys.stderr,
+      flush=True,
+    )
+    folder.rename(kept)
+
+
+def _free_name(path: pathlib.Path) -> pathlib.Path:
+  number, free = 1, path
+  while free.exists():
+    number += 1
+    free = path.with_name(f"{path.name}-{number}")
+  return free

@@ -7,7 +7,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from cot_latent.inference import (
 )
 from cot_latent.models import partitioning
 from cot_latent.models.language_model import LanguageModel
+from cot_latent.reporting import files
 from cot_latent.training.experiment import Method
 
 
@@ -221,9 +222,7 @@ def empty_memory(
   if layout is None:
     return memory.init(size, length)
   sharding = layout.sharding("examples")
-  make = jax.jit(
-    memory.init, static_argnums=(0, 1), out_shardings=sharding
-  )
+  make = jax.jit(memory.init, static_argnums=(0, 1), out_shardings=sharding)
   return make(size, length)
 
 
@@ -278,9 +277,7 @@ def start_memory(
   return state
 
 
-@functools.partial(
-  jax.jit, static_argnames="layout", donate_argnames="state"
-)
+@functools.partial(jax.jit, static_argnames="layout", donate_argnames="state")
 def _start(state, index, tokens, is_correct, *, layout):
   state = memory.start(state, index, tokens, is_correct)
   return partitioning.constrain(layout, state, "examples")
@@ -296,7 +293,7 @@ def e_step(
   index: np.ndarray,
   seed: int,
   step: int,
-) -> tuple[memory.MemoryState, WeightedRows, dict[str, float]]:
+) -> tuple[memory.MemoryState, WeightedRows, dict[str, Any]]:
   """Updates the memory of a minibatch and weighs its sequences.
 
   Args:
@@ -355,8 +352,20 @@ def e_step(
     "time/sampling": checked.sampling_seconds,
     "time/checking": checked.checking_seconds,
     "num_sampled": len(repeated),
+    "num_tokens": int((checked.tokens != 0).sum()),
+    "choices": choices(index, checked.tokens, checked.is_correct),
   }
   return state, rows, metrics
+
+
+def choices(*arrays: np.ndarray) -> str:
+  """A short hash by which two runs see whether they chose the same.
+
+  Args:
+    *arrays: what was drawn, and for which questions.
+  """
+  content = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
+  return files.sha256(content)[:16]
 
 
 @functools.partial(
@@ -396,10 +405,12 @@ def move_and_weigh(
     control variate over the valid rows: what the weights lack of 1. (For an
     estimator whose baseline is the mean reward that is always 1.)
   """
-  old = partitioning.constrain(
+  tokens, is_correct = partitioning.constrain(
     layout, (state.tokens[index], state.is_correct[index])
   )
-  moved = transition.independence(*old, draw_tokens, draw_is_correct)
+  moved = transition.independence(
+    tokens, is_correct, draw_tokens, draw_is_correct
+  )
   state = memory.write(
     state, index, moved.tokens, moved.is_correct, moved.accepted, step
   )

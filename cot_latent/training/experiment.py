@@ -268,6 +268,8 @@ class Experiment:
     checkpoint_period: steps between checkpoints.
     base_dir: a folder in which runs with the same base model share it; None
       fits it in each run.
+    max_nonfinite_steps: how many steps in a row may have a gradient that is
+      not finite; they are skipped, and one more ends the run.
     mesh: how the run is spread over devices; that may change when it goes on.
   """
 
@@ -283,11 +285,13 @@ class Experiment:
   batch_size: int
   checkpoint_period: int = 100
   base_dir: str | None = None
-  mesh: MeshConfig = MeshConfig()
+  max_nonfinite_steps: int = 3
+  mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
   def __post_init__(self):
     check_types(self)
     check_positive(self, "batch_size", "checkpoint_period")
+    check_within(self, "max_nonfinite_steps", 0, math.inf)
     check_within(self, "steps", 0, math.inf)  # 0 evaluates the base model
     check_within(self, "seed", 0, 2**32 - 1)
     if self.model_dir == "":

@@ -117,6 +117,12 @@ def describe_data(config: experiment.Experiment, loaded: Data) -> dict:
     "task": loaded.task.name,
     "base_task": loaded.base_task.name,
     "vocabulary": loaded.task.vocabulary.name,
+    # By which stored completions are scored again. None: a checker of its own.
+    "answers": {
+      "form": loaded.task.form,
+      "kinds": dict(loaded.task.kinds),
+      "is_direct": loaded.task.prompts.is_direct,
+    },
     "splits": {
       config.base.split + " (base model)": split(loaded.base),
       config.task.train_split: split(loaded.train),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from cot_latent.models import partitioning
@@ -59,6 +60,8 @@ class Updated(NamedTuple):
     params: of the model.
     opt_state: Optax's.
     norm: scalar, of the gradient before clipping.
+    is_finite: scalar bool, of norm and loss; where it is False, parameters and
+      optimizer are as they were before.
     loss: scalar, -sum_s weights[s] * log p(targets[s] | prompts[s]) before the
       step. Where weights are signed it means nothing.
   """
@@ -66,6 +69,7 @@ class Updated(NamedTuple):
   params: Any
   opt_state: Any
   norm: jax.Array
+  is_finite: jax.Array
   loss: jax.Array
 
 
@@ -88,10 +92,17 @@ def build(
       return -(weights * log_prob).sum()
 
     loss, gradient = jax.value_and_grad(surrogate)(params)
-    updates, opt_state = optimizer.update(gradient, opt_state, params)
+    norm = optax.tree.norm(gradient)
+    is_finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+    updates, new_state = optimizer.update(gradient, opt_state, params)
     updates = jax.tree.map(lambda update: -rate * update, updates)
-    params = optax.apply_updates(params, updates)
-    return Updated(params, opt_state, optax.tree.norm(gradient), loss)
+    new_params = optax.apply_updates(params, updates)
+    params, opt_state = jax.tree.map(
+      lambda new, old: jnp.where(is_finite, new, old),
+      (new_params, new_state),
+      (params, opt_state),
+    )
+    return Updated(params, opt_state, norm, is_finite, loss)
 
   if layout is None:
     return jax.jit(step, donate_argnums=(0, 1))
@@ -103,7 +114,7 @@ def build(
     return jax.jit(
       step,
       donate_argnums=(0, 1),
-      out_shardings=Updated(*places, everywhere, everywhere),
+      out_shardings=Updated(*places, *[everywhere] * 3),
     )
 
   def step_rows(params, opt_state, rate, prompts, targets, weights):
@@ -115,7 +126,7 @@ def build(
       rate,
       partitioning.place_rows(layout, prompts),
       partitioning.place_rows(layout, targets),
-      partitioning.place_rows(layout, weights, fill="constant"),
+      partitioning.place_rows(layout, weights, repeat=False),
     )
 
   return step_rows

@@ -80,9 +80,21 @@ def check_agreement(value: Any) -> None:
     )
 
 
+def wait_for_all(name: str) -> None:
+  """Returns when all processes have come to the place of this name."""
+  multihost_utils.sync_global_devices(name)
+
+
 def first_says(value: bool) -> bool:
   """What the first process says, for what may look different elsewhere."""
   return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def any_says(value: bool) -> bool:
+  """Whether it is so in any process, for what comes at different times."""
+  if jax.process_count() == 1:
+    return value
+  return bool(multihost_utils.process_allgather(np.asarray(value)).any())
 
 
 @contextlib.contextmanager

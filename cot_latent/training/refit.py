@@ -49,28 +49,28 @@ def first_state(
     return state
   zero = np.zeros((), np.int32)
   shape = (len(state.memory.tokens), method.num_draws)
-  pool = _place(
+  pool = _place_pool(
     layout,
-    Pool(
-      tokens=np.zeros((*shape, config.task.max_length), np.int32),
-      is_correct=np.zeros(shape, bool),
-      capped_fraction=np.zeros((), np.float32),
-      unparseable_fraction=np.zeros((), np.float32),
-      loop=zero - 1,
-      ends_at=zero,
-    ),
+    tokens=np.zeros((*shape, config.task.max_length), np.int32),
+    is_correct=np.zeros(shape, bool),
+    capped_fraction=np.zeros((), np.float32),
+    unparseable_fraction=np.zeros((), np.float32),
+    loop=zero - 1,
+    ends_at=zero,
   )
   # A copy, for the M-step takes over the parameters' place in memory.
   base = jax.tree.map(jnp.copy, state.params) if method.refit.restart else None
   return state._replace(pool=pool, base_params=base)
 
 
-def _place(layout: partitioning.Layout | None, pool: Pool) -> Pool:
-  """Puts a pool of the host's arrays where it belongs."""
+def _place_pool(layout: partitioning.Layout | None, **parts: Any) -> Pool:
+  """Makes a pool of the host's arrays and puts it where it belongs."""
   return Pool(
-    partitioning.place_rows(layout, pool.tokens, "examples"),
-    partitioning.place_rows(layout, pool.is_correct, "examples", "constant"),
-    *partitioning.place(layout, pool[2:]),
+    tokens=partitioning.place_rows(layout, parts.pop("tokens"), "examples"),
+    is_correct=partitioning.place_rows(
+      layout, parts.pop("is_correct"), "examples", repeat=False
+    ),
+    **partitioning.place(layout, parts),
   )
 
 
@@ -105,7 +105,7 @@ def e_step(
   init_optimizer: Callable[[Any], Any],
   state: TrainState,
   index: np.ndarray,
-) -> tuple[TrainState, estep.WeightedRows, dict[str, float]]:
+) -> tuple[TrainState, estep.WeightedRows, dict[str, Any]]:
   """Weighs a minibatch of the pool; first fills that where a loop begins.
 
   Args:
@@ -123,7 +123,7 @@ def e_step(
   """
   pool, method, step = state.pool, config.method, state.step + 1
   assert pool is not None
-  num_sampled, sampling, checking = 0, 0.0, 0.0
+  num_sampled, num_tokens, sampling, checking = 0, 0, 0.0, 0.0
   if state.step == int(pool.ends_at):
     filled = fill(
       model,
@@ -138,7 +138,7 @@ def e_step(
       config.evaluation.batch_size,
       Progress(f"loop {int(pool.loop) + 1}", len(examples) * method.num_draws),
     )
-    pool, num_sampled, sampling, checking = filled
+    pool, num_sampled, num_tokens, sampling, checking = filled
     state = _begin_loop(state, pool, init_optimizer, model.layout)
   offset = jax.random.uniform(rng.purpose_key(config.seed, "subsample", step))
   rows, num_valid = weighted_rows(
@@ -161,6 +161,8 @@ def e_step(
       "time/sampling": sampling,
       "time/checking": checking,
       "num_sampled": num_sampled,
+      "num_tokens": num_tokens,
+      "choices": estep.choices(index, rows.targets),
     },
   )
 
@@ -209,12 +211,14 @@ class Filled(NamedTuple):
   Attributes:
     pool: the pool.
     num_sampled: sequences drawn.
+    num_tokens: of those that are in the pool.
     sampling_seconds: to draw them.
     checking_seconds: to check them.
   """
 
   pool: Pool
   num_sampled: int
+  num_tokens: int
   sampling_seconds: float
   checking_seconds: float
 
@@ -272,7 +276,8 @@ def fill(
       report_done,
     )
   shape = (len(examples), method.num_draws)
-  pool = Pool(
+  pool = _place_pool(
+    model.layout,
     tokens=drawn.tokens.reshape(*shape, -1),
     is_correct=drawn.is_correct.reshape(shape),
     capped_fraction=1 - drawn.ended.mean(dtype=np.float32),
@@ -280,13 +285,14 @@ def fill(
       [a is None for a in drawn.answers], dtype=np.float32
     ),
     loop=np.int32(loop),
-    ends_at=np.int32(
-      min(step + refit.loop_steps(loop, num_steps), num_steps)
-    ),
+    ends_at=np.int32(min(step + refit.loop_steps(loop, num_steps), num_steps)),
   )
-  pool = _place(model.layout, pool)
   return Filled(
-    pool, num_sampled, drawn.sampling_seconds, drawn.checking_seconds
+    pool,
+    num_sampled,
+    int((drawn.tokens != 0).sum()) if num_sampled else 0,
+    drawn.sampling_seconds,
+    drawn.checking_seconds,
   )
 
 
@@ -393,9 +399,7 @@ def weighted_rows(
 @functools.partial(
   jax.jit, static_argnames=("estimator", "num_scored", "layout")
 )
-def _weigh(
-  tokens, is_correct, index, offset, *, estimator, num_scored, layout
-):
+def _weigh(tokens, is_correct, index, offset, *, estimator, num_scored, layout):
   """Weighs rows of [N, K, T] tokens as the draws of a step without memory."""
   tokens, is_correct = partitioning.constrain(
     layout, (tokens[index], is_correct[index])

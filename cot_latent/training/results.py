@@ -1,12 +1,20 @@
 """Evaluations as rows of the journal, and stored completions."""
 
+import io
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from cot_latent.data import scoring
+from cot_latent.inference import memory
+from cot_latent.models import partitioning
 from cot_latent.reporting import files, stats
+from cot_latent.training import processes
 from cot_latent.training.evaluation import Output
+
+OUTPUTS = "outputs"
 
 
 def rows(
@@ -53,14 +61,47 @@ def write(
   split: str,
   decoder: str,
   outputs: Sequence[Output],
-) -> None:
-  """Writes one JSON line a question, for scoring again without a model."""
-  folder = directory / "outputs"
-  folder.mkdir(exist_ok=True)
-  files.write_atomically(
-    folder / f"{step:06}-{split}-{decoder}.jsonl",
-    "".join(files.to_json_line(output.as_line()) for output in outputs),
+) -> dict[str, Any]:
+  """Writes one JSON line a question, for scoring again without a model.
+
+  Returns:
+    What was written, for the report.
+  """
+  lines = [files.to_json_line(output.as_line()) for output in outputs]
+  written = _keep(
+    directory, f"{step:06}-{split}-{decoder}.jsonl", "".join(lines).encode()
   )
+  return written | {"split": split, "decoder": decoder}
+
+
+def write_memory(
+  directory: pathlib.Path,
+  step: int,
+  ids: Sequence[str],
+  state: memory.MemoryState,
+) -> dict[str, Any]:
+  """Writes a memory as a numpy file, row by row as the ids are.
+
+  Returns:
+    What was written, for the report.
+  """
+  stream = io.BytesIO()
+  whole = partitioning.to_host(state)._asdict()
+  arrays = {name: rows[: len(ids)] for name, rows in whole.items()}
+  np.savez_compressed(stream, allow_pickle=False, ids=np.array(ids), **arrays)
+  return _keep(directory, f"{step:06}-memory.npz", stream.getvalue())
+
+
+def _keep(directory: pathlib.Path, name: str, content: bytes) -> dict[str, Any]:
+  if processes.is_first():
+    folder = directory / OUTPUTS
+    folder.mkdir(exist_ok=True)
+    files.write_atomically(folder / name, content)
+  return {
+    "path": f"{OUTPUTS}/{name}",
+    "sha256": files.sha256(content),
+    "num_bytes": len(content),
+  }
 
 
 def sample(source: str, output: Output) -> dict[str, Any]:

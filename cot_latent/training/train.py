@@ -14,19 +14,28 @@ from tensorboard import summary
 from cot_latent import quiet
 from cot_latent.data import examples
 from cot_latent.data.examples import Source, Task
-from cot_latent.errors import RunError
+from cot_latent.errors import Preempted, RunError, UserError
 from cot_latent.inference import memory, rng
 from cot_latent.models import language_model, partitioning
-from cot_latent.reporting import environment, record
+from cot_latent.reporting import (
+  environment,
+  files,
+  liveness,
+  lock,
+  record,
+  seals,
+)
 from cot_latent.training import (
   base,
   bootstrap,
   checkpoints,
+  digests,
   estep,
   evaluation,
   experiment,
   loading,
   mstep,
+  preemption,
   processes,
   refit,
   results,
@@ -34,6 +43,7 @@ from cot_latent.training import (
 from cot_latent.training.progress import Progress
 from cot_latent.training.state import TrainState
 
+_DIFF = "code.diff"
 _NUM_SAMPLES_SHOWN = 6  # of each kind, in the report
 # What random numbers and rounding depend on.
 _JAX_SETTINGS = (
@@ -52,6 +62,8 @@ class Prepared(NamedTuple):
     directory: the run's folder.
     data: what it reads.
     header: the sections of the report that do not change during the run.
+    diff: what is changed in the code, as git shows it; "" for nothing.
+    resumption: how this process differs from the one that began the run.
     old: the report in the run's folder, if the run has begun already.
   """
 
@@ -59,11 +71,13 @@ class Prepared(NamedTuple):
   directory: pathlib.Path
   data: loading.Data
   header: dict[str, Any]
+  diff: str
+  resumption: dict[str, Any]
   old: dict[str, Any] | None
 
   def is_complete(self) -> bool:
     """Whether the run is over already, so that nothing is left to do."""
-    return self.old is not None and self.old["status"] == "complete"
+    return self.old is not None and self.old["status"] in record.FINISHED
 
 
 def prepare(
@@ -86,10 +100,12 @@ def prepare(
   directory = pathlib.Path(config.model_dir or f"runs/{name}")
   old = record.read(directory)
   loaded = loading.load_data(config, open_task)
-  header = _header(config, name, gin_record, loaded, old)
+  header, diff = _header(config, name, gin_record, loaded)
+  resumption = {}
   if old is not None:
     record.check_same_run(directory, old, header)
-  return Prepared(config, directory, loaded, header, old)
+    resumption = _take_over(header, old)
+  return Prepared(config, directory, loaded, header, diff, resumption, old)
 
 
 def share_compilations(folder: pathlib.Path) -> None:
@@ -102,34 +118,55 @@ def train(prepared: Prepared) -> dict[str, Any]:
   """Runs an experiment, or goes on with it where it was stopped.
 
   Returns:
-    The report, which is also written to the experiment's folder. If the run is
-    complete already, nothing is done. Of several processes the first one has
-    the report, the others nothing.
+    The report, which is also written to the experiment's folder, with the
+    metrics and samples that lie beside it. If the run is complete already,
+    nothing is done. Of several processes only the first one has the report.
 
   Raises:
-    UserError: if several processes were asked for different things.
+    UserError: if the folder is in use, or if several processes were asked for
+      different things.
   """
-  config, directory, loaded, header, old = prepared
+  config, header = prepared.config, prepared.header
+  directory, old = prepared.directory, prepared.old
   processes.check_agreement(
     [
       experiment.as_dict(config) | {"model_dir": str(directory)},
-      header["data"],
-      header["environment"]["settings"],
       partitioning.describe(partitioning.build(config.mesh)),
+      header["data"],
+      header["randomness"],
       old and old["status"],
     ]
   )
   if old is not None and prepared.is_complete():
-    return old
-  is_first = processes.is_first()
+    return record.read_whole(directory)
+  if not processes.is_first():
+    return _train(prepared)
   directory.mkdir(parents=True, exist_ok=True)
+  with lock.hold(directory):
+    if record.read(directory) != old:
+      raise UserError(
+        f"another process has worked in MODEL_DIR {directory} meanwhile: give "
+        "the same command again"
+      )
+    return _train(prepared)
+
+
+def _train(prepared: Prepared) -> dict[str, Any]:
+  """Runs an experiment whose folder is held."""
+  config, directory, loaded = prepared.config, prepared.directory, prepared.data
+  header, old = prepared.header, prepared.old
+  is_first = processes.is_first()
   if old is None and is_first:
+    if prepared.diff:
+      files.write_atomically(directory / _DIFF, prepared.diff)
     # The report comes first: by it a killed run's folder is known again.
     record.Record(directory, header, None).write("running")
   saved = checkpoints.Checkpoints(directory / "checkpoints")
   resume_at = saved.latest_step()
   if resume_at is not None:
-    header["identity"]["resumed_at_steps"].append(resume_at)
+    header["continuity"]["resumes"].append(
+      {"step": resume_at, **prepared.resumption}
+    )
   run_record: record.Record | processes.Record = (
     record.Record(directory, header, resume_at)
     if is_first
@@ -143,8 +180,9 @@ def train(prepared: Prepared) -> dict[str, Any]:
         if run.writer:
           stack.callback(run.writer.close)
         run.run()
-      return run_record.write("complete")
-    except KeyboardInterrupt:
+      report = run_record.write("complete")
+      return report | record.split(run_record.journal.rows)
+    except (KeyboardInterrupt, Preempted):
       run_record.write("interrupted")
       raise
     except BaseException as error:
@@ -177,7 +215,7 @@ class _Run:
     self.m_step = mstep.build(self.model, self.optimizer)
     # TensorBoard's own writer: CLU's starts TensorFlow.
     quiet.keep_tensorboard_from_tensorflow()
-    self.writer = None
+    self.writer: summary.Writer | None = None
     if processes.is_first():
       self.writer = summary.Writer(str(directory / "tensorboard"))
 
@@ -186,16 +224,28 @@ class _Run:
     config = self.config
     if self.checkpoints.latest_step() is None:
       state = self.start()
+      self.note_params(state)
+      if not config.steps:
+        self.keep_memory(state)
       self.evaluate(state)
       self.save(state)
     else:
       state = self.restore()
+    with preemption.deferred() as is_preempted:
+      self.take_steps(state, is_preempted)
+
+  def take_steps(
+    self, state: TrainState, is_preempted: Callable[[], bool]
+  ) -> None:
+    """Takes all steps; where the process is to end, saves and stops."""
+    config = self.config
     progress = Progress(config.method.name, config.steps, state.step)
     while state.step < config.steps:
       state, metrics = self.step(state)
       self.journal.add(state.step, "metrics", **metrics)
       self.write_scalars(
-        state.step, {k: v for k, v in metrics.items() if "/" in k}
+        state.step,
+        {k: v for k, v in metrics.items() if "/" in k and v is not None},
       )
       progress(
         state.step,
@@ -206,9 +256,14 @@ class _Run:
       if is_last or state.step % config.evaluation.period == 0:
         self.evaluate(state)
       if is_last:
+        self.note_params(state)
+        self.keep_memory(state)
         self.show_memory(state)
-      if is_last or state.step % config.checkpoint_period == 0:
+      is_to_end = processes.any_says(is_preempted())
+      if is_last or is_to_end or state.step % config.checkpoint_period == 0:
         self.save(state)
+      if is_to_end and not is_last:
+        raise Preempted
 
   def start(self) -> TrainState:
     """Fits the base model and fills the memory."""
@@ -305,7 +360,7 @@ class _Run:
     if self.data.task.prompts.exemplars == "bootstrapped":
       (sha256,) = (
         row["sha256"]
-        for row in self.journal.of_kind("phase")
+        for row in record.of_kind(self.journal.rows, "phase")
         if row["phase"] == "bootstrap"
       )
       self.use_exemplars(bootstrap.read(self.directory, sha256))
@@ -344,30 +399,47 @@ class _Run:
     # the estimate is 0, and the optimizer takes its step (Algorithm 1).
     is_skipped = measured["estimator/num_valid"] == 0
     rate = float(self.learning_rate(state))
-    norm, loss = 0.0, 0.0
+    norm, loss, is_finite = 0.0, 0.0, True
     if not is_skipped:
       updated = self.m_step(state.params, state.opt_state, rate, *rows)
       norm, loss = float(updated.norm), float(updated.loss)
-      if not np.isfinite(norm):
-        raise RunError(
-          f"the gradient is not finite at step {step}: try a lower learning "
-          "rate or OptimizerConfig.clip_norm, in another MODEL_DIR"
-        )
+      is_finite = bool(updated.is_finite)
       state = state._replace(params=updated.params, opt_state=updated.opt_state)
-      state = refit.end_early(config.method.refit, state, loss, self.layout)
+      if is_finite:
+        state = refit.end_early(config.method.refit, state, loss, self.layout)
+      else:
+        self.stop_if_hopeless(step)
     gradient_seconds = time.perf_counter() - differentiating
     parts = measured["time/sampling"] + measured["time/checking"]
     rest = time.perf_counter() - began - parts - gradient_seconds
     metrics = measured | {
       "num_scored": measured["estimator/num_weighted"],
       "estimator/is_skipped": int(is_skipped),
-      "grad/norm": norm,
-      "grad/loss": loss,
+      "grad/is_finite": int(is_finite),
+      "grad/norm": norm if is_finite else None,  # JSON has no NaN
+      "grad/loss": loss if is_finite else None,
       "optimizer/learning_rate": rate,
       "time/gradient": gradient_seconds,
       "time/rest": rest,
     }
     return state, metrics
+
+  def stop_if_hopeless(self, step: int) -> None:
+    """Ends the run if too many steps in a row had no finite gradient.
+
+    Args:
+      step: one that has none; it is not in the journal yet.
+    """
+    most = self.config.max_nonfinite_steps
+    rows = record.of_kind(self.journal.rows, "metrics")
+    before = rows[len(rows) - most :] if len(rows) >= most else None
+    if before is None or any(row["grad/is_finite"] for row in before):
+      return
+    raise RunError(
+      f"no finite gradient in {most + 1} steps in a row, up to step {step}: "
+      "try a lower learning rate or OptimizerConfig.clip_norm, in another "
+      "MODEL_DIR"
+    )
 
   def learning_rate(self, state: TrainState) -> jax.Array:
     """The schedule's value; it begins anew with each outer loop."""
@@ -433,28 +505,47 @@ class _Run:
           / len(outputs)
         },
       )
-      if processes.is_first():
-        results.write(self.directory, step, split, decoder, outputs)
+      written = results.write(self.directory, step, split, decoder, outputs)
+      self.journal.add(step, "output", **written)
       if is_end and decoder == "greedy":
         self.show(step, "greedy", outputs[:_NUM_SAMPLES_SHOWN])
 
+  def note_params(self, state: TrainState) -> None:
+    """Puts the hash of the trainable parameters down."""
+    self.journal.add(
+      state.step,
+      "params",
+      sha256=digests.tree_sha256(partitioning.to_host(state.params)),
+    )
+
+  def keep_memory(self, state: TrainState) -> None:
+    """Writes the memory down, to be read without a checkpoint."""
+    ids = self.data.train.ids
+    written = results.write_memory(
+      self.directory, state.step, ids, state.memory
+    )
+    self.journal.add(state.step, "output", **written)
+
   def show(
-    self, step: int, source: str, outputs: Sequence[evaluation.Output]
+    self,
+    step: int,
+    source: str,
+    outputs: Sequence[evaluation.Output],
+    **history: int,
   ) -> None:
-    """Puts a few outputs into the report."""
+    """Puts a few outputs into the report, with their chain's history."""
     for output in outputs:
-      self.journal.add(step, "sample", **results.sample(source, output))
+      row = results.sample(source, output) | history
+      self.journal.add(step, "sample", **row)
 
   def show_memory(self, state: TrainState) -> None:
     """Puts a few remembered rationales into the report."""
     train = self.data.train
-    tokens, is_correct = partitioning.to_host(
-      (
-        state.memory.tokens[:_NUM_SAMPLES_SHOWN],
-        state.memory.is_correct[:_NUM_SAMPLES_SHOWN],
-      )
+    shown = partitioning.to_host(
+      jax.tree.map(lambda rows: rows[:_NUM_SAMPLES_SHOWN], state.memory)
     )
-    for i, text in enumerate(self.task.vocabulary.decode_rows(tokens)):
+    texts = self.task.vocabulary.decode_rows(shown.tokens[: len(train)])
+    for i, text in enumerate(texts):
       output = evaluation.Output(
         id=train.ids[i],
         task=train.tasks[i],
@@ -463,21 +554,34 @@ class _Run:
         completions=[text],
         ended=[True],
         extracted=self.task.extract(text),
-        is_correct=bool(is_correct[i]),
+        is_correct=bool(shown.is_correct[i]),
       )
-      self.show(state.step, "memory", [output])
+      self.show(
+        state.step,
+        "memory",
+        [output],
+        accepted_at=int(shown.accepted_at[i]),
+        num_proposed=int(shown.num_proposed[i]),
+        num_accepted=int(shown.num_accepted[i]),
+      )
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes numbers for TensorBoard."""
-    for name, value in scalars.items() if self.writer else ():
-      self.writer.add_scalar(name, value, step)
+    if self.writer:
+      for name, value in scalars.items():
+        self.writer.add_scalar(name, value, step)
 
   def save(self, state: TrainState) -> None:
     """Saves a checkpoint and brings the report up to date."""
     if self.writer:
       self.writer.flush()
+    self.journal.add(
+      state.step, "usage", peak_memory_bytes=environment.peak_memory()
+    )
     self.journal.sync()
-    self.checkpoints.save(state)
+    sha256 = self.checkpoints.save(state)
+    # If the process is killed before this, the resumed one lacks the row.
+    self.journal.add(state.step, "checkpoint", sha256=sha256)
     self.record.write("running")
 
   @contextlib.contextmanager
@@ -494,27 +598,92 @@ def _base_rows(config: experiment.Experiment) -> int:
 
 
 def _header(
-  config, name, gin_record, loaded: loading.Data, old
-) -> dict[str, Any]:
-  """Writes the sections of the report that do not change during a run."""
-  identity = {
-    "run_id": name,
-    "task": loaded.task.name,
-    "method": config.method.name,
-    "seed": config.seed,
-    "started": record.now() if old is None else old["identity"]["started"],
-    "resumed_at_steps": []
-    if old is None
-    else old["identity"]["resumed_at_steps"],
-    **environment.code(),
-  }
-  settings = {name: getattr(jax.config, name) for name in _JAX_SETTINGS}
-  return {
-    "identity": identity,
+  config: experiment.Experiment,
+  name: str,
+  gin_record: dict[str, Any],
+  loaded: loading.Data,
+) -> tuple[dict[str, Any], str]:
+  """Writes the sections of the report that do not change during a run.
+
+  Returns:
+    The sections, and what is changed in the code.
+  """
+  module = config.task.source.module
+  code, diff = environment.code(module)
+  layout = partitioning.build(config.mesh)
+  model = language_model.build(
+    config.model,
+    loaded.task.vocabulary.size,
+    loaded.task.vocabulary.eos_id,
+    config.task.max_length,
+    layout,
+  )
+  header: dict[str, Any] = {
+    "identity": {
+      "run_id": name,
+      "task": loaded.task.name,
+      "method": config.method.name,
+      "seed": config.seed,
+      "started": record.now(),
+      "argv": environment.argv(),
+      "rerun": "t5x rerun report.json",
+    },
+    "code": code,
     "configuration": gin_record | {"experiment": experiment.as_dict(config)},
     "data": loading.describe_data(config, loaded),
+    "model": digests.describe(
+      jax.eval_shape(model.init, rng.purpose_key(config.seed, "params"))
+    ),
+    "randomness": {
+      "seed": config.seed,
+      "rule": rng.RULE,
+      "settings": {name: getattr(jax.config, name) for name in _JAX_SETTINGS},
+      "test_vectors": rng.test_vectors(config.seed),
+    },
     "environment": environment.describe(
-      [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()], settings
+      [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
+      partitioning.describe(layout),
     ),
     "plan": experiment.plan(config, len(loaded.train), len(loaded.test)),
+    "liveness": {"limits": liveness.LIMITS},
+    "continuity": {"resumes": []},
+    "replication": [],
+    "parts": [],
   }
+  if diff:
+    content = diff.encode()
+    header["parts"].append(
+      {
+        "path": _DIFF,
+        "sha256": files.sha256(content),
+        "num_bytes": len(content),
+      }
+    )
+  return header, diff
+
+
+def _take_over(header: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+  """Keeps what the process that began the run wrote down.
+
+  Args:
+    header: of this process; changed in place.
+    old: the report of the run.
+
+  Returns:
+    How this process differs from that one.
+  """
+  resumption = {
+    "at": record.now(),
+    "argv": header["identity"]["argv"],
+    "code": environment.code_differences(old["code"], header["code"]),
+    "environment": {
+      name: [was, now_is]
+      for name, was, now_is in seals.differences(
+        old["environment"], header["environment"]
+      )
+    },
+  }
+  for name in ("identity", "code", "environment", "replication", "continuity"):
+    header[name] = old[name]
+  header["parts"] = [p for p in old["parts"] if p["path"] == _DIFF]
+  return resumption

@@ -1,5 +1,6 @@
 """Every file of gin/methods/ in a small run, whole and stopped in between."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -155,7 +156,7 @@ def stops(config):
 def test_the_runs_differ_only_by_the_method(whole, folder):
   """The base model is the same, so that they can be compared."""
   config, report = whole
-  assert len(list((folder / "bases").iterdir())) == 1
+  assert len(list((folder / "bases").glob("*.npz"))) == 1
   (row,) = (r for r in journal(config) if r.get("phase") == "base")
   assert row["was_read"] is True
   method = config.method.name
@@ -277,7 +278,31 @@ def test_stopped_anywhere_a_method_s_run_ends_the_same(whole, tmp_path):
     latest.close()
   again = toy.run(config)
   assert again["status"] == "complete"
-  assert again["identity"]["resumed_at_steps"] == resumed
+  assert [r["step"] for r in again["continuity"]["resumes"]] == resumed
+  assert_same_run(whole, (config, again))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["before_save", "after_save"])
+def test_killed_at_every_step_a_method_s_run_ends_the_same(
+  whole, tmp_path, place
+):
+  """Between the memory's update and the checkpoint, and after that."""
+  config, _ = whole
+  steps = min(config.steps, 20)
+  config = dataclasses.replace(
+    config, model_dir=str(tmp_path / "killed"), checkpoint_period=1
+  )
+  if place == "before_save":
+    run_until(config, ("before_save", 0))
+  for _ in range(steps):
+    # What is saved first is the step after the one gone on from.
+    run_until(config, ("after_save", 1))
+    if place == "before_save":
+      with contextlib.suppress(pytest.fail.Exception):
+        run_until(config, ("before_save", 0))
+  again = toy.run(config)
+  assert again["continuity"]["resumes"]
   assert_same_run(whole, (config, again))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from cot_latent.reporting import record
 from tests.asserts import assert_trees_equal
 
 SMALL = [
@@ -56,8 +57,7 @@ def wait_for_step(process, directory, step, num_resumed=0):
     # The report says that a process goes on once the journal is cut.
     is_on = (
       journal.exists()
-      and len(report_of(directory)["identity"]["resumed_at_steps"])
-      == num_resumed
+      and len(report_of(directory)["continuity"]["resumes"]) == num_resumed
     )
     lines = journal.read_text().splitlines() if is_on else []
     if any(f'"step": {step},' in line for line in lines):
@@ -69,6 +69,19 @@ def wait_for_step(process, directory, step, num_resumed=0):
 def finish(process):
   output, errors = process.communicate(timeout=300)
   return process.returncode, output, errors
+
+
+def test_sigterm_before_the_first_step_ends_at_once(tmp_path):
+  process = start(tmp_path / "run")
+  for _ in range(6000):
+    if (tmp_path / "run/tensorboard").exists():
+      break
+    time.sleep(0.02)
+  process.send_signal(signal.SIGTERM)
+  status, _, errors = finish(process)
+  assert status == 143, errors
+  assert "Traceback" not in errors
+  assert report_of(tmp_path / "run")["status"] == "interrupted"
 
 
 def report_of(directory):
@@ -107,11 +120,35 @@ def test_killed_and_interrupted_runs_end_as_if_left_alone(tmp_path):
   assert "Traceback" not in errors
   assert report_of(stopped)["status"] == "interrupted"
 
+  preempted = start(stopped)
+  # The folder is in use.
+  status, _, errors = finish(start(stopped))
+  assert status == 2
+  assert errors == (
+    f"t5x: error: MODEL_DIR {stopped} is in use by another process: wait for "
+    "it, or choose another MODEL_DIR\n"
+  )
+  wait_for_step(preempted, stopped, 30, num_resumed=2)
+  preempted.send_signal(signal.SIGTERM)
+  status, _, errors = finish(preempted)
+  assert status == 143
+  assert errors.splitlines()[-1] == (
+    "t5x: error: ended by SIGTERM; the same command goes on from the last "
+    "checkpoint, or from the start"
+  )
+  assert "Traceback" not in errors
+  assert report_of(stopped)["status"] == "interrupted"
+  # It has saved what it had done.
+  lines = (stopped / "journal.jsonl").read_text().splitlines()
+  last = json.loads(lines[-1])["step"]
+  assert (stopped / "checkpoints" / str(last)).is_dir()
+
   status, _, errors = finish(start(stopped))
   assert status == 0, errors
-  one, other = report_of(alone), report_of(stopped)
+  one, other = record.read_whole(alone), record.read_whole(stopped)
   assert other["status"] == "complete"
-  assert len(other["identity"]["resumed_at_steps"]) == 2
+  assert one["digest"] == other["digest"]
+  assert len(other["continuity"]["resumes"]) == 3
   # It says something that they agree, for much has happened.
   assert sum(row["estimator/is_skipped"] for row in one["metrics"]) == 0
   assert sum(row["chain/accept_rate"] > 0 for row in one["metrics"]) > 20

@@ -171,17 +171,6 @@ def test_journal_rows_are_on_disk_at_once(tmp_path):
   journal.close()
 
 
-def test_journal_of_kind(tmp_path):
-  journal = start(tmp_path / "j")
-  journal.add(1, "a", x=1)
-  journal.add(1, "b", x=2)
-  journal.add(2, "a", x=3)
-  assert journal.of_kind("a") == [{"step": 1, "x": 1}, {"step": 2, "x": 3}]
-  assert journal.of_kind("b") == [{"step": 1, "x": 2}]
-  assert journal.of_kind("c") == []
-  journal.close()
-
-
 def test_a_journal_refuses_nan_and_stays_whole(tmp_path):
   path = tmp_path / "j"
   journal = start(path)

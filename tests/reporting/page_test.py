@@ -73,9 +73,12 @@ def make_report():
     "completion": "So the answer is False.",
     "extracted": "False",
     "is_correct": True,
+    "accepted_at": 37,
+    "num_accepted": 5,
+    "num_proposed": 8,
   }
   return {
-    "schema_version": 1,
+    "schema_version": 2,
     "status": "complete",
     "error": None,
     "identity": {
@@ -83,14 +86,34 @@ def make_report():
       "task": "toy",
       "method": "trice",
       "seed": 0,
-      "tool_version": "0.1.0",
-      "code_revision": "ab" * 20,
-      "code_is_modified": True,
       "started": "2026-11-24T14:00:00Z",
       "ended": None,
       "argv": ["t5x", "train"],
-      "resumed_at_steps": [20],
     },
+    "code": {
+      "tool_version": "0.1.0",
+      "revision": "ab" * 20,
+      "is_modified": True,
+      "packages": {"jax": "0.10.2"},
+    },
+    "model": {"num_params": 98816, "params_sha256": {"0": "12" * 32}},
+    "randomness": {"seed": 0, "test_vectors": {"draw": [1, 2]}},
+    "continuity": {
+      "resumes": [
+        {
+          "step": 20,
+          "at": "2026-11-24T15:00:00Z",
+          "code": {"revision": ["a", "b"]},
+        }
+      ]
+    },
+    "replication": [
+      {
+        "at": "2026-11-25T15:00:00Z",
+        "verdict": "bitwise equal",
+        "evidence": ["digest 1234 of both"],
+      }
+    ],
     "configuration": {
       "gin_files": [{"path": "gin/a.gin", "sha256": "cd" * 32}],
       "bindings": ["SEED = 3"],
@@ -112,7 +135,6 @@ def make_report():
     },
     "environment": {
       "python": "3.11",
-      "packages": {"jax": "0.10.2"},
       "devices": ["cpu:0"],
       "num_cpus": 2,
     },

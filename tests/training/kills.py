@@ -46,12 +46,13 @@ def without_times(rows):
 def assert_same_run(one, other):
   """Checks that two finished runs agree in every bit but times."""
   (config, report), (other_config, other_report) = one, other
-  for section in ("results", "samples", "data", "plan"):
+  for section in ("results", "samples", "data", "plan", "liveness", "model"):
     assert report[section] == other_report[section]
   mine, others = report["metrics"], other_report["metrics"]
   assert without_times(mine) == without_times(others)
   for count in ("sequences_sampled", "sequences_scored", "steps_skipped"):
     assert report["cost"][count] == other_report["cost"][count]
+  assert report["digest"] == other_report["digest"]
   assert_trees_equal(last_state(config), last_state(other_config))
 
 

@@ -187,7 +187,7 @@ def test_of_several_right_rationales_the_first_is_remembered(monkeypatch, seed):
     is_correct=jnp.asarray(generator.random((N, 3)) < 0.5),
     ends_at=jnp.int32(5),
   )
-  filled = refit.Filled(pool, 3 * N, 0.5, 0.25)
+  filled = refit.Filled(pool, 3 * N, 30 * N, 0.5, 0.25)
   monkeypatch.setattr(refit, "fill", lambda *_: filled)
   state = TrainState(
     *({}, {}, memory.init(N, length), 4), pool._replace(ends_at=jnp.int32(4))

@@ -70,7 +70,7 @@ def gradient_of_sum(prompts, targets, weights):
 
 
 def check_gradient(batch, expected, rate=1.0):
-  moved, _, norm, _ = step(Plain, *batch, rate=rate)
+  moved, _, norm, *_ = step(Plain, *batch, rate=rate)
   steps = jax.tree.map(jnp.subtract, moved, PARAMS)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, rate * b, rtol=0, atol=2e-5),
@@ -143,7 +143,7 @@ def test_clipping_limits_the_update_but_not_the_reported_norm():
   batch = rows()
   norm = step(mstep.build_optimizer(OptimizerConfig(1e-2)), *batch).norm
   clipped = mstep.build_optimizer(OptimizerConfig(1e-2, clip_norm=1e-3))
-  _, state, reported, _ = step(clipped, *batch)
+  _, state, reported, *_ = step(clipped, *batch)
   np.testing.assert_allclose(reported, norm, rtol=1e-6)
   (adam,) = [s for s in jax.tree.leaves(state, is_leaf=_is_adam) if _is_adam(s)]
   # Adam's first moment after one step is (1 - b1) times the clipped gradient.

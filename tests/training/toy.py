@@ -144,13 +144,18 @@ def shared_compilation():
 
 def run(config, gin_record=None):
   """Runs an experiment, which no gin file need describe."""
+  return train.train(prepare(config, gin_record))
+
+
+def prepare(config, gin_record=None):
+  """Prepares a run."""
   nothing = {
     "gin_files": [],
     "bindings": [],
     "resolved": "",
     "operative": "",
   }
-  return train.train(train.prepare(config, gin_record or nothing, open_task))
+  return train.prepare(config, gin_record or nothing, open_task)
 
 
 def load(config):

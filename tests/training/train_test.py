@@ -13,7 +13,7 @@ from cot_latent import cli
 from cot_latent.data import examples, prompts, scoring
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import estimators
-from cot_latent.reporting import files, summary
+from cot_latent.reporting import files, lock, record, summary
 from cot_latent.training import (
   bootstrap,
   checkpoints,
@@ -28,6 +28,7 @@ from tests.training import toy
 from tests.training.kills import (
   assert_same_run,
   last_state,
+  report_of,
   run_until,
 )
 
@@ -50,9 +51,9 @@ def test_report_holds_the_run(whole):
   config, report = whole
   directory = pathlib.Path(config.model_dir)
   assert report["status"] == "complete"
-  assert json.loads((directory / "report.json").read_text()) == json.loads(
-    json.dumps(report)
-  )
+  assert record.read_whole(directory) == json.loads(json.dumps(report))
+  written = record.read_file(directory / "report.json")
+  assert report.keys() - written.keys() == {"metrics", "samples"}
   assert "<html" in (directory / "report.html").read_text()
   assert [row["step"] for row in report["metrics"]] == list(range(1, 8))
   places = [(r["decoder"], r["step"]) for r in report["results"]]
@@ -208,7 +209,7 @@ def test_killed_anywhere_ends_the_same(whole, tmp_path, place):
     ("before_save", 4): [6],
     ("after_save", 5): [7],
   }[kind, number]
-  assert again["identity"]["resumed_at_steps"] == resumed
+  assert [r["step"] for r in again["continuity"]["resumes"]] == resumed
 
 
 @pytest.mark.parametrize("forgotten", ["params", "opt_state", "memory"])
@@ -290,19 +291,120 @@ def test_a_stopped_run_says_so(whole, tmp_path, monkeypatch, error, status):
   assert_same_run(whole, (config, toy.run(config)))
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run(
-  whole, tmp_path, monkeypatch
-):
-  config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "nan"))
+def poison(monkeypatch, steps):
+  """Makes the gradient of some steps not finite."""
   e_step = estep.e_step
 
   def poisoned(*arguments):
     state, rows, metrics = e_step(*arguments)
-    return state, rows._replace(weights=rows.weights * np.nan), metrics
+    if arguments[-1] in steps:
+      rows = rows._replace(weights=rows.weights * np.nan)
+    return state, rows, metrics
 
   monkeypatch.setattr(estep, "e_step", poisoned)
-  with pytest.raises(RunError, match="not finite at step 1: try a lower"):
+
+
+def test_a_step_that_is_not_finite_is_skipped(whole, tmp_path, monkeypatch):
+  config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "nan"))
+  poison(monkeypatch, [2, 3, 4, 6])
+  report = toy.run(config)
+  assert report["status"] == "complete"
+  finite = [row["grad/is_finite"] for row in report["metrics"]]
+  assert finite == [1, 0, 0, 0, 1, 0, 1]
+  for row in report["metrics"]:
+    assert (row["grad/norm"] is None) == (not row["grad/is_finite"])
+  assert report["liveness"]["steps_not_finite"] == 4
+  state = last_state(config)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+  # Neither parameters nor Adam's moments moved in those steps; memory did.
+  assert mstep.num_updates(state.opt_state) == 3
+  assert state.memory.num_proposed.sum() == 7 * config.batch_size
+
+
+def test_steps_in_a_row_that_are_not_finite_stop_the_run(
+  whole, tmp_path, monkeypatch
+):
+  config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "nan"))
+  poison(monkeypatch, range(2, 99))
+  with pytest.raises(RunError, match="in 4 steps in a row, up to step 5: try"):
     toy.run(config)
+  assert report_of(config)["status"] == "failed"
+  strict = dataclasses.replace(
+    config, model_dir=str(tmp_path / "x"), max_nonfinite_steps=0
+  )
+  with pytest.raises(RunError, match="in 1 steps in a row, up to step 2: try"):
+    toy.run(strict)
+
+
+DAMAGES = {
+  "changed": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"?"),
+  "missing": lambda path: path.unlink(),
+  "torn": lambda path: path.write_bytes(path.read_bytes()[:9]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+  whole, tmp_path, damage, capsys
+):
+  config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "run"))
+  run_until(config, ("after_save", 3))
+  folder = tmp_path / "run/checkpoints/4"
+  stored = (folder / "default").rglob("*")
+  DAMAGES[damage](max(stored, key=lambda path: path.stat().st_size))
+  again = toy.run(config)
+  assert "the checkpoint of step 4 is damaged (" in capsys.readouterr().err
+  assert [r["step"] for r in again["continuity"]["resumes"]] == [2]
+  assert_same_run(whole, (config, again))
+  # What was damaged is kept.
+  assert (tmp_path / "run/checkpoints/unusable-4").is_dir()
+
+
+def test_a_checkpoint_without_manifest_was_not_finished(
+  whole, tmp_path, capsys
+):
+  config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "run"))
+  run_until(config, ("after_save", 3))
+  (tmp_path / "run/checkpoints/4/sha256.json").unlink()
+  again = toy.run(config)
+  assert "the checkpoint of step 4 is not finished" in capsys.readouterr().err
+  assert [r["step"] for r in again["continuity"]["resumes"]] == [2]
+  assert_same_run(whole, (config, again))
+
+
+def test_where_all_checkpoints_are_damaged_nothing_is_lost(whole, tmp_path):
+  config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "run"))
+  run_until(config, ("after_save", 3))
+  root = tmp_path / "run/checkpoints"
+  for step in (2, 4):
+    (root / f"{step}/sha256.json").write_text("{}")
+  before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
+  with pytest.raises(UserError, match=r"no checkpoint in .* can be used"):
+    toy.run(config)
+  assert before == {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def test_a_folder_in_use_is_refused(whole, tmp_path):
+  config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "run"))
+  run_until(config, ("after_save", 1))
+  before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+  with (
+    lock.hold(tmp_path / "run"),
+    pytest.raises(UserError, match="is in use by another process"),
+  ):
+    toy.run(config)
+  assert before == {
+    p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()
+  }
+  assert_same_run(whole, (config, toy.run(config)))
+
+
+def test_what_another_process_did_meanwhile_is_not_overrun(whole, tmp_path):
+  config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "run"))
+  prepared = toy.prepare(config)
+  toy.run(config)
+  with pytest.raises(UserError, match="another process has worked in"):
+    train.train(prepared)
 
 
 def test_steps_without_a_valid_row_are_skipped(whole, tmp_path, monkeypatch):
@@ -316,7 +418,7 @@ def test_steps_without_a_valid_row_are_skipped(whole, tmp_path, monkeypatch):
   monkeypatch.setattr(estep, "draw_and_check", always_wrong)
   config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "dead"))
   report = toy.run(config)
-  assert report["status"] == "complete"
+  assert report["status"] == "suspect"
   assert {row["estimator/is_skipped"] for row in report["metrics"]} == {1}
   assert {row["grad/norm"] for row in report["metrics"]} == {0}
   saved = checkpoints.Checkpoints(tmp_path / "dead/checkpoints")
@@ -602,7 +704,7 @@ def test_killed_with_worked_examples_ends_the_same(
   config = dataclasses.replace(worked[0], model_dir=str(tmp_path / "killed"))
   run_until(config, place)
   again = toy.run(config)
-  assert again["identity"]["resumed_at_steps"] == resumed
+  assert [r["step"] for r in again["continuity"]["resumes"]] == resumed
   assert_same_run(worked[:2], (config, again))
   assert exemplars_of(config) == exemplars_of(worked[0])
   assert (

@@ -1,0 +1,186 @@
+"""How far two runs agree: to the bit, in their choices, or in what they found.
+
+What can be expected depends on what they share. The same machine type, software
+and number of devices: every bit. Another number of devices: every random
+choice, and floating-point numbers up to rounding. Other hardware or software:
+the statistics.
+"""
+
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import scipy.stats
+
+from cot_latent.reporting import environment, files, record, seals
+
+BITWISE, CHOICES, CONSISTENT, DIFFERENT = (
+  "bitwise equal",
+  "same random choices",
+  "statistically consistent",
+  "different",
+)
+_LEVEL = 0.01  # of the test over all results together
+_TOLERANCE = 0.01  # of floating-point metrics, relative
+_LEAST_SIZE = 1e-3  # what a metric's size is taken for at least
+_SHOWN = 5
+
+
+class Comparison(NamedTuple):
+  """What two runs have in common.
+
+  Attributes:
+    verdict: BITWISE, CHOICES, CONSISTENT or DIFFERENT.
+    evidence: why, a line each.
+    differences: what differs in the reports and then in the steps, a line each,
+      the first difference of a kind first.
+  """
+
+  verdict: str
+  evidence: list[str]
+  differences: list[str]
+
+
+def compare(one: pathlib.Path, other: pathlib.Path) -> Comparison:
+  """Compares two runs by their reports and the journals beside them.
+
+  Args:
+    one: a report.json.
+    other: another.
+
+  Raises:
+    UserError: if one of them is no report.
+  """
+  reports = [record.read_file(path) for path in (one, other)]
+  journals = [
+    _shared_rows(path, report)
+    for path, report in zip((one, other), reports, strict=True)
+  ]
+  a, b = reports
+  differences = _section_differences(a, b)
+  mine, theirs = journals
+  same_choices = None
+  if mine is not None and theirs is not None:
+    steps, same_choices = _step_differences(mine, theirs)
+    differences += steps
+  if a["digest"] == b["digest"]:
+    return Comparison(BITWISE, [f"digest {a['digest']} of both"], differences)
+  statistics, is_consistent = _test(a, b)
+  lacking = [
+    f"{path} has no journal beside it, so that steps are not compared"
+    for path, rows in zip((one, other), journals, strict=True)
+    if rows is None
+  ]
+  if same_choices is not None and _same_outcome(a, b):
+    return Comparison(CHOICES, [same_choices], differences)
+  verdict = CONSISTENT if is_consistent else DIFFERENT
+  return Comparison(verdict, [*statistics, *lacking], differences)
+
+
+def _shared_rows(
+  path: pathlib.Path, report: Mapping[str, Any]
+) -> list[dict[str, Any]] | None:
+  """The rows that a repetition must share; None without a journal."""
+  journal = path.parent / "journal.jsonl"
+  if not journal.is_file():
+    return None
+  (part,) = (p for p in report["parts"] if p["path"] == journal.name)
+  lines = journal.read_bytes()[: part["num_bytes"]].splitlines()
+  rows = map(files.from_json_line, lines)
+  return [
+    seals.shared_fields(row) for row in rows if seals.is_shared(row["kind"])
+  ]
+
+
+def _section_differences(
+  a: Mapping[str, Any], b: Mapping[str, Any]
+) -> list[str]:
+  """Names what differs in the reports, section by section."""
+  found = [
+    f"{section}: {name} is {was!r:.60} and {now_is!r:.60}"
+    for section, name, was, now_is in record.what_differs(a, b)
+  ]
+  code = environment.code_differences(a["code"], b["code"])
+  found += [
+    f"code: {name} is {was!r:.60} and {now_is!r:.60}"
+    for name, (was, now_is) in [*code.items()][:_SHOWN]
+  ]
+  if len(code) > _SHOWN:
+    found.append(f"code: {len(code) - _SHOWN} more files or packages differ")
+  for section in ("environment", "model", "results"):
+    changed = seals.differences(a[section], b[section])
+    found += [
+      f"{section}: {name} is {was!r:.60} and {now_is!r:.60}"
+      for name, was, now_is in changed[:1]
+    ]
+  return found
+
+
+def _step_differences(
+  a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]
+) -> tuple[list[str], str | None]:
+  """Compares two journals row by row.
+
+  Returns:
+    The first difference, and if all random choices are the same, what says so.
+  """
+  found: list[str] = []
+  worst, where = 0.0, ""
+  for one, other in zip(a, b, strict=False):
+    at = f"step {one['step']}, {one['kind']}"
+    if (one["step"], one["kind"]) != (other["step"], other["kind"]):
+      there = f"step {other['step']}, {other['kind']}"
+      return [*found, f"{at}: the other has {there} there"], None
+    for name, was, now_is in seals.differences(one, other):
+      found = found or [f"{at}: {name} is {was!r:.60} and {now_is!r:.60}"]
+      if one["kind"] in ("params", "sample", "output"):
+        continue  # what is left of them is in choices and results
+      gap = _gap(was, now_is)
+      if gap > _TOLERANCE:
+        return found, None
+      if gap > worst:
+        worst, where = gap, f" ({name} at step {one['step']})"
+  if len(a) != len(b):
+    return [*found, f"journal: {len(a)} and {len(b)} rows"], None
+  steps = sum(row["kind"] == "metrics" for row in a)
+  return found, (
+    f"all draws, acceptances and counts of {steps} steps are the same; other "
+    f"metrics differ by at most {worst:.1e} of their size{where}"
+  )
+
+
+def _gap(was: Any, now_is: Any) -> float:
+  """The relative difference of two floats; infinite for all else."""
+  if not (isinstance(was, float) and isinstance(now_is, float)):
+    return math.inf
+  return abs(was - now_is) / max(abs(was), abs(now_is), _LEAST_SIZE)
+
+
+def _same_outcome(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+  return a["results"] == b["results"] and not record.what_differs(a, b)
+
+
+def _test(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[list[str], bool]:
+  """Tests whether accuracies are equal, by Fisher's exact test."""
+  keys = ("task", "split", "decoder", "step", "total")
+  theirs = {tuple(row[k] for k in keys): row for row in b["results"]}
+  tested = []
+  for row in a["results"]:
+    other = theirs.get(tuple(row[k] for k in keys))
+    if other is None:
+      continue
+    counts = [[r["correct"], r["total"] - r["correct"]] for r in (row, other)]
+    tested.append((float(scipy.stats.fisher_exact(counts).pvalue), row, other))
+  num_alone = len(a["results"]) + len(b["results"]) - 2 * len(tested)
+  if num_alone or not tested:
+    return [f"{num_alone} results have no counterpart"], False
+  p_value, row, other = min(tested, key=lambda t: t[0])
+  least = _LEVEL / len(tested)
+  relation = "above" if p_value > least else "not above"
+  return [
+    f"of {len(tested)} accuracies, {row['decoder']} at step {row['step']} "
+    f"differs most: {row['correct']} and {other['correct']} of {row['total']} "
+    f"right, p = {p_value:.2g} by Fisher's exact test, which is {relation} "
+    f"{least:.2g} ({_LEVEL} over {len(tested)} tests)"
+  ], p_value > least

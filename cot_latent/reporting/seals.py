@@ -1,0 +1,172 @@
+"""Hashes by which a report is known again: as it was left, and as it came out.
+
+Two questions, two hashes. Was the file changed since its run wrote it? `hashes`
+has one of each section, and `seal` is over these. Did another run compute the
+same thing? `digest` is over what a run computes, and over nothing that two runs
+of the same thing differ in: times, places, machines, restarts. They guard
+against slips, not against forgers, who would compute them anew.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from cot_latent.errors import UserError
+
+SEALS = ("hashes", "seal")
+# Settings that do not change what a run computes: where it lies and reads from,
+# how often it saves, and on how many devices it runs (which changes rounding).
+FREE_FIELDS = (
+  "model_dir",
+  "checkpoint_period",
+  "base_dir",
+  "mesh",
+  "task.source.data_dir",
+  "task.source.cache",
+  "base.source.data_dir",
+  "base.source.cache",
+)
+# Rows of the journal that two runs of the same thing share, and what of these
+# they do not.
+_SHARED_KINDS = ("metrics", "result", "sample", "output", "params", "phase")
+_OWN_FIELDS = ("seconds", "was_read", "num_scored", "num_bytes")
+
+_Row = Mapping[str, Any]
+
+
+def seal(report: Mapping[str, Any]) -> dict[str, Any]:
+  """Computes the seals of a report that has none yet."""
+  hashes = {name: sha256(section) for name, section in report.items()}
+  return {"hashes": hashes, "seal": sha256(hashes)}
+
+
+def check(report: Mapping[str, Any], where: str = "the report") -> None:
+  """Checks that a report is as its run left it.
+
+  Args:
+    report: as it was read.
+    where: how to name it in an error, such as its file.
+
+  Raises:
+    UserError: naming the first section, by the alphabet, that was changed.
+  """
+  mend = "take it again from its run's folder, or run it again"
+  hashes, sealed = (report.get(name) for name in SEALS)
+  if not isinstance(hashes, dict) or not isinstance(sealed, str):
+    raise UserError(
+      f"{where} has no hashes, and nothing tells whether it was edited: {mend}"
+    )
+  for name in sorted((report.keys() | hashes.keys()) - {*SEALS}):
+    if name not in hashes:
+      raise UserError(f"{where}: section {name} was added afterwards: {mend}")
+    if name not in report:
+      raise UserError(f"{where}: section {name} is missing: {mend}")
+    if sha256(report[name]) != hashes[name]:
+      raise UserError(f"{where}: section {name} was edited: {mend}")
+  if sha256(hashes) != sealed:
+    raise UserError(f"{where}: section hashes was edited: {mend}")
+
+
+def digest(report: Mapping[str, Any]) -> str:
+  """The hash over what a run computed, `journal_content` included."""
+  return sha256(computed(report))
+
+
+def computed(report: Mapping[str, Any]) -> dict[str, Any]:
+  """What a run computed and what that depends on, of a report."""
+  experiment = report["configuration"]["experiment"]
+  return {
+    "experiment": {
+      name: value
+      for name, value in leaves(experiment)
+      if not is_free(name) and value != {}
+    },
+    "data": report["data"],
+    "model": report["model"],
+    "randomness": decisive_randomness(report),
+    "results": report["results"],
+    "journal": report["journal_content"],
+  }
+
+
+def decisive_randomness(report: Mapping[str, Any]) -> dict[str, Any]:
+  """The section without its prose."""
+  section = report["randomness"].items()
+  return {name: value for name, value in section if name != "rule"}
+
+
+def journal_content(rows: Iterable[_Row]) -> str:
+  """The hash over the rows of a journal that a repetition must share.
+
+  Args:
+    rows: each with its `kind`.
+  """
+  total = hashlib.sha256()
+  for row in rows:
+    if is_shared(row["kind"]):
+      total.update(_canonical(shared_fields(row)))
+  return total.hexdigest()
+
+
+def is_shared(kind: str) -> bool:
+  """Whether two runs of the same thing share the rows of a kind."""
+  return kind in _SHARED_KINDS
+
+
+def shared_fields(row: _Row) -> dict[str, Any]:
+  """Leaves out of a row what a repetition need not share: times."""
+  own = _OWN_FIELDS if row.get("kind") != "metrics" else ()
+  return {
+    name: value
+    for name, value in row.items()
+    if name not in own and not name.startswith("time/")
+  }
+
+
+def is_free(name: str) -> bool:
+  """Whether a setting, by its dotted name, is one of FREE_FIELDS."""
+  return any(
+    name == free or name.startswith(f"{free}.") for free in FREE_FIELDS
+  )
+
+
+def leaves(tree: Any, name: str = "") -> list[tuple[str, Any]]:
+  """Lists (dotted name, value) of a tree's leaves; lists count as leaves."""
+  if not isinstance(tree, Mapping) or not tree:
+    return [(name, tree)]
+  found = []
+  for key in sorted(tree):
+    found += leaves(tree[key], f"{name}.{key}" if name else key)
+  return found
+
+
+def differences(
+  old: Any, new: Any, name: str = ""
+) -> list[tuple[str, Any, Any]]:
+  """Lists (dotted name, old value, new value) where two trees differ."""
+  if isinstance(old, Mapping) and isinstance(new, Mapping):
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+      inner = f"{name}.{key}" if name else key
+      found += differences(old.get(key), new.get(key), inner)
+    return found
+  if _is_list(old) and _is_list(new) and len(old) == len(new):
+    found = []
+    for place, (one, other) in enumerate(zip(old, new, strict=True)):
+      found += differences(one, other, f"{name}[{place}]")
+    return found
+  return [] if old == new else [(name, old, new)]
+
+
+def _is_list(value: Any) -> bool:
+  return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def sha256(value: Any) -> str:
+  """The sha256 over a value's JSON, as it is after being written and read."""
+  return hashlib.sha256(_canonical(json.loads(json.dumps(value)))).hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+  return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

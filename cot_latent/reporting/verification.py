@@ -1,0 +1,174 @@
+"""Whether a report says what its run did: everything that can be recomputed."""
+
+import hashlib
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cot_latent.errors import UserError
+from cot_latent.reporting import files, record, seals
+
+_JOURNAL = "journal.jsonl"
+# A line of outputs -> the answer counted, and whether it is right.
+Rescore = Callable[[Mapping[str, Any]], tuple[str | None, bool]]
+
+
+class Check(NamedTuple):
+  """What was checked.
+
+  Attributes:
+    what: in a few words.
+    found: None if all is well, else what is wrong.
+    is_done: False if what it needs is not there.
+  """
+
+  what: str
+  found: str | None
+  is_done: bool = True
+
+
+def verify(
+  path: pathlib.Path, rescore: Rescore | None
+) -> tuple[dict[str, Any], list[Check]]:
+  """Checks a report, and all that lies beside it.
+
+  Args:
+    path: of report.json.
+    rescore: reads answers out of stored completions; None if that cannot be
+      done for the report's task.
+
+  Returns:
+    The report, and the checks in the order in which they were made.
+
+  Raises:
+    UserError: if it is no report.
+  """
+  report = record.read_file(path)
+  checks = [
+    Check("schema", None),
+    Check("hashes of its sections", _complaint(seals.check, report)),
+    Check(
+      "digest",
+      None if seals.digest(report) == report["digest"] else "it is another",
+    ),
+  ]
+  contents = {}
+  for part in report["parts"]:
+    content, check = _read_part(path.parent, part)
+    contents[part["path"]] = content
+    checks.append(check)
+  journal = contents.get(_JOURNAL)
+  if journal is None:
+    checks.append(Check("what comes from the journal", None, is_done=False))
+  else:
+    checks += _check_journal(report, journal)
+  for part in report["parts"]:
+    if "decoder" in part:
+      content = contents[part["path"]]
+      checks.append(_check_outputs(report, part, content, rescore))
+  return report, checks
+
+
+def _complaint(check: Callable, *arguments) -> str | None:
+  try:
+    check(*arguments)
+  except UserError as error:
+    return str(error)
+  return None
+
+
+def _read_part(
+  folder: pathlib.Path, part: Mapping[str, Any]
+) -> tuple[bytes | None, Check]:
+  """Reads a file beside the report, and compares its hash."""
+  path = folder / part["path"]
+  if not path.resolve().is_relative_to(folder.resolve()):
+    return None, Check(part["path"], "lies outside the run's folder")
+  try:
+    content = path.read_bytes()
+  except FileNotFoundError:
+    return None, Check(part["path"], None, is_done=False)
+  except OSError as error:
+    return None, Check(part["path"], f"cannot be read: {error.strerror}")
+  if part["path"] == _JOURNAL:  # of which a running run writes on
+    content = content[: part["num_bytes"]]
+  if hashlib.sha256(content).hexdigest() != part["sha256"]:
+    return None, Check(part["path"], "it was changed")
+  return content, Check(part["path"], None)
+
+
+def _check_journal(report: Mapping[str, Any], content: bytes) -> list[Check]:
+  """Makes the report's sections anew from the journal."""
+  rows = [files.from_json_line(line) for line in content.splitlines()]
+  again = record.measured(rows, report["liveness"]["limits"])
+  checks = []
+  for name, section in again.items():
+    had = report[name]
+    if isinstance(section, dict):
+      had = {key: had.get(key) for key in section}
+    elif name == "parts":
+      had = [part for part in had if part["path"] != "code.diff"]
+    differences = seals.differences(had, section)
+    found = None
+    if differences:
+      where, was, now_is = differences[0]
+      found = f"{where} is {was!r:.60} and the journal gives {now_is!r:.60}"
+    checks.append(Check(f"{name} from the journal", found))
+  is_same = seals.journal_content(rows) == report["journal_content"]
+  checks.append(Check("journal_content", None if is_same else "it is another"))
+  return checks
+
+
+def _check_outputs(
+  report: Mapping[str, Any],
+  part: Mapping[str, Any],
+  content: bytes | None,
+  rescore: Rescore | None,
+) -> Check:
+  """Scores stored completions again, and counts."""
+  what = f"results from {part['path']}"
+  if content is None:
+    return Check(what, None, is_done=False)
+  lines = [files.from_json_line(line) for line in content.splitlines()]
+  for number, line in enumerate(lines, start=1):
+    if rescore is None:
+      break
+    extracted, is_correct = rescore(line)
+    if (extracted, is_correct) != (line["extracted"], line["is_correct"]):
+      return Check(
+        what,
+        f"line {number}: the answer {line['extracted']!r:.40} was counted, and "
+        f"scored again it is {extracted!r:.40}",
+      )
+  own = [
+    row
+    for row in report["results"]
+    if all(row[key] == part[key] for key in ("step", "split", "decoder"))
+  ]
+  return Check(what, _miscount(own, lines), is_done=rescore is not None)
+
+
+def _miscount(
+  results: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any]]
+) -> str | None:
+  if not results:
+    return "the report has no such result"
+  tasks = {line["task"] for line in lines}
+  for row in results:
+    # A mixture's own row is over all of its tasks.
+    own = [
+      line
+      for line in lines
+      if line["task"] == row["task"] or (row["task"] not in tasks)
+    ]
+    correct = sum(line["is_correct"] for line in own)
+    counted = {
+      "correct": correct,
+      "total": len(own),
+      "accuracy": correct / max(1, len(own)),
+      "num_unparseable": sum(line["extracted"] is None for line in own),
+    }
+    for name, value in counted.items():
+      if row[name] != value:
+        return f"{name} is {row[name]} and the outputs give {value}"
+  return None
