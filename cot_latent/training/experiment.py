@@ -315,6 +315,7 @@ def run_id(config: Experiment) -> str:
       model_dir=None,
       checkpoint_period=1,
       base_dir=None,
+      mesh=MeshConfig(),
     )
   )
   return (
@@ -326,16 +327,14 @@ def run_id(config: Experiment) -> str:
 def as_dict(config) -> dict:
   """Writes an experiment as nested dicts of plain values.
 
-  The mesh is left out: a run may go on with another one, and it is part of
-  where a run took place.
   A function is written as its name and the values that it closes over: for an
   estimator, the settings that it was built with.
   """
 
   def plain(value):
     if dataclasses.is_dataclass(value):
-      names = [f.name for f in dataclasses.fields(value)]
-      return {n: plain(getattr(value, n)) for n in names if n != "mesh"}
+      fields = dataclasses.fields(value)
+      return {f.name: plain(getattr(value, f.name)) for f in fields}
     if inspect.isfunction(value):
       settings = inspect.getclosurevars(value).nonlocals
       name = f"{value.__module__}.{value.__qualname__.split('.')[0]}"

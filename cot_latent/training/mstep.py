@@ -76,7 +76,7 @@ class Updated(NamedTuple):
 def build(
   model: LanguageModel, optimizer: optax.GradientTransformation
 ) -> Callable[..., Updated]:
-  """Builds the jitted step.
+  """Builds the jitted step, on the mesh of the model if it has one.
 
   Returns:
     (params, opt_state, learning rate, prompts [S, P], targets [S, T],

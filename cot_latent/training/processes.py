@@ -21,9 +21,6 @@ from jax.experimental import multihost_utils
 from cot_latent.errors import RunError, UserError
 from cot_latent.reporting import files
 
-# After this many seconds without a sign of life a process counts as lost.
-_HEARTBEAT_SECONDS = 30
-
 
 def join(
   address: str | None, num_processes: int | None, index: int | None
@@ -40,12 +37,7 @@ def join(
     UserError: if they are not given and cannot be found out.
   """
   try:
-    jax.distributed.initialize(
-      address,
-      num_processes,
-      index,
-      heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-    )
+    jax.distributed.initialize(address, num_processes, index)
   except (ValueError, TypeError, RuntimeError) as error:
     raise UserError(
       f"--multiprocess: {str(error).splitlines()[0]:.120}; where no cluster "
