@@ -1,9 +1,11 @@
 """What a run of many examples takes on each host, measured in simulation.
 
 Starts some processes on this machine, each of which does what a host does
-before the first step: keeps all texts, makes its part of the memory, restores
-its part of a checkpoint, permutes an epoch, and moves one minibatch's chains.
-No model is there; its size does not depend on the number of examples.
+before the first step: makes its part of the memory, saves and restores its part
+of a checkpoint, permutes an epoch, and moves minibatches of chains. Texts and
+prompts, which each host has whole, are made in the first process alone, for
+this machine has to hold all processes. No model is there; its size does not
+depend on the number of examples.
 
   python -m benchmarks.scale --num_examples 10000000 --processes 4
 
@@ -19,8 +21,9 @@ import sys
 import tempfile
 import time
 
-# Bytes of a Python string beside its ASCII text, and of a place in a list.
-_STRING, _PLACE = 41 + 8, 8
+# Bytes of a Python string beside its ASCII text, with what fills it up to a
+# multiple of 16, and of a place in a list.
+_STRING, _PLACE = 49 + 8, 8
 
 
 def predicted_bytes(
@@ -44,7 +47,7 @@ def predicted_bytes(
   Returns:
     Bytes of the texts, on each host, and of the host's part of the memory.
   """
-  texts = 3 * _STRING + text_length + _PLACE  # and a place for its task
+  texts = 3 * (_STRING + _PLACE) + text_length + _PLACE  # the last: its task
   tokens = 4 * (prompt_length + guide_length) + 8  # with the id's words
   row = 4 * max_length + 1 + 3 * 4
   return {
@@ -91,11 +94,11 @@ def _start_hosts(options: argparse.Namespace) -> None:
   phases = [
     [json.loads(line) for line in own if line.startswith("{")] for own in lines
   ]
-  print(f"{'phase':<12} {'seconds':>8} {'GB more a host':>15}")
+  print(f"{'phase':<12} {'seconds':>8} {'GB more':>8}  in the slowest, largest")
   for rows in zip(*phases, strict=True):
     seconds = max(row["seconds"] for row in rows)
     gigabytes = max(row["bytes"] for row in rows) / 1e9
-    print(f"{rows[0]['phase']:<12} {seconds:8.1f} {gigabytes:15.2f}")
+    print(f"{rows[0]['phase']:<12} {seconds:8.1f} {gigabytes:8.2f}")
   expected = predicted_bytes(
     options.num_examples,
     options.processes,
@@ -152,12 +155,13 @@ def _be_a_host(options: argparse.Namespace) -> None:
     processes.wait_for_all(phase)
     before, began = _resident(), time.perf_counter()
 
+  kept = size if processes.is_first() else 0
   texts = [
-    [write(number) for number in range(size)]
+    [write(number) for number in range(kept)]
     for write in (_id, _question, _answer)
   ]
-  tasks = ["made"] * size
-  tokens = [np.ones((size, options.prompt_length), np.int32) for _ in range(2)]
+  tasks = ["made"] * kept
+  tokens = [np.ones((kept, options.prompt_length), np.int32) for _ in range(2)]
   words = rng.id_words(texts[0])
   note("texts")
   state = estep.empty_memory(layout, size, length)

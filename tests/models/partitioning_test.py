@@ -58,7 +58,9 @@ def test_padding_is_to_the_next_even_cut(size, expected):
 def test_rules_decide():
   spec = jax.sharding.PartitionSpec
   layout = make_layout()
-  assert layout.sharding("embed", "heads", "kv").spec == spec(None, "model")
+  assert layout.sharding("embed", "heads", "kv").spec == spec(
+    None, "model", None
+  )
   assert layout.sharding("examples").spec == spec(("data", "model"))
   assert layout.sharding().spec == spec()
   # Parameters cut along "data" too, as in FSDP.
