@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,12 @@ from jax.experimental import multihost_utils
 
 from cot_latent.errors import RunError, UserError
 from cot_latent.reporting import files
+
+# What a collective says when it fails, whatever exception JAX makes of it; out
+# of memory is another one.
+_LOST = re.compile(
+  "(UNKNOWN|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|INTERNAL): "
+)
 
 
 def join(
@@ -94,7 +101,9 @@ def one_line() -> Iterator[None]:
   """Says in one line what it means that others cannot be reached any more."""
   try:
     yield
-  except jax.errors.JaxRuntimeError as error:
+  except (RuntimeError, ValueError) as error:
+    if not _LOST.match(str(error)):
+      raise
     raise RunError(
       f"process {jax.process_index()} stops, most likely because another one "
       f"has ended ({str(error).splitlines()[0]:.100}); start all again, and "
