@@ -13,7 +13,8 @@ import pytest
 
 from cot_latent import cli, configuration, study
 from cot_latent.errors import UserError
-from cot_latent.reporting import record, seals
+from cot_latent.reporting import record, seals, tables
+from tests.reporting import made_up
 
 COMMON = """
 from __gin__ import dynamic_registration
@@ -117,18 +118,18 @@ def parse_arm(name, **macros):
   return configuration.parse([str(path)], ["MODEL_DIR = 'x'", *bindings], [])[0]
 
 
+def arms_of(study_name, **macros):
+  return {
+    path.stem: parse_arm(f"{study_name}/{path.stem}", **macros)
+    for path in ARMS
+    if path.parent.name == study_name
+  }
+
+
 def test_the_paper_s_hyperparameters():
   """Phan et al. 2023, appendix F."""
-  bbh = {
-    path.stem: parse_arm(f"paper_bbh/{path.stem}", TASK="bbh_snarks")
-    for path in ARMS
-    if path.parent.name == "paper_bbh"
-  }
-  gsm8k = {
-    path.stem: parse_arm(f"paper_gsm8k/{path.stem}")
-    for path in ARMS
-    if path.parent.name == "paper_gsm8k"
-  }
+  bbh = arms_of("paper_bbh", TASK="bbh_snarks")
+  gsm8k = arms_of("paper_gsm8k")
   sizes = {
     name: (config.steps, config.batch_size, config.method.num_draws)
     for name, config in bbh.items()
@@ -180,6 +181,88 @@ def test_the_paper_s_hyperparameters():
       "bootstrapped",
       number,
     )
+
+
+def check_shared(arms):
+  """Checks that arms share their base model and are evaluated alike."""
+  like = arms["trice"]
+  for name, config in arms.items():
+    for part in ("model", "base", "evaluation"):
+      assert getattr(config, part) == getattr(like, part), name
+    for limit in ("prompt_length", "max_length", "over_long"):
+      assert getattr(config.task, limit) == getattr(like.task, limit), name
+
+
+def test_the_paper_s_arms_share_a_base_model():
+  bbh = arms_of("paper_bbh", TASK="bbh_snarks")
+  for arms in (bbh, arms_of("paper_gsm8k")):
+    check_shared(arms)
+  shorter = parse_arm("paper_bbh/direct", TASK="bbh_snarks", MAX_LENGTH=256)
+  with pytest.raises(AssertionError, match="direct"):
+    check_shared(bbh | {"direct": shorter})
+
+
+def write_report(folder, config, task):
+  """Writes the report that a run of an arm on a task might leave."""
+  settings, steps = config.task, config.steps
+  results = [
+    made_up.result(steps, decoder, 150) | {"task": task}
+    for decoder in ("greedy", "self_consistency")
+  ]
+  # Examples that a run draws itself are in no fingerprint.
+  asked = settings.source.prompts
+  if asked.exemplars == "bootstrapped":
+    asked = None
+  report = made_up.make_report(
+    config.method.name,
+    data__task=task,
+    data__splits__test__ids_sha256=made_up.sha(task),
+    data__splits__test__fingerprint=made_up.sha(f"{task} {asked}"),
+    configuration__experiment__task__max_length=settings.max_length,
+    configuration__experiment__task__prompt_length=settings.prompt_length,
+    configuration__experiment__evaluation__num_samples=(
+      config.evaluation.num_samples
+    ),
+    plan__steps=steps,
+    results=results,
+  )
+  made_up.write(folder / f"{config.method.name}-{task}-s0.json", report)
+
+
+@pytest.mark.parametrize(
+  ("table", "folder", "study_name"),
+  [
+    ("paper_table1", "bbh", "paper_bbh"),
+    ("paper_table2", "gsm8k", "paper_gsm8k"),
+    ("paper_table3", "bbh", "paper_bbh"),
+  ],
+)
+def test_the_paper_s_studies_fill_its_tables(
+  tmp_path, table, folder, study_name
+):
+  runs = study.plan(str(STUDIES / study_name), 1, None, [])
+  tasks = dict.fromkeys(
+    json.loads(line.partition(" = ")[2].replace("'", '"'))
+    for run in runs
+    for line in run.bindings
+    if line.startswith("TASK = ")
+  ) or ["gsm8k"]
+  macros = {"TASK": "bbh_snarks"} if folder == "bbh" else {}
+  arms = arms_of(study_name, **macros)
+  for config in arms.values():
+    for task in tasks:
+      write_report(tmp_path / folder, config, f"{task}_v1")
+  spec = tmp_path / "tables" / f"{table}.toml"
+  spec.parent.mkdir()
+  source = made_up.ROOT / "reports/tables" / spec.name
+  spec.write_text(source.read_text())
+  text = tables.make(spec)
+  assert "not run" not in text
+  assert "75.0" in text
+  shorter = parse_arm(f"{study_name}/direct", **macros, MAX_LENGTH=256)
+  write_report(tmp_path / folder, shorter, f"{next(iter(tasks))}_v1")
+  with pytest.raises(UserError, match="max_length is 256 and not"):
+    tables.make(spec)
 
 
 def test_a_dry_run_of_the_paper_s_study_prints_every_run(capsys):

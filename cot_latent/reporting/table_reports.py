@@ -119,18 +119,14 @@ def _merge(parts: Sequence[Run]) -> Run:
   """Makes a run of several tasks: their results, averages, and summed costs."""
   first, name = parts[0], f"{len(parts)} tasks"
   results = [row for part in parts for row in part.results]
-  for decoder in dict.fromkeys(row["decoder"] for row in results):
-    # Of evaluations that all tasks have had, at the end and before.
-    for step in (0, first.last_step):
-      rows = [
-        row
-        for row in results
-        if (row["decoder"], row["step"]) == (decoder, step)
-      ]
-      if len(rows) != len(parts):
-        continue
-      counts = {row["task"]: (row["correct"], row["total"]) for row in rows}
-      whole = {
+  evaluations = dict.fromkeys((r["decoder"], r["step"]) for r in results)
+  for decoder, step in evaluations:
+    rows = [r for r in results if (r["decoder"], r["step"]) == (decoder, step)]
+    if len(rows) != len(parts):
+      continue  # an evaluation that not all tasks have had
+    counts = {row["task"]: (row["correct"], row["total"]) for row in rows}
+    results.append(
+      {
         "task": name,
         "split": first.split,
         "decoder": decoder,
@@ -139,8 +135,7 @@ def _merge(parts: Sequence[Run]) -> Run:
         "total": sum(total for _, total in counts.values()),
         "averages": stats.averages(counts),
       }
-      if whole not in results:  # without steps, 0 is the end
-        results.append(whole)
+    )
   return first._replace(
     task=name,
     num_questions=sum(part.num_questions for part in parts),

@@ -1,6 +1,10 @@
 """The whole job on the real files: some TRICE steps, and a report."""
 
+import contextlib
+import io
 import json
+import pathlib
+import re
 
 import pytest
 
@@ -67,6 +71,53 @@ def test_every_bbh_task_fits_its_lengths(name, data_dir, capsys):
   out = capsys.readouterr().out
   assert " in train" not in out
   assert " in test" not in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", bbh.TASKS)
+def test_the_paper_s_study_fits_the_authors_examples(name, data_dir, capsys):
+  arguments = [
+    "--gin_file=gin/studies/paper_bbh/trice_few_shot.gin",
+    f"--gin.TASK='bbh_{name}'",
+    "--gin.BASE_TASK='synthetic_boolean_expressions'",
+    "--gin.MODEL_DIR=None",
+    f"--data_dir={data_dir}",
+  ]
+  assert cli.main(["train", *arguments, "--dry_run"]) == 0
+  assert "left out" not in capsys.readouterr().out
+  if name == "salient_translation_error_detection":  # the longest
+    for length, status in ((7805, 0), (7804, 2)):
+      limit = f"--gin.PROMPT_LENGTH={length}"
+      assert cli.main(["train", *arguments, limit, "--dry_run"]) == status
+
+
+@pytest.mark.slow
+def test_the_paper_s_study_of_gsm8k_finds_its_examples(
+  data_dir, tmp_path, capsys
+):
+  page = pathlib.Path(cli.__file__).parents[1] / "reports/README.md"
+  (code,) = re.findall(r"<<'END'\n(.*?)^END$", page.read_text(), re.M | re.S)
+  assert '"../shared/data"' in code
+  text = io.StringIO()
+  with contextlib.redirect_stdout(text):
+    exec(code.replace('"../shared/data"', repr(data_dir)))
+  path = tmp_path / "exemplars.jsonl"
+  path.write_text(text.getvalue())
+  rows = [json.loads(line) for line in text.getvalue().splitlines()]
+  assert len({row["question"] for row in rows}) == 5
+  for row in rows:
+    assert row["completion"].endswith(f"<answer>\n{row['answer']}\n</answer>")
+  arguments = [
+    "--gin_file=gin/studies/paper_gsm8k/trice_few_shot.gin",
+    "--gin.MODEL_DIR=None",
+    f"--data_dir={data_dir}",
+  ]
+  found = [*arguments, f"--gin.EXEMPLARS={str(path)!r}"]
+  assert cli.main(["train", *found, "--dry_run"]) == 0
+  assert "left out" not in capsys.readouterr().out
+  # The repository has no such file.
+  assert cli.main(["train", *arguments, "--dry_run"]) == 2
+  assert "cannot read gsm8k_exemplars.jsonl" in capsys.readouterr().err
 
 
 def run_bbh(capsys, data_dir, directory, task, *arguments):

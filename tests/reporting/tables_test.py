@@ -611,7 +611,7 @@ def write_by_task(folder, spec=MIXTURE_SPEC, methods=("trice",), seeds=(0,)):
       for seed in seeds:
         results = [
           made_up.result(step, "greedy", right + seed) | {"task": task}
-          for step in (0, 10)
+          for step in (0, 5, 10)
         ]
         report = make_report(method, seed, data__task=task, results=results)
         made_up.write(folder / f"runs/{method}-{task}-{seed}.json", report)
@@ -628,6 +628,17 @@ def test_tasks_that_were_learnt_one_by_one(tmp_path):
   made = json.loads((tmp_path / "mixture.cells.json").read_text())
   files_of = [r["file"] for r in made["cells"][0]["reports"]]
   assert files_of == ["trice-chain_v1-0.json", "trice-other_v1-0.json"]
+
+
+def test_tasks_learnt_one_by_one_before_the_end(tmp_path):
+  spec = MIXTURE_SPEC.replace('"part_v1"', '"other_v1"').replace(
+    'decoder = "greedy"', 'decoder = "greedy"\nstep = 5'
+  )
+  path = write_by_task(tmp_path, spec)
+  assert "| 62.5" in tables.make(path)
+  path.write_text(spec.replace("step = 5", "step = 3"))
+  with pytest.raises(UserError, match=r"has 0 results .* at step 3"):
+    tables.make(path)
 
 
 def test_a_task_that_one_method_lacks(tmp_path):
