@@ -135,6 +135,7 @@ def _be_a_host(options: argparse.Namespace) -> None:
 
   from cot_latent.inference import estimators, rng
   from cot_latent.models import partitioning
+  from cot_latent.reporting import environment
   from cot_latent.training import estep, processes
 
   index, port, folder = options.process
@@ -201,6 +202,8 @@ def _be_a_host(options: argparse.Namespace) -> None:
   for number in range(2, 12):
     state = step(state, number)
   note("10 steps")
+  peak = {"phase": "peak", "seconds": 0.0, "bytes": environment.peak_memory()}
+  print(json.dumps(peak), flush=True)
   del texts, tasks, tokens, words
 
 

@@ -33,8 +33,8 @@ EVAL_BATCH_SIZE = 200
 NUM_VOTES = 0
 CHECKPOINT_PERIOD = 2
 """
-# See mesh_test.py; up to 2e-7 was seen after 150 base and 8 more.
-TOLERANCE = 1e-5
+# See mesh_test.py; 5e-5 was seen, and a step here is 2e-3.
+TOLERANCE = 3e-4
 
 
 @pytest.fixture(scope="module")
