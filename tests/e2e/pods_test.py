@@ -33,8 +33,11 @@ EVAL_BATCH_SIZE = 200
 NUM_VOTES = 0
 CHECKPOINT_PERIOD = 2
 """
-# See mesh_test.py; 5e-5 was seen, and a step here is 2e-3.
-TOLERANCE = 3e-4
+# Sums are taken in another order. Adam divides by the gradient's size, so that
+# where that is almost 0 its last bits decide which way a step of up to 4e-3
+# goes: of the 100,000 parameters one or two were seen to be off by more than
+# 1e-4, the worst by 3.5e-3.
+TOLERANCE, SHARE, WORST = 1e-4, 1e-4, 1e-2
 
 
 @pytest.fixture(scope="module")
@@ -157,11 +160,32 @@ def assert_same_run(one, other):
     assert mine["is_correct"].any()
     for array in mine.files:
       np.testing.assert_array_equal(mine[array], others[array], array)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE),
-    params_of(one),
-    params_of(other),
+  assert_params_agree(params_of(one), params_of(other))
+
+
+def assert_params_agree(one, other):
+  off = np.concatenate(
+    [
+      np.abs(a - b).ravel()
+      for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    ]
   )
+  assert (off > TOLERANCE).mean() < SHARE
+  assert off.max() < WORST
+
+
+def test_parameters_that_do_not_agree_are_seen(place):
+  """The broken twins: one row, one step of the learning rate, one outlier."""
+  params = params_of(place / "alone")
+  kernel = params["layer_0"]["up"]["kernel"]
+  for change in (
+    np.eye(len(kernel), 1) * 2e-4,
+    np.full_like(kernel, 2e-3),
+    np.eye(*kernel.shape) * 2e-2,
+  ):
+    layer = params["layer_0"] | {"up": {"kernel": kernel + change}}
+    with pytest.raises(AssertionError):
+      assert_params_agree(params, params | {"layer_0": layer})
 
 
 def report_of(directory):
