@@ -6,7 +6,8 @@ import logging
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 
 from cot_latent import __version__
 from cot_latent.errors import Preempted, RunError, UserError
@@ -45,9 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     taken back.
   """
   arguments = list(sys.argv[1:] if argv is None else argv)
-  try:
+
+  def run() -> int:
     options = _parser().parse_args(_rewrite_gin(arguments))
     return options.run(options)
+
+  return _status_of(run)
+
+
+def _status_of(run: Callable[[], int]) -> int:
+  """Runs a command; what ends it early becomes a line and a status."""
+  try:
+    return run()
   except UserError as error:
     return _fail(str(error), _EXIT_USAGE)
   except RunError as error:
@@ -114,6 +124,26 @@ def _parser() -> argparse.ArgumentParser:
     dest="dry_run",
     action="store_false",
     help=argparse.SUPPRESS,  # the form that T5X's own flags have
+  )
+  several = train.add_argument_group(
+    "several processes", "one run on many machines (docs/pods.md)"
+  )
+  several.add_argument(
+    "--multiprocess",
+    "--multiprocess_gpu",  # T5X's name
+    action="store_true",
+    help="be one of them; SLURM, Open MPI and TPUs say the rest",
+  )
+  several.add_argument(
+    "--coordinator_address",
+    metavar="HOST:PORT",
+    help="of the first process, where nothing says it",
+  )
+  several.add_argument(
+    "--process_count", type=_count, metavar="N", help="how many there are"
+  )
+  several.add_argument(
+    "--process_index", type=int, metavar="I", help="which this is, from 0"
   )
 
   study = _add_command(
@@ -342,29 +372,66 @@ def _train(options: argparse.Namespace) -> int:
       "no experiment: say which with --gin_file=FILE, such as "
       "--gin_file=gin/runs/quickstart.gin"
     )
+  where = (
+    options.coordinator_address,
+    options.process_count,
+    options.process_index,
+  )
+  if not options.multiprocess:
+    if where != (None, None, None):
+      raise UserError(
+        "--coordinator_address, --process_count and --process_index need "
+        "--multiprocess"
+      )
+    return _train_here(options)
+  from cot_latent.training import processes
+
+  processes.join(*where)
+
+  def run() -> int:
+    with processes.one_line():
+      return _train_here(options)
+
+  status = _EXIT_ERROR
+  try:
+    status = _status_of(run)
+  except Exception:
+    traceback.print_exc()
+  if status:
+    processes.leave(status)
+  return status
+
+
+def _train_here(options: argparse.Namespace) -> int:
+  """Trains in this process, which may be one of several."""
   from cot_latent import configuration
   from cot_latent.reporting import summary
-  from cot_latent.training import preemption, train
+  from cot_latent.training import preemption, processes, train
 
   _silence_logs()
   config, gin_record = configuration.parse(*_gin_options(options))
   prepared = train.prepare(config, gin_record)
+  is_first = processes.is_first()
+  if options.dry_run and not is_first:
+    return 0
   if options.dry_run:
     print(gin_record["resolved"])
     print(summary.plan_text(prepared.header["plan"]))
     if left_out := summary.left_out_text(prepared.header["data"]):
       print(left_out)
     return 0
-  if prepared.is_complete():
+  if prepared.is_complete() and is_first:
     print(
       f"{prepared.directory} is complete already, nothing is run; for a new "
       "run choose another MODEL_DIR"
     )
   with preemption.handled():
     report = train.train(prepared)
-  print(summary.report_text(report, prepared.directory))
-  if options.strict and report["suspect"]:
-    raise RunError(f"the run was not alive: {report['suspect'][0]}")
+  if is_first:
+    print(summary.report_text(report, prepared.directory))
+  if options.strict and processes.first_says(bool(report.get("suspect"))):
+    signs = report.get("suspect", ["see process 0"])
+    raise RunError(f"the run was not alive: {signs[0]}")
   return 0
 
 

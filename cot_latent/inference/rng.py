@@ -68,8 +68,9 @@ def id_words(ids: Sequence[str]) -> np.ndarray:
     [N, 2] uint32, the first 64 bits of each id's sha256: wide enough that ids
     of one data set do not collide, which 32 bits are not.
   """
-  digests = [hashlib.sha256(text.encode()).digest()[:8] for text in ids]
-  return np.array([np.frombuffer(d, ">u4") for d in digests], np.uint32)
+  digests = (hashlib.sha256(text.encode()).digest()[:8] for text in ids)
+  flat = np.fromiter(digests, np.dtype("S8"), len(ids))
+  return flat.view(">u4").reshape(-1, 2).astype(np.uint32)
 
 
 @jax.jit

@@ -45,8 +45,8 @@ class LanguageModel(NamedTuple):
     sample: (params, prompts [B, P], keys [B], temperature) -> Draws.
       Temperature 0 is greedy decoding.
     log_prob: (params, prompts [S, P], targets [S, T]) -> [S, T] nats.
-    layout: where parameters and rows lie; None is one device. With one,
-      `sample` takes and gives arrays of the host.
+    layout: where parameters and rows lie; None is one device. With a layout,
+      `sample` takes and gives whole arrays of the host, the same everywhere.
   """
 
   init: Callable[[jax.Array], Params]

@@ -9,17 +9,19 @@ and nothing here changes anything.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from cot_latent.errors import UserError
 from cot_latent.validation import check_positive, check_types
 
 _AXES = ("data", "model")
+_BLOCK_BYTES = 2**28
 
 Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
@@ -85,7 +87,7 @@ class Layout:
     Without names every device has the whole array.
     """
     spec = nn.logical_to_mesh_axes(names, self.rules)
-    assert spec is not None
+    assert spec is not None  # of None alone
     return jax.sharding.NamedSharding(self.mesh, spec)
 
   def num_parts(self, *names: str | None) -> list[int]:
@@ -229,10 +231,7 @@ def place(layout: Layout | None, tree: Any, *names: str | None) -> Any:
 
 
 def place_rows(
-  layout: Layout | None,
-  array: Any,
-  name: str = "batch",
-  fill: Literal["edge", "constant"] = "edge",
+  layout: Layout | None, array: Any, name: str = "batch", repeat: bool = True
 ) -> Any:
   """Puts rows, as many as there are, where they belong.
 
@@ -240,33 +239,15 @@ def place_rows(
     layout: the layout.
     array: [B, ...], the same on every process.
     name: of the axis of the rows.
-    fill: how rows are filled up to a number that can be cut evenly: "edge"
-      repeats the last one, "constant" is 0.
+    repeat: rows are filled up to a number that can be cut evenly, with the last
+      one, or else with zeros.
   """
   array = np.asarray(array)
   missing = padded(layout, name, len(array)) - len(array)
   widths = [(0, missing)] + [(0, 0)] * (array.ndim - 1)
   if missing:
-    array = np.pad(array, widths, mode=fill)
+    array = np.pad(array, widths, mode="edge" if repeat else "constant")
   return place(layout, array, name)
-
-
-def place_evenly(layout: Layout | None, tree: Any, *names: str | None) -> Any:
-  """Puts arrays where they belong; axes that cannot be cut stay whole.
-
-  Args:
-    layout: the layout.
-    tree: arrays, the same on every process.
-    *names: of their first axes.
-  """
-  if layout is None:
-    return tree
-
-  def one(array):
-    own = names[: array.ndim]
-    return jax.device_put(array, layout.sharding_of(array.shape, *own))
-
-  return jax.tree.map(one, tree)
 
 
 def on_mesh(layout: Layout | None, tree: Any) -> Any:
@@ -276,6 +257,29 @@ def on_mesh(layout: Layout | None, tree: Any) -> Any:
   return jax.tree.map(
     lambda x: x if _is_on(layout, x) else place(layout, x), tree
   )
+
+
+def to_host(tree: Any) -> Any:
+  """Brings whole arrays to every process, from wherever their parts lie."""
+
+  def one(array):
+    if not isinstance(array, jax.Array) or array.is_fully_addressable:
+      return np.asarray(array)
+    if not array.ndim:
+      return multihost_utils.process_allgather(array, tiled=True)
+    # Bit by bit: a memory may be larger than a device.
+    size = max(1, _BLOCK_BYTES // max(1, array.nbytes // len(array)))
+    size = min(size, len(array))
+    whole = np.empty(array.shape, array.dtype)
+    for start in range(0, len(array), size):
+      start = min(start, len(array) - size)
+      block = jax.lax.dynamic_slice_in_dim(array, start, size)
+      whole[start : start + size] = multihost_utils.process_allgather(
+        block, tiled=True
+      )
+    return whole
+
+  return jax.tree.map(one, tree)
 
 
 def _is_on(layout: Layout, array: Any) -> bool:

@@ -1,5 +1,6 @@
 """Fitting a base model from scratch, where no pretrained one is at hand."""
 
+import contextlib
 import functools
 import io
 import pathlib
@@ -8,15 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cot_latent.data.examples import Examples
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import rng
+from cot_latent.models import partitioning
 from cot_latent.models.language_model import PAD_ID, LanguageModel
 from cot_latent.reporting import files, lock
-from cot_latent.training import mstep
+from cot_latent.training import mstep, processes
 from cot_latent.training.experiment import BaseConfig, Experiment, as_dict
 
 
@@ -49,7 +50,7 @@ def fit(
   params = model.init(rng.purpose_key(seed, "params"))
   optimizer = mstep.build_optimizer(config.optimizer)
   learning_rate = mstep.learning_rate(config.optimizer, config.steps)
-  opt_state = optimizer.init(params)
+  opt_state = mstep.init_optimizer(model, optimizer, params)
   step_fn = mstep.build(model, optimizer)
   batch_size = config.batch_size
   weights = np.full(batch_size, 1 / batch_size, np.float32)
@@ -58,7 +59,7 @@ def fit(
     np.pad(x, ((0, 0), (length - x.shape[1], 0)), constant_values=PAD_ID)
     for x in (examples.guides, examples.prompts)
   )
-  is_finite = jnp.asarray(True)
+  is_finite: Any = True
   is_hinted = np.arange(batch_size)[:, None] % 2 == 1
   for step in range(config.steps):
     index = rng.minibatch(seed, "base_order", step, len(examples), batch_size)
@@ -72,7 +73,7 @@ def fit(
       weights,
     )
     params, opt_state = updated.params, updated.opt_state
-    is_finite = is_finite & updated.is_finite
+    is_finite = updated.is_finite & is_finite
     report_step(step + 1)
   if not is_finite:
     raise RunError(
@@ -108,7 +109,7 @@ def fit_once(
   """
   if folder is not None:
     path = folder / f"{_name(config, examples)}.npz"
-    if path.is_file():
+    if processes.first_says(path.is_file()):
       return _read(path, model.init(rng.purpose_key(0, "params"))), True
     try:
       folder.mkdir(parents=True, exist_ok=True)
@@ -116,11 +117,19 @@ def fit_once(
       raise UserError(
         f"BASE_DIR {folder} is a file or lies in one: give a folder"
       ) from None
-    with lock.wait(path, "another run fits the same base model; waiting"):
-      if path.is_file():  # the other run has fitted it
+    is_first = processes.is_first()
+    with (
+      lock.wait(path, "another run fits the same base model; waiting")
+      if is_first
+      else contextlib.nullcontext()
+    ):
+      # The other run may have fitted it by now.
+      if processes.first_says(path.is_file()):
         return _read(path, model.init(rng.purpose_key(0, "params"))), True
       params = fit(model, config.base, examples, config.seed, report_step)
-      _write(path, params)
+      whole = partitioning.to_host(params)
+      if is_first:
+        _write(path, whole)
       return params, False
   return fit(model, config.base, examples, config.seed, report_step), False
 
@@ -128,7 +137,7 @@ def fit_once(
 def _write(path: pathlib.Path, params: Any) -> None:
   stream = io.BytesIO()
   leaves = {
-    jax.tree_util.keystr(key): np.asarray(leaf)
+    jax.tree_util.keystr(key): leaf
     for key, leaf in jax.tree_util.tree_leaves_with_path(params)
   }
   np.savez(stream, allow_pickle=False, **leaves)
@@ -159,7 +168,9 @@ def _read(path: pathlib.Path, like: Any) -> Any:
     array = stored[jax.tree_util.keystr(key)]
     if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
       raise ValueError(f"{array.shape} instead of {leaf.shape}")
-    return jax.device_put(array, leaf.sharding)
+    return jax.make_array_from_callback(
+      array.shape, leaf.sharding, lambda index: array[index]
+    )
 
   try:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:

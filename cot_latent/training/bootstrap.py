@@ -19,7 +19,7 @@ from cot_latent.errors import RunError, UserError
 from cot_latent.inference import rng
 from cot_latent.models.language_model import PAD_ID, LanguageModel
 from cot_latent.reporting import files
-from cot_latent.training import estep
+from cot_latent.training import estep, processes
 
 _PASSES = 4  # over the training questions, before giving up
 _FILE = "exemplars.jsonl"
@@ -136,12 +136,15 @@ def put_before(
 def write(directory: pathlib.Path, exemplars: Sequence[Exemplar]) -> str:
   """Writes them to the run's folder, where other runs can read them too.
 
+  Of several processes only the first one does.
+
   Returns:
     The sha256 of the file.
   """
   lines = [files.to_json_line(one._asdict()) for one in exemplars]
   content = "".join(lines).encode()
-  files.write_atomically(directory / _FILE, content)
+  if processes.is_first():
+    files.write_atomically(directory / _FILE, content)
   return hashlib.sha256(content).hexdigest()
 
 

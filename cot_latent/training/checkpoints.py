@@ -6,10 +6,12 @@ import sys
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from cot_latent.errors import UserError
 from cot_latent.reporting import files
+from cot_latent.training import processes
 from cot_latent.training.state import TrainState
 
 _MANIFEST = "sha256.json"
@@ -30,7 +32,9 @@ class Checkpoints:
       UserError: if there are checkpoints and all of them are damaged.
     """
     self._directory = directory.absolute()
-    _set_aside_damaged(self._directory)
+    if processes.is_first():
+      _set_aside_damaged(self._directory)
+    processes.wait_for_all("checkpoints")
     self._manager = ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(max_to_keep=2, create=True),
@@ -40,10 +44,12 @@ class Checkpoints:
     """Saves a state; on return the checkpoint is whole and on disk.
 
     Returns:
-      The sha256 over it.
+      The sha256 over it; "" in all processes but the first.
     """
     self._manager.save(state.step, args=ocp.args.StandardSave(_tree(state)))
     self._manager.wait_until_finished()
+    if not processes.is_first():
+      return ""
     folder = self._directory / str(state.step)
     manifest = files.to_json(_hashes(folder))
     files.write_atomically(folder / _MANIFEST, manifest)
@@ -57,11 +63,14 @@ class Checkpoints:
     """Restores the last checkpoint.
 
     Args:
-      like: a state of the same structure, shapes and types.
+      like: a state of the same structure, shapes and types, which lies where
+        this one shall. Only the rows that fill memory and pool up to an even
+        number may be more or fewer, as on another number of devices.
     """
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
     tree = self._manager.restore(
-      self._manager.latest_step(), args=ocp.args.StandardRestore(abstract)
+      self._manager.latest_step(),
+      args=ocp.args.StandardRestore(abstract, strict=False),
     )
     return TrainState(**tree | {"step": int(tree["step"])})
 
@@ -72,7 +81,7 @@ class Checkpoints:
 
 def _tree(state: TrainState) -> dict[str, Any]:
   """A state as Orbax takes it: every leaf an array, and no None."""
-  parts = state._asdict() | {"step": jax.numpy.asarray(state.step)}
+  parts = state._asdict() | {"step": np.asarray(state.step)}
   return {name: part for name, part in parts.items() if part is not None}
 
 

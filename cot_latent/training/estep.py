@@ -6,7 +6,7 @@ M questions, K draws each, P prompt tokens, T target tokens.
 import functools
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +21,7 @@ from cot_latent.inference import (
   rng,
   transition,
 )
+from cot_latent.models import partitioning
 from cot_latent.models.language_model import LanguageModel
 from cot_latent.reporting import files
 from cot_latent.training.experiment import Method
@@ -144,7 +145,46 @@ def draw_all(
   Returns:
     R completions and their verdicts.
   """
-  parts = []
+  parts = list(
+    draw_batches(
+      model,
+      task,
+      params,
+      prompts,
+      examples,
+      rows,
+      number,
+      rng_key,
+      batch_size,
+      temperature,
+      report_done,
+    )
+  )
+  return Checked(
+    tokens=np.concatenate([part.tokens for part in parts]),
+    texts=list(itertools.chain(*(part.texts for part in parts))),
+    answers=list(itertools.chain(*(part.answers for part in parts))),
+    is_correct=np.concatenate([part.is_correct for part in parts]),
+    ended=np.concatenate([part.ended for part in parts]),
+    sampling_seconds=sum(part.sampling_seconds for part in parts),
+    checking_seconds=sum(part.checking_seconds for part in parts),
+  )
+
+
+def draw_batches(
+  model: LanguageModel,
+  task: Task,
+  params,
+  prompts: np.ndarray,
+  examples: Examples,
+  rows: np.ndarray,
+  number: np.ndarray,
+  rng_key: jax.Array,
+  batch_size: int,
+  temperature: float = 1.0,
+  report_done: Callable[[int], None] | None = None,
+) -> Iterator[Checked]:
+  """Draws as `draw_all` does, and yields each batch of rows by itself."""
   for index, num_real in batches(len(rows), batch_size):
     chosen = rows[index]
     checked = draw_and_check(
@@ -156,26 +196,34 @@ def draw_all(
       [examples.answers[i] for i in chosen],
       temperature,
     )
-    parts.append(
-      checked._replace(
-        tokens=checked.tokens[:num_real],
-        texts=checked.texts[:num_real],
-        answers=checked.answers[:num_real],
-        is_correct=checked.is_correct[:num_real],
-        ended=checked.ended[:num_real],
-      )
+    yield checked._replace(
+      tokens=checked.tokens[:num_real],
+      texts=checked.texts[:num_real],
+      answers=checked.answers[:num_real],
+      is_correct=checked.is_correct[:num_real],
+      ended=checked.ended[:num_real],
     )
     if report_done:
       report_done(int(index[num_real - 1]) + 1)
-  return Checked(
-    tokens=np.concatenate([part.tokens for part in parts]),
-    texts=list(itertools.chain(*(part.texts for part in parts))),
-    answers=list(itertools.chain(*(part.answers for part in parts))),
-    is_correct=np.concatenate([part.is_correct for part in parts]),
-    ended=np.concatenate([part.ended for part in parts]),
-    sampling_seconds=sum(part.sampling_seconds for part in parts),
-    checking_seconds=sum(part.checking_seconds for part in parts),
-  )
+
+
+def empty_memory(
+  layout: partitioning.Layout | None, num_examples: int, length: int
+) -> memory.MemoryState:
+  """Makes an empty memory, no device having more than its own rows.
+
+  Args:
+    layout: where rows lie; they are filled up to a number that can be cut
+      evenly with rows that no question has.
+    num_examples: N.
+    length: T.
+  """
+  size = partitioning.padded(layout, "examples", num_examples)
+  if layout is None:
+    return memory.init(size, length)
+  sharding = layout.sharding("examples")
+  make = jax.jit(memory.init, static_argnums=(0, 1), out_shardings=sharding)
+  return make(size, length)
 
 
 def start_memory(
@@ -205,11 +253,11 @@ def start_memory(
   Returns:
     The memory, with wrong rationales marked as such.
   """
-  state = memory.init(len(examples), max_length)
+  state = empty_memory(model.layout, len(examples), max_length)
   if method.memory_start == "empty":
     return state
-  index = np.arange(len(examples))
-  drawn = draw_all(
+  index, done = np.arange(len(examples)), 0
+  for drawn in draw_batches(
     model,
     task,
     params,
@@ -220,13 +268,19 @@ def start_memory(
     rng.purpose_key(seed, "memory"),
     batch_size,
     report_done=report_done,
-  )
-  return memory.start(
-    state,
-    jnp.asarray(index),
-    jnp.asarray(drawn.tokens),
-    jnp.asarray(drawn.is_correct),
-  )
+  ):
+    written = index[done : done + len(drawn.tokens)]
+    state = _start(
+      state, written, drawn.tokens, drawn.is_correct, layout=model.layout
+    )
+    done += len(written)
+  return state
+
+
+@functools.partial(jax.jit, static_argnames="layout", donate_argnames="state")
+def _start(state, index, tokens, is_correct, *, layout):
+  state = memory.start(state, index, tokens, is_correct)
+  return partitioning.constrain(layout, state, "examples")
 
 
 def e_step(
@@ -248,7 +302,7 @@ def e_step(
     examples: N training questions.
     method: how to draw and weigh.
     params: current parameters; draws, weights and gradient all use them.
-    state: the memory before the step.
+    state: the memory before the step, whose place the new one takes.
     index: [M] int32, distinct questions.
     seed: the run's.
     step: from 1.
@@ -281,11 +335,12 @@ def e_step(
     offset,
     estimator=method.estimator,
     num_scored=method.num_scored,
+    layout=model.layout,
   )
   rows = gather_rows(examples.prompts[index], moved, np.asarray(weights))
   metrics = {
     "chain/accept_rate": float(checked.is_correct.mean()),
-    "memory/correct_fraction": float(state.is_correct.mean()),
+    "memory/correct_fraction": int(state.is_correct.sum()) / len(examples),
     "draws/capped_fraction": 1.0 - float(checked.ended.mean()),
     "draws/unparseable_fraction": float(
       np.mean([answer is None for answer in checked.answers])
@@ -313,7 +368,11 @@ def choices(*arrays: np.ndarray) -> str:
   return files.sha256(content)[:16]
 
 
-@functools.partial(jax.jit, static_argnames=("estimator", "num_scored"))
+@functools.partial(
+  jax.jit,
+  static_argnames=("estimator", "num_scored", "layout"),
+  donate_argnames="state",
+)
 def move_and_weigh(
   state: memory.MemoryState,
   index: jax.Array,
@@ -324,11 +383,12 @@ def move_and_weigh(
   *,
   estimator: estimators.Estimator,
   num_scored: int | None,
+  layout: partitioning.Layout | None = None,
 ) -> tuple[memory.MemoryState, transition.Transition, jax.Array, jax.Array]:
   """Does all of the E-step that needs neither model nor text.
 
   Args:
-    state: the memory before the step.
+    state: the memory before the step, whose place the new one takes.
     index: [M] int32, distinct questions.
     draw_tokens: [M, K, T] int32, fresh draws.
     draw_is_correct: [M, K] bool.
@@ -336,6 +396,8 @@ def move_and_weigh(
     offset: scalar, uniform in [0, 1), for subsampling.
     estimator: gives the weights.
     num_scored: L, or None to score every sequence that has weight.
+    layout: where the memory's rows lie; the minibatch's are gathered, so that
+      every process has the same weights.
 
   Returns:
     The memory after the step, the transition, weights [M, 1 + K] of which
@@ -343,11 +405,11 @@ def move_and_weigh(
     control variate over the valid rows: what the weights lack of 1. (For an
     estimator whose baseline is the mean reward that is always 1.)
   """
+  tokens, is_correct = partitioning.constrain(
+    layout, (state.tokens[index], state.is_correct[index])
+  )
   moved = transition.independence(
-    state.tokens[index],
-    state.is_correct[index],
-    draw_tokens,
-    draw_is_correct,
+    tokens, is_correct, draw_tokens, draw_is_correct
   )
   state = memory.write(
     state, index, moved.tokens, moved.is_correct, moved.accepted, step
@@ -358,7 +420,8 @@ def move_and_weigh(
   weights = estimators.merge_accepted(moved, weights)
   if num_scored is not None:
     weights = resampling.subsample(weights, num_scored, offset)
-  return state, moved, weights, scale
+  state = partitioning.constrain(layout, state, "examples")
+  return state, *partitioning.constrain(layout, (moved, weights, scale))
 
 
 def gather_rows(

@@ -270,7 +270,7 @@ class Experiment:
       fits it in each run.
     max_nonfinite_steps: how many steps in a row may have a gradient that is
       not finite; they are skipped, and one more ends the run.
-    mesh: the devices that it is spread over.
+    mesh: how the run is spread over devices; that may change when it goes on.
   """
 
   model: DecoderConfig

@@ -46,6 +46,13 @@ def build_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
   )
 
 
+def init_optimizer(
+  model: LanguageModel, optimizer: optax.GradientTransformation, params: Any
+) -> Any:
+  """Makes an optimizer's first state, whose moments lie where params do."""
+  return partitioning.on_mesh(model.layout, optimizer.init(params))
+
+
 class Updated(NamedTuple):
   """What a step gives.
 
@@ -74,8 +81,10 @@ def build(
   Returns:
     (params, opt_state, learning rate, prompts [S, P], targets [S, T],
     weights [S]) -> Updated. It ascends
-    sum_s weights[s] * log p(targets[s] | prompts[s]).
+    sum_s weights[s] * log p(targets[s] | prompts[s]). Parameters and optimizer
+    come back laid out as they were.
   """
+  layout = model.layout
 
   def step(params, opt_state, rate, prompts, targets, weights):
     def surrogate(params):
@@ -95,19 +104,29 @@ def build(
     )
     return Updated(params, opt_state, norm, is_finite, loss)
 
-  jitted = jax.jit(step, donate_argnums=(0, 1))
-  if model.layout is None:
-    return jitted
+  if layout is None:
+    return jax.jit(step, donate_argnums=(0, 1))
 
-  def on_rows(params, opt_state, rate, prompts, targets, weights):
-    place = functools.partial(partitioning.place_rows, model.layout)
-    return jitted(
+  @functools.cache
+  def compiled(shardings, treedef):
+    places = jax.tree.unflatten(treedef, shardings)
+    everywhere = layout.sharding()
+    return jax.jit(
+      step,
+      donate_argnums=(0, 1),
+      out_shardings=Updated(*places, *[everywhere] * 3),
+    )
+
+  def step_rows(params, opt_state, rate, prompts, targets, weights):
+    leaves, treedef = jax.tree.flatten((params, opt_state))
+    shardings = tuple(leaf.sharding for leaf in leaves)
+    return compiled(shardings, treedef)(
       params,
       opt_state,
       rate,
-      place(prompts),
-      place(targets),
-      place(weights, fill="constant"),  # what fills up has no weight
+      partitioning.place_rows(layout, prompts),
+      partitioning.place_rows(layout, targets),
+      partitioning.place_rows(layout, weights, repeat=False),
     )
 
-  return on_rows
+  return step_rows

@@ -3,12 +3,14 @@
 import sys
 import time
 
+from cot_latent.training import processes
+
 
 class Progress:
   """Says `name  30/200  about 12 s left  note`, now and then.
 
   A terminal's line is rewritten; elsewhere, in a log, a new line comes less
-  often.
+  often. Of several processes only the first one says it.
   """
 
   def __init__(self, name: str, total: int, start: int = 0):
@@ -20,6 +22,7 @@ class Progress:
       start: steps done before.
     """
     self._name, self._total, self._start = name, total, start
+    self._is_silent = not processes.is_first()
     self._is_terminal = sys.stderr.isatty()
     self._period = 0.2 if self._is_terminal else 5.0
     self._began = self._last = time.monotonic()
@@ -28,7 +31,8 @@ class Progress:
     """Reports that `done` steps are over; prints if it is time to."""
     time_now = time.monotonic()
     is_last = done >= self._total
-    if time_now - self._last < self._period and not is_last:
+    is_early = time_now - self._last < self._period and not is_last
+    if is_early or self._is_silent:
       return
     self._last = time_now
     rate = (done - self._start) / max(time_now - self._began, 1e-9)

@@ -24,6 +24,7 @@ from cot_latent.inference import (
   rng,
   transition,
 )
+from cot_latent.models import partitioning
 from cot_latent.models.language_model import LanguageModel
 from cot_latent.training import estep
 from cot_latent.training.experiment import Experiment, Method, Refit
@@ -31,29 +32,46 @@ from cot_latent.training.progress import Progress
 from cot_latent.training.state import Pool, TrainState
 
 
-def first_state(config: Experiment, state: TrainState) -> TrainState:
+def first_state(
+  config: Experiment,
+  state: TrainState,
+  layout: partitioning.Layout | None = None,
+) -> TrainState:
   """Adds a pool that the first step fills, where there are outer loops.
 
   Args:
     config: the run.
     state: before any step.
+    layout: where the pool's rows lie.
   """
   method = config.method
   if method.refit is None:
     return state
-  zero = jnp.zeros((), jnp.int32)
+  zero = np.zeros((), np.int32)
   shape = (len(state.memory.tokens), method.num_draws)
-  pool = Pool(
-    tokens=jnp.zeros((*shape, config.task.max_length), jnp.int32),
-    is_correct=jnp.zeros(shape, bool),
-    capped_fraction=jnp.zeros(()),
-    unparseable_fraction=jnp.zeros(()),
+  pool = _place_pool(
+    layout,
+    tokens=np.zeros((*shape, config.task.max_length), np.int32),
+    is_correct=np.zeros(shape, bool),
+    capped_fraction=np.zeros((), np.float32),
+    unparseable_fraction=np.zeros((), np.float32),
     loop=zero - 1,
     ends_at=zero,
   )
   # A copy, for the M-step takes over the parameters' place in memory.
   base = jax.tree.map(jnp.copy, state.params) if method.refit.restart else None
   return state._replace(pool=pool, base_params=base)
+
+
+def _place_pool(layout: partitioning.Layout | None, **parts: Any) -> Pool:
+  """Makes a pool of the host's arrays and puts it where it belongs."""
+  return Pool(
+    tokens=partitioning.place_rows(layout, parts.pop("tokens"), "examples"),
+    is_correct=partitioning.place_rows(
+      layout, parts.pop("is_correct"), "examples", repeat=False
+    ),
+    **partitioning.place(layout, parts),
+  )
 
 
 def loop_steps(config: Experiment, pool: Pool | None) -> int:
@@ -65,14 +83,17 @@ def loop_steps(config: Experiment, pool: Pool | None) -> int:
 
 
 def end_early(
-  refit: Refit | None, state: TrainState, loss: float
+  refit: Refit | None,
+  state: TrainState,
+  loss: float,
+  layout: partitioning.Layout | None = None,
 ) -> TrainState:
   """Ends the loop after this step if its minibatch is fitted well enough."""
   if refit is None or state.pool is None or refit.stop_loss is None:
     return state
   if loss >= refit.stop_loss:
     return state
-  ends_at = jnp.asarray(state.step, jnp.int32)
+  ends_at = partitioning.place(layout, np.int32(state.step))
   return state._replace(pool=state.pool._replace(ends_at=ends_at))
 
 
@@ -118,15 +139,19 @@ def e_step(
       Progress(f"loop {int(pool.loop) + 1}", len(examples) * method.num_draws),
     )
     pool, num_sampled, num_tokens, sampling, checking = filled
-    state = _begin_loop(state, pool, init_optimizer)
+    state = _begin_loop(state, pool, init_optimizer, model.layout)
   offset = jax.random.uniform(rng.purpose_key(config.seed, "subsample", step))
-  rows, num_valid = weighted_rows(examples, method, pool, index, offset)
+  rows, num_valid = weighted_rows(
+    examples, method, pool, index, offset, model.layout
+  )
   return (
     state,
     rows,
     {
-      "chain/accept_rate": float(pool.is_correct.mean()),
-      "memory/correct_fraction": float(state.memory.is_correct.mean()),
+      "chain/accept_rate": int(pool.is_correct.sum())
+      / (len(examples) * method.num_draws),
+      "memory/correct_fraction": int(state.memory.is_correct.sum())
+      / len(examples),
       "draws/capped_fraction": float(pool.capped_fraction),
       "draws/unparseable_fraction": float(pool.unparseable_fraction),
       "estimator/num_weighted": rows.num_weighted(),
@@ -143,23 +168,14 @@ def e_step(
 
 
 def _begin_loop(
-  state: TrainState, pool: Pool, init_optimizer: Callable[[Any], Any]
+  state: TrainState,
+  pool: Pool,
+  init_optimizer: Callable[[Any], Any],
+  layout: partitioning.Layout | None,
 ) -> TrainState:
-  """Takes a new pool over, and starts the fit again if it is to.
-
-  The memory holds the first right rationale of each question that has one.
-  """
-  is_right = pool.is_correct
-  first = jnp.argmax(is_right, axis=1)
-  chosen = pool.tokens[jnp.arange(len(first)), first]
-  accepted = is_right & (jnp.arange(is_right.shape[1]) == first[:, None])
-  chains = memory.write(
-    state.memory,
-    jnp.arange(len(first)),
-    chosen,
-    is_right.any(axis=1),
-    accepted,
-    state.step + 1,
+  """Takes a new pool over, and starts the fit again if it is to."""
+  chains = _remember(
+    state.memory, pool.tokens, pool.is_correct, state.step + 1, layout=layout
   )
   params = state.params
   if state.base_params is not None:
@@ -170,6 +186,23 @@ def _begin_loop(
     memory=chains,
     pool=pool,
   )
+
+
+@functools.partial(jax.jit, static_argnames="layout")
+def _remember(chains, tokens, is_right, step, *, layout):
+  """Writes the first right rationale of each question that has one."""
+  first = jnp.argmax(is_right, axis=1)
+  chosen = jnp.take_along_axis(tokens, first[:, None, None], axis=1)[:, 0]
+  accepted = is_right & (jnp.arange(is_right.shape[1]) == first[:, None])
+  chains = memory.write(
+    chains,
+    jnp.arange(len(first)),
+    chosen,
+    is_right.any(axis=1),
+    accepted,
+    step,
+  )
+  return partitioning.constrain(layout, chains, "examples")
 
 
 class Filled(NamedTuple):
@@ -243,17 +276,16 @@ def fill(
       report_done,
     )
   shape = (len(examples), method.num_draws)
-  pool = Pool(
-    tokens=jnp.asarray(drawn.tokens.reshape(*shape, -1)),
-    is_correct=jnp.asarray(drawn.is_correct.reshape(shape)),
-    capped_fraction=jnp.asarray(1 - drawn.ended.mean(dtype=np.float32)),
-    unparseable_fraction=jnp.asarray(
-      np.mean([a is None for a in drawn.answers], dtype=np.float32)
+  pool = _place_pool(
+    model.layout,
+    tokens=drawn.tokens.reshape(*shape, -1),
+    is_correct=drawn.is_correct.reshape(shape),
+    capped_fraction=1 - drawn.ended.mean(dtype=np.float32),
+    unparseable_fraction=np.mean(
+      [a is None for a in drawn.answers], dtype=np.float32
     ),
-    loop=jnp.asarray(loop, jnp.int32),
-    ends_at=jnp.asarray(
-      min(step + refit.loop_steps(loop, num_steps), num_steps), jnp.int32
-    ),
+    loop=np.int32(loop),
+    ends_at=np.int32(min(step + refit.loop_steps(loop, num_steps), num_steps)),
   )
   return Filled(
     pool,
@@ -335,6 +367,7 @@ def weighted_rows(
   pool: Pool,
   index: np.ndarray,
   offset: jax.Array,
+  layout: partitioning.Layout | None = None,
 ) -> tuple[estep.WeightedRows, int]:
   """Weighs a minibatch's rationales of the pool.
 
@@ -344,25 +377,33 @@ def weighted_rows(
     pool: the loop's.
     index: [M] int32, distinct questions.
     offset: scalar, uniform in [0, 1), for subsampling.
+    layout: where the pool's rows lie.
 
   Returns:
     What the M-step differentiates, and how many of the questions have a right
     rationale.
   """
   moved, weights = _weigh(
-    pool.tokens[index],
-    pool.is_correct[index],
+    pool.tokens,
+    pool.is_correct,
+    index,
     offset,
     estimator=method.estimator,
     num_scored=method.num_scored,
+    layout=layout,
   )
   rows = estep.gather_rows(examples.prompts[index], moved, np.asarray(weights))
   return rows, int(moved.is_correct.sum())
 
 
-@functools.partial(jax.jit, static_argnames=("estimator", "num_scored"))
-def _weigh(tokens, is_correct, offset, *, estimator, num_scored):
-  """Weighs [M, K, T] tokens as the draws of a step without memory."""
+@functools.partial(
+  jax.jit, static_argnames=("estimator", "num_scored", "layout")
+)
+def _weigh(tokens, is_correct, index, offset, *, estimator, num_scored, layout):
+  """Weighs rows of [N, K, T] tokens as the draws of a step without memory."""
+  tokens, is_correct = partitioning.constrain(
+    layout, (tokens[index], is_correct[index])
+  )
   moved = transition.independence(
     jnp.zeros_like(tokens[:, 0]),
     jnp.zeros_like(is_correct[:, 0]),
@@ -372,4 +413,4 @@ def _weigh(tokens, is_correct, offset, *, estimator, num_scored):
   weights = estimators.merge_accepted(moved, estimator(moved))
   if num_scored is not None:
     weights = resampling.subsample(weights, num_scored, offset)
-  return moved, weights
+  return partitioning.constrain(layout, (moved, weights))

@@ -9,7 +9,9 @@ import numpy as np
 
 from cot_latent.data import scoring
 from cot_latent.inference import memory
+from cot_latent.models import partitioning
 from cot_latent.reporting import files, stats
+from cot_latent.training import processes
 from cot_latent.training.evaluation import Output
 
 OUTPUTS = "outputs"
@@ -84,15 +86,17 @@ def write_memory(
     What was written, for the report.
   """
   stream = io.BytesIO()
-  arrays = {k: np.asarray(v)[: len(ids)] for k, v in state._asdict().items()}
+  whole = partitioning.to_host(state)._asdict()
+  arrays = {name: rows[: len(ids)] for name, rows in whole.items()}
   np.savez_compressed(stream, allow_pickle=False, ids=np.array(ids), **arrays)
   return _keep(directory, f"{step:06}-memory.npz", stream.getvalue())
 
 
 def _keep(directory: pathlib.Path, name: str, content: bytes) -> dict[str, Any]:
-  folder = directory / OUTPUTS
-  folder.mkdir(exist_ok=True)
-  files.write_atomically(folder / name, content)
+  if processes.is_first():
+    folder = directory / OUTPUTS
+    folder.mkdir(exist_ok=True)
+    files.write_atomically(folder / name, content)
   return {
     "path": f"{OUTPUTS}/{name}",
     "sha256": files.sha256(content),

@@ -36,6 +36,7 @@ from cot_latent.training import (
   loading,
   mstep,
   preemption,
+  processes,
   refit,
   results,
 )
@@ -118,11 +119,27 @@ def train(prepared: Prepared) -> dict[str, Any]:
   Returns:
     The report, which is also written to the experiment's folder, with the
     metrics and samples that lie beside it. If the run is complete already,
-    nothing is done.
+    nothing is done. Of several processes only the first one has the report.
+
+  Raises:
+    UserError: if the folder is in use, or if several processes were asked for
+      different things.
   """
+  config, header = prepared.config, prepared.header
   directory, old = prepared.directory, prepared.old
+  processes.check_agreement(
+    [
+      experiment.as_dict(config) | {"model_dir": str(directory)},
+      partitioning.describe(partitioning.build(config.mesh)),
+      header["data"],
+      header["randomness"],
+      old and old["status"],
+    ]
+  )
   if old is not None and prepared.is_complete():
     return record.read_whole(directory)
+  if not processes.is_first():
+    return _train(prepared)
   directory.mkdir(parents=True, exist_ok=True)
   with lock.hold(directory):
     if record.read(directory) != old:
@@ -137,7 +154,8 @@ def _train(prepared: Prepared) -> dict[str, Any]:
   """Runs an experiment whose folder is held."""
   config, directory, loaded = prepared.config, prepared.directory, prepared.data
   header, old = prepared.header, prepared.old
-  if old is None:
+  is_first = processes.is_first()
+  if old is None and is_first:
     if prepared.diff:
       files.write_atomically(directory / record.DIFF, prepared.diff)
     # The report comes first: by it a killed run's folder is known again.
@@ -148,12 +166,18 @@ def _train(prepared: Prepared) -> dict[str, Any]:
     header["continuity"]["resumes"].append(
       {"step": resume_at, **prepared.resumption}
     )
-  run_record = record.Record(directory, header, resume_at)
+  run_record: record.Record | processes.Record = (
+    record.Record(directory, header, resume_at)
+    if is_first
+    else processes.Record(directory, resume_at)
+  )
   with contextlib.closing(run_record), contextlib.closing(saved):
     try:
       run_record.write("running")
       run = _Run(config, loaded, run_record, saved, directory)
-      with contextlib.closing(run.writer):
+      with contextlib.ExitStack() as stack:
+        if run.writer:
+          stack.callback(run.writer.close)
         run.run()
       report = run_record.write("complete")
       return report | record.split(run_record.journal.rows)
@@ -184,10 +208,15 @@ class _Run:
       self.layout,
     )
     self.optimizer = mstep.build_optimizer(config.optimizer)
+    self.init_optimizer = functools.partial(
+      mstep.init_optimizer, self.model, self.optimizer
+    )
     self.m_step = mstep.build(self.model, self.optimizer)
     # TensorBoard's own writer: CLU's starts TensorFlow.
     quiet.keep_tensorboard_from_tensorflow()
-    self.writer = summary.Writer(str(directory / "tensorboard"))
+    self.writer: summary.Writer | None = None
+    if processes.is_first():
+      self.writer = summary.Writer(str(directory / "tensorboard"))
 
   def run(self) -> None:
     """Takes all steps that are still to be taken."""
@@ -229,7 +258,7 @@ class _Run:
         self.note_params(state)
         self.keep_memory(state)
         self.show_memory(state)
-      is_to_end = is_preempted()
+      is_to_end = processes.any_says(is_preempted())
       if is_last or is_to_end or state.step % config.checkpoint_period == 0:
         self.save(state)
       if is_to_end and not is_last:
@@ -275,15 +304,8 @@ class _Run:
 
   def first_state(self, params, chains: memory.MemoryState) -> TrainState:
     """Makes the state before any step."""
-    state = TrainState(params, self.optimizer.init(params), chains, 0)
-    state = refit.first_state(self.config, state)
-    # Rows of the memory lie apart; small things, such as counts, everywhere.
-    place = functools.partial(partitioning.place_evenly, self.layout)
-    return state._replace(
-      opt_state=partitioning.on_mesh(self.layout, state.opt_state),
-      memory=place(state.memory, "examples"),
-      pool=place(state.pool, "examples"),
-    )
+    state = TrainState(params, self.init_optimizer(params), chains, 0)
+    return refit.first_state(self.config, state, self.layout)
 
   def draw_exemplars(self, params) -> None:
     """Draws worked examples from the base model and puts them into prompts."""
@@ -342,7 +364,9 @@ class _Run:
       )
       self.use_exemplars(bootstrap.read(self.directory, sha256))
     params = self.model.init(rng.purpose_key(self.config.seed, "params"))
-    chains = memory.init(len(self.data.train), self.config.task.max_length)
+    chains = estep.empty_memory(
+      self.layout, len(self.data.train), self.config.task.max_length
+    )
     return self.checkpoints.restore(self.first_state(params, chains))
 
   def step(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
@@ -364,7 +388,7 @@ class _Run:
         self.task,
         self.data.train,
         config,
-        self.optimizer.init,
+        self.init_optimizer,
         state,
         index,
       )
@@ -381,7 +405,7 @@ class _Run:
       is_finite = bool(updated.is_finite)
       state = state._replace(params=updated.params, opt_state=updated.opt_state)
       if is_finite:
-        state = refit.end_early(config.method.refit, state, loss)
+        state = refit.end_early(config.method.refit, state, loss, self.layout)
       else:
         self.stop_if_hopeless(step)
     gradient_seconds = time.perf_counter() - differentiating
@@ -488,7 +512,9 @@ class _Run:
   def note_params(self, state: TrainState) -> None:
     """Puts the hash of the trainable parameters down."""
     self.journal.add(
-      state.step, "params", sha256=digests.tree_sha256(state.params)
+      state.step,
+      "params",
+      sha256=digests.tree_sha256(partitioning.to_host(state.params)),
     )
 
   def keep_memory(self, state: TrainState) -> None:
@@ -514,8 +540,11 @@ class _Run:
   def show_memory(self, state: TrainState) -> None:
     """Puts a few remembered rationales into the report."""
     train = self.data.train
-    tokens = np.asarray(state.memory.tokens[:_NUM_SAMPLES_SHOWN])
-    for i, text in enumerate(self.task.vocabulary.decode_rows(tokens)):
+    shown = partitioning.to_host(
+      jax.tree.map(lambda rows: rows[:_NUM_SAMPLES_SHOWN], state.memory)
+    )
+    texts = self.task.vocabulary.decode_rows(shown.tokens[: len(train)])
+    for i, text in enumerate(texts):
       output = evaluation.Output(
         id=train.ids[i],
         task=train.tasks[i],
@@ -524,25 +553,27 @@ class _Run:
         completions=[text],
         ended=[True],
         extracted=self.task.extract(text),
-        is_correct=bool(state.memory.is_correct[i]),
+        is_correct=bool(shown.is_correct[i]),
       )
       self.show(
         state.step,
         "memory",
         [output],
-        accepted_at=int(state.memory.accepted_at[i]),
-        num_proposed=int(state.memory.num_proposed[i]),
-        num_accepted=int(state.memory.num_accepted[i]),
+        accepted_at=int(shown.accepted_at[i]),
+        num_proposed=int(shown.num_proposed[i]),
+        num_accepted=int(shown.num_accepted[i]),
       )
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes numbers for TensorBoard."""
-    for name, value in scalars.items():
-      self.writer.add_scalar(name, value, step)
+    if self.writer:
+      for name, value in scalars.items():
+        self.writer.add_scalar(name, value, step)
 
   def save(self, state: TrainState) -> None:
     """Saves a checkpoint and brings the report up to date."""
-    self.writer.flush()
+    if self.writer:
+      self.writer.flush()
     self.journal.add(
       state.step, "usage", peak_memory_bytes=environment.peak_memory()
     )
@@ -578,11 +609,13 @@ def _header(
   """
   module = config.task.source.module
   code, diff = environment.code(module)
+  layout = partitioning.build(config.mesh)
   model = language_model.build(
     config.model,
     loaded.task.vocabulary.size,
     loaded.task.vocabulary.eos_id,
     config.task.max_length,
+    layout,
   )
   header: dict[str, Any] = {
     "identity": {
@@ -608,7 +641,7 @@ def _header(
     },
     "environment": environment.describe(
       [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
-      partitioning.describe(partitioning.build(config.mesh)),
+      partitioning.describe(layout),
     ),
     "plan": experiment.plan(config, len(loaded.train), len(loaded.test)),
     "liveness": {"limits": liveness.LIMITS},

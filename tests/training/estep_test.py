@@ -1,5 +1,6 @@
 """The E-step as it is run equals the statistics that the exact tests prove."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -186,7 +187,7 @@ def test_several_draws_have_keys_of_their_own(data):
   scripted = Scripted(data.task, answers_to(data, RIGHT * 2))
   method = Method("trice_basic", estimators.basic(), num_draws=2)
   state = memory.init(len(data.train), LENGTH)
-  run_e_step(data, scripted, method, state, INDEX, step=1)
+  state, *_ = run_e_step(data, scripted, method, state, INDEX, step=1)
   run_e_step(data, scripted, method, state, INDEX, step=2)
   assert len(set(keys_of(scripted))) == 2 * 2 * SIZE
   ((prompts, *_), _) = scripted.calls
@@ -202,7 +203,7 @@ def test_move_and_weigh_is_its_parts(data, num_scored):
   is_correct = np.array(RIGHT)[:, None]
   estimator = estimators.control_variate()
   after, moved, weights, scale = estep.move_and_weigh(
-    state,
+    jax.tree.map(jnp.copy, state),  # it is donated
     INDEX,
     tokens,
     is_correct,

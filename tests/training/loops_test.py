@@ -193,7 +193,8 @@ def test_of_several_right_rationales_the_first_is_remembered(monkeypatch, seed):
     *({}, {}, memory.init(N, length), 4), pool._replace(ends_at=jnp.int32(4))
   )
   after, rows, metrics = refit.e_step(
-    *(None, None, toy.load(config).train, config, lambda _: "fresh", state),
+    *(toy.make_model(config), None, toy.load(config).train, config),
+    *(lambda _: "fresh", state),
     np.arange(8, dtype=np.int32),
   )
   assert after.opt_state == "fresh"

@@ -186,7 +186,7 @@ def test_a_truncated_rationale_is_wrong_and_counted():
   config = limited("truncate")
   data = toy.load(config)
   pool = refit.fill(
-    *(None, data.task, data.train, config.method, None),
+    *(toy.make_model(config), data.task, data.train, config.method, None),
     *(0, 0, 5, empty_pool(), 8, None),
   ).pool
   is_whole = (data.train.targets == data.task.vocabulary.eos_id).any(axis=1)

@@ -1,0 +1,133 @@
+"""Axes, rules and parts, on meshes that are not there."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cot_latent.errors import UserError
+from cot_latent.models import decoder, language_model, partitioning
+from cot_latent.models.partitioning import Layout, MeshConfig
+
+
+def make_layout(data=4, model=2, rules=partitioning.RULES):
+  mesh = jax.sharding.AbstractMesh((data, model), ("data", "model"))
+  return Layout(mesh, rules)
+
+
+def test_one_device_has_no_layout():
+  assert partitioning.build(MeshConfig()) is None
+  assert partitioning.describe(None) == {
+    "num_processes": 1,
+    "num_devices": 1,
+    "mesh": {"data": 1, "model": 1},
+  }
+  rows = np.arange(3)
+  assert partitioning.padded(None, "examples", 3) == 3
+  assert partitioning.constrain(None, rows, "batch") is rows
+  assert partitioning.place_rows(None, rows).shape == (3,)
+
+
+@pytest.mark.parametrize("config", [MeshConfig(model=2), MeshConfig(data=3)])
+def test_a_mesh_that_does_not_fit_is_refused(config):
+  with pytest.raises(UserError, match="does not fit the 1 devices"):
+    partitioning.build(config)
+
+
+@pytest.mark.parametrize(
+  ("fields", "match"),
+  [
+    ({"model": 0}, "model = 0 must be above 0"),
+    ({"data": 0}, "data = 0 must be above 0"),
+    ({"model": "2"}, "model: expected int"),
+    ({"rules": (("heads", "hosts"),)}, "'heads' is cut along 'hosts'"),
+  ],
+)
+def test_a_mistaken_mesh_is_refused(fields, match):
+  with pytest.raises(UserError, match=match):
+    MeshConfig(**fields)
+
+
+@pytest.mark.parametrize(
+  ("size", "expected"), [(0, 0), (1, 8), (8, 8), (9, 16)]
+)
+def test_padding_is_to_the_next_even_cut(size, expected):
+  assert partitioning.padded(make_layout(), "examples", size) == expected
+
+
+def test_rules_decide():
+  spec = jax.sharding.PartitionSpec
+  layout = make_layout()
+  assert layout.sharding("embed", "heads", "kv").spec == spec(
+    None, "model", None
+  )
+  assert layout.sharding("examples").spec == spec(("data", "model"))
+  assert layout.sharding().spec == spec()
+  # Parameters cut along "data" too, as in FSDP.
+  fully = make_layout(rules=(("embed", "data"), *partitioning.RULES))
+  assert fully.sharding("embed", "mlp").spec == spec("data", "model")
+
+
+def test_what_cannot_be_cut_evenly_stays_whole():
+  layout = make_layout()
+  spec = jax.sharding.PartitionSpec
+  assert layout.sharding_of((8, 3), "batch").spec == spec("data")
+  assert layout.sharding_of((6, 3), "batch").spec == spec(None)
+  logits = layout.sharding_of((8, 1, 259), "batch", None, "vocab")
+  assert logits.spec == spec("data", None, None)
+
+
+def shardings(layout, **sizes):
+  config = decoder.DecoderConfig(
+    **{
+      "num_layers": 1,
+      "embed_dim": 8,
+      "num_heads": 4,
+      "head_dim": 2,
+      "mlp_dim": 12,
+    }
+    | sizes
+  )
+  network = decoder.Decoder(config, 259)
+  tokens = jnp.ones((1, 1), jnp.int32)
+  cache = decoder.empty_cache(config, 1, 1)
+  boxed = jax.eval_shape(
+    lambda key: network.init(
+      key, tokens, tokens, jnp.ones((1, 1, 1), bool), cache, 0
+    )["params"],
+    jax.random.key(0),
+  )
+  return partitioning.param_shardings(layout, boxed)
+
+
+def test_every_parameter_has_a_place():
+  spec = jax.sharding.PartitionSpec
+  placed = shardings(make_layout(data=2, model=4))
+  layer = placed["layer_0"]
+  for name in ("query", "key", "value"):
+    assert layer[name]["kernel"].spec == spec(None, "model", None)
+  assert layer["output"]["kernel"].spec == spec("model", None, None)
+  for name in ("gate", "up"):
+    assert layer[name]["kernel"].spec == spec(None, "model")
+  assert layer["down"]["kernel"].spec == spec("model", None)
+  # 259 bytes cannot be cut; norms need not be.
+  assert placed["embed"]["embedding"].spec == spec(None, None)
+  assert placed["final_norm"]["scale"].spec == spec()
+
+
+@pytest.mark.parametrize("name", ["num_heads", "mlp_dim"])
+def test_a_model_that_cannot_be_cut_is_refused(name):
+  axis = {"num_heads": "heads", "mlp_dim": "mlp"}[name]
+  with pytest.raises(UserError, match=f"axis '{axis}' of 6 cannot be cut"):
+    shardings(make_layout(data=2, model=4), **{name: 6})
+
+
+def test_names_do_not_change_first_values():
+  """Golden: the sum of a model's first parameters, as before there were any."""
+  model = language_model.build(decoder.DecoderConfig(1, 16, 2, 8, 32), 11, 1, 5)
+  leaves = jax.tree.leaves(model.init(jax.random.key(0)))
+  total = sum(float(jnp.abs(leaf).sum()) for leaf in leaves)
+  np.testing.assert_allclose(total, GOLDEN, rtol=1e-6)
+
+
+GOLDEN = 573.7066993713379
