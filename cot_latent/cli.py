@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from cot_latent import __version__
 from cot_latent.errors import Preempted, RunError, UserError
+from cot_latent.training import preemption
 
 _EXIT_ERROR, _EXIT_USAGE, _EXIT_INTERRUPTED, _EXIT_PREEMPTED = 1, 2, 130, 143
 
@@ -47,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   arguments = list(sys.argv[1:] if argv is None else argv)
   try:
     options = _parser().parse_args(_rewrite_gin(arguments))
-    return options.run(options)
+    with preemption.handled():
+      return options.run(options)
   except UserError as error:
     return _fail(str(error), _EXIT_USAGE)
   except RunError as error:
@@ -344,7 +346,7 @@ def _train(options: argparse.Namespace) -> int:
     )
   from cot_latent import configuration
   from cot_latent.reporting import summary
-  from cot_latent.training import preemption, train
+  from cot_latent.training import train
 
   _silence_logs()
   config, gin_record = configuration.parse(*_gin_options(options))
@@ -360,8 +362,7 @@ def _train(options: argparse.Namespace) -> int:
       f"{prepared.directory} is complete already, nothing is run; for a new "
       "run choose another MODEL_DIR"
     )
-  with preemption.handled():
-    report = train.train(prepared)
+  report = train.train(prepared)
   print(summary.report_text(report, prepared.directory))
   if options.strict and report["suspect"]:
     raise RunError(f"the run was not alive: {report['suspect'][0]}")
@@ -370,7 +371,6 @@ def _train(options: argparse.Namespace) -> int:
 
 def _study(options: argparse.Namespace) -> int:
   from cot_latent import study
-  from cot_latent.training import preemption
 
   gin_files, bindings, search_paths = _gin_options(options)
   if gin_files:
@@ -381,8 +381,7 @@ def _study(options: argparse.Namespace) -> int:
       print(one.command(search_paths))
     return 0
   _silence_logs()
-  with preemption.handled():
-    failures = study.run(runs, search_paths)
+  failures = study.run(runs, search_paths)
   if failures:
     raise RunError(
       f"{len(failures)} of {len(runs)} runs failed, the first: {failures[0]}"

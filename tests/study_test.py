@@ -308,6 +308,29 @@ def test_reports_are_collected(finished, tmp_path):
     study.collect(study.plan(str(folder), 3, str(output), []), tmp_path / "x")
 
 
+@pytest.mark.parametrize("place", [("after_e_step", 1), ("after_step", 2)])
+def test_a_study_that_is_asked_to_end_does(finished, tmp_path, capsys, place):
+  """Even where a run's last step is over by then; the rest is made later."""
+  folder, output = finished
+  arguments = [
+    "study",
+    str(folder),
+    "--seeds=2",
+    f"--output={tmp_path / 'out'}",
+  ]
+  with pytest.MonkeyPatch.context() as patch:
+    act_at(patch, place, lambda: signal.raise_signal(signal.SIGTERM))
+    assert cli.main(arguments) == 143
+  text = capsys.readouterr().err
+  assert text.splitlines()[-1].startswith("t5x: error: ended by SIGTERM; the ")
+  # The first run has no steps.
+  report = json.loads((tmp_path / "out/rloo-s0/report.json").read_text())
+  assert report["status"] == "interrupted"
+  assert not (tmp_path / "out/few_shot-s1").exists()
+  assert cli.main(arguments) == 0
+  assert read_reports(tmp_path / "out") == read_reports(output)
+
+
 @pytest.mark.slow
 def test_a_study_that_is_killed_ends_with_the_same_reports(finished, tmp_path):
   """Killed five times, at times that depend on the machine."""

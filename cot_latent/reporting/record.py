@@ -25,6 +25,7 @@ from cot_latent.reporting import files, liveness, lock, page, seals
 SCHEMA_VERSION = 2
 FINISHED = ("complete", "suspect")  # such a run has nothing left to do
 _JOURNAL = "journal.jsonl"
+DIFF = "code.diff"
 _TIMES = ("sampling", "checking", "gradient", "rest")
 _Row = dict[str, Any]
 
@@ -259,8 +260,8 @@ def read(directory: pathlib.Path) -> dict[str, Any] | None:
   """Reads the report of a folder.
 
   Returns:
-    The report, or None if the folder is not there or empty; a report of which
-    only a part was written before a kill does not count.
+    The report, or None if the folder is not there or empty; what a run writes
+    before its first report, and a part of that, do not count.
 
   Raises:
     UserError: if the folder holds something else, or a report that this
@@ -269,7 +270,9 @@ def read(directory: pathlib.Path) -> dict[str, Any] | None:
   for place in (directory, *directory.parents):
     if place.is_file():
       raise UserError(f"MODEL_DIR {directory}: {place} is a file, not a folder")
-  own = {files.partial_path(directory / "report.json"), directory / lock.NAME}
+  begun = {directory / name for name in (DIFF, "report.json")}
+  own = {*map(files.partial_path, begun), directory / lock.NAME}
+  own.add(directory / DIFF)
   if not directory.is_dir() or not {*directory.iterdir()} - own:
     return None
   path = directory / "report.json"

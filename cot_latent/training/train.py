@@ -41,7 +41,6 @@ from cot_latent.training import (
 from cot_latent.training.progress import Progress
 from cot_latent.training.state import TrainState
 
-_DIFF = "code.diff"
 _NUM_SAMPLES_SHOWN = 6  # of each kind, in the report
 # What random numbers and rounding depend on.
 _JAX_SETTINGS = (
@@ -91,9 +90,14 @@ def prepare(
     open_task: opens its tasks; several runs may share what was opened.
 
   Raises:
-    UserError: if the data cannot be used, or if the folder belongs to another
-      run.
+    UserError: if the data or the precision cannot be used, or if the folder
+      belongs to another run.
   """
+  if jax.config.read("jax_enable_x64"):
+    raise UserError(
+      "jax_enable_x64 is on, and the model computes in float32: unset "
+      "JAX_ENABLE_X64"
+    )
   name = experiment.run_id(config)
   directory = pathlib.Path(config.model_dir or f"runs/{name}")
   old = record.read(directory)
@@ -139,7 +143,7 @@ def _train(prepared: Prepared) -> dict[str, Any]:
   header, old = prepared.header, prepared.old
   if old is None:
     if prepared.diff:
-      files.write_atomically(directory / _DIFF, prepared.diff)
+      files.write_atomically(directory / record.DIFF, prepared.diff)
     # The report comes first: by it a killed run's folder is known again.
     record.Record(directory, header, None).write("running")
   saved = checkpoints.Checkpoints(directory / "checkpoints")
@@ -151,6 +155,8 @@ def _train(prepared: Prepared) -> dict[str, Any]:
   run_record = record.Record(directory, header, resume_at)
   with contextlib.closing(run_record), contextlib.closing(saved):
     try:
+      if resume_at is not None:
+        _note_checkpoint(run_record.journal, resume_at, saved.sha256(resume_at))
       run_record.write("running")
       run = _Run(config, loaded, run_record, saved, directory)
       with contextlib.closing(run.writer):
@@ -196,7 +202,8 @@ class _Run:
       if not config.steps:
         self.keep_memory(state)
       self.evaluate(state)
-      self.save(state)
+      with preemption.deferred():
+        self.save(state)
     else:
       state = self.restore()
     with preemption.deferred() as is_preempted:
@@ -205,7 +212,7 @@ class _Run:
   def take_steps(
     self, state: TrainState, is_preempted: Callable[[], bool]
   ) -> None:
-    """Takes all steps; where the process is to end, saves and stops."""
+    """Takes all steps; where the process is to end, saves and returns."""
     config = self.config
     progress = Progress(config.method.name, config.steps, state.step)
     while state.step < config.steps:
@@ -230,8 +237,8 @@ class _Run:
       is_to_end = is_preempted()
       if is_last or is_to_end or state.step % config.checkpoint_period == 0:
         self.save(state)
-      if is_to_end and not is_last:
-        raise Preempted
+      if is_to_end:
+        return
 
   def start(self) -> TrainState:
     """Fits the base model and fills the memory."""
@@ -397,7 +404,11 @@ class _Run:
       step: one that has none; it is not in the journal yet.
     """
     most = self.config.max_nonfinite_steps
-    rows = record.of_kind(self.journal.rows, "metrics")
+    rows = [
+      row
+      for row in record.of_kind(self.journal.rows, "metrics")
+      if not row["estimator/is_skipped"]  # which had no gradient at all
+    ]
     before = rows[len(rows) - most :] if len(rows) >= most else None
     if before is None or any(row["grad/is_finite"] for row in before):
       return
@@ -539,7 +550,6 @@ class _Run:
     )
     self.journal.sync()
     sha256 = self.checkpoints.save(state)
-    # If the process is killed before this, the resumed one lacks the row.
     self.journal.add(state.step, "checkpoint", sha256=sha256)
     self.record.write("running")
 
@@ -550,6 +560,13 @@ class _Run:
     yield
     seconds = time.perf_counter() - began
     self.journal.add(0, "phase", phase=name, seconds=seconds, **counts)
+
+
+def _note_checkpoint(journal: files.Journal, step: int, sha256: str) -> None:
+  """Adds the row of a checkpoint that a killed process did not come to add."""
+  rows = record.of_kind(journal.rows, "checkpoint")
+  if not any(row["step"] == step for row in rows):
+    journal.add(step, "checkpoint", sha256=sha256)
 
 
 def _base_rows(config: experiment.Experiment) -> int:
@@ -611,7 +628,7 @@ def _header(
     content = diff.encode()
     header["parts"].append(
       {
-        "path": _DIFF,
+        "path": record.DIFF,
         "sha256": files.sha256(content),
         "num_bytes": len(content),
       }
@@ -642,5 +659,5 @@ def _take_over(header: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
   }
   for name in ("identity", "code", "environment", "replication", "continuity"):
     header[name] = old[name]
-  header["parts"] = [p for p in old["parts"] if p["path"] == _DIFF]
+  header["parts"] = [p for p in old["parts"] if p["path"] == record.DIFF]
   return resumption

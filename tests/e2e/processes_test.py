@@ -164,6 +164,69 @@ def test_killed_and_interrupted_runs_end_as_if_left_alone(tmp_path):
   assert_trees_equal(state, again)
 
 
+# A process that kills itself, with the signal that nothing can answer, where
+# Orbax writes the arrays, where it moves what is whole to its place, where the
+# manifest is about to be written or to take its place, and between memory and
+# checkpoint; and how often it does that before.
+DEADLY = """
+import asyncio, os, pathlib, signal, sys
+from cot_latent import cli
+owner, name, number = sys.argv[1].split(":")
+path, _, owner = owner.rpartition(".")
+holder = __import__(path, fromlist=[owner])
+holder = getattr(holder, owner)
+whole, calls = getattr(holder, name), []
+
+def die(*arguments, **fields):
+  meant = sys.argv[2]
+  if meant in "".join(map(str, arguments)):
+    calls.append(1)
+    if len(calls) > int(number):
+      os.kill(os.getpid(), signal.SIGKILL)
+  return whole(*arguments, **fields)
+
+setattr(holder, name, die)
+sys.exit(cli.main(sys.argv[3:]))
+"""
+_ATOMIC = "orbax.checkpoint._src.path.atomicity.AtomicRenameTemporaryPath"
+DEATHS = [
+  # Where, what its arguments name, the step that the next process goes on from.
+  (f"{_ATOMIC}:finalize:0", "", None),
+  (f"{_ATOMIC}:finalize:2", "", 3),
+  ("cot_latent.training.checkpoints:_write_manifest:2", "", 6),
+  ("cot_latent.reporting.files:write_atomically:1", "sha256.json", 9),
+  ("cot_latent.training.mstep:num_updates:7", "", 12),
+]
+
+
+@pytest.mark.slow
+def test_killed_within_a_checkpoint_ends_as_if_left_alone(tmp_path):
+  alone, killed = tmp_path / "alone", tmp_path / "killed"
+  status, _, errors = finish(start(alone))
+  assert status == 0, errors
+  for place, meant, _ in DEATHS:
+    arguments = command(killed)[3:]
+    done = subprocess.run(
+      [sys.executable, "-c", DEADLY, place, meant, *arguments],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      timeout=300,
+      check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert report_of(killed)["status"] == "running"
+  status, _, errors = finish(start(killed))
+  assert status == 0, errors
+  one, other = record.read_whole(alone), record.read_whole(killed)
+  assert one["digest"] == other["digest"]
+  resumed = [row["step"] for row in other["continuity"]["resumes"]]
+  print(resumed)
+  names = {path.name for path in (killed / "checkpoints").iterdir()}
+  assert not [name for name in names if "tmp" in name]
+  assert_trees_equal(last_checkpoint(alone), last_checkpoint(killed))
+
+
 def can_mount(directory):
   if not shutil.which("unshare") or os.geteuid() != 0:
     return False
