@@ -246,6 +246,23 @@ def test_a_run_is_repeated_from_its_report_alone(run, capsys, tmp_path):
   assert "holds a run that is complete already" in text
 
 
+@pytest.mark.slow
+def test_the_quickstart_that_is_kept_is_repeated(capsys, tmp_path):
+  kept = tmp_path / "quickstart"
+  shutil.copytree("reports/quickstart", kept)
+  status, text = call(
+    capsys,
+    *("rerun", kept, f"--output={tmp_path / 'again'}"),
+    "--allow=code,packages",
+  )
+  assert status == 0, text  # bitwise equal, or the same random choices
+
+
+def test_the_quickstart_that_is_kept_is_as_it_was_left(capsys):
+  status, text = call(capsys, "verify", "reports/quickstart")
+  assert status == 0, text
+
+
 def change_code(report):
   report["code"]["files"]["cot_latent.cli"] = "0" * 64
 

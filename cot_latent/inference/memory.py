@@ -37,7 +37,7 @@ def init(num_examples: int, length: int) -> MemoryState:
     is_correct=jnp.zeros(num_examples, bool),
     accepted_at=zeros - 1,
     num_proposed=zeros,
-    num_accepted=zeros,
+    num_accepted=zeros.copy(),  # so that both can be donated
   )
 
 
@@ -79,7 +79,8 @@ def mean_age(memory: MemoryState, step: int) -> jax.Array:
     Scalar, in steps; 0 where no rationale is correct.
   """
   age = jnp.where(memory.is_correct, step - memory.accepted_at, 0)
-  return age.sum() / jnp.maximum(memory.is_correct.sum(), 1)
+  # In float32: ten million ages do not fit an int32.
+  return age.sum(dtype=jnp.float32) / jnp.maximum(memory.is_correct.sum(), 1)
 
 
 def write(

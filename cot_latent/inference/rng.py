@@ -5,6 +5,7 @@ and the numbers that single out the choice (step, example, draw). A resumed run
 therefore draws the same things, and no two choices share a key.
 """
 
+import functools
 import hashlib
 import zlib
 from collections.abc import Sequence
@@ -113,11 +114,18 @@ def minibatch(
   """
   per_epoch = num_examples // batch_size
   epoch, place = divmod(step, per_epoch)
-  order = jax.random.permutation(
-    purpose_key(seed, purpose, epoch), num_examples
-  )
   start = place * batch_size
-  return np.asarray(order[start : start + batch_size], np.int32)
+  order = _epoch(seed, purpose, epoch, num_examples)
+  return order[start : start + batch_size].copy()
+
+
+@functools.lru_cache(maxsize=2)  # millions of examples take seconds to permute
+def _epoch(
+  seed: int, purpose: str, epoch: int, num_examples: int
+) -> np.ndarray:
+  """[N] int32, the order of the examples in an epoch."""
+  rng_key = purpose_key(seed, purpose, epoch)
+  return np.asarray(jax.random.permutation(rng_key, num_examples), np.int32)
 
 
 def test_vectors(seed: int) -> dict[str, list[int]]:

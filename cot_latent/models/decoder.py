@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from cot_latent.errors import UserError
+from cot_latent.models import partitioning
 from cot_latent.validation import check_positive, check_types
 
 
@@ -112,10 +113,16 @@ def attend(query, keys, values, mask) -> jax.Array:
   return jnp.einsum("bhsc,bhcd->bhsd", shares, values)
 
 
+def _init(*names: str):
+  """Flax's usual first values of a kernel, whose axes get names."""
+  return nn.with_logical_partitioning(nn.linear.default_kernel_init, names)
+
+
 class Block(nn.Module):
   """Attention and gated MLP, each behind an RMSNorm and added to its input."""
 
   config: DecoderConfig
+  layout: partitioning.Layout | None = None
 
   @nn.compact
   def __call__(self, x, positions, mask, cache, index):
@@ -137,9 +144,18 @@ class Block(nn.Module):
     # that contracts over two axes takes four times as long.
     shape, x = x.shape, x.reshape(-1, x.shape[-1])
 
+    def constrain(tree, *names):
+      return partitioning.constrain(self.layout, tree, *names)
+
     def project(name):
-      projected = nn.DenseGeneral(heads, use_bias=False, name=name)(normed)
-      return jnp.swapaxes(projected.reshape(*shape[:2], *heads), 1, 2)
+      projected = nn.DenseGeneral(
+        heads,
+        use_bias=False,
+        kernel_init=_init("embed", "heads", "kv"),
+        name=name,
+      )(normed)
+      projected = jnp.swapaxes(projected.reshape(*shape[:2], *heads), 1, 2)
+      return constrain(projected, "batch", "heads")
 
     normed = nn.RMSNorm(name="attention_norm")(x)
     query = rotate(project("query"), positions, config.rope_base)
@@ -149,17 +165,30 @@ class Block(nn.Module):
       keys=write(cache.keys, key, index, axis=2),
       values=write(cache.values, project("value"), index, axis=2),
     )
+    cache = constrain(cache, "batch", "heads")
     attended = attend(query, cache.keys, cache.values, mask)
     attended = jnp.swapaxes(attended, 1, 2).reshape(-1, *heads)
     x += nn.DenseGeneral(
-      config.embed_dim, axis=(-2, -1), use_bias=False, name="output"
+      config.embed_dim,
+      axis=(-2, -1),
+      use_bias=False,
+      kernel_init=_init("heads", "kv", "embed"),
+      name="output",
     )(attended)
 
     normed = nn.RMSNorm(name="mlp_norm")(x)
-    gate = nn.Dense(config.mlp_dim, use_bias=False, name="gate")(normed)
-    up = nn.Dense(config.mlp_dim, use_bias=False, name="up")(normed)
-    down = nn.Dense(config.embed_dim, use_bias=False, name="down")
-    return (x + down(jax.nn.silu(gate) * up)).reshape(shape), cache
+
+    def dense(width, name, *names):
+      return nn.Dense(
+        width, use_bias=False, kernel_init=_init(*names), name=name
+      )
+
+    gate = dense(config.mlp_dim, "gate", "embed", "mlp")(normed)
+    up = dense(config.mlp_dim, "up", "embed", "mlp")(normed)
+    down = dense(config.embed_dim, "down", "mlp", "embed")
+    inner = constrain(jax.nn.silu(gate) * up, "batch", "mlp")
+    x = (x + down(inner)).reshape(shape)
+    return constrain(x, "batch"), cache
 
 
 class Decoder(nn.Module):
@@ -167,6 +196,7 @@ class Decoder(nn.Module):
 
   config: DecoderConfig
   vocab_size: int
+  layout: partitioning.Layout | None = None
 
   @nn.compact
   def __call__(self, tokens, positions, mask, cache, index, logits_from=0):
@@ -188,14 +218,19 @@ class Decoder(nn.Module):
     embed = nn.Embed(
       self.vocab_size,
       config.embed_dim,
-      embedding_init=nn.initializers.normal(config.embed_dim**-0.5),
+      embedding_init=nn.with_logical_partitioning(
+        nn.initializers.normal(config.embed_dim**-0.5), ("vocab", "embed")
+      ),
       name="embed",
     )
     x = embed(tokens) * config.embed_dim**0.5
+    x = partitioning.constrain(self.layout, x, "batch")
     written = []
     for number, layer_cache in enumerate(cache):
-      block = Block(config, name=f"layer_{number}")
+      block = Block(config, self.layout, name=f"layer_{number}")
       x, layer_cache = block(x, positions, mask, layer_cache, index)
       written.append(layer_cache)
     x = nn.RMSNorm(name="final_norm")(x[:, logits_from:])
-    return embed.attend(x), tuple(written)
+    logits = embed.attend(x)
+    logits = partitioning.constrain(self.layout, logits, "batch", None, "vocab")
+    return logits, tuple(written)

@@ -11,10 +11,12 @@ Symbols: B rows, P prompt tokens, T target tokens, V vocabulary.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from cot_latent.models import decoder
+from cot_latent.models import decoder, partitioning
 
 PAD_ID = 0  # as in SeqIO
 
@@ -36,18 +38,21 @@ class Draws(NamedTuple):
 
 
 class LanguageModel(NamedTuple):
-  """What training needs of a model; every function is pure and jitted.
+  """What training needs of a model; every function is pure and compiled.
 
   Attributes:
     init: rng_key -> params.
     sample: (params, prompts [B, P], keys [B], temperature) -> Draws.
       Temperature 0 is greedy decoding.
     log_prob: (params, prompts [S, P], targets [S, T]) -> [S, T] nats.
+    layout: where parameters and rows lie; None is one device. With one,
+      `sample` takes and gives arrays of the host.
   """
 
   init: Callable[[jax.Array], Params]
   sample: Callable[..., Draws]
   log_prob: Callable[[Params, jax.Array, jax.Array], jax.Array]
+  layout: partitioning.Layout | None = None
 
 
 def target_mask(targets: jax.Array, eos_id: int) -> jax.Array:
@@ -65,7 +70,11 @@ def target_mask(targets: jax.Array, eos_id: int) -> jax.Array:
 
 
 def build(
-  config: decoder.DecoderConfig, vocab_size: int, eos_id: int, max_length: int
+  config: decoder.DecoderConfig,
+  vocab_size: int,
+  eos_id: int,
+  max_length: int,
+  layout: partitioning.Layout | None = None,
 ) -> LanguageModel:
   """Builds a decoder-only language model.
 
@@ -74,17 +83,24 @@ def build(
     vocab_size: V.
     eos_id: the token that ends a sequence.
     max_length: T, where sampling stops.
+    layout: where its parameters and rows lie; None is one device.
 
   Returns:
     The model's functions.
-  """
-  network = decoder.Decoder(config, vocab_size)
 
-  def init(rng_key):
+  Raises:
+    UserError: if the model cannot be cut as the layout says.
+  """
+  network = decoder.Decoder(config, vocab_size, layout)
+
+  def init_with_names(rng_key):
     tokens = jnp.ones((1, 1), jnp.int32)
     cache = decoder.empty_cache(config, 1, 1)
     mask = jnp.ones((1, 1, 1), bool)
     return network.init(rng_key, tokens, tokens, mask, cache, 0)["params"]
+
+  def init(rng_key):
+    return nn.unbox(init_with_names(rng_key))
 
   def forward(params, tokens, is_real, logits_from):
     """Runs whole rows at once; is_real [B, S] is False on padding."""
@@ -164,10 +180,37 @@ def build(
       ended=jnp.zeros(rows, bool),
       log_prob=jnp.zeros((rows, max_length)),
     )
+    nothing = partitioning.constrain(layout, nothing, "batch")
     carry = (1, draw(0, logits[:, 0], nothing), cache)
     return jax.lax.while_loop(goes_on, step, carry)[1]
 
-  return LanguageModel(jax.jit(init), jax.jit(sample), jax.jit(log_prob))
+  if layout is None:
+    return LanguageModel(jax.jit(init), jax.jit(sample), jax.jit(log_prob))
+
+  @jax.jit
+  def sample_parts(params, prompts, key_data, temperature):
+    keys = jax.random.wrap_key_data(key_data, impl="threefry2x32")
+    draws = sample(params, prompts, keys, temperature)
+    return partitioning.constrain(layout, draws)  # each process gets them all
+
+  def sample_rows(params, prompts, keys, temperature=1.0):
+    draws = sample_parts(
+      params,
+      partitioning.place_rows(layout, prompts),
+      partitioning.place_rows(layout, jax.random.key_data(keys)),
+      temperature,
+    )
+    return jax.tree.map(lambda x: np.asarray(x)[: len(prompts)], draws)
+
+  shardings = partitioning.param_shardings(
+    layout, jax.eval_shape(init_with_names, jax.random.key(0))
+  )
+  return LanguageModel(
+    jax.jit(init, out_shardings=shardings),
+    sample_rows,
+    jax.jit(log_prob),
+    layout,
+  )
 
 
 def _prompt_mask(prompts: jax.Array) -> jax.Array:

@@ -159,7 +159,7 @@ def _read(path: pathlib.Path, like: Any) -> Any:
     array = stored[jax.tree_util.keystr(key)]
     if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
       raise ValueError(f"{array.shape} instead of {leaf.shape}")
-    return jnp.asarray(array)
+    return jax.device_put(array, leaf.sharding)
 
   try:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:

@@ -15,6 +15,7 @@ from cot_latent.data.examples import OverLong, Source
 from cot_latent.errors import UserError
 from cot_latent.inference import transition
 from cot_latent.models.decoder import DecoderConfig
+from cot_latent.models.partitioning import MeshConfig
 from cot_latent.reporting import files
 from cot_latent.validation import check_positive, check_types, check_within
 
@@ -269,6 +270,7 @@ class Experiment:
       fits it in each run.
     max_nonfinite_steps: how many steps in a row may have a gradient that is
       not finite; they are skipped, and one more ends the run.
+    mesh: the devices that it is spread over.
   """
 
   model: DecoderConfig
@@ -284,6 +286,7 @@ class Experiment:
   checkpoint_period: int = 100
   base_dir: str | None = None
   max_nonfinite_steps: int = 3
+  mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
   def __post_init__(self):
     check_types(self)
@@ -312,6 +315,7 @@ def run_id(config: Experiment) -> str:
       model_dir=None,
       checkpoint_period=1,
       base_dir=None,
+      mesh=MeshConfig(),
     )
   )
   return (

@@ -3,6 +3,7 @@
 The only place that differentiates.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cot_latent.models import partitioning
 from cot_latent.models.language_model import LanguageModel
 from cot_latent.training.experiment import OptimizerConfig
 
@@ -67,7 +69,7 @@ class Updated(NamedTuple):
 def build(
   model: LanguageModel, optimizer: optax.GradientTransformation
 ) -> Callable[..., Updated]:
-  """Builds the jitted step.
+  """Builds the jitted step, on the mesh of the model if it has one.
 
   Returns:
     (params, opt_state, learning rate, prompts [S, P], targets [S, T],
@@ -93,4 +95,19 @@ def build(
     )
     return Updated(params, opt_state, norm, is_finite, loss)
 
-  return jax.jit(step, donate_argnums=(0, 1))
+  jitted = jax.jit(step, donate_argnums=(0, 1))
+  if model.layout is None:
+    return jitted
+
+  def on_rows(params, opt_state, rate, prompts, targets, weights):
+    place = functools.partial(partitioning.place_rows, model.layout)
+    return jitted(
+      params,
+      opt_state,
+      rate,
+      place(prompts),
+      place(targets),
+      place(weights, fill="constant"),  # what fills up has no weight
+    )
+
+  return on_rows

@@ -1,6 +1,7 @@
 """The embedded trainer: from an experiment to its report."""
 
 import contextlib
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from cot_latent.data import examples
 from cot_latent.data.examples import Source, Task
 from cot_latent.errors import Preempted, RunError, UserError
 from cot_latent.inference import memory, rng
-from cot_latent.models import language_model
+from cot_latent.models import language_model, partitioning
 from cot_latent.reporting import (
   environment,
   files,
@@ -181,11 +182,13 @@ class _Run:
     self.record, self.journal = run_record, run_record.journal
     self.checkpoints, self.directory = saved, directory
     self.task = loaded.task
+    self.layout = partitioning.build(config.mesh)
     self.model = language_model.build(
       config.model,
       self.task.vocabulary.size,
       self.task.vocabulary.eos_id,
       config.task.max_length,
+      self.layout,
     )
     self.optimizer = mstep.build_optimizer(config.optimizer)
     self.m_step = mstep.build(self.model, self.optimizer)
@@ -281,7 +284,14 @@ class _Run:
   def first_state(self, params, chains: memory.MemoryState) -> TrainState:
     """Makes the state before any step."""
     state = TrainState(params, self.optimizer.init(params), chains, 0)
-    return refit.first_state(self.config, state)
+    state = refit.first_state(self.config, state)
+    # Rows of the memory lie apart; small things, such as counts, everywhere.
+    place = functools.partial(partitioning.place_evenly, self.layout)
+    return state._replace(
+      opt_state=partitioning.on_mesh(self.layout, state.opt_state),
+      memory=place(state.memory, "examples"),
+      pool=place(state.pool, "examples"),
+    )
 
   def draw_exemplars(self, params) -> None:
     """Draws worked examples from the base model and puts them into prompts."""
@@ -616,7 +626,7 @@ def _header(
     },
     "environment": environment.describe(
       [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
-      {"num_processes": jax.process_count()},
+      partitioning.describe(partitioning.build(config.mesh)),
     ),
     "plan": experiment.plan(config, len(loaded.train), len(loaded.test)),
     "liveness": {"limits": liveness.LIMITS},

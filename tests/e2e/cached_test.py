@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from cot_latent import cli
+from cot_latent.reporting import record
 
 SMALL = [
   "--gin_file=gin/runs/quickstart.gin",
@@ -51,8 +52,8 @@ def train(program, *arguments):
 
 
 def read_report(directory):
-  report = json.loads((directory / "report.json").read_text())
-  assert report["status"] == "complete"
+  report = record.read_whole(directory)
+  assert report["status"] in record.FINISHED
   return report
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from cot_latent.reporting import record
+from cot_latent.reporting import lock, record
 from tests.asserts import assert_trees_equal
 
 SMALL = [
@@ -120,14 +120,14 @@ def test_killed_and_interrupted_runs_end_as_if_left_alone(tmp_path):
   assert "Traceback" not in errors
   assert report_of(stopped)["status"] == "interrupted"
 
-  preempted = start(stopped)
-  # The folder is in use.
-  status, _, errors = finish(start(stopped))
+  with lock.hold(stopped):
+    status, _, errors = finish(start(stopped))
   assert status == 2
   assert errors == (
     f"t5x: error: MODEL_DIR {stopped} is in use by another process: wait for "
     "it, or choose another MODEL_DIR\n"
   )
+  preempted = start(stopped)
   wait_for_step(preempted, stopped, 30, num_resumed=2)
   preempted.send_signal(signal.SIGTERM)
   status, _, errors = finish(preempted)

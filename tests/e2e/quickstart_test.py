@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cot_latent import cli
+from cot_latent.reporting import record
 
 OTHER_SEEDS = [pytest.param(n, marks=pytest.mark.slow) for n in range(1, 5)]
 
@@ -22,7 +23,7 @@ def test_quickstart_learns_from_answers_alone(seed, tmp_path, capsys):
   )
   captured = capsys.readouterr()
   assert status == 0, captured.err
-  report = json.loads((directory / "report.json").read_text())
+  report = record.read_whole(directory)
   last = report["plan"]["steps"]
   accuracy = {
     (row["decoder"], row["step"]): row["accuracy"] for row in report["results"]

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cot_latent import cli
+from cot_latent.reporting import record
 from cot_latent.tasks import bbh
 
 NUM_STEPS = 6
@@ -21,11 +22,11 @@ def run(capsys, directory, *arguments):
   )
   captured = capsys.readouterr()
   assert status == 0, captured.err
-  return json.loads((directory / "report.json").read_text())
+  return record.read_whole(directory)
 
 
 def check(report, task, num_test):
-  assert report["status"] == "complete"
+  assert report["status"] in record.FINISHED
   assert report["data"]["task"] == task
   steps = [row["step"] for row in report["metrics"]]
   assert steps == list(range(1, NUM_STEPS + 1))

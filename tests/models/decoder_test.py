@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +43,7 @@ def params():
   def init(rng_key):
     cache = decoder.empty_cache(CONFIG, ROWS, LENGTH)
     arguments = tokens(), places(), causal(), cache, 0
-    return NETWORK.init(rng_key, *arguments)["params"]
+    return nn.unbox(NETWORK.init(rng_key, *arguments)["params"])
 
   return random_params(init)
 

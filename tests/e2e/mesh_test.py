@@ -1,0 +1,167 @@
+"""On any mesh of devices a run makes the same choices.
+
+The devices are simulated, in a process of their own: JAX counts them once.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.asserts import assert_trees_equal
+
+ROOT = pathlib.Path(__file__).parents[2]
+# data x model; the first is one device. All of them by `make nightly`.
+MESHES = [(1, 1), (8, 1), (2, 4)]
+MORE_MESHES = [*MESHES, (2, 1), (4, 2), (1, 4)]
+# Sums over rows and heads are taken in another order, which changes the last
+# bits of float32. Adam divides by the gradient's size and makes the most of
+# that where it is almost 0, so that a parameter may be off by a small part of
+# what 7 steps of 1e-2 move it.
+RELATIVE, ABSOLUTE = 1e-3, 1e-4
+
+SCRIPT = """
+import dataclasses, json, pathlib, sys
+import jax, numpy as np
+from cot_latent.models import decoder, partitioning
+from cot_latent.training import mstep
+from tests.training import toy
+from tests.training.kills import last_state, run_until
+
+root = pathlib.Path(sys.argv[1])
+assert len(jax.devices()) == 8
+found = {}
+
+def experiment(name, mesh):
+  return toy.make_experiment(
+    root / name,
+    model=decoder.DecoderConfig(1, 16, 4, 8, 32),
+    mesh=partitioning.MeshConfig(*mesh),
+  )
+
+def keep(name, config, report):
+  leaves = jax.tree_util.tree_leaves_with_path(last_state(config).params)
+  flat = {jax.tree_util.keystr(key): np.asarray(leaf) for key, leaf in leaves}
+  np.savez(root / f"{name}.npz", **flat)
+  found[name] = {
+    "choices": [row["choices"] for row in report["metrics"]],
+    "results": report["results"],
+    "mesh": report["environment"]["mesh"],
+    "resumes": [r["step"] for r in report["continuity"]["resumes"]],
+  }
+
+for mesh in json.loads(sys.argv[2]):
+  name = "x".join(map(str, mesh))
+  config = experiment(name, mesh)
+  keep(name, config, toy.run(config))
+# Stopped on one mesh, gone on with on another.
+config = experiment("moved", (8, 1))
+run_until(config, ("after_save", 3))
+keep("moved", config, toy.run(experiment("moved", (2, 4))))
+# Where parameters and the memory lie.
+config = experiment("unused", (2, 4))
+layout = partitioning.build(config.mesh)
+model = toy.language_model.build(config.model, 259, 1, 8, layout)
+params = model.init(jax.random.key(0))
+shapes = {
+  jax.tree_util.keystr(key): (leaf.shape, leaf.sharding.shard_shape(leaf.shape))
+  for key, leaf in jax.tree_util.tree_leaves_with_path(params)
+}
+rows = partitioning.place_evenly(layout, np.zeros((24, 8)), "examples")
+shapes["memory"] = (rows.shape, rows.sharding.shard_shape(rows.shape))
+found["shapes"] = shapes
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(
+  scope="module",
+  params=[MESHES, pytest.param(MORE_MESHES, marks=pytest.mark.slow)],
+  ids=["few", "all"],
+)
+def made(request, tmp_path_factory):
+  """The folder of the runs, and what the script says of them."""
+  root = tmp_path_factory.mktemp("meshes")
+  done = subprocess.run(
+    [sys.executable, "-c", SCRIPT, str(root), json.dumps(request.param)],
+    cwd=ROOT,
+    env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+    capture_output=True,
+    text=True,
+    timeout=500,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  return root, json.loads(done.stdout.splitlines()[-1])
+
+
+def memory_of(root, name):
+  with np.load(root / name / "outputs/000007-memory.npz") as stored:
+    return dict(stored)
+
+
+def spread_runs(found):
+  return [name for name in found if name not in ("1x1", "shapes")]
+
+
+def test_the_choices_are_the_same_on_every_mesh(made):
+  root, found = made
+  alone, one = found["1x1"], memory_of(root, "1x1")
+  assert len({*alone["choices"]}) == 7
+  assert len(np.unique(one["accepted_at"])) > 2
+  assert len(spread_runs(found)) >= 3
+  for name in spread_runs(found):
+    assert found[name]["choices"] == alone["choices"], name
+    assert found[name]["results"] == alone["results"], name
+    assert_trees_equal(one, memory_of(root, name))
+
+
+def test_the_meshes_are_what_was_asked_for(made):
+  _, found = made
+  for name in {*spread_runs(found)} - {"moved"}:
+    data, model = map(int, name.split("x"))
+    assert found[name]["mesh"] == {"data": data, "model": model}
+  assert found["moved"]["resumes"] == [4]
+
+
+def test_parameters_and_memory_are_cut(made):
+  shapes = made[1]["shapes"]
+  memory = shapes.pop("memory")
+  cut = {
+    name.rsplit("'", 4)[1]: (whole, part)
+    for name, (whole, part) in shapes.items()
+    if whole != part
+  }
+  assert cut["query"] == ([16, 4, 8], [16, 1, 8])
+  assert cut["output"] == ([4, 8, 16], [1, 8, 16])
+  assert cut["up"] == ([16, 32], [16, 8])
+  assert cut["down"] == ([32, 16], [8, 16])
+  assert memory == [[24, 8], [3, 8]]
+
+
+def norms_of(root, name):
+  lines = (root / name / "journal.jsonl").read_text().splitlines()
+  rows = map(json.loads, lines)
+  return [row["grad/norm"] for row in rows if row["kind"] == "metrics"]
+
+
+def test_parameters_agree_up_to_rounding(made):
+  root, found = made
+  with np.load(root / "1x1.npz") as stored:
+    params = dict(stored)
+  for name in spread_runs(found):
+    with np.load(root / f"{name}.npz") as stored:
+      for leaf, values in params.items():
+        np.testing.assert_allclose(stored[leaf], values, RELATIVE, ABSOLUTE)
+
+
+def test_metrics_agree_up_to_rounding(made):
+  root, found = made
+  norms = norms_of(root, "1x1")
+  assert len(norms) == 7
+  for name in spread_runs(found):
+    np.testing.assert_allclose(norms_of(root, name), norms, RELATIVE)
