@@ -14,6 +14,7 @@ import pytest
 from cot_latent import cli, configuration, study
 from cot_latent.errors import UserError
 from cot_latent.reporting import record, seals
+from tests.training.kills import act_at
 
 COMMON = """
 from __gin__ import dynamic_registration
