@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from cot_latent import __version__
 from cot_latent.errors import Preempted, RunError, UserError
+from cot_latent.training import preemption
 
 _EXIT_ERROR, _EXIT_USAGE, _EXIT_INTERRUPTED, _EXIT_PREEMPTED = 1, 2, 130, 143
 
@@ -57,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _status_of(run: Callable[[], int]) -> int:
   """Runs a command; what ends it early becomes a line and a status."""
   try:
-    return run()
+    with preemption.handled():
+      return run()
   except UserError as error:
     return _fail(str(error), _EXIT_USAGE)
   except RunError as error:
@@ -406,7 +408,7 @@ def _train_here(options: argparse.Namespace) -> int:
   """Trains in this process, which may be one of several."""
   from cot_latent import configuration
   from cot_latent.reporting import summary
-  from cot_latent.training import preemption, processes, train
+  from cot_latent.training import processes, train
 
   _silence_logs()
   config, gin_record = configuration.parse(*_gin_options(options))
@@ -425,8 +427,7 @@ def _train_here(options: argparse.Namespace) -> int:
       f"{prepared.directory} is complete already, nothing is run; for a new "
       "run choose another MODEL_DIR"
     )
-  with preemption.handled():
-    report = train.train(prepared)
+  report = train.train(prepared)
   if is_first:
     print(summary.report_text(report, prepared.directory))
   if options.strict and processes.first_says(bool(report.get("suspect"))):
@@ -437,7 +438,6 @@ def _train_here(options: argparse.Namespace) -> int:
 
 def _study(options: argparse.Namespace) -> int:
   from cot_latent import study
-  from cot_latent.training import preemption
 
   gin_files, bindings, search_paths = _gin_options(options)
   if gin_files:
@@ -448,8 +448,7 @@ def _study(options: argparse.Namespace) -> int:
       print(one.command(search_paths))
     return 0
   _silence_logs()
-  with preemption.handled():
-    failures = study.run(runs, search_paths)
+  failures = study.run(runs, search_paths)
   if failures:
     raise RunError(
       f"{len(failures)} of {len(runs)} runs failed, the first: {failures[0]}"

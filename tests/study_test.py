@@ -15,6 +15,7 @@ from cot_latent import cli, configuration, study
 from cot_latent.errors import UserError
 from cot_latent.reporting import record, seals, tables
 from tests.reporting import made_up
+from tests.training.kills import act_at
 
 COMMON = """
 from __gin__ import dynamic_registration
@@ -388,6 +389,29 @@ def test_reports_are_collected(finished, tmp_path):
     seals.check(report)
   with pytest.raises(UserError, match="few_shot-s2 has no report"):
     study.collect(study.plan(str(folder), 3, str(output), []), tmp_path / "x")
+
+
+@pytest.mark.parametrize("place", [("after_e_step", 1), ("after_step", 2)])
+def test_a_study_that_is_asked_to_end_does(finished, tmp_path, capsys, place):
+  """Even where a run's last step is over by then; the rest is made later."""
+  folder, output = finished
+  arguments = [
+    "study",
+    str(folder),
+    "--seeds=2",
+    f"--output={tmp_path / 'out'}",
+  ]
+  with pytest.MonkeyPatch.context() as patch:
+    act_at(patch, place, lambda: signal.raise_signal(signal.SIGTERM))
+    assert cli.main(arguments) == 143
+  text = capsys.readouterr().err
+  assert text.splitlines()[-1].startswith("t5x: error: ended by SIGTERM; the ")
+  # The first run has no steps.
+  report = json.loads((tmp_path / "out/rloo-s0/report.json").read_text())
+  assert report["status"] == "interrupted"
+  assert not (tmp_path / "out/few_shot-s1").exists()
+  assert cli.main(arguments) == 0
+  assert read_reports(tmp_path / "out") == read_reports(output)
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def init(num_examples: int, length: int) -> MemoryState:
     is_correct=jnp.zeros(num_examples, bool),
     accepted_at=zeros - 1,
     num_proposed=zeros,
-    num_accepted=zeros,
+    num_accepted=zeros.copy(),  # so that both can be donated
   )
 
 

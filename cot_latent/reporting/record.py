@@ -253,8 +253,8 @@ def read(directory: pathlib.Path) -> dict[str, Any] | None:
   """Reads the report of a folder.
 
   Returns:
-    The report, or None if the folder is not there or empty; a report of which
-    only a part was written before a kill does not count.
+    The report, or None if the folder is not there or empty; what a run writes
+    before its first report, and a part of that, do not count.
 
   Raises:
     UserError: if the folder holds something else, or a report that this
@@ -263,7 +263,9 @@ def read(directory: pathlib.Path) -> dict[str, Any] | None:
   for place in (directory, *directory.parents):
     if place.is_file():
       raise UserError(f"MODEL_DIR {directory}: {place} is a file, not a folder")
-  own = {files.partial_path(directory / "report.json"), directory / lock.NAME}
+  begun = {directory / name for name in (DIFF, "report.json")}
+  own = {*map(files.partial_path, begun), directory / lock.NAME}
+  own.add(directory / DIFF)
   if not directory.is_dir() or not {*directory.iterdir()} - own:
     return None
   path = directory / "report.json"

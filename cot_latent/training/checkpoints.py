@@ -37,7 +37,9 @@ class Checkpoints:
     processes.wait_for_all("checkpoints")
     self._manager = ocp.CheckpointManager(
       self._directory,
-      options=ocp.CheckpointManagerOptions(max_to_keep=2, create=True),
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=2, create=True, cleanup_tmp_directories=True
+      ),
     )
 
   def save(self, state: TrainState) -> str:
@@ -50,14 +52,17 @@ class Checkpoints:
     self._manager.wait_until_finished()
     if not processes.is_first():
       return ""
-    folder = self._directory / str(state.step)
-    manifest = files.to_json(_hashes(folder))
-    files.write_atomically(folder / _MANIFEST, manifest)
-    return files.sha256(manifest.encode())
+    _write_manifest(self._directory / str(state.step))
+    return self.sha256(state.step)
 
   def latest_step(self) -> int | None:
     """The step of the last whole checkpoint, if there is one."""
     return self._manager.latest_step()
+
+  def sha256(self, step: int) -> str:
+    """The sha256 over a checkpoint that is whole."""
+    manifest = self._directory / str(step) / _MANIFEST
+    return files.sha256(manifest.read_bytes())
 
   def restore(self, like: TrainState) -> TrainState:
     """Restores the last checkpoint.
@@ -83,6 +88,10 @@ def _tree(state: TrainState) -> dict[str, Any]:
   """A state as Orbax takes it: every leaf an array, and no None."""
   parts = state._asdict() | {"step": np.asarray(state.step)}
   return {name: part for name, part in parts.items() if part is not None}
+
+
+def _write_manifest(folder: pathlib.Path) -> None:
+  files.write_atomically(folder / _MANIFEST, files.to_json(_hashes(folder)))
 
 
 def _hashes(folder: pathlib.Path) -> dict[str, str]:
@@ -124,6 +133,9 @@ def _set_aside_damaged(directory: pathlib.Path) -> None:
     fault = _fault(folder)
     if fault is None:
       break
+    if bad and not fault:
+      # Only the last can be unfinished: the one before it had its manifest.
+      fault = f"{_MANIFEST} is missing"
     bad.append((folder, fault))
   damaged = [f"{folder}: {fault}" for folder, fault in bad if fault]
   if damaged and len(bad) == len(folders):
@@ -131,12 +143,15 @@ def _set_aside_damaged(directory: pathlib.Path) -> None:
       f"no checkpoint in {directory} can be used ({damaged[0]}): put one back, "
       "or choose another MODEL_DIR"
     )
+  is_used = "the one before is used"
+  if len(bad) == len(folders):
+    is_used = "there is none before, and the run begins anew"
   for folder, fault in bad:
     what = f"damaged ({fault})" if fault else "not finished"
     kept = _free_name(folder.with_name(f"unusable-{folder.name}"))
     print(
-      f"the checkpoint of step {folder.name} is {what}: the one before is "
-      f"used, and this one is kept as {kept.name}",
+      f"the checkpoint of step {folder.name} is {what}: {is_used}; it is "
+      f"kept as {kept.name}",
       file=sys.stderr,
       flush=True,
     )

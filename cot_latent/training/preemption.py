@@ -21,7 +21,7 @@ def handled() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-  """Keeps SIGTERM back.
+  """Keeps SIGTERM back; raises Preempted at the end if it has come.
 
   Yields:
     A function that tells whether it has come.
@@ -29,6 +29,8 @@ def deferred() -> Iterator[Callable[[], bool]]:
   asked = threading.Event()
   with _handler(lambda number, frame: asked.set()):
     yield asked.is_set
+  if asked.is_set():
+    raise Preempted
 
 
 @contextlib.contextmanager

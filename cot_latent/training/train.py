@@ -92,9 +92,14 @@ def prepare(
     open_task: opens its tasks; several runs may share what was opened.
 
   Raises:
-    UserError: if the data cannot be used, or if the folder belongs to another
-      run.
+    UserError: if the data or the precision cannot be used, or if the folder
+      belongs to another run.
   """
+  if jax.config.read("jax_enable_x64"):
+    raise UserError(
+      "jax_enable_x64 is on, and the model computes in float32: unset "
+      "JAX_ENABLE_X64"
+    )
   name = experiment.run_id(config)
   directory = pathlib.Path(config.model_dir or f"runs/{name}")
   old = record.read(directory)
@@ -173,6 +178,8 @@ def _train(prepared: Prepared) -> dict[str, Any]:
   )
   with contextlib.closing(run_record), contextlib.closing(saved):
     try:
+      if resume_at is not None:
+        _note_checkpoint(run_record.journal, resume_at, saved.sha256(resume_at))
       run_record.write("running")
       run = _Run(config, loaded, run_record, saved, directory)
       with contextlib.ExitStack() as stack:
@@ -221,16 +228,18 @@ class _Run:
   def run(self) -> None:
     """Takes all steps that are still to be taken."""
     config = self.config
-    if self.checkpoints.latest_step() is None:
+    is_new = self.checkpoints.latest_step() is None
+    if is_new:
       state = self.start()
       self.note_params(state)
       if not config.steps:
         self.keep_memory(state)
       self.evaluate(state)
-      self.save(state)
     else:
       state = self.restore()
     with preemption.deferred() as is_preempted:
+      if is_new:
+        self.save(state)
       self.take_steps(state, is_preempted)
 
   def take_steps(
@@ -239,7 +248,13 @@ class _Run:
     """Takes all steps; where the process is to end, saves and stops."""
     config = self.config
     progress = Progress(config.method.name, config.steps, state.step)
-    while state.step < config.steps:
+    while True:
+      if processes.any_says(is_preempted()):
+        if self.checkpoints.latest_step() != state.step:
+          self.save(state)
+        raise Preempted
+      if state.step == config.steps:
+        return
       state, metrics = self.step(state)
       self.journal.add(state.step, "metrics", **metrics)
       self.write_scalars(
@@ -258,11 +273,8 @@ class _Run:
         self.note_params(state)
         self.keep_memory(state)
         self.show_memory(state)
-      is_to_end = processes.any_says(is_preempted())
-      if is_last or is_to_end or state.step % config.checkpoint_period == 0:
+      if is_last or state.step % config.checkpoint_period == 0:
         self.save(state)
-      if is_to_end and not is_last:
-        raise Preempted
 
   def start(self) -> TrainState:
     """Fits the base model and fills the memory."""
@@ -430,7 +442,11 @@ class _Run:
       step: one that has none; it is not in the journal yet.
     """
     most = self.config.max_nonfinite_steps
-    rows = record.of_kind(self.journal.rows, "metrics")
+    rows = [
+      row
+      for row in record.of_kind(self.journal.rows, "metrics")
+      if not row["estimator/is_skipped"]  # which had no gradient at all
+    ]
     before = rows[len(rows) - most :] if len(rows) >= most else None
     if before is None or any(row["grad/is_finite"] for row in before):
       return
@@ -579,7 +595,6 @@ class _Run:
     )
     self.journal.sync()
     sha256 = self.checkpoints.save(state)
-    # If the process is killed before this, the resumed one lacks the row.
     self.journal.add(state.step, "checkpoint", sha256=sha256)
     self.record.write("running")
 
@@ -590,6 +605,13 @@ class _Run:
     yield
     seconds = time.perf_counter() - began
     self.journal.add(0, "phase", phase=name, seconds=seconds, **counts)
+
+
+def _note_checkpoint(journal: files.Journal, step: int, sha256: str) -> None:
+  """Adds the row of a checkpoint that a killed process did not come to add."""
+  rows = record.of_kind(journal.rows, "checkpoint")
+  if not any(row["step"] == step for row in rows):
+    journal.add(step, "checkpoint", sha256=sha256)
 
 
 def _base_rows(config: experiment.Experiment) -> int:

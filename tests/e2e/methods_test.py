@@ -1,7 +1,7 @@
 """Every file of gin/methods/ in a small run, whole and stopped in between."""
 
-import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import re
@@ -13,7 +13,12 @@ import cot_latent
 from cot_latent import configuration
 from cot_latent.training import base, checkpoints, experiment, mstep
 from tests.training import toy
-from tests.training.kills import assert_same_run, last_state, run_until
+from tests.training.kills import (
+  assert_same_run,
+  last_state,
+  run_or_be_killed,
+  run_until,
+)
 
 ROOT = pathlib.Path(cot_latent.__file__).parents[1]
 METHODS = sorted(path.stem for path in (ROOT / "gin/methods").glob("*.gin"))
@@ -282,28 +287,88 @@ def test_stopped_anywhere_a_method_s_run_ends_the_same(whole, tmp_path):
   assert_same_run(whole, (config, again))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("place", ["before_save", "after_save"])
+# Where each process is killed: the first one, those after it, and how often
+# they save. What comes before is done anew in each: every place of a run of 20
+# steps is met, the ends of epochs (3 steps) and of loops among them.
+EVERYWHERE = {
+  "with only the memory moved": (("after_e_step", 1), ("after_e_step", 2), 1),
+  "with a step in no file": (("after_step", 1), ("after_step", 2), 1),
+  "before a checkpoint": (("before_save", 0), ("before_save", 1), 1),
+  "in a checkpoint": (("before_manifest", 0), ("before_manifest", 1), 1),
+  "after a checkpoint": (("after_save", 1), ("after_save", 1), 1),
+  "before a report": (("before_report", 2), ("before_report", 1), 1),
+  "steps after a checkpoint": (("after_step", 1), ("after_step", 4), 3),
+}
+# The normal suite's part of it.
+LEAN = {
+  ("trice", "in a checkpoint"),
+  ("rest_em", "with only the memory moved"),
+}
+LONG = 20
+
+
+def long_run(folder, method):
+  """The configuration of a run of 20 steps."""
+  bindings = [*smaller(method), f"TRAIN_STEPS = {LONG}"]
+  if method == "few_shot":
+    bindings.pop()
+  return parse(folder, method, bindings)[0]
+
+
+@pytest.fixture(scope="module")
+def long_whole(folder):
+  """Gives a method's long run that nothing disturbs, made when first asked."""
+
+  @functools.cache
+  def make(method):
+    config = dataclasses.replace(
+      long_run(folder, method), model_dir=str(folder / f"long_{method}")
+    )
+    return config, toy.run(config)
+
+  return make
+
+
+@pytest.mark.parametrize(
+  ("method", "where"),
+  [
+    pytest.param(
+      *(method, where),
+      marks=() if (method, where) in LEAN else pytest.mark.slow,
+      id=f"{method}, {where}",
+    )
+    for method in METHODS
+    for where in EVERYWHERE
+  ],
+)
 def test_killed_at_every_step_a_method_s_run_ends_the_same(
-  whole, tmp_path, place
+  folder, long_whole, tmp_path, method, where
 ):
-  """Between the memory's update and the checkpoint, and after that."""
-  config, _ = whole
-  steps = min(config.steps, 20)
+  first, others, period = EVERYWHERE[where]
   config = dataclasses.replace(
-    config, model_dir=str(tmp_path / "killed"), checkpoint_period=1
+    long_run(folder, method),
+    model_dir=str(tmp_path / "killed"),
+    checkpoint_period=period,
   )
-  if place == "before_save":
-    run_until(config, ("before_save", 0))
-  for _ in range(steps):
-    # What is saved first is the step after the one gone on from.
-    run_until(config, ("after_save", 1))
-    if place == "before_save":
-      with contextlib.suppress(pytest.fail.Exception):
-        run_until(config, ("before_save", 0))
+  num_killed = 0
+  while run_or_be_killed(config, others if num_killed else first) is None:
+    num_killed += 1
+    assert num_killed <= LONG + 2
   again = toy.run(config)
-  assert again["continuity"]["resumes"]
-  assert_same_run(whole, (config, again))
+  resumed = [row["step"] for row in again["continuity"]["resumes"]]
+  if config.steps:
+    assert num_killed >= LONG // period
+    assert {*range(0, LONG - period, period)} <= {*resumed}
+  elif "step" not in first[0]:
+    assert num_killed >= 1
+  assert_same_run(long_whole(method), (config, again))
+  saved = again["continuity"]["checkpoints"]
+  assert [row["step"] for row in saved] == sorted(
+    {*range(0, config.steps, period), config.steps}
+  )
+  # Nothing is left of what was begun.
+  names = {p.name for p in (tmp_path / "killed/checkpoints").iterdir()}
+  assert not [name for name in names if "tmp" in name]
 
 
 @pytest.mark.parametrize("forgotten", ["pool", "base_params", "memory"])

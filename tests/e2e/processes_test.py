@@ -89,7 +89,8 @@ def report_of(directory):
 
 
 def last_checkpoint(directory):
-  steps = [int(p.name) for p in (directory / "checkpoints").iterdir()]
+  names = [p.name for p in (directory / "checkpoints").iterdir()]
+  steps = [int(name) for name in names if name.isdecimal()]
   path = directory / "checkpoints" / str(max(steps)) / "default"
   return ocp.StandardCheckpointer().restore(path.absolute())
 
@@ -160,6 +161,70 @@ def test_killed_and_interrupted_runs_end_as_if_left_alone(tmp_path):
   assert int(state["step"]) == 60
   assert np.any(state["memory"]["tokens"])
   assert_trees_equal(state, again)
+
+
+# A process that kills itself, with the signal that nothing can answer, where
+# Orbax writes the arrays, where it moves what is whole to its place, where the
+# manifest is about to be written or to take its place, and between memory and
+# checkpoint; and how often it does that before.
+DEADLY = """
+import asyncio, os, pathlib, signal, sys
+from cot_latent import cli
+owner, name, number = sys.argv[1].split(":")
+path, _, owner = owner.rpartition(".")
+holder = __import__(path, fromlist=[owner])
+holder = getattr(holder, owner)
+whole, calls = getattr(holder, name), []
+
+def die(*arguments, **fields):
+  meant = sys.argv[2]
+  if meant in str(arguments[0]):
+    calls.append(1)
+    if len(calls) > int(number):
+      os.kill(os.getpid(), signal.SIGKILL)
+  return whole(*arguments, **fields)
+
+setattr(holder, name, die)
+sys.exit(cli.main(sys.argv[3:]))
+"""
+_ATOMIC = "orbax.checkpoint._src.path.atomicity.AtomicRenameTemporaryPath"
+DEATHS = [
+  # Where, what the first argument names, the step that the next process goes on
+  # from; steps 0, 3, 6, ... are saved, and Orbax moves two folders for each.
+  (f"{_ATOMIC}:finalize:0", "", None),
+  (f"{_ATOMIC}:finalize:2", "", 0),
+  ("cot_latent.training.checkpoints:_write_manifest:2", "", 6),
+  ("cot_latent.reporting.files:write_atomically:1", "sha256.json", 9),
+  ("cot_latent.training.mstep:num_updates:7", "", 15),
+]
+
+
+@pytest.mark.slow
+def test_killed_within_a_checkpoint_ends_as_if_left_alone(tmp_path):
+  alone, killed = tmp_path / "alone", tmp_path / "killed"
+  status, _, errors = finish(start(alone))
+  assert status == 0, errors
+  for place, meant, _ in DEATHS:
+    arguments = command(killed)[3:]
+    done = subprocess.run(
+      [sys.executable, "-c", DEADLY, place, meant, *arguments],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      timeout=300,
+      check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert report_of(killed)["status"] == "running"
+  status, _, errors = finish(start(killed))
+  assert status == 0, errors
+  one, other = record.read_whole(alone), record.read_whole(killed)
+  assert one["digest"] == other["digest"]
+  resumed = [row["step"] for row in other["continuity"]["resumes"]]
+  assert resumed == [step for *_, step in DEATHS if step is not None]
+  names = {path.name for path in (killed / "checkpoints").iterdir()}
+  assert not [name for name in names if "tmp" in name]
+  assert_trees_equal(last_checkpoint(alone), last_checkpoint(killed))
 
 
 def can_mount(directory):

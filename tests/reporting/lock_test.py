@@ -1,5 +1,6 @@
 """One process at a time; and none for ever."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -61,5 +62,31 @@ def test_a_file_is_made_once(tmp_path):
 
 def test_who_waits_says_so(tmp_path, capsys):
   with lock.wait(tmp_path / "x", "waiting"):
-    pass
-  assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+  "number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP]
+)
+def test_where_there_are_no_locks_that_is_said(
+  tmp_path, monkeypatch, capsys, number
+):
+  def fail(*_):
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr(lock.fcntl, "flock", fail)
+  for holding in (lock.hold(tmp_path), lock.wait(tmp_path / "x", "waiting")):
+    with holding:
+      pass
+    line = capsys.readouterr().err
+    assert line.startswith(f"{tmp_path} has no locks (")
+    assert line.count("\n") == 1
+
+
+def test_another_error_of_a_lock_is_none(tmp_path, monkeypatch):
+  def fail(*_):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+  monkeypatch.setattr(lock.fcntl, "flock", fail)
+  with pytest.raises(OSError, match="Input/output"):
+    lock.hold(tmp_path).__enter__()

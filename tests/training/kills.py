@@ -8,7 +8,7 @@ import pytest
 
 from cot_latent.inference import memory, rng
 from cot_latent.reporting import files
-from cot_latent.training import checkpoints, mstep, refit, train
+from cot_latent.training import checkpoints, estep, mstep, refit, train
 from cot_latent.training.state import TrainState
 from tests.asserts import assert_trees_equal
 from tests.training import toy
@@ -56,37 +56,57 @@ def assert_same_run(one, other):
   assert_trees_equal(last_state(config), last_state(other_config))
 
 
-def kill_at(monkeypatch, place):
-  """Stops the process, as it were, at a place; nothing is tidied up.
+# What a process does again and again, and may be killed before or after.
+DOINGS = (
+  ("row", files.Journal, "add"),
+  ("fill", refit, "fill"),  # a pool
+  # The memory is moved, and neither parameters nor anything on disk.
+  ("e_step", estep, "e_step"),
+  ("e_step", refit, "e_step"),
+  ("step", train._Run, "step"),  # taken, and not even in the journal
+  ("save", checkpoints.Checkpoints, "save"),
+  # Orbax has finished, and nothing says so.
+  ("manifest", checkpoints, "_write_manifest"),
+  ("report", train.record.Record, "write"),
+)
+
+
+def act_at(monkeypatch, place, act):
+  """Does something at a place of a run.
 
   Args:
     monkeypatch: undone before the run goes on.
-    place: "after_row", "after_save" or "before_save", and the number of rows
-      or saves of this process that there are by then; or "after_fill", and the
-      number of the pool.
+    place: "before_" or "after_" and one of DOINGS, and how often this process
+      has done that by then.
+    act: what is done.
   """
   kind, number = place
-  calls = {"row": 0, "save": 0, "fill": 0}
+  calls = {name: 0 for name, *_ in DOINGS}
 
   def counted(name, function):
     def call(*arguments, **fields):
       if kind == f"before_{name}" and calls[name] == number:
-        raise Killed
+        act()
       made = function(*arguments, **fields)
       calls[name] += 1
       if kind == f"after_{name}" and calls[name] == number:
-        raise Killed
+        act()
       return made
 
     return call
 
-  for name, owner, function in (
-    ("row", files.Journal, "add"),
-    ("save", checkpoints.Checkpoints, "save"),
-    ("fill", refit, "fill"),
-  ):
+  for name, owner, function in DOINGS:
     counting = counted(name, getattr(owner, function))
     monkeypatch.setattr(owner, function, counting)
+
+
+def kill_at(monkeypatch, place):
+  """Stops the process, as it were, at a place; nothing is tidied up."""
+
+  def die():
+    raise Killed
+
+  act_at(monkeypatch, place, die)
   # A killed process writes no last report.
   write = train.record.Record.write
 
@@ -98,10 +118,18 @@ def kill_at(monkeypatch, place):
   monkeypatch.setattr(train.record.Record, "write", write_unless_dead)
 
 
-def run_until(config, place):
-  """Runs until a place, where the run is killed."""
+def run_or_be_killed(config, place):
+  """Runs, and gives the report; None if the run was killed at a place."""
   with pytest.MonkeyPatch.context() as patch:
     kill_at(patch, place)
-    with pytest.raises(Killed):
-      toy.run(config)
+    try:
+      return toy.run(config)
+    except Killed:
+      pass
   assert report_of(config)["status"] == "running"
+  return None
+
+
+def run_until(config, place):
+  """Runs until a place, where the run is killed."""
+  assert run_or_be_killed(config, place) is None

@@ -244,23 +244,138 @@ def test_a_complete_run_is_left_alone(whole, monkeypatch):
   assert toy.run(config) == json.loads(json.dumps(report))
 
 
+def check_refused(config, name, open_task=toy.open_task):
+  """Checks that a run is refused in a folder, in which nothing changes."""
+  root = pathlib.Path(config.model_dir)
+  before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
+  nothing = {"gin_files": [], "bindings": [], "resolved": "", "operative": ""}
+  with pytest.raises(UserError) as caught:
+    train.prepare(config, nothing, open_task)
+  message = str(caught.value)
+  assert message.startswith(f"MODEL_DIR {root} belongs to another run: {name}")
+  assert "\n" not in message
+  assert before == {p: p.stat().st_mtime_ns for p in root.rglob("*")}
+
+
+def with_source(config, max_length=8, **changes):
+  """The same run with another source, of the base model too."""
+  source = dataclasses.replace(config.task.source, **changes)
+  return {
+    "task": dataclasses.replace(
+      config.task, source=source, max_length=max_length
+    ),
+    "base": dataclasses.replace(config.base, source=source),
+  }
+
+
+HINTED = dataclasses.replace(prompts.COMPACT, guide="{question}? [{answer}]\n")
+
+
 @pytest.mark.parametrize(
-  ("changes", "name"),
+  ("change", "name"),
   [
-    ({"seed": 1}, "configuration seed was 0 there and is 1"),
-    ({"steps": 8}, "configuration steps was 7 there and is 8"),
+    (lambda _: {"seed": 1}, "seed was 0 there and is 1 here"),
+    (lambda _: {"steps": 8}, "steps was 7 there and is 8 here"),
     (
-      {"method": Method("trice", estimators.basic())},
-      "configuration method.estimator",
+      lambda config: with_source(config, 24, task="toy_words"),
+      "base.source.task was 'toy_parity' there and is 'toy_words' here",
+    ),
+    (lambda config: with_source(config, prompts=HINTED), "base.source.prompts"),
+    (
+      lambda c: {"method": dataclasses.replace(c.method, name="other")},
+      "method.name was 'trice' there and is 'other'",
+    ),
+    (
+      lambda _: {"method": Method("trice", estimators.basic())},
+      "method.estimator.correct_first_acceptance was False there and is None",
+    ),
+    (
+      lambda _: {"method": Method("trice", estimators.control_variate(True))},
+      "method.estimator.correct_first_acceptance was False there and is True",
     ),
   ],
 )
-def test_another_run_in_the_same_folder_is_refused(whole, changes, name):
-  config = dataclasses.replace(whole[0], **changes)
-  before = sorted(pathlib.Path(config.model_dir).rglob("*"))
-  with pytest.raises(UserError, match=name):
-    toy.run(config)
-  assert sorted(pathlib.Path(config.model_dir).rglob("*")) == before
+def test_another_run_in_the_same_folder_is_refused(whole, change, name):
+  config = dataclasses.replace(whole[0], **change(whole[0]))
+  check_refused(config, f"configuration {name}")
+
+
+class Altered:
+  """A task of which something is not as it was."""
+
+  def __init__(self, task, split=None, **changes):
+    self._task, self._split, self._changes = task, split, changes
+
+  def __getattr__(self, name):
+    return self._changes.get(name, getattr(self._task, name))
+
+  def load(self, split, **settings):
+    """Loads a split, in which the last token of a prompt may be another."""
+    loaded = self._task.load(split, **settings)
+    if split == self._split:
+      prompts = loaded.prompts.copy()
+      prompts[3, -1] += 1
+      loaded = dataclasses.replace(loaded, prompts=prompts)
+    return loaded
+
+
+@pytest.mark.parametrize("split", ["base", "train", "test"])
+def test_other_data_under_the_same_name_are_refused(whole, split):
+  name = "base (base model)" if split == "base" else split
+  check_refused(
+    whole[0],
+    f"data splits.{name}.fingerprint was",
+    lambda source: Altered(toy.open_task(source), split),
+  )
+
+
+def test_another_vocabulary_is_refused(whole):
+  vocabulary = toy.open_task(whole[0].task.source).vocabulary
+  other = dataclasses.replace(vocabulary, name="Other")
+  check_refused(
+    whole[0],
+    "data vocabulary was 'ByteVocabulary' there and is 'Other' here",
+    lambda source: Altered(toy.open_task(source), vocabulary=other),
+  )
+
+
+@pytest.mark.parametrize(
+  ("setting", "value", "name"),
+  [
+    ("jax_default_prng_impl", "rbg", "settings.jax_default_prng_impl was"),
+    (
+      "jax_threefry_partitionable",
+      False,
+      "settings.jax_threefry_partitionable was True there and is False",
+    ),
+    (
+      "jax_default_matmul_precision",
+      "highest",
+      "settings.jax_default_matmul_precision was None there and is 'highest'",
+    ),
+    # Seen by what is drawn.
+    ("jax_random_seed_offset", 5, "test_vectors"),
+  ],
+)
+def test_other_random_numbers_or_rounding_are_refused(
+  whole, setting, value, name
+):
+  before = getattr(jax.config, setting)
+  assert before != value
+  jax.config.update(setting, value)
+  try:
+    check_refused(whole[0], f"randomness {name}")
+  finally:
+    jax.config.update(setting, before)
+  assert toy.prepare(whole[0]).is_complete()
+
+
+def test_double_precision_is_refused(whole):
+  with (
+    jax.enable_x64(True),
+    pytest.raises(UserError, match="jax_enable_x64 is"),
+  ):
+    toy.prepare(whole[0])
 
 
 def test_how_often_it_saves_may_change(whole):
