@@ -13,7 +13,8 @@ from cot_latent import __version__
 from cot_latent.errors import Preempted, RunError, UserError
 from cot_latent.training import preemption
 
-_EXIT_ERROR, _EXIT_USAGE, _EXIT_INTERRUPTED, _EXIT_PREEMPTED = 1, 2, 130, 143
+_EXIT_ERROR, _EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130
+_EXIT_PIPE, _EXIT_PREEMPTED = 141, 143
 
 _ANY_TASK = "chain"  # the listing needs none, but gin does
 
@@ -50,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   def run() -> int:
     options = _parser().parse_args(_rewrite_gin(arguments))
-    return options.run(options)
+    status = options.run(options)
+    sys.stdout.flush()
+    return status
 
   return _status_of(run)
 
@@ -76,6 +79,10 @@ def _status_of(run: Callable[[], int]) -> int:
       "from the start",
       _EXIT_PREEMPTED,
     )
+  except BrokenPipeError:
+    # Who read has seen enough, as `head` does; nothing more can be said.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _EXIT_PIPE
   except Exception as error:
     if what := _disk_trouble(error):
       return _fail(what, _EXIT_ERROR)

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import tensorflow as tf
 
 import cot_latent
 from cot_latent import cli, configuration
@@ -19,6 +20,12 @@ ROOT = pathlib.Path(cot_latent.__file__).parents[1]
 QUICKSTART = "--gin_file=gin/runs/quickstart.gin"
 # A small model and few steps, whatever the run's own numbers are.
 SMALL = ["--gin.TRAIN_STEPS=2", "--gin.BASE_STEPS=3", "--gin.NUM_VOTES=2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tensorflow_has_spoken():
+  """Another test may have started it, whose notice comes when first used."""
+  tf.config.list_physical_devices()
 
 
 @pytest.fixture
@@ -348,3 +355,21 @@ def test_the_installed_command(tmp_path):
   assert done.stdout == ""
   check_one_line(done.stderr)
   assert list(tmp_path.iterdir()) == []
+
+
+def test_who_stops_reading_gets_no_traceback():
+  done = subprocess.run(
+    f"{sys.executable} -m cot_latent.cli study gin/studies/paper_bbh --dry_run"
+    " | head --lines=1; echo ${PIPESTATUS[0]}",
+    shell=True,
+    executable="/bin/bash",
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=False,
+  )
+  assert done.stderr == ""
+  line, status = done.stdout.splitlines()
+  assert line.startswith("t5x train ")
+  assert status == "141"

@@ -123,23 +123,69 @@ def test_a_forged_result_is_found(run, capsys):
   assert "results from outputs/000004-test-self_consistency.jsonl" in text
 
 
-def test_a_verdict_that_was_changed_is_found_by_scoring_again(run, capsys):
-  name = "outputs/000004-test-greedy.jsonl"
-  lines = [json.loads(x) for x in (run / name).read_text().splitlines()]
-  lines[2] |= {"extracted": lines[2]["target"], "is_correct": True}
-  lines[2]["completion"] = "The answer is none of these."
-  content = "".join(map(files.to_json_line, lines))
-  (run / name).write_text(content)
-  parts = json.loads((run / "report.json").read_text())["parts"]
-  for part in parts:
-    if part["path"] == name:
+GREEDY = "outputs/000004-test-greedy.jsonl"
+
+
+def forge_outputs(run, change):
+  """Changes lines of stored outputs, and all hashes to match."""
+  lines = [json.loads(x) for x in (run / GREEDY).read_text().splitlines()]
+  content = "".join(map(files.to_json_line, change(lines)))
+  (run / GREEDY).write_text(content)
+  report = json.loads((run / "report.json").read_text())
+  rows = [json.loads(x) for x in (run / record.JOURNAL).open()]
+  for part in [*report["parts"], *rows]:
+    if part.get("path") == GREEDY:
       part["sha256"] = files.sha256(content.encode())
       part["num_bytes"] = len(content)
-  reseal(run / "report.json", parts=parts)
+  journal = "".join(map(files.to_json_line, rows))
+  (run / record.JOURNAL).write_text(journal)
+  for part in report["parts"]:
+    if part["path"] == record.JOURNAL:
+      part |= record.journal_part(rows)
+  report["journal_content"] = seals.journal_content(rows)
+  reseal(run / "report.json", **report)
+
+
+def test_a_verdict_that_was_changed_is_found_by_scoring_again(run, capsys):
+  name = GREEDY
+
+  def change(lines):
+    lines[2] |= {"extracted": lines[2]["target"], "is_correct": True}
+    lines[2]["completion"] = "The answer is none of these."
+    return lines
+
+  forge_outputs(run, change)
   status, text = call(capsys, "verify", run)
   assert status == 1
   assert f"results from {name}: line 3: the answer " in text
   assert f"{name}: it was changed" not in text
+
+
+@pytest.mark.parametrize(
+  "line",
+  [
+    {"task": "no such task"},
+    {"task": ["a", "list"]},
+    {"completion": None},
+    {"extracted": {}},
+    {},
+    [],
+    None,
+    7,
+  ],
+)
+def test_outputs_of_another_form_are_one_line(run, line, capsys):
+  def change(lines):
+    forged = line
+    if isinstance(line, dict) and line:
+      forged = lines[0] | line
+    return [forged, *lines[1:]]
+
+  forge_outputs(run, change)
+  status, text = call(capsys, "verify", run)
+  assert status == 1
+  assert f"results from {GREEDY}: " in text
+  assert "1 of " in text.splitlines()[-1]
 
 
 def test_a_part_outside_the_folder_is_not_read(run, capsys):
@@ -375,3 +421,18 @@ def test_a_dead_run_fails_under_strict(tmp_path, capsys):
   assert report["status"] == "suspect"
   # It is complete all the same; without --strict that is all.
   assert call(capsys, *arguments)[0] == 0
+
+
+def test_when_a_run_is_dead_is_for_gin_to_say(run, capsys, tmp_path):
+  limit = "--gin.liveness.Limits.most_unparseable="
+  arguments = [*("train", *RUN), f"--gin.MODEL_DIR='{tmp_path / 'dead'}'"]
+  assert call(capsys, *arguments, f"{limit}0.0", "--strict")[0] == 1
+  report = record.read(tmp_path / "dead")
+  assert report["liveness"]["limits"]["most_unparseable"] == 0
+  (sign,) = report["suspect"]
+  assert sign.endswith("% of the fresh rationales had no answer")
+  # It is the same run all the same.
+  assert report["digest"] == record.read(run)["digest"]
+  status, text = call(capsys, *arguments, f"{limit}2.0")
+  assert status == 2
+  assert "Limits.most_unparseable" in text

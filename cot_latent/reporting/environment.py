@@ -19,6 +19,7 @@ _VARIABLES = re.compile(
   r"(XLA|JAX|LIBTPU|CUDA|NVIDIA|NCCL|OMP)_|PYTHONHASHSEED$"
 )
 _LOCK = "requirements.lock"
+_PACKAGE = ("--", "cot_latent")
 
 
 def describe(
@@ -52,16 +53,19 @@ def code(extra_module: str | None = None) -> tuple[dict[str, Any], str]:
     extra_module: one outside the package that counts as well.
 
   Returns:
-    The section, and the changes to the revision, as git shows them.
+    The section, and the changes to the package since the revision, as git
+    shows them. What else is changed, such as gin files, is hashed elsewhere.
   """
   root = pathlib.Path(cot_latent.__file__).parent.parent
   revision = _git(root, "rev-parse", "HEAD")
-  status = _git(root, "status", "--porcelain") if revision else None
+  status = _git(root, "status", "--porcelain", *_PACKAGE) if revision else None
   # A pager, a color or a tool of the user's must not change it.
-  diff = _git(root, "diff", "--no-ext-diff", "--no-color", "HEAD") or ""
+  plain = ("--no-ext-diff", "--no-color")
+  diff = _git(root, "diff", *plain, "HEAD", *_PACKAGE) or ""
   lock = root / _LOCK
   return {
     "tool_version": cot_latent.__version__,
+    "repository": _public_address(_git(root, "remote", "get-url", "origin")),
     "revision": revision,
     "is_modified": None if status is None else bool(status),
     "files": _module_files(extra_module),
@@ -116,6 +120,14 @@ def _module_files(extra_module: str | None) -> dict[str, str]:
     if path and pathlib.Path(path).is_file():
       found[name] = files.sha256(pathlib.Path(path).read_bytes())
   return found
+
+
+def _public_address(remote: str | None) -> str | None:
+  """A repository's address without user and password; None if it is a path."""
+  address = re.match(r"(\w+://)(?:[^/@]*@)?([^/].*)$", remote or "")
+  if address and address[1] != "file://":
+    return address[1] + address[2]
+  return remote if re.match(r"[\w.-]+@[\w.-]+:", remote or "") else None
 
 
 def _git(root: pathlib.Path, *arguments: str) -> str | None:

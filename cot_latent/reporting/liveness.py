@@ -4,19 +4,35 @@ Training that is dead mostly ends well by all appearances: a loss, an accuracy,
 exit status 0. What gives it away is in the metrics of its steps.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cot_latent.validation import check_types, check_within
+
 _Row = Mapping[str, Any]
 
-# Beyond which a run is taken for dead; in the report beside what was found.
-LIMITS = {
-  # Shares of the fresh draws, over all steps.
-  "most_truncated": 0.5,
-  "most_unparseable": 0.5,
-  # Steps in a row without any gradient, though not all draws were right.
-  "most_steps_without_gradient": 20,
-}
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """Beyond which a run is taken for dead.
+
+  Attributes:
+    most_truncated: share of the fresh draws, over all steps, that MAX_LENGTH
+      cut.
+    most_unparseable: share of them that had no answer.
+    most_steps_without_gradient: in a row, though not all draws were right.
+  """
+
+  most_truncated: float = 0.5
+  most_unparseable: float = 0.5
+  most_steps_without_gradient: int = 20
+
+  def __post_init__(self):
+    check_types(self)
+    check_within(self, "most_truncated", 0, 1)
+    check_within(self, "most_unparseable", 0, 1)
+    check_within(self, "most_steps_without_gradient", 0, float("inf"))
 
 
 def measure(
@@ -26,7 +42,7 @@ def measure(
 
   Args:
     metrics: a row a step.
-    limits: as LIMITS.
+    limits: the fields of Limits.
 
   Returns:
     The section `liveness`; without steps only the limits are in it.

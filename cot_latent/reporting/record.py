@@ -161,7 +161,7 @@ def measured(
 
   Args:
     rows: of the journal.
-    limits: of `liveness.LIMITS`.
+    limits: the fields of `liveness.Limits`.
   """
   metrics = of_kind(rows, "metrics")
   phases = of_kind(rows, "phase")

@@ -16,11 +16,13 @@ from cot_latent.errors import UserError
 
 SEALS = ("hashes", "seal")
 # Settings that do not change what a run computes: where it lies and reads from,
-# how often it saves, and on how many devices it runs (which changes rounding).
+# how often it saves, when it counts as dead, and on how many devices it runs
+# (which changes rounding).
 FREE_FIELDS = (
   "model_dir",
   "checkpoint_period",
   "base_dir",
+  "limits",
   "mesh",
   "task.source.data_dir",
   "task.source.cache",

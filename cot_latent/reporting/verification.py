@@ -124,23 +124,35 @@ def _check_outputs(
   what = f"results from {part['path']}"
   if content is None:
     return Check(what, None, is_done=False)
-  lines = [files.from_json_line(line) for line in content.splitlines()]
-  for number, line in enumerate(lines, start=1):
-    if rescore is None:
-      break
-    extracted, is_correct = rescore(line)
-    if (extracted, is_correct) != (line["extracted"], line["is_correct"]):
-      return Check(
-        what,
-        f"line {number}: the answer {line['extracted']!r:.40} was counted, and "
-        f"scored again it is {extracted!r:.40}",
-      )
   own = [
     row
     for row in report["results"]
     if all(row[key] == part[key] for key in ("step", "split", "decoder"))
   ]
-  return Check(what, _miscount(own, lines), is_done=rescore is not None)
+  try:
+    lines = [files.from_json_line(line) for line in content.splitlines()]
+    found = _misjudged(lines, rescore) if rescore else None
+    found = found or _miscount(own, lines)
+  # What was forged may have any form.
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    found = f"it is not what a run writes ({type(error).__name__}: {error})"
+  return Check(what, found, is_done=rescore is not None)
+
+
+def _misjudged(
+  lines: Sequence[Mapping[str, Any]], rescore: Rescore
+) -> str | None:
+  for number, line in enumerate(lines, start=1):
+    try:
+      extracted, is_correct = rescore(line)
+    except UserError as error:
+      return f"line {number}: {error}"
+    if (extracted, is_correct) != (line["extracted"], line["is_correct"]):
+      return (
+        f"line {number}: the answer {line['extracted']!r:.40} was counted, and "
+        f"scored again it is {extracted!r:.40}"
+      )
+  return None
 
 
 def _miscount(

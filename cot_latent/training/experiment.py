@@ -17,6 +17,7 @@ from cot_latent.inference import transition
 from cot_latent.models.decoder import DecoderConfig
 from cot_latent.models.partitioning import MeshConfig
 from cot_latent.reporting import files
+from cot_latent.reporting.liveness import Limits
 from cot_latent.validation import check_positive, check_types, check_within
 
 
@@ -270,6 +271,7 @@ class Experiment:
       fits it in each run.
     max_nonfinite_steps: how many steps in a row may have a gradient that is
       not finite; they are skipped, and one more ends the run.
+    limits: beyond which the report says that the run was dead.
     mesh: how the run is spread over devices; that may change when it goes on.
   """
 
@@ -286,6 +288,7 @@ class Experiment:
   checkpoint_period: int = 100
   base_dir: str | None = None
   max_nonfinite_steps: int = 3
+  limits: Limits = dataclasses.field(default_factory=Limits)
   mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
   def __post_init__(self):
@@ -315,6 +318,7 @@ def run_id(config: Experiment) -> str:
       model_dir=None,
       checkpoint_period=1,
       base_dir=None,
+      limits=Limits(),
       mesh=MeshConfig(),
     )
   )

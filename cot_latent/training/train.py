@@ -1,6 +1,7 @@
 """The embedded trainer: from an experiment to its report."""
 
 import contextlib
+import dataclasses
 import functools
 import pathlib
 import time
@@ -20,7 +21,6 @@ from cot_latent.models import language_model, partitioning
 from cot_latent.reporting import (
   environment,
   files,
-  liveness,
   lock,
   record,
   seals,
@@ -666,7 +666,7 @@ def _header(
       partitioning.describe(layout),
     ),
     "plan": experiment.plan(config, len(loaded.train), len(loaded.test)),
-    "liveness": {"limits": liveness.LIMITS},
+    "liveness": {"limits": dataclasses.asdict(config.limits)},
     "continuity": {"resumes": []},
     "replication": [],
     "parts": [],

@@ -1,9 +1,13 @@
 """A dead run is known by its metrics, and a live one is not taken for dead."""
 
+import dataclasses
+
 import pytest
 
 from cot_latent.reporting import liveness
 from tests.reporting import made_up
+
+LIMITS = dataclasses.asdict(liveness.Limits())
 
 DEAD_ENDS = [
   ({}, []),
@@ -25,7 +29,7 @@ DEAD_ENDS = [
 
 
 def flags(rows):
-  return liveness.red_flags(liveness.measure(rows, liveness.LIMITS))
+  return liveness.red_flags(liveness.measure(rows, LIMITS))
 
 
 @pytest.mark.parametrize(("changes", "signs"), DEAD_ENDS)
@@ -48,7 +52,7 @@ def test_one_step_that_is_alive_is_enough():
 
 def test_limits_may_be_others():
   rows = [made_up.metrics(**{"draws/capped_fraction": 0.3})] * 3
-  limits = liveness.LIMITS | {"most_truncated": 0.2}
+  limits = LIMITS | {"most_truncated": 0.2}
   assert flags(rows) == []
   (sign,) = liveness.red_flags(liveness.measure(rows, limits))
   assert sign.startswith("30%")
@@ -59,7 +63,7 @@ def test_what_is_measured():
     made_up.metrics(**{"chain/accept_rate": rate, "memory/age": age})
     for rate, age in ((0.0, 1.0), (0.5, 2.0), (1.0, 6.0))
   ]
-  found = liveness.measure(rows, liveness.LIMITS)
+  found = liveness.measure(rows, LIMITS)
   assert found["steps"] == 3
   assert found["acceptance"] == {"first": 0.0, "last": 1.0, "mean": 0.5}
   assert found["memory_age"] == {"first": 1.0, "last": 6.0, "mean": 3.0}
@@ -68,6 +72,6 @@ def test_what_is_measured():
 
 
 def test_a_run_without_steps_is_not_suspect():
-  found = liveness.measure([], liveness.LIMITS)
-  assert found == {"limits": liveness.LIMITS, "steps": 0}
+  found = liveness.measure([], LIMITS)
+  assert found == {"limits": LIMITS, "steps": 0}
   assert liveness.red_flags(found) == []

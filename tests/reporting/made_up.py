@@ -1,5 +1,6 @@
 """Reports that no run left, as the schema wants them."""
 
+import dataclasses
 import pathlib
 
 import cot_latent
@@ -117,7 +118,7 @@ def make_header(method="trice", seed=0, steps=10):
       "variables": {},
     },
     "plan": {"steps": steps, "sequences_sampled": 9, "sequences_scored": 9},
-    "liveness": {"limits": liveness.LIMITS},
+    "liveness": {"limits": dataclasses.asdict(liveness.Limits())},
     "continuity": {"resumes": []},
     "replication": [],
     "parts": [],

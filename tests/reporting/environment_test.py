@@ -1,0 +1,62 @@
+"""What is said of the code: its changes, and where it comes from."""
+
+import subprocess
+
+import pytest
+
+from cot_latent.reporting import environment
+
+
+@pytest.mark.parametrize(
+  ("remote", "address"),
+  [
+    ("https://github.com/a/b.git", "https://github.com/a/b.git"),
+    ("https://me:secret@github.com/a/b", "https://github.com/a/b"),
+    ("ssh://git@host:22/a/b", "ssh://host:22/a/b"),
+    ("git@github.com:a/b.git", "git@github.com:a/b.git"),
+    ("/home/me/b", None),
+    ("../b", None),
+    ("file:///home/me/b", None),
+    (None, None),
+  ],
+)
+def test_an_address_has_no_secret_and_no_path(remote, address):
+  assert environment._public_address(remote) == address
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+  """A repository with a package and other things."""
+  for name in ("cot_latent/__init__.py", "notes.txt"):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("one\n")
+  identity = ("-c", "user.name=x", "-c", "user.email=x")
+  for command in (
+    ("init", "--quiet"),
+    ("add", "."),
+    (*identity, "commit", "--quiet", "--message=x"),
+    ("remote", "add", "origin", "https://me:secret@example.org/b"),
+  ):
+    subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+  package = str(tmp_path / "cot_latent/__init__.py")
+  monkeypatch.setattr(environment.cot_latent, "__file__", package)
+  return tmp_path
+
+
+@pytest.mark.parametrize(
+  ("name", "is_modified", "in_diff"),
+  [
+    (None, False, False),
+    ("notes.txt", False, False),
+    ("cot_latent/__init__.py", True, True),
+    ("cot_latent/new.py", True, False),  # its hash tells, if it is used
+  ],
+)
+def test_changes_of_the_package_count(checkout, name, is_modified, in_diff):
+  if name:
+    (checkout / name).write_text("two\n")
+  code, diff = environment.code()
+  assert code["is_modified"] == is_modified
+  assert ("+two" in diff) == in_diff
+  assert code["repository"] == "https://example.org/b"
+  assert len(code["revision"]) == 40
