@@ -1,11 +1,16 @@
-"""A decoder-only transformer: RMSNorm, rotary positions, gated MLP.
+"""A decoder-only transformer, as Llama, Qwen and Gemma are.
 
-Symbols: B rows, S positions fed in, C positions that can be attended to,
-H heads, D width of a head, E width of the model, V vocabulary.
+RMSNorm, rotary positions, gated MLP; the rest is a matter of options, whose
+defaults make the model that is fitted from scratch.
+
+Symbols: B rows, S positions fed in, C positions that can be attended to, H
+heads, K heads of keys and values, D width of a head, E width of the model, V
+vocabulary.
 """
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,12 +18,46 @@ import jax.numpy as jnp
 
 from cot_latent.errors import UserError
 from cot_latent.models import partitioning
-from cot_latent.validation import check_positive, check_types
+from cot_latent.models.lora import Lora, Projection
+from cot_latent.validation import added_later, check_positive, check_types
+
+DType = Literal["float32", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+  """How rotary positions are stretched beyond the length of pretraining.
+
+  Attributes:
+    kind: "linear" divides all frequencies by `factor`; "llama3" only those
+      whose wavelength is long, with a smooth passage between.
+    factor: of the stretch.
+    low_freq_factor: wavelengths over original_length / this are long.
+    high_freq_factor: wavelengths under original_length / this are kept.
+    original_length: positions of pretraining.
+
+  Reference: Llama 3.1's configuration.
+  """
+
+  kind: Literal["linear", "llama3"]
+  factor: float
+  low_freq_factor: float = 1.0
+  high_freq_factor: float = 4.0
+  original_length: int = 8192
+
+  def __post_init__(self):
+    check_types(self)
+    check_positive(self, "factor", "low_freq_factor", "original_length")
+    if self.high_freq_factor <= self.low_freq_factor:
+      raise UserError(
+        f"RopeScaling.high_freq_factor = {self.high_freq_factor} must be more "
+        f"than low_freq_factor = {self.low_freq_factor}"
+      )
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-  """Sizes of a decoder.
+  """Sizes and options of a decoder.
 
   Attributes:
     num_layers: transformer blocks.
@@ -27,6 +66,26 @@ class DecoderConfig:
     head_dim: D, even (rotary positions turn pairs).
     mlp_dim: width inside the gated MLP.
     rope_base: the rotary positions' base, in positions.
+    num_kv_heads: K, a divisor of H; None is H.
+    norm_eps: added to the mean square.
+    norm_offset: added to a norm's scales; Gemma's are stored less 1.
+    activation: of the MLP's gate.
+    tie_embeddings: the input embedding is the output layer too.
+    scale_embeddings: multiply them by the square root of E.
+    qkv_bias: of queries, keys and values.
+    qk_norm: an RMSNorm over each head's query and key.
+    post_norms: a norm behind attention and MLP too.
+    query_scale: multiplies queries; None is D ** -0.5.
+    attention_softcap: c, by which scores become c tanh(score / c).
+    final_softcap: the same of the logits.
+    sliding_window: positions that a local layer sees, its own included.
+    local_layers: numbers of the layers that are local.
+    local_rope_base: of the local layers; None is `rope_base`.
+    rope_scaling: of the layers that are not local.
+    dtype: of activations; logits and softmax are float32 always.
+    param_dtype: of the parameters as they are kept.
+    remat: keep a block's input alone for the gradient and compute the rest
+      again: less memory for a third more time.
   """
 
   num_layers: int
@@ -35,15 +94,59 @@ class DecoderConfig:
   head_dim: int
   mlp_dim: int
   rope_base: float = 10_000.0
+  num_kv_heads: int | None = added_later(None)
+  norm_eps: float = added_later(1e-6)
+  norm_offset: float = added_later(0.0)
+  activation: Literal["silu", "gelu_tanh"] = added_later("silu")
+  tie_embeddings: bool = added_later(True)
+  scale_embeddings: bool = added_later(True)
+  qkv_bias: bool = added_later(False)
+  qk_norm: bool = added_later(False)
+  post_norms: bool = added_later(False)
+  query_scale: float | None = added_later(None)
+  attention_softcap: float | None = added_later(None)
+  final_softcap: float | None = added_later(None)
+  sliding_window: int | None = added_later(None)
+  local_layers: tuple[int, ...] = added_later(())
+  local_rope_base: float | None = added_later(None)
+  rope_scaling: RopeScaling | None = added_later(None)
+  dtype: DType = added_later("float32")
+  param_dtype: DType = added_later("float32")
+  remat: bool = added_later(False)
 
   def __post_init__(self):
     check_types(self)
-    check_positive(self, *(f.name for f in dataclasses.fields(self)))
+    sizes = ("num_layers", "embed_dim", "num_heads", "head_dim", "mlp_dim")
+    check_positive(self, *sizes, "rope_base", "norm_eps")
     if self.head_dim % 2:
       raise UserError(
         f"DecoderConfig.head_dim = {self.head_dim} must be even: rotary "
         "positions turn pairs of coordinates"
       )
+    for name in (
+      "num_kv_heads",
+      "query_scale",
+      "attention_softcap",
+      "final_softcap",
+      "sliding_window",
+      "local_rope_base",
+    ):
+      if getattr(self, name) is not None:
+        check_positive(self, name)
+    if self.num_heads % self.kv_heads:
+      raise UserError(
+        f"DecoderConfig.num_kv_heads = {self.num_kv_heads} must divide "
+        f"num_heads = {self.num_heads}"
+      )
+    if self.local_layers and self.sliding_window is None:
+      raise UserError(
+        "DecoderConfig.local_layers need a sliding_window: set both or none"
+      )
+
+  @property
+  def kv_heads(self) -> int:
+    """K."""
+    return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
 
 class LayerCache(NamedTuple):
@@ -54,8 +157,8 @@ class LayerCache(NamedTuple):
   CPU one decoding step's attention takes a quarter of the time).
 
   Attributes:
-    keys: [B, H, C, D].
-    values: [B, H, C, D].
+    keys: [B, K, C, D]; of a prefix that all rows share, [K, C, D].
+    values: the same.
   """
 
   keys: jax.Array
@@ -65,19 +168,66 @@ class LayerCache(NamedTuple):
 Cache = tuple[LayerCache, ...]
 
 
-def empty_cache(config: DecoderConfig, rows: int, length: int) -> Cache:
-  """Makes a cache for B rows and C positions."""
-  zeros = jnp.zeros((rows, config.num_heads, length, config.head_dim))
-  return (LayerCache(zeros, zeros),) * config.num_layers
+class Sight(NamedTuple):
+  """What each position attends to.
+
+  Attributes:
+    everywhere: [B, S, C] bool.
+    locally: the same for local layers; None where there are none.
+  """
+
+  everywhere: jax.Array
+  locally: jax.Array | None
 
 
-def rotate(x: jax.Array, positions: jax.Array, base: float) -> jax.Array:
+def sight(
+  config: DecoderConfig,
+  can_be_seen: jax.Array,
+  positions: jax.Array,
+  key_positions: jax.Array,
+) -> Sight:
+  """Narrows down what can be seen to what local layers see.
+
+  Args:
+    config: says how far they see.
+    can_be_seen: [B, S, C] bool.
+    positions: [B, S] int32, of those that look.
+    key_positions: [B, C] int32, of those that are looked at.
+  """
+  if config.sliding_window is None:
+    return Sight(can_be_seen, None)
+  distance = positions[:, :, None] - key_positions[:, None, :]
+  return Sight(can_be_seen, can_be_seen & (distance < config.sliding_window))
+
+
+def _frequencies(config: DecoderConfig, is_local: bool) -> jax.Array:
+  """[D / 2] float32, radians a position."""
+  half = config.head_dim // 2
+  base = config.rope_base
+  if is_local and config.local_rope_base is not None:
+    base = config.local_rope_base
+  frequency = base ** (-jnp.arange(half) / half)
+  scaling = config.rope_scaling
+  if scaling is None or is_local:
+    return frequency
+  if scaling.kind == "linear":
+    return frequency / scaling.factor
+  # The share of the unscaled frequency, 1 for short wavelengths.
+  turns = scaling.original_length * frequency / (2 * jnp.pi)
+  low, high = scaling.low_freq_factor, scaling.high_freq_factor
+  share = jnp.clip((turns - low) / (high - low), 0, 1)
+  return frequency * (share + (1 - share) / scaling.factor)
+
+
+def rotate(
+  x: jax.Array, positions: jax.Array, frequency: jax.Array
+) -> jax.Array:
   """Applies rotary position embedding.
 
   Args:
     x: [B, H, S, D].
     positions: [B, S] int32.
-    base: of the geometric series of wavelengths.
+    frequency: [D / 2], radians a position.
 
   Returns:
     [B, H, S, D].
@@ -85,32 +235,55 @@ def rotate(x: jax.Array, positions: jax.Array, base: float) -> jax.Array:
   Reference: Su et al. 2021, "RoFormer"; halves are paired, as in Llama.
   """
   half = x.shape[-1] // 2
-  frequency = base ** (-jnp.arange(half) / half)
   angle = positions[:, None, :, None] * frequency
   first, second = x[..., :half], x[..., half:]
   sin, cos = jnp.sin(angle), jnp.cos(angle)
-  return jnp.concatenate(
+  turned = jnp.concatenate(
     [first * cos - second * sin, second * cos + first * sin], axis=-1
   )
+  return turned.astype(x.dtype)
 
 
-def attend(query, keys, values, mask) -> jax.Array:
-  """Scaled dot-product attention, the softmax in float32.
+def attend(
+  query: jax.Array,
+  parts: list[tuple[LayerCache, jax.Array]],
+  softcap: float | None = None,
+) -> jax.Array:
+  """Dot-product attention over several parts, one softmax in float32.
 
   Args:
-    query: [B, H, S, D].
-    keys: [B, H, C, D].
-    values: [B, H, C, D].
-    mask: [B, S, C] bool; a position that sees nothing gets a plain mean.
+    query: [B, H, S, D], scaled.
+    parts: keys and values, and a mask [B, S, C] bool of them; keys [K, C, D]
+      are the same for all rows and are read once.
+    softcap: c, by which scores become c tanh(score / c).
 
   Returns:
-    [B, H, S, D].
+    [B, H, S, D]; a position that sees nothing gets a plain mean.
   """
-  scores = jnp.einsum("bhsd,bhcd->bhsc", query, keys)
-  scores = scores.astype(jnp.float32) * query.shape[-1] ** -0.5
-  scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
-  shares = jax.nn.softmax(scores).astype(values.dtype)
-  return jnp.einsum("bhsc,bhcd->bhsd", shares, values)
+  shape = query.shape
+  num_kv = parts[0][0].keys.shape[-3]
+  query = query.reshape(shape[0], num_kv, -1, *shape[2:])
+  scores = []
+  for cache, mask in parts:
+    rows = "b" if cache.keys.ndim == 4 else ""
+    score = jnp.einsum(
+      f"bkgsd,{rows}kcd->bkgsc",
+      query,
+      cache.keys,
+      preferred_element_type=jnp.float32,
+    )
+    if softcap is not None:
+      score = softcap * jnp.tanh(score / softcap)
+    lowest = jnp.finfo(jnp.float32).min
+    scores.append(jnp.where(mask[:, None, None], score, lowest))
+  shares = jax.nn.softmax(jnp.concatenate(scores, axis=-1))
+  attended, start = jnp.zeros((), query.dtype), 0
+  for cache, mask in parts:
+    rows = "b" if cache.keys.ndim == 4 else ""
+    share = shares[..., start : start + mask.shape[-1]].astype(query.dtype)
+    attended += jnp.einsum(f"bkgsc,{rows}kcd->bkgsd", share, cache.values)
+    start += mask.shape[-1]
+  return attended.reshape(shape)
 
 
 def _init(*names: str):
@@ -118,28 +291,58 @@ def _init(*names: str):
   return nn.with_logical_partitioning(nn.linear.default_kernel_init, names)
 
 
-class Block(nn.Module):
-  """Attention and gated MLP, each behind an RMSNorm and added to its input."""
+class RMSNorm(nn.Module):
+  """x / rms(x) * (offset + scale), in float32.
 
-  config: DecoderConfig
-  layout: partitioning.Layout | None = None
+  Reference: Zhang and Sennrich 2019, "Root Mean Square Layer Normalization".
+  """
+
+  eps: float
+  offset: float
+  param_dtype: Any
 
   @nn.compact
-  def __call__(self, x, positions, mask, cache, index):
-    """Runs one block, writing its keys and values at `index`.
+  def __call__(self, x):
+    """Normalizes the last axis."""
+    first = nn.initializers.constant(1 - self.offset)
+    scale = self.param("scale", first, x.shape[-1:], self.param_dtype)
+    wide = x.astype(jnp.float32)
+    square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+    normed = wide * jax.lax.rsqrt(square + self.eps)
+    return (normed * (self.offset + scale.astype(jnp.float32))).astype(x.dtype)
+
+
+_ACTIVATIONS: dict[str, Callable] = {
+  "silu": jax.nn.silu,
+  "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+}
+
+
+class Block(nn.Module):
+  """Attention and gated MLP, each behind a norm and added to its input."""
+
+  config: DecoderConfig
+  is_local: bool
+  lora: Lora | None
+  layout: partitioning.Layout | None
+
+  @nn.compact
+  def __call__(self, x, positions, mask, earlier, cache, index):
+    """Runs one block; see `Decoder`.
 
     Args:
       x: [B, S, E].
       positions: [B, S] int32.
-      mask: [B, S, C] bool, what each position attends to.
-      cache: this layer's, of C positions.
+      mask: [B, S, C] bool.
+      earlier: this layer's keys and values, and masks [B, S, C'] bool of them.
+      cache: this layer's, of C positions; None attends to the S alone.
       index: scalar, the place of the first of the S positions in the cache.
 
     Returns:
-      [B, S, E], and the cache with the S positions written.
+      [B, S, E], and the cache with the S positions written; without a cache,
+      their keys and values.
     """
-    config = self.config
-    heads = (config.num_heads, config.head_dim)
+    config, rows = self.config, x.shape[0]
     # Layers see rows and positions as one axis: XLA's CPU gradient of a product
     # that contracts over two axes takes four times as long.
     shape, x = x.shape, x.reshape(-1, x.shape[-1])
@@ -147,90 +350,173 @@ class Block(nn.Module):
     def constrain(tree, *names):
       return partitioning.constrain(self.layout, tree, *names)
 
-    def project(name):
-      projected = nn.DenseGeneral(
-        heads,
-        use_bias=False,
-        kernel_init=_init("embed", "heads", "kv"),
-        name=name,
-      )(normed)
-      projected = jnp.swapaxes(projected.reshape(*shape[:2], *heads), 1, 2)
-      return constrain(projected, "batch", "heads")
-
-    normed = nn.RMSNorm(name="attention_norm")(x)
-    query = rotate(project("query"), positions, config.rope_base)
-    key = rotate(project("key"), positions, config.rope_base)
-    write = jax.lax.dynamic_update_slice_in_dim
-    cache = LayerCache(
-      keys=write(cache.keys, key, index, axis=2),
-      values=write(cache.values, project("value"), index, axis=2),
-    )
-    cache = constrain(cache, "batch", "heads")
-    attended = attend(query, cache.keys, cache.values, mask)
-    attended = jnp.swapaxes(attended, 1, 2).reshape(-1, *heads)
-    x += nn.DenseGeneral(
-      config.embed_dim,
-      axis=(-2, -1),
-      use_bias=False,
-      kernel_init=_init("heads", "kv", "embed"),
-      name="output",
-    )(attended)
-
-    normed = nn.RMSNorm(name="mlp_norm")(x)
-
-    def dense(width, name, *names):
-      return nn.Dense(
-        width, use_bias=False, kernel_init=_init(*names), name=name
+    def norm(name):
+      return RMSNorm(
+        *(config.norm_eps, config.norm_offset, config.param_dtype), name=name
       )
 
-    gate = dense(config.mlp_dim, "gate", "embed", "mlp")(normed)
-    up = dense(config.mlp_dim, "up", "embed", "mlp")(normed)
-    down = dense(config.embed_dim, "down", "mlp", "embed")
-    inner = constrain(jax.nn.silu(gate) * up, "batch", "mlp")
-    x = (x + down(inner)).reshape(shape)
-    return constrain(x, "batch"), cache
+    def dense(x, name, out_shape, names, use_bias=False):
+      lora = self.lora if self.lora and name in self.lora.targets else None
+      return Projection(
+        *(out_shape, names, config.param_dtype, lora, use_bias), name=name
+      )(x)
+
+    def heads(name, number, axis):
+      projected = dense(
+        normed,
+        name,
+        (number, config.head_dim),
+        ("embed", axis, "kv"),
+        config.qkv_bias,
+      )
+      projected = projected.reshape(*shape[:2], number, config.head_dim)
+      return constrain(jnp.swapaxes(projected, 1, 2), "batch", axis)
+
+    normed = norm("attention_norm")(x)
+    query = heads("query", config.num_heads, "heads")
+    key = heads("key", config.kv_heads, "kv_heads")
+    value = heads("value", config.kv_heads, "kv_heads")
+    if config.qk_norm:
+      query, key = norm("query_norm")(query), norm("key_norm")(key)
+    frequency = _frequencies(config, self.is_local)
+    query = rotate(query, positions, frequency)
+    key = rotate(key, positions, frequency)
+    scale = config.query_scale or config.head_dim**-0.5
+    if cache is None:
+      cache = LayerCache(key, value)
+    else:
+      write = jax.lax.dynamic_update_slice_in_dim
+      cache = LayerCache(
+        keys=write(cache.keys, key, index, axis=2),
+        values=write(cache.values, value, index, axis=2),
+      )
+    cache = constrain(cache, "batch", "kv_heads")
+    parts = [*earlier, (cache, mask)]
+    attended = attend(query * scale, parts, config.attention_softcap)
+    attended = jnp.swapaxes(attended, 1, 2).reshape(rows * shape[1], -1)
+    attended = dense(
+      attended, "output", (config.embed_dim,), ("heads", "embed")
+    )
+    if config.post_norms:
+      attended = norm("post_attention_norm")(attended)
+    x += attended
+
+    normed = norm("mlp_norm")(x)
+    width = (config.mlp_dim,)
+    gate = dense(normed, "gate", width, ("embed", "mlp"))
+    up = dense(normed, "up", width, ("embed", "mlp"))
+    inner = _ACTIVATIONS[config.activation](gate) * up
+    inner = constrain(inner, "batch", "mlp")
+    out = dense(inner, "down", (config.embed_dim,), ("mlp", "embed"))
+    if config.post_norms:
+      out = norm("post_mlp_norm")(out)
+    return constrain((x + out).reshape(shape), "batch"), cache
 
 
 class Decoder(nn.Module):
-  """The language model; its input embedding is its output layer too."""
+  """All but the output layer, which is `unembed`."""
 
   config: DecoderConfig
   vocab_size: int
+  lora: Lora | None = None
   layout: partitioning.Layout | None = None
 
   @nn.compact
-  def __call__(self, tokens, positions, mask, cache, index, logits_from=0):
-    """Feeds S positions in, given what the cache holds.
+  def __call__(
+    self, tokens, positions, mask, earlier=(), cache=None, index=0, before=None
+  ):
+    """Feeds S positions in, given what was fed in earlier.
 
     Args:
       tokens: [B, S] int32.
       positions: [B, S] int32.
-      mask: [B, S, C] bool.
-      cache: of C positions.
+      mask: Sight of the cache's C positions, or of the S.
+      earlier: caches that are seen and not written, and Sight of each.
+      cache: of C positions, or None.
       index: scalar, where the S positions go in the cache.
-      logits_from: static; earlier positions get no logits.
+      before: [L, E], soft tokens before each row's; S counts them.
 
     Returns:
-      [B, S - logits_from, V] float32 logits, and the cache with the S
-      positions written.
+      [B, S, E], behind the last norm, and the cache with the S positions
+      written; without a cache, their keys and values.
     """
     config = self.config
     embed = nn.Embed(
       self.vocab_size,
       config.embed_dim,
+      param_dtype=config.param_dtype,
       embedding_init=nn.with_logical_partitioning(
         nn.initializers.normal(config.embed_dim**-0.5), ("vocab", "embed")
       ),
       name="embed",
     )
-    x = embed(tokens) * config.embed_dim**0.5
+    if not config.tie_embeddings:
+      self.param(
+        "unembedding",
+        _init("embed", "vocab"),
+        (config.embed_dim, self.vocab_size),
+        config.param_dtype,
+      )
+    x = embed(tokens)
+    if before is not None:
+      before = jnp.broadcast_to(before, (x.shape[0], *before.shape))
+      x = jnp.concatenate([before.astype(x.dtype), x], axis=1)
+    x = x.astype(config.dtype)
+    if config.scale_embeddings:
+      # Rounded as the activations are, as Gemma was trained.
+      x *= jnp.asarray(config.embed_dim**0.5, config.dtype)
     x = partitioning.constrain(self.layout, x, "batch")
+    block_class = nn.remat(Block) if config.remat else Block
     written = []
-    for number, layer_cache in enumerate(cache):
-      block = Block(config, self.layout, name=f"layer_{number}")
-      x, layer_cache = block(x, positions, mask, layer_cache, index)
+    for number in range(config.num_layers):
+      is_local = number in config.local_layers
+      block = block_class(
+        *(config, is_local, self.lora, self.layout), name=f"layer_{number}"
+      )
+      which = int(is_local)
+      x, layer_cache = block(
+        x,
+        positions,
+        mask[which],
+        [(seen[number], sight[which]) for seen, sight in earlier],
+        cache and cache[number],
+        index,
+      )
       written.append(layer_cache)
-    x = nn.RMSNorm(name="final_norm")(x[:, logits_from:])
-    logits = embed.attend(x)
-    logits = partitioning.constrain(self.layout, logits, "batch", None, "vocab")
-    return logits, tuple(written)
+    norm = RMSNorm(
+      *(config.norm_eps, config.norm_offset, config.param_dtype),
+      name="final_norm",
+    )
+    return norm(x), tuple(written)
+
+
+def unembed(
+  config: DecoderConfig,
+  params: Any,
+  x: jax.Array,
+  layout: partitioning.Layout | None = None,
+) -> jax.Array:
+  """The output layer.
+
+  Args:
+    config: of the decoder.
+    params: its parameters.
+    x: [..., E], what `Decoder` gives.
+    layout: where things lie.
+
+  Returns:
+    [..., V] float32 logits.
+  """
+  kernel = params.get("unembedding")
+  kernel = params["embed"]["embedding"].T if kernel is None else kernel
+  logits = jnp.einsum(
+    "...e,ev->...v",
+    x,
+    kernel.astype(x.dtype),
+    preferred_element_type=jnp.float32,
+  )
+  if config.final_softcap is not None:
+    logits = config.final_softcap * jnp.tanh(logits / config.final_softcap)
+  if layout is None or logits.ndim < 3:
+    return logits
+  return partitioning.constrain(layout, logits, "batch", None, "vocab")

@@ -1,40 +1,30 @@
 """A model as functions of its parameters: init, sample, log_prob.
 
-Prompts stand to the right of their padding, so that every row's first new
-token has the same place. What is sampled is exactly what is scored: the
-distribution is neither truncated nor otherwise changed, a sequence ends with
-its first EOS, and one that reaches the length limit is scored as it was drawn.
+What is sampled is exactly what is scored: the distribution is neither truncated
+nor otherwise changed, a sequence ends with its first EOS, and one that reaches
+the length limit is scored as it was drawn.
 
-Symbols: B rows, P prompt tokens, T target tokens, V vocabulary.
+Symbols: B rows, P prompt tokens, P' prefix tokens, T target tokens, V
+vocabulary.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cot_latent.models import decoder, partitioning
+from cot_latent.models import causal, decoder, partitioning, sampling
+from cot_latent.models.lora import Lora
+from cot_latent.models.network import PAD_ID, Params
+from cot_latent.models.sampling import Draws
 
-PAD_ID = 0  # as in SeqIO
-
-Params = Any  # a pytree of arrays
-
-
-class Draws(NamedTuple):
-  """Sampled continuations.
-
-  Attributes:
-    tokens: [B, T] int32; 0 after the end.
-    ended: [B] bool; False where the length limit cut the sequence.
-    log_prob: [B, T] float32, nats, at temperature 1; 0 after the end.
-  """
-
-  tokens: jax.Array
-  ended: jax.Array
-  log_prob: jax.Array
+# Tokens by which the beginning that all rows share is cut off, and shorter
+# ones are not worth it.
+_PREFIX_STEP = 32
+_NOTHING = np.zeros(0, np.int32)
 
 
 class LanguageModel(NamedTuple):
@@ -42,31 +32,19 @@ class LanguageModel(NamedTuple):
 
   Attributes:
     init: rng_key -> params.
-    sample: (params, prompts [B, P], keys [B], temperature) -> Draws.
-      Temperature 0 is greedy decoding.
-    log_prob: (params, prompts [S, P], targets [S, T]) -> [S, T] nats.
-    layout: where parameters and rows lie; None is one device. With a layout,
-      `sample` takes and gives whole arrays of the host, the same everywhere.
+    sample: (params, prompts [N, P], keys [N], temperature=1.0, num_slots=None,
+      report_done=None) -> Draws on the host, the same on every process.
+      Temperature 0 is greedy decoding; `num_slots` rows are written at once, or
+      all; `report_done` is called with the number of rows done.
+    log_prob: (params, prompts [B, P], targets [B, T], prefix [P']) -> [B, T]
+      nats.
+    layout: where parameters and rows lie; None is one device.
   """
 
   init: Callable[[jax.Array], Params]
   sample: Callable[..., Draws]
-  log_prob: Callable[[Params, jax.Array, jax.Array], jax.Array]
+  log_prob: Callable[..., jax.Array]
   layout: partitioning.Layout | None = None
-
-
-def target_mask(targets: jax.Array, eos_id: int) -> jax.Array:
-  """Marks the tokens that belong to a sequence: up to its first EOS.
-
-  Args:
-    targets: [..., T] int32.
-    eos_id: the token that ends a sequence.
-
-  Returns:
-    [..., T] bool; all True for a sequence without EOS, cut by the limit.
-  """
-  is_end = targets == eos_id
-  return jnp.cumsum(is_end, axis=-1) - is_end == 0
 
 
 def build(
@@ -75,8 +53,9 @@ def build(
   eos_id: int,
   max_length: int,
   layout: partitioning.Layout | None = None,
+  lora: Lora | None = None,
 ) -> LanguageModel:
-  """Builds a decoder-only language model.
+  """Builds a language model.
 
   Args:
     config: its sizes.
@@ -84,6 +63,7 @@ def build(
     eos_id: the token that ends a sequence.
     max_length: T, where sampling stops.
     layout: where its parameters and rows lie; None is one device.
+    lora: low-rank updates that it has.
 
   Returns:
     The model's functions.
@@ -91,143 +71,55 @@ def build(
   Raises:
     UserError: if the model cannot be cut as the layout says.
   """
-  network = decoder.Decoder(config, vocab_size, layout)
-
-  def init_with_names(rng_key):
-    tokens = jnp.ones((1, 1), jnp.int32)
-    cache = decoder.empty_cache(config, 1, 1)
-    mask = jnp.ones((1, 1, 1), bool)
-    return network.init(rng_key, tokens, tokens, mask, cache, 0)["params"]
+  network = causal.build(config, vocab_size, eos_id, max_length, lora, layout)
+  sample_rows = sampling.build(network, eos_id, max_length, layout)
 
   def init(rng_key):
-    return nn.unbox(init_with_names(rng_key))
+    return nn.unbox(network.init(rng_key))
 
-  def forward(params, tokens, is_real, logits_from):
-    """Runs whole rows at once; is_real [B, S] is False on padding."""
-    length = tokens.shape[1]
-    causal = jnp.tril(jnp.ones((length, length), bool))
-    return network.apply(
-      {"params": params},
-      tokens,
-      _positions(is_real),
-      causal & is_real[:, None, :],
-      decoder.empty_cache(config, *tokens.shape),
-      0,
-      logits_from,
+  def sample(params, prompts, *settings, **named_settings):
+    return sample_rows(
+      params, *split_prefix(np.asarray(prompts)), *settings, **named_settings
     )
 
-  def log_prob(params, prompts, targets):
-    prompt_is_real = _prompt_mask(prompts)
-    tokens = jnp.concatenate([prompts, targets], axis=1)[:, :-1]
-    is_real = jnp.concatenate(
-      [prompt_is_real, jnp.ones_like(targets, bool)], axis=1
-    )[:, :-1]
-    logits, _ = forward(params, tokens, is_real, prompts.shape[1] - 1)
-    chosen = _log_prob_of(logits, targets)
-    return jnp.where(target_mask(targets, eos_id), chosen, 0)
+  def log_prob(params, prompts, targets, prefix=_NOTHING):
+    shared = network.begin(params, jnp.asarray(prefix))
+    return network.log_prob(params, shared, prompts, targets)
 
-  def sample(params, prompts, keys, temperature=1.0):
-    rows, prompt_length = prompts.shape
-    is_real = _prompt_mask(prompts)
-    num_real = is_real.sum(axis=1, dtype=jnp.int32)
-    logits, cache = forward(params, prompts, is_real, prompt_length - 1)
-    # The last token is never fed in, so it needs no place.
-    room = max_length - 1
-    cache = jax.tree.map(
-      lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, room), (0, 0))), cache
+  shardings = None
+  if layout is not None:
+    shardings = partitioning.param_shardings(
+      layout, jax.eval_shape(network.init, jax.random.key(0))
     )
-    place = jnp.arange(prompt_length + room)
-    prompt_can_be_seen = jnp.pad(is_real, ((0, 0), (0, room)))
-
-    def draw(t, logits, draws):
-      """Adds the t-th token, given its logits [B, V]."""
-      # The default noise never draws a token rarer than about 1e-7, and a large
-      # vocabulary has many. Greedy decoding only scales the noise by 0.
-      noise = jax.vmap(
-        lambda key: jax.random.gumbel(key, logits.shape[-1:], mode="high")
-      )(jax.vmap(jax.random.fold_in, (0, None))(keys, t))
-      token = jnp.argmax(logits + temperature * noise, axis=-1)
-      token = jnp.where(draws.ended, PAD_ID, token).astype(jnp.int32)
-      chosen = _log_prob_of(logits[:, None], token[:, None])[:, 0]
-      chosen = jnp.where(draws.ended, 0, chosen)
-      return Draws(
-        tokens=draws.tokens.at[:, t].set(token),
-        ended=draws.ended | (token == eos_id),
-        log_prob=draws.log_prob.at[:, t].set(chosen),
-      )
-
-    def goes_on(carry):
-      t, draws, _ = carry
-      return (t < max_length) & ~draws.ended.all()
-
-    def step(carry):
-      """Feeds the token before the t-th in, and draws the t-th."""
-      t, draws, cache = carry
-      newest = prompt_length + t - 1
-      is_new = (place >= prompt_length) & (place <= newest)
-      logits, cache = network.apply(
-        {"params": params},
-        draws.tokens[:, t - 1, None],
-        (num_real + t - 1)[:, None],
-        (prompt_can_be_seen | is_new)[:, None],
-        cache,
-        newest,
-      )
-      return t + 1, draw(t, logits[:, 0], draws), cache
-
-    nothing = Draws(
-      tokens=jnp.full((rows, max_length), PAD_ID, jnp.int32),
-      ended=jnp.zeros(rows, bool),
-      log_prob=jnp.zeros((rows, max_length)),
-    )
-    nothing = partitioning.constrain(layout, nothing, "batch")
-    carry = (1, draw(0, logits[:, 0], nothing), cache)
-    return jax.lax.while_loop(goes_on, step, carry)[1]
-
-  if layout is None:
-    return LanguageModel(jax.jit(init), jax.jit(sample), jax.jit(log_prob))
-
-  @jax.jit
-  def sample_parts(params, prompts, key_data, temperature):
-    keys = jax.random.wrap_key_data(key_data, impl="threefry2x32")
-    draws = sample(params, prompts, keys, temperature)
-    return partitioning.constrain(layout, draws)  # each device gets them all
-
-  def sample_rows(params, prompts, keys, temperature=1.0):
-    draws = sample_parts(
-      params,
-      partitioning.place_rows(layout, prompts),
-      partitioning.place_rows(layout, jax.random.key_data(keys)),
-      temperature,
-    )
-    return jax.tree.map(lambda x: np.asarray(x)[: len(prompts)], draws)
-
-  shardings = partitioning.param_shardings(
-    layout, jax.eval_shape(init_with_names, jax.random.key(0))
-  )
   return LanguageModel(
-    jax.jit(init, out_shardings=shardings),
-    sample_rows,
-    jax.jit(log_prob),
-    layout,
+    jax.jit(init, out_shardings=shardings), sample, jax.jit(log_prob), layout
   )
 
 
-def _prompt_mask(prompts: jax.Array) -> jax.Array:
-  """[B, P] bool, False on the padding before each prompt.
+def split_prefix(prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Takes off what all prompts begin with, to be computed once.
 
-  An empty prompt keeps one padding token, as something to start from: a
-  position that sees nothing would attend to the tokens after it too.
+  Args:
+    prompts: [N, P] int32, padded in front.
+
+  Returns:
+    [P'] int32, the prefix, of a multiple of a step's length so that there are
+    few sizes to compile for, and [N, P - P'] the rest, of which no row is
+    empty.
   """
-  return (jnp.cumsum(prompts != PAD_ID, axis=1) > 0).at[:, -1].set(True)
-
-
-def _positions(is_real: jax.Array) -> jax.Array:
-  """[B, S] int32, counted from each row's first real token."""
-  return jnp.maximum(jnp.cumsum(is_real, axis=1, dtype=jnp.int32) - 1, 0)
-
-
-def _log_prob_of(logits: jax.Array, tokens: jax.Array) -> jax.Array:
-  """[B, S] nats of tokens [B, S] under logits [B, S, V], in float32."""
-  log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-  return jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
+  lengths = (np.cumsum(prompts != PAD_ID, axis=1) > 0).sum(axis=1)
+  longest = prompts.shape[1]
+  limit = int(lengths.min(initial=longest)) - 1
+  size = 0
+  if len(prompts) > 1 and limit >= _PREFIX_STEP:
+    columns = longest - lengths[:, None] + np.arange(limit)
+    begins = np.take_along_axis(prompts, columns, axis=1)
+    is_same = (begins == begins[0]).all(axis=0)
+    common = limit if is_same.all() else int(is_same.argmin())
+    size = common // _PREFIX_STEP * _PREFIX_STEP
+  if not size:
+    return _NOTHING, prompts
+  prefix = begins[0, :size]
+  # The rows' ends stay where they are, and padding takes the prefix's place.
+  place = np.arange(longest) < (longest - lengths + size)[:, None]
+  return prefix, np.where(place, PAD_ID, prompts)[:, size:]

@@ -30,6 +30,7 @@ RULES: Rules = (
   ("examples", ("data", "model")),  # of the memory: no device has two's rows
   ("vocab", "model"),
   ("heads", "model"),
+  ("kv_heads", "model"),
   ("mlp", "model"),
   ("embed", None),
   ("kv", None),
@@ -180,7 +181,8 @@ def param_shardings(layout: Layout, boxed: Any) -> Any:
 
   Raises:
     UserError: if an axis cannot be cut into equal parts. A vocabulary stays
-      whole then: one of bytes has 259 tokens, which nothing divides.
+      whole then (one of bytes has 259 tokens, which nothing divides), and so do
+      heads of keys and values, of which there may be fewer than devices.
   """
 
   def place(leaf):
@@ -189,7 +191,7 @@ def param_shardings(layout: Layout, boxed: Any) -> Any:
     shape = leaf.value.shape
     parts = layout.num_parts(*leaf.names)
     for name, size, number in zip(leaf.names, shape, parts, strict=True):
-      if size % number and name != "vocab":
+      if size % number and name not in ("vocab", "kv_heads"):
         raise UserError(
           f"the model's axis {name!r} of {size} cannot be cut into {number} "
           "equal parts: set NUM_MODEL_SHARDS to a divisor of it"

@@ -198,18 +198,18 @@ def _right_rationales(
   prompts = examples.with_prefix(lesson, lesson).prompts
   for rng_key in rng_keys:
     order = own[np.asarray(jax.random.permutation(rng_key, len(own)))]
-    for index, num_real in estep.batches(len(order), batch_size):
-      rows = order[index]
+    for start in range(0, len(order), batch_size):
+      rows = order[start : start + batch_size]
       checked = estep.draw_and_check(
         model,
         task,
         params,
         prompts[rows],
-        rng.row_keys(rng_key, examples.words[rows], np.zeros_like(index)),
+        rng.row_keys(rng_key, examples.words[rows], np.zeros_like(rows)),
         [examples.answers[i] for i in rows],
       )
-      report_drawn(num_real)
-      for place in np.flatnonzero(checked.is_correct[:num_real]):
+      report_drawn(len(rows))
+      for place in np.flatnonzero(checked.is_correct):
         row, tokens = int(rows[place]), checked.tokens[place]
         yield Exemplar(
           id=examples.ids[row],

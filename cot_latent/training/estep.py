@@ -26,6 +26,8 @@ from cot_latent.models.language_model import LanguageModel
 from cot_latent.reporting import files
 from cot_latent.training.experiment import Method
 
+_BATCHES = 64  # drawn before what was drawn is put away
+
 
 class WeightedRows(NamedTuple):
   """What the M-step differentiates: the sequences that have weight, if any.
@@ -76,6 +78,7 @@ def draw_and_check(
   rng_keys: jax.Array,
   answers: list[str],
   temperature: float = 1.0,
+  **settings: Any,
 ) -> Checked:
   """Draws one completion for each of B prompts and checks its answer.
 
@@ -87,12 +90,13 @@ def draw_and_check(
     rng_keys: [B] keys.
     answers: B known answers.
     temperature: 1 draws from the model itself, 0 is greedy.
+    **settings: of `LanguageModel.sample`.
 
   Returns:
     The completions and their verdicts.
   """
   began = time.perf_counter()
-  draws = model.sample(params, prompts, rng_keys, temperature)
+  draws = model.sample(params, prompts, rng_keys, temperature, **settings)
   tokens, ended = np.asarray(draws.tokens), np.asarray(draws.ended)
   sampled = time.perf_counter()
   texts = task.vocabulary.decode_rows(tokens)
@@ -127,7 +131,7 @@ def draw_all(
   temperature: float = 1.0,
   report_done: Callable[[int], None] | None = None,
 ) -> Checked:
-  """Draws for any number R of rows, batch by batch.
+  """Draws for any number R of rows, some of them at a time.
 
   Args:
     model: the language model.
@@ -138,7 +142,7 @@ def draw_all(
     rows: [R] integers, the example of each row; R > 0.
     number: [R] integers, which of the example's draws the row is.
     rng_key: of the purpose.
-    batch_size: rows drawn together; the last batch is filled up.
+    batch_size: rows written at once; those that end give way to the next.
     temperature: as for `draw_and_check`.
     report_done: called with the number of rows done.
 
@@ -184,27 +188,25 @@ def draw_batches(
   temperature: float = 1.0,
   report_done: Callable[[int], None] | None = None,
 ) -> Iterator[Checked]:
-  """Draws as `draw_all` does, and yields each batch of rows by itself."""
-  for index, num_real in batches(len(rows), batch_size):
-    chosen = rows[index]
-    checked = draw_and_check(
+  """Draws as `draw_all` does, and yields rows as soon as there are many."""
+  for start in range(0, len(rows), _BATCHES * batch_size):
+    part = slice(start, start + _BATCHES * batch_size)
+    chosen = rows[part]
+    yield draw_and_check(
       model,
       task,
       params,
       prompts[chosen],
-      rng.row_keys(rng_key, examples.words[chosen], number[index]),
+      rng.row_keys(rng_key, examples.words[chosen], number[part]),
       [examples.answers[i] for i in chosen],
       temperature,
+      num_slots=batch_size,
+      report_done=_add(start, report_done),
     )
-    yield checked._replace(
-      tokens=checked.tokens[:num_real],
-      texts=checked.texts[:num_real],
-      answers=checked.answers[:num_real],
-      is_correct=checked.is_correct[:num_real],
-      ended=checked.ended[:num_real],
-    )
-    if report_done:
-      report_done(int(index[num_real - 1]) + 1)
+
+
+def _add(start: int, report_done: Callable[[int], None] | None):
+  return report_done and (lambda done: report_done(start + done))
 
 
 def empty_memory(
@@ -450,17 +452,3 @@ def gather_rows(
   filled = np.zeros(size, np.float32)
   filled[: len(chosen)] = flat[chosen]
   return WeightedRows(prompts[place // columns], sequences[place], filled)
-
-
-def batches(num_rows: int, batch_size: int):
-  """Cuts rows into batches of one size.
-
-  Yields:
-    [batch_size] int32 indices, the last batch filled up with row 0, and how
-    many of them are real.
-  """
-  for start in range(0, num_rows, batch_size):
-    real = np.arange(start, min(start + batch_size, num_rows), dtype=np.int32)
-    index = np.zeros(batch_size, np.int32)
-    index[: len(real)] = real
-    yield index, len(real)

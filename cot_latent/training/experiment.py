@@ -18,7 +18,13 @@ from cot_latent.models.decoder import DecoderConfig
 from cot_latent.models.partitioning import MeshConfig
 from cot_latent.reporting import files
 from cot_latent.reporting.liveness import Limits
-from cot_latent.validation import check_positive, check_types, check_within
+from cot_latent.validation import (
+  added_later,
+  check_positive,
+  check_types,
+  check_within,
+  is_to_be_told,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,7 +294,7 @@ class Experiment:
   checkpoint_period: int = 100
   base_dir: str | None = None
   max_nonfinite_steps: int = 3
-  limits: Limits = dataclasses.field(default_factory=Limits)
+  limits: Limits = added_later(Limits())
   mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
   def __post_init__(self):
@@ -337,8 +343,11 @@ def as_dict(config) -> dict:
 
   def plain(value):
     if dataclasses.is_dataclass(value):
-      fields = dataclasses.fields(value)
-      return {f.name: plain(getattr(value, f.name)) for f in fields}
+      return {
+        field.name: plain(getattr(value, field.name))
+        for field in dataclasses.fields(value)
+        if is_to_be_told(value, field)
+      }
     if inspect.isfunction(value):
       settings = inspect.getclosurevars(value).nonlocals
       name = f"{value.__module__}.{value.__qualname__.split('.')[0]}"

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cot_latent.models import partitioning
+from cot_latent.models import language_model, partitioning
 from cot_latent.models.language_model import LanguageModel
 from cot_latent.training.experiment import OptimizerConfig
 
@@ -86,9 +86,9 @@ def build(
   """
   layout = model.layout
 
-  def step(params, opt_state, rate, prompts, targets, weights):
+  def step(params, opt_state, rate, prefix, prompts, targets, weights):
     def surrogate(params):
-      log_prob = model.log_prob(params, prompts, targets).sum(axis=1)
+      log_prob = model.log_prob(params, prompts, targets, prefix).sum(axis=1)
       return -(weights * log_prob).sum()
 
     loss, gradient = jax.value_and_grad(surrogate)(params)
@@ -105,7 +105,13 @@ def build(
     return Updated(params, opt_state, norm, is_finite, loss)
 
   if layout is None:
-    return jax.jit(step, donate_argnums=(0, 1))
+    jitted = jax.jit(step, donate_argnums=(0, 1))
+
+    def step_here(params, opt_state, rate, prompts, targets, weights):
+      prefix, prompts = language_model.split_prefix(prompts)
+      return jitted(params, opt_state, rate, prefix, prompts, targets, weights)
+
+    return step_here
 
   @functools.cache
   def compiled(shardings, treedef):
@@ -120,10 +126,12 @@ def build(
   def step_rows(params, opt_state, rate, prompts, targets, weights):
     leaves, treedef = jax.tree.flatten((params, opt_state))
     shardings = tuple(leaf.sharding for leaf in leaves)
+    prefix, prompts = language_model.split_prefix(prompts)
     return compiled(shardings, treedef)(
       params,
       opt_state,
       rate,
+      partitioning.place(layout, prefix),
       partitioning.place_rows(layout, prompts),
       partitioning.place_rows(layout, targets),
       partitioning.place_rows(layout, weights, repeat=False),
