@@ -1,0 +1,136 @@
+"""Projections, with low-rank updates beside their kernels (LoRA).
+
+Reference: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from cot_latent.errors import UserError
+from cot_latent.validation import check_positive, check_types
+
+TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
+_DOWN, _UP = "lora_down", "lora_up"
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+  """Which kernels get an update, kernel + alpha / rank * down @ up.
+
+  Attributes:
+    rank: r.
+    alpha: of the update's scale.
+    targets: names of the projections.
+  """
+
+  rank: int
+  alpha: float = 16.0
+  targets: tuple[str, ...] = ("query", "value")
+
+  def __post_init__(self):
+    check_types(self)
+    check_positive(self, "rank", "alpha")
+    unknown = {*self.targets} - {*TARGETS}
+    if unknown or not self.targets:
+      raise UserError(
+        f"Lora.targets = {self.targets!r}: give some of {', '.join(TARGETS)}"
+      )
+
+  @property
+  def scale(self) -> float:
+    """What the product is multiplied by."""
+    return self.alpha / self.rank
+
+
+class Projection(nn.Module):
+  """A product with a kernel [I, *out_shape], and what may be added to it.
+
+  Attributes:
+    out_shape: of a row of the result.
+    names: of the kernel's axes, for partitioning.
+    param_dtype: of kernel and bias.
+    lora: the update [I, r], [r, *out_shape] in float32; None has none.
+    use_bias: add one.
+  """
+
+  out_shape: tuple[int, ...]
+  names: tuple[str, ...]
+  param_dtype: Any
+  lora: Lora | None = None
+  use_bias: bool = False
+
+  @nn.compact
+  def __call__(self, x):
+    """Gives [R, *out_shape] of x's type, for x [R, I]."""
+    width = x.shape[-1]
+    kernel: Any = self.param(
+      "kernel",
+      nn.with_logical_partitioning(_flat_init, self.names),
+      (width, *self.out_shape),
+      self.param_dtype,
+    )
+
+    def times(x, kernel):
+      flat = kernel.reshape(kernel.shape[0], -1).astype(x.dtype)
+      return x @ flat
+
+    y = times(x, kernel)
+    if self.lora is not None:
+      down = self.param(
+        _DOWN, nn.initializers.he_uniform(), (width, self.lora.rank)
+      )
+      up = self.param(
+        _UP, nn.initializers.zeros, (self.lora.rank, *self.out_shape)
+      )
+      y += self.lora.scale * times(times(x, down), up)
+    if self.use_bias:
+      bias: Any = self.param(
+        "bias",
+        nn.with_logical_partitioning(nn.initializers.zeros, self.names[1:]),
+        self.out_shape,
+        self.param_dtype,
+      )
+      y += bias.reshape(-1).astype(x.dtype)
+    return y.reshape(-1, *self.out_shape)
+
+
+def _flat_init(key, shape, dtype):
+  """Flax's usual first values, the axes of the result taken together."""
+  flat = (shape[0], math.prod(shape[1:]))
+  return nn.linear.default_kernel_init(key, flat, dtype).reshape(shape)
+
+
+def is_added(name: str) -> bool:
+  """Whether a parameter, by its own name, belongs to an update."""
+  return name in (_DOWN, _UP)
+
+
+def merged(params: Mapping[str, Any], lora: Lora) -> dict[str, Any]:
+  """Adds the updates to their kernels, as for export.
+
+  Args:
+    params: of a model with updates.
+    lora: what they were made with.
+
+  Returns:
+    Parameters of the model without any; the sum is made in float32 and rounded
+    to the kernel's type.
+  """
+  merged_params = {}
+  for name, value in params.items():
+    if not isinstance(value, Mapping):
+      merged_params[name] = value
+    elif _DOWN not in value:
+      merged_params[name] = merged(value, lora)
+    else:
+      kernel = value["kernel"]
+      update = jnp.tensordot(value[_DOWN], value[_UP], axes=1) * lora.scale
+      total = kernel.astype(jnp.float32) + update
+      rest = {k: v for k, v in value.items() if not is_added(k)}
+      merged_params[name] = rest | {"kernel": total.astype(kernel.dtype)}
+  return merged_params
