@@ -14,15 +14,20 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+# What models are compared with; only tests and benchmarks need them.
+.venv/peers: .venv/ready requirements-peers.txt
+	$(BIN)/python -m pip install --quiet -r requirements-peers.txt
+	touch $@
+
 # Takes about a minute of training; the run is kept in runs/quickstart.
 quickstart: setup
 	$(BIN)/t5x train --gin_file=gin/runs/quickstart.gin
 
-test: setup
+test: setup .venv/peers
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 # Everything, the long checks included.
-nightly: setup
+nightly: setup .venv/peers
 	$(BIN)/python -m pytest
 	$(BIN)/python -m tests.data.checkers_fuzz --seconds 300
 
