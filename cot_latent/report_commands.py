@@ -173,7 +173,7 @@ def _moved(config, model_dir: str, data_dir: str | None):
     model_dir=model_dir,
     base_dir=None,
     task=moved(config.task),
-    base=moved(config.base),
+    base=moved(config.base) if hasattr(config.base, "source") else config.base,
   )
 
 

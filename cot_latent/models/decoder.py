@@ -308,8 +308,8 @@ class RMSNorm(nn.Module):
     scale = self.param("scale", first, x.shape[-1:], self.param_dtype)
     wide = x.astype(jnp.float32)
     square = jnp.mean(wide * wide, axis=-1, keepdims=True)
-    normed = wide * jax.lax.rsqrt(square + self.eps)
-    return (normed * (self.offset + scale.astype(jnp.float32))).astype(x.dtype)
+    scale = self.offset + scale.astype(jnp.float32)
+    return (wide * (jax.lax.rsqrt(square + self.eps) * scale)).astype(x.dtype)
 
 
 _ACTIVATIONS: dict[str, Callable] = {

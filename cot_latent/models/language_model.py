@@ -79,7 +79,7 @@ def build(
 
   def sample(params, prompts, *settings, **named_settings):
     return sample_rows(
-      params, *split_prefix(np.asarray(prompts)), *settings, **named_settings
+      params, *compact(np.asarray(prompts)), *settings, **named_settings
     )
 
   def log_prob(params, prompts, targets, prefix=_NOTHING):
@@ -123,3 +123,34 @@ def split_prefix(prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   # The rows' ends stay where they are, and padding takes the prefix's place.
   place = np.arange(longest) < (longest - lengths + size)[:, None]
   return prefix, np.where(place, PAD_ID, prompts)[:, size:]
+
+
+def compact(prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """`split_prefix`, and the padding cut that all rows have.
+
+  Args:
+    prompts: [N, P] int32, padded in front.
+
+  Returns:
+    The prefix, and the rest, of one of few widths.
+  """
+  prefix, prompts = split_prefix(np.asarray(prompts))
+  is_used = (prompts != PAD_ID).any(axis=0)
+  longest = int(is_used[::-1].nonzero()[0].max(initial=0))
+  width = min(prompts.shape[1], _bucket(longest + 1))
+  return prefix, prompts[:, prompts.shape[1] - width :]
+
+
+def trim_targets(targets: np.ndarray) -> np.ndarray:
+  """Cuts the padding behind the longest of rows [S, T], to one of few widths."""
+  targets = np.asarray(targets)
+  longest = int((targets != PAD_ID).any(axis=0).nonzero()[0].max(initial=0))
+  return targets[:, : _bucket(longest + 1)]
+
+
+def _bucket(length: int) -> int:
+  """The next of 16, 24, 32, 48, 64, 96, ..."""
+  size = 16
+  while size < length:
+    size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+  return size

@@ -28,6 +28,9 @@ FREE_FIELDS = (
   "task.source.cache",
   "base.source.data_dir",
   "base.source.cache",
+  "base.path",
+  "tuning.source.data_dir",
+  "tuning.source.cache",
 )
 # Rows of the journal that two runs of the same thing share, and what of these
 # they do not.

@@ -19,6 +19,8 @@ from cot_latent.models.language_model import PAD_ID, LanguageModel
 from cot_latent.reporting import files, lock
 from cot_latent.training import mstep, processes
 from cot_latent.training.experiment import BaseConfig, Experiment, as_dict
+from cot_latent.training.loading import Data
+from cot_latent.training.progress import Progress
 
 
 def fit(
@@ -67,6 +69,7 @@ def fit(
     updated = step_fn(
       params,
       opt_state,
+      None,
       learning_rate(step),
       prompts,
       examples.targets[index],
@@ -107,6 +110,8 @@ def fit_once(
     RunError: if a gradient is not finite.
     UserError: if the file is damaged, or the folder is none.
   """
+  base = config.base
+  assert isinstance(base, BaseConfig)
   if folder is not None:
     path = folder / f"{_name(config, examples)}.npz"
     if processes.first_says(path.is_file()):
@@ -126,12 +131,49 @@ def fit_once(
       # The other run may have fitted it by now.
       if processes.first_says(path.is_file()):
         return _read(path, model.init(rng.purpose_key(0, "params"))), True
-      params = fit(model, config.base, examples, config.seed, report_step)
+      params = fit(model, base, examples, config.seed, report_step)
       whole = partitioning.to_host(params)
       if is_first:
         _write(path, whole)
       return params, False
-  return fit(model, config.base, examples, config.seed, report_step), False
+  return fit(model, base, examples, config.seed, report_step), False
+
+
+def make(
+  folder: pathlib.Path | None,
+  model: LanguageModel,
+  config: Experiment,
+  data: Data,
+) -> tuple[Any, bool]:
+  """Fits, reads or loads the base model, as the run wants it.
+
+  Args:
+    folder: as for `fit_once`.
+    model: the language model, without anything that is added to it.
+    config: the run.
+    data: its data.
+
+  Returns:
+    All parameters, and whether they were there already.
+
+  Raises:
+    RunError: if a gradient is not finite.
+    UserError: if a file cannot be used.
+  """
+  if isinstance(config.base, BaseConfig):
+    assert data.base is not None
+    progress = Progress("base model", config.base.steps)
+    return fit_once(folder, model, config, data.base, progress)
+  from cot_latent.models import checkpoints
+
+  vocabulary = data.task.vocabulary
+  return checkpoints.load(
+    pathlib.Path(config.base.path),
+    config.model,
+    vocabulary.size,
+    vocabulary.padding_id,
+    model.layout,
+  ), True
 
 
 def _write(path: pathlib.Path, params: Any) -> None:

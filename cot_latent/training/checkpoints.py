@@ -77,7 +77,9 @@ class Checkpoints:
       self._manager.latest_step(),
       args=ocp.args.StandardRestore(abstract, strict=False),
     )
-    return TrainState(**tree | {"step": int(tree["step"])})
+    return TrainState(
+      **tree | {"step": int(tree["step"]), "frozen": like.frozen}
+    )
 
   def close(self) -> None:
     """Waits for what is under way."""
@@ -87,7 +89,11 @@ class Checkpoints:
 def _tree(state: TrainState) -> dict[str, Any]:
   """A state as Orbax takes it: every leaf an array, and no None."""
   parts = state._asdict() | {"step": np.asarray(state.step)}
-  return {name: part for name, part in parts.items() if part is not None}
+  return {
+    name: part
+    for name, part in parts.items()
+    if part is not None and name != "frozen"
+  }
 
 
 def _write_manifest(folder: pathlib.Path) -> None:

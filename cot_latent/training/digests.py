@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cot_latent.models import partitioning
 from cot_latent.reporting import files
 
 
@@ -13,11 +14,11 @@ def tree_sha256(tree: Any) -> str:
   """The sha256 over a tree's paths, shapes, types and values.
 
   Args:
-    tree: of arrays, each of which this process can read whole.
+    tree: of arrays; of several processes all must call this.
   """
   total = hashlib.sha256()
   for key, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    array = np.asarray(leaf)
+    array = partitioning.to_host(leaf)
     total.update(_label(key, array).encode())
     total.update(array.tobytes())
   return total.hexdigest()

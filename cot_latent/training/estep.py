@@ -37,11 +37,14 @@ class WeightedRows(NamedTuple):
     targets: [S, T] int32.
     weights: [S] float32; trailing zeros fill up to one of few sizes, each of
       which is compiled once.
+    sampled: [S] float32 nats by the sampler, of the sequences that have weight
+      and are fresh draws; nan of others.
   """
 
   prompts: np.ndarray
   targets: np.ndarray
   weights: np.ndarray
+  sampled: np.ndarray
 
   def num_weighted(self) -> int:
     """How many sequences have weight."""
@@ -57,6 +60,7 @@ class Checked(NamedTuple):
     answers: B extracted answers, None where there is none.
     is_correct: [B] bool. A sequence cut by the length limit is wrong.
     ended: [B] bool.
+    log_prob: [B] float32 nats, by the sampler.
     sampling_seconds: to draw.
     checking_seconds: to decode and compare.
   """
@@ -66,6 +70,7 @@ class Checked(NamedTuple):
   answers: list[str | None]
   is_correct: np.ndarray
   ended: np.ndarray
+  log_prob: np.ndarray
   sampling_seconds: float
   checking_seconds: float
 
@@ -113,6 +118,7 @@ def draw_and_check(
     answers=extracted,
     is_correct=is_correct,
     ended=ended,
+    log_prob=np.asarray(draws.log_prob).sum(axis=1),
     sampling_seconds=sampled - began,
     checking_seconds=time.perf_counter() - sampled,
   )
@@ -170,6 +176,7 @@ def draw_all(
     answers=list(itertools.chain(*(part.answers for part in parts))),
     is_correct=np.concatenate([part.is_correct for part in parts]),
     ended=np.concatenate([part.ended for part in parts]),
+    log_prob=np.concatenate([part.log_prob for part in parts]),
     sampling_seconds=sum(part.sampling_seconds for part in parts),
     checking_seconds=sum(part.checking_seconds for part in parts),
   )
@@ -339,7 +346,12 @@ def e_step(
     num_scored=method.num_scored,
     layout=model.layout,
   )
-  rows = gather_rows(examples.prompts[index], moved, np.asarray(weights))
+  rows = gather_rows(
+    examples.prompts[index],
+    moved,
+    np.asarray(weights),
+    checked.log_prob.reshape(len(index), num_draws),
+  )
   metrics = {
     "chain/accept_rate": float(checked.is_correct.mean()),
     "memory/correct_fraction": int(state.is_correct.sum()) / len(examples),
@@ -427,7 +439,10 @@ def move_and_weigh(
 
 
 def gather_rows(
-  prompts: np.ndarray, moved: transition.Transition, weights: np.ndarray
+  prompts: np.ndarray,
+  moved: transition.Transition,
+  weights: np.ndarray,
+  log_prob: np.ndarray | None = None,
 ) -> WeightedRows:
   """Collects the sequences whose weight is not zero.
 
@@ -435,6 +450,7 @@ def gather_rows(
     prompts: [M, P] int32.
     moved: the minibatch's transition.
     weights: [M, 1 + K].
+    log_prob: [M, K] nats of the draws, by the sampler, if that is known.
 
   Returns:
     S rows, S the next multiple of M / 2: few sizes, so few compilations.
@@ -451,4 +467,14 @@ def gather_rows(
   place[: len(chosen)] = chosen
   filled = np.zeros(size, np.float32)
   filled[: len(chosen)] = flat[chosen]
-  return WeightedRows(prompts[place // columns], sequences[place], filled)
+  sampled = np.full(weights.shape, np.nan, np.float32)
+  if log_prob is not None:
+    sampled[:, 1:] = log_prob
+    # A remembered one that was accepted just now is a fresh draw too.
+    accepted = np.asarray(moved.accepted)
+    is_new = accepted.any(axis=1)
+    sampled[is_new, 0] = log_prob[is_new, accepted[is_new].argmax(axis=1)]
+  sampled = np.where(filled != 0, sampled.ravel()[place], np.nan)
+  return WeightedRows(
+    prompts[place // columns], sequences[place], filled, sampled
+  )

@@ -18,6 +18,7 @@ from cot_latent.models.decoder import DecoderConfig
 from cot_latent.models.partitioning import MeshConfig
 from cot_latent.reporting import files
 from cot_latent.reporting.liveness import Limits
+from cot_latent.training.tuning import Tuning
 from cot_latent.validation import (
   added_later,
   check_positive,
@@ -235,6 +236,20 @@ class BaseConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """A pretrained base model.
+
+  Attributes:
+    path: the folder of a Hugging Face checkpoint, with safetensors.
+  """
+
+  path: str
+
+  def __post_init__(self):
+    check_types(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
   """How held-out questions are answered and scored.
 
@@ -265,7 +280,7 @@ class Experiment:
     task: the questions.
     method: the E-step.
     optimizer: the M-step.
-    base: how the base model is made.
+    base: how the base model is made, or where it is.
     evaluation: of held-out questions.
     model_dir: the folder for checkpoints, logs and the report; None takes
       runs/ and the run's id.
@@ -278,6 +293,9 @@ class Experiment:
     max_nonfinite_steps: how many steps in a row may have a gradient that is
       not finite; they are skipped, and one more ends the run.
     limits: beyond which the report says that the run was dead.
+    tuning: what is trained: None is all parameters, `SoftPrompt` or `Lora`.
+    rows_at_once: rows that are differentiated at once, for the sake of memory;
+      gradients are summed. None is all.
     mesh: how the run is spread over devices; that may change when it goes on.
   """
 
@@ -285,7 +303,7 @@ class Experiment:
   task: TaskConfig
   method: Method
   optimizer: OptimizerConfig
-  base: BaseConfig
+  base: BaseConfig | Checkpoint
   evaluation: EvaluationConfig
   model_dir: str | None
   seed: int
@@ -295,6 +313,8 @@ class Experiment:
   base_dir: str | None = None
   max_nonfinite_steps: int = 3
   limits: Limits = added_later(Limits())
+  tuning: Tuning = added_later(None)
+  rows_at_once: int | None = added_later(None)
   mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
   def __post_init__(self):
@@ -303,6 +323,8 @@ class Experiment:
     check_within(self, "max_nonfinite_steps", 0, math.inf)
     check_within(self, "steps", 0, math.inf)  # 0 evaluates the base model
     check_within(self, "seed", 0, 2**32 - 1)
+    if self.rows_at_once is not None:
+      check_positive(self, "rows_at_once")
     if self.model_dir == "":
       raise UserError("Experiment.model_dir is empty; None names the folder")
     if self.base_dir == "":
@@ -316,11 +338,12 @@ def run_id(config: Experiment) -> str:
     source = dataclasses.replace(part.source, data_dir=None, cache=None)
     return dataclasses.replace(part, source=source)
 
+  is_fitted = isinstance(config.base, BaseConfig)
   settings = as_dict(
     dataclasses.replace(
       config,
       task=placeless(config.task),
-      base=placeless(config.base),
+      base=placeless(config.base) if is_fitted else Checkpoint(""),
       model_dir=None,
       checkpoint_period=1,
       base_dir=None,
@@ -357,6 +380,12 @@ def as_dict(config) -> dict:
   return plain(config)
 
 
+def base_rows(experiment: Experiment) -> int:
+  """Counts the sequences that the base model is fitted to."""
+  base = experiment.base
+  return base.steps * base.batch_size if isinstance(base, BaseConfig) else 0
+
+
 def plan(experiment: Experiment, num_train: int, num_test: int) -> dict:
   """Counts what a run will cost, before it starts.
 
@@ -386,7 +415,7 @@ def plan(experiment: Experiment, num_train: int, num_test: int) -> dict:
     * (num_greedy + (1 + (steps > 0)) * evaluation.num_samples),
   }
   scored = {
-    "base": experiment.base.steps * experiment.base.batch_size,
+    "base": base_rows(experiment),
     "steps": steps * method.max_scored(batch_size),
   }
   return {

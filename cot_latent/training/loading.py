@@ -4,9 +4,12 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from cot_latent.data import examples as data
 from cot_latent.errors import UserError
 from cot_latent.training import experiment
+from cot_latent.training.tuning import SoftPrompt
 
 
 class Data(NamedTuple):
@@ -14,17 +17,20 @@ class Data(NamedTuple):
 
   Attributes:
     task: vocabulary and answers.
-    base_task: the task that the base model is fitted to.
-    base: what the base model is fitted to, with targets.
+    base_task: the task that the base model is fitted to; None where it is
+      pretrained.
+    base: what the base model is fitted to, with targets, or None.
     train: N questions with a memory.
     test: held-out questions.
+    soft_tokens: [L] int32, that a soft prompt begins as; None if nothing says.
   """
 
   task: data.Task
-  base_task: data.Task
-  base: data.Examples
+  base_task: data.Task | None
+  base: data.Examples | None
   train: data.Examples
   test: data.Examples
+  soft_tokens: np.ndarray | None = None
 
 
 def load_data(
@@ -40,19 +46,8 @@ def load_data(
   Raises:
     UserError: if the data are missing, malformed, too long or too few.
   """
-  settings, base_settings = config.task, config.base
+  settings = config.task
   task = open_task(settings.source)
-  base_task = (
-    task
-    if base_settings.source == settings.source
-    else open_task(base_settings.source)
-  )
-  if base_task.vocabulary.name != task.vocabulary.name:
-    raise UserError(
-      f"the base model's task {base_task.name!r} has another vocabulary "
-      f"({base_task.vocabulary.name}) than {task.name!r} "
-      f"({task.vocabulary.name})"
-    )
 
   def load(split: str, with_targets: bool = False) -> data.Examples:
     return task.load(
@@ -74,28 +69,64 @@ def load_data(
       "from"
     )
 
+  base_task, base = _load_base(config, task, open_task)
   loaded = Data(
     task=task,
     base_task=base_task,
-    base=base_task.load(
-      base_settings.split,
-      prompt_length=settings.prompt_length,
-      target_length=settings.max_length,
-      over_long=base_settings.over_long,
-    ),
+    base=base,
     train=load(settings.train_split, with_targets=is_human),
     test=load(settings.test_split),
+    soft_tokens=_soft_tokens(config, task, open_task),
   )
-  for name, examples, batch_size in (
-    (base_settings.split, loaded.base, base_settings.batch_size),
-    (settings.train_split, loaded.train, config.batch_size),
-  ):
-    if len(examples) < batch_size:
-      raise UserError(
-        f"a minibatch of {batch_size} does not fit the {len(examples)} "
-        f"examples of split {name!r}: set a smaller BATCH_SIZE"
-      )
+  _check_size(settings.train_split, loaded.train, config.batch_size)
   return loaded
+
+
+def _load_base(config, task: data.Task, open_task):
+  """Loads what the base model is fitted to, if it is."""
+  base = config.base
+  if not isinstance(base, experiment.BaseConfig):
+    return None, None
+  is_same = base.source == config.task.source
+  base_task = task if is_same else open_task(base.source)
+  if base_task.vocabulary.name != task.vocabulary.name:
+    raise UserError(
+      f"the base model's task {base_task.name!r} has another vocabulary "
+      f"({base_task.vocabulary.name}) than {task.name!r} "
+      f"({task.vocabulary.name})"
+    )
+  examples = base_task.load(
+    base.split,
+    prompt_length=config.task.prompt_length,
+    target_length=config.task.max_length,
+    over_long=base.over_long,
+  )
+  _check_size(base.split, examples, base.batch_size)
+  return base_task, examples
+
+
+def _soft_tokens(config, task: data.Task, open_task) -> np.ndarray | None:
+  """Finds the tokens that a soft prompt begins as."""
+  tuning = config.tuning
+  if not isinstance(tuning, SoftPrompt):
+    return None
+  if tuning.text is not None:
+    return np.asarray(task.vocabulary.encode(tuning.text), np.int32)
+  if tuning.source is None:
+    return None
+  rows = open_task(tuning.source).read(config.task.train_split).prompts
+  longest = min(map(len, rows))
+  begins = np.stack([row[:longest] for row in rows])
+  is_same = (begins == begins[0]).all(axis=0)
+  return begins[0, : longest if is_same.all() else int(is_same.argmin())]
+
+
+def _check_size(split: str, examples: data.Examples, batch_size: int) -> None:
+  if len(examples) < batch_size:
+    raise UserError(
+      f"a minibatch of {batch_size} does not fit the {len(examples)} "
+      f"examples of split {split!r}: set a smaller BATCH_SIZE"
+    )
 
 
 def describe_data(config: experiment.Experiment, loaded: Data) -> dict:
@@ -115,7 +146,7 @@ def describe_data(config: experiment.Experiment, loaded: Data) -> dict:
 
   return {
     "task": loaded.task.name,
-    "base_task": loaded.base_task.name,
+    "base_task": loaded.base_task and loaded.base_task.name,
     "vocabulary": loaded.task.vocabulary.name,
     # By which stored completions are scored again. None: a checker of its own.
     "answers": {
@@ -124,7 +155,11 @@ def describe_data(config: experiment.Experiment, loaded: Data) -> dict:
       "is_direct": loaded.task.prompts.is_direct,
     },
     "splits": {
-      config.base.split + " (base model)": split(loaded.base),
+      **(
+        {config.base.split + " (base model)": split(loaded.base)}
+        if isinstance(config.base, experiment.BaseConfig) and loaded.base
+        else {}
+      ),
       config.task.train_split: split(loaded.train),
       config.task.test_split: split(loaded.test),
     },

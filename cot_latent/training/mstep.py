@@ -13,6 +13,7 @@ import optax
 
 from cot_latent.models import language_model, partitioning
 from cot_latent.models.language_model import LanguageModel
+from cot_latent.training import tuning
 from cot_latent.training.experiment import OptimizerConfig
 
 
@@ -57,13 +58,14 @@ class Updated(NamedTuple):
   """What a step gives.
 
   Attributes:
-    params: of the model.
+    params: that are trained.
     opt_state: Optax's.
     norm: scalar, of the gradient before clipping.
     is_finite: scalar bool, of norm and loss; where it is False, parameters and
       optimizer are as they were before.
     loss: scalar, -sum_s weights[s] * log p(targets[s] | prompts[s]) before the
       step. Where weights are signed it means nothing.
+    log_prob: [S] nats, of the sequences before the step.
   """
 
   params: Any
@@ -71,27 +73,45 @@ class Updated(NamedTuple):
   norm: jax.Array
   is_finite: jax.Array
   loss: jax.Array
+  log_prob: jax.Array
 
 
 def build(
-  model: LanguageModel, optimizer: optax.GradientTransformation
+  model: LanguageModel,
+  optimizer: optax.GradientTransformation,
+  rows_at_once: int | None = None,
 ) -> Callable[..., Updated]:
   """Builds the jitted step, on the mesh of the model if it has one.
 
+  Args:
+    model: the language model.
+    optimizer: gives the direction.
+    rows_at_once: rows that are differentiated at once; None is all.
+
   Returns:
-    (params, opt_state, learning rate, prompts [S, P], targets [S, T],
-    weights [S]) -> Updated. It ascends
+    (params, opt_state, frozen params, learning rate, prompts [S, P],
+    targets [S, T], weights [S]) -> Updated. It ascends
     sum_s weights[s] * log p(targets[s] | prompts[s]). Parameters and optimizer
     come back laid out as they were.
   """
   layout = model.layout
+  if rows_at_once is not None:
+    rows_at_once = partitioning.padded(layout, "batch", rows_at_once)
 
-  def step(params, opt_state, rate, prefix, prompts, targets, weights):
-    def surrogate(params):
-      log_prob = model.log_prob(params, prompts, targets, prefix).sum(axis=1)
-      return -(weights * log_prob).sum()
+  def step(params, opt_state, frozen, rate, prefix, prompts, targets, weights):
+    def surrogate(params, prompts, targets, weights):
+      whole = tuning.merge(params, frozen)
+      log_prob = model.log_prob(whole, prompts, targets, prefix).sum(axis=1)
+      return -(weights * log_prob).sum(), log_prob
 
-    loss, gradient = jax.value_and_grad(surrogate)(params)
+    differentiate = jax.value_and_grad(surrogate, has_aux=True)
+    rows = (prompts, targets, weights)
+    if rows_at_once is None or rows_at_once >= len(weights):
+      (loss, log_prob), gradient = differentiate(params, *rows)
+    else:
+      loss, log_prob, gradient = _by_parts(
+        functools.partial(differentiate, params), rows, rows_at_once
+      )
     norm = optax.tree.norm(gradient)
     is_finite = jnp.isfinite(norm) & jnp.isfinite(loss)
     updates, new_state = optimizer.update(gradient, opt_state, params)
@@ -102,14 +122,17 @@ def build(
       (new_params, new_state),
       (params, opt_state),
     )
-    return Updated(params, opt_state, norm, is_finite, loss)
+    return Updated(params, opt_state, norm, is_finite, loss, log_prob)
 
   if layout is None:
     jitted = jax.jit(step, donate_argnums=(0, 1))
 
-    def step_here(params, opt_state, rate, prompts, targets, weights):
-      prefix, prompts = language_model.split_prefix(prompts)
-      return jitted(params, opt_state, rate, prefix, prompts, targets, weights)
+    def step_here(params, opt_state, frozen, rate, prompts, targets, weights):
+      return jitted(
+        *(params, opt_state, frozen, rate),
+        *language_model.compact(prompts),
+        *(language_model.trim_targets(targets), weights),
+      )
 
     return step_here
 
@@ -120,16 +143,18 @@ def build(
     return jax.jit(
       step,
       donate_argnums=(0, 1),
-      out_shardings=Updated(*places, *[everywhere] * 3),
+      out_shardings=Updated(*places, *[everywhere] * 4),
     )
 
-  def step_rows(params, opt_state, rate, prompts, targets, weights):
+  def step_rows(params, opt_state, frozen, rate, prompts, targets, weights):
     leaves, treedef = jax.tree.flatten((params, opt_state))
     shardings = tuple(leaf.sharding for leaf in leaves)
-    prefix, prompts = language_model.split_prefix(prompts)
+    prefix, prompts = language_model.compact(prompts)
+    targets = language_model.trim_targets(targets)
     return compiled(shardings, treedef)(
       params,
       opt_state,
+      frozen,
       rate,
       partitioning.place(layout, prefix),
       partitioning.place_rows(layout, prompts),
@@ -138,3 +163,31 @@ def build(
     )
 
   return step_rows
+
+
+def _by_parts(differentiate, rows, size: int):
+  """Sums values and gradients of parts of the rows, one after the other.
+
+  Args:
+    differentiate: rows -> (value, log-probs [S]), gradient.
+    rows: arrays of S rows, the last of which are weights; what fills the last
+      part up has no weight.
+    size: of a part.
+  """
+  total = len(rows[-1])
+  number = -(-total // size)
+
+  def parts(array):
+    widths = [(0, number * size - total)] + [(0, 0)] * (array.ndim - 1)
+    return jnp.pad(array, widths).reshape(number, size, *array.shape[1:])
+
+  def add(so_far, part):
+    (value, log_prob), gradient = differentiate(*part)
+    return jax.tree.map(jnp.add, so_far, (value, gradient)), log_prob
+
+  stacked = tuple(map(parts, rows))
+  first = jax.tree.map(lambda x: x[0], stacked)
+  (value, _), gradient = jax.eval_shape(differentiate, *first)
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (value, gradient))
+  (value, gradient), log_prob = jax.lax.scan(add, zeros, stacked)
+  return value, log_prob.reshape(-1)[:total], gradient

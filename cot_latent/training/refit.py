@@ -130,7 +130,7 @@ def e_step(
       task,
       examples,
       method,
-      state.params,
+      state.model_params(),
       config.seed,
       state.step,
       config.steps,
@@ -356,6 +356,7 @@ def _human(task: Task, examples: Examples) -> estep.Checked:
       [a == b for a, b in zip(answers, examples.answers, strict=True)]
     ),
     ended=ended,
+    log_prob=np.zeros(len(texts), np.float32),
     sampling_seconds=0.0,
     checking_seconds=0.0,
   )

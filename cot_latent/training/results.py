@@ -11,7 +11,7 @@ from cot_latent.data import scoring
 from cot_latent.inference import memory
 from cot_latent.models import partitioning
 from cot_latent.reporting import files, stats
-from cot_latent.training import processes
+from cot_latent.training import processes, tuning
 from cot_latent.training.evaluation import Output
 
 OUTPUTS = "outputs"
@@ -90,6 +90,18 @@ def write_memory(
   arrays = {name: rows[: len(ids)] for name, rows in whole.items()}
   np.savez_compressed(stream, allow_pickle=False, ids=np.array(ids), **arrays)
   return _keep(directory, f"{step:06}-memory.npz", stream.getvalue())
+
+
+def write_soft_prompt(
+  directory: pathlib.Path, step: int, trained: tuning.Tree
+) -> dict[str, Any]:
+  """Writes a soft prompt as a numpy file, [L, E] float32.
+
+  Returns:
+    What was written, for the report.
+  """
+  content = tuning.soft_prompt_bytes(partitioning.to_host(trained))
+  return _keep(directory, f"{step:06}-soft_prompt.npy", content)
 
 
 def _keep(directory: pathlib.Path, name: str, content: bytes) -> dict[str, Any]:

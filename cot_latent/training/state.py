@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from cot_latent.inference.memory import MemoryState
+from cot_latent.training import tuning
 
 
 class Pool(NamedTuple):
@@ -33,17 +33,23 @@ class TrainState(NamedTuple):
   """All of it.
 
   Attributes:
-    params: of the model.
+    params: that are trained.
     opt_state: Optax's.
-    memory: one chain a training question.
+    memory: one chain a training question; None before it is made.
     step: how many steps were taken.
     pool: of the present outer loop; None without such loops.
     base_params: what a loop begins from; None where none does.
+    frozen: the model's other parameters, if any; no checkpoint holds them.
   """
 
   params: Any
   opt_state: Any
-  memory: MemoryState
+  memory: Any  # MemoryState
   step: int
   pool: Pool | None = None
   base_params: Any = None
+  frozen: Any = None
+
+  def model_params(self) -> Any:
+    """All parameters of the model."""
+    return tuning.merge(self.params, self.frozen)

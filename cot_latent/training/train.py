@@ -16,8 +16,8 @@ from cot_latent import quiet
 from cot_latent.data import examples
 from cot_latent.data.examples import Source, Task
 from cot_latent.errors import Preempted, RunError, UserError
-from cot_latent.inference import memory, rng
-from cot_latent.models import language_model, partitioning
+from cot_latent.inference import rng
+from cot_latent.models import language_model, lora, partitioning
 from cot_latent.reporting import (
   environment,
   files,
@@ -39,6 +39,7 @@ from cot_latent.training import (
   processes,
   refit,
   results,
+  tuning,
 )
 from cot_latent.training.progress import Progress
 from cot_latent.training.state import TrainState
@@ -207,18 +208,12 @@ class _Run:
     self.checkpoints, self.directory = saved, directory
     self.task = loaded.task
     self.layout = partitioning.build(config.mesh)
-    self.model = language_model.build(
-      config.model,
-      self.task.vocabulary.size,
-      self.task.vocabulary.eos_id,
-      config.task.max_length,
-      self.layout,
-    )
+    self.model = _build_model(config, self.task, self.layout)
     self.optimizer = mstep.build_optimizer(config.optimizer)
     self.init_optimizer = functools.partial(
       mstep.init_optimizer, self.model, self.optimizer
     )
-    self.m_step = mstep.build(self.model, self.optimizer)
+    self.m_step = mstep.build(self.model, self.optimizer, config.rows_at_once)
     # TensorBoard's own writer: CLU's starts TensorFlow.
     quiet.keep_tensorboard_from_tensorflow()
     self.writer: summary.Writer | None = None
@@ -233,7 +228,7 @@ class _Run:
       state = self.start()
       self.note_params(state)
       if not config.steps:
-        self.keep_memory(state)
+        self.keep_results(state)
       self.evaluate(state)
     else:
       state = self.restore()
@@ -271,30 +266,25 @@ class _Run:
         self.evaluate(state)
       if is_last:
         self.note_params(state)
-        self.keep_memory(state)
+        self.keep_results(state)
         self.show_memory(state)
       if is_last or state.step % config.checkpoint_period == 0:
         self.save(state)
 
   def start(self) -> TrainState:
-    """Fits the base model and fills the memory."""
+    """Makes or loads the base model and fills the memory."""
     config = self.config
     began = time.perf_counter()
-    params, was_read = base.fit_once(
-      config.base_dir and pathlib.Path(config.base_dir),
-      self.model,
-      config,
-      self.data.base,
-      Progress("base model", config.base.steps),
-    )
-    jax.block_until_ready(params)
+    state, was_read = self.first_params()
+    params = jax.block_until_ready(state.model_params())
     self.journal.add(
       0,
       "phase",
       phase="base",
       seconds=time.perf_counter() - began,
-      num_scored=0 if was_read else _base_rows(config),
+      num_scored=0 if was_read else experiment.base_rows(config),
       was_read=was_read,
+      **self.frozen_hash(state),
     )
     if self.data.task.prompts.exemplars == "bootstrapped":
       self.draw_exemplars(params)
@@ -312,11 +302,41 @@ class _Run:
         config.task.max_length,
         Progress("memory", len(self.data.train)),
       )
-    return self.first_state(params, chains)
+    return self.first_state(state._replace(memory=chains))
 
-  def first_state(self, params, chains: memory.MemoryState) -> TrainState:
-    """Makes the state before any step."""
-    state = TrainState(params, self.init_optimizer(params), chains, 0)
+  def first_params(self) -> tuple[TrainState, bool]:
+    """Makes or loads all parameters, and tells whether they were loaded.
+
+    Returns:
+      A state that has nothing else yet.
+    """
+    config, data = self.config, self.data
+    # What is frozen is in no checkpoint: it must be found again.
+    folder = config.base_dir or (config.tuning and self.directory / "base")
+    params, was_read = base.make(
+      folder and pathlib.Path(folder),
+      _build_model(config, self.task, self.layout, with_lora=False),
+      config,
+      data,
+    )
+    trained, frozen = tuning.begin(
+      config.tuning,
+      params,
+      self.model,
+      data.soft_tokens,
+      rng.purpose_key(config.seed, "params"),
+    )
+    return TrainState(trained, None, None, 0, frozen=frozen), was_read
+
+  def frozen_hash(self, state: TrainState) -> dict[str, str]:
+    """What tells whether frozen parameters are the same; {} if none are."""
+    if state.frozen is None:
+      return {}
+    return {"frozen_sha256": digests.tree_sha256(state.frozen)}
+
+  def first_state(self, state: TrainState) -> TrainState:
+    """Makes the state before any step of parameters and memory."""
+    state = state._replace(opt_state=self.init_optimizer(state.params))
     return refit.first_state(self.config, state, self.layout)
 
   def draw_exemplars(self, params) -> None:
@@ -375,11 +395,32 @@ class _Run:
         if row["phase"] == "bootstrap"
       )
       self.use_exemplars(bootstrap.read(self.directory, sha256))
-    params = self.model.init(rng.purpose_key(self.config.seed, "params"))
+    if self.config.tuning is None:
+      params = self.model.init(rng.purpose_key(self.config.seed, "params"))
+      state = TrainState(params, None, None, 0)
+    else:
+      state, _ = self.first_params()
+      self.check_frozen(state)
     chains = estep.empty_memory(
       self.layout, len(self.data.train), self.config.task.max_length
     )
-    return self.checkpoints.restore(self.first_state(params, chains))
+    return self.checkpoints.restore(
+      self.first_state(state._replace(memory=chains))
+    )
+
+  def check_frozen(self, state: TrainState) -> None:
+    """Checks that the frozen parameters are those that the run began with."""
+    (row,) = (
+      row
+      for row in record.of_kind(self.journal.rows, "phase")
+      if row["phase"] == "base"
+    )
+    if self.frozen_hash(state).items() <= row.items():
+      return
+    raise UserError(
+      "the base model is not the one that this run began with: put it back "
+      f"({self.config.base}), or choose another MODEL_DIR"
+    )
 
   def step(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
     """Takes one step: E-step, then M-step."""
@@ -410,9 +451,13 @@ class _Run:
     # the estimate is 0, and the optimizer takes its step (Algorithm 1).
     is_skipped = measured["estimator/num_valid"] == 0
     rate = float(self.learning_rate(state))
-    norm, loss, is_finite = 0.0, 0.0, True
+    norm, loss, is_finite, gap = 0.0, 0.0, True, None
     if not is_skipped:
-      updated = self.m_step(state.params, state.opt_state, rate, *rows)
+      updated = self.m_step(
+        *(state.params, state.opt_state, state.frozen, rate),
+        *(rows.prompts, rows.targets, rows.weights),
+      )
+      gap = _gap(rows, np.asarray(updated.log_prob))
       norm, loss = float(updated.norm), float(updated.loss)
       is_finite = bool(updated.is_finite)
       state = state._replace(params=updated.params, opt_state=updated.opt_state)
@@ -429,6 +474,7 @@ class _Run:
       "grad/is_finite": int(is_finite),
       "grad/norm": norm if is_finite else None,  # JSON has no NaN
       "grad/loss": loss if is_finite else None,
+      "sampler/log_prob_gap": gap if is_finite else None,
       "optimizer/learning_rate": rate,
       "time/gradient": gradient_seconds,
       "time/rest": rest,
@@ -471,7 +517,7 @@ class _Run:
       self.task,
       self.data.train,
       config.method,
-      state.params,
+      state.model_params(),
       state.memory,
       index,
       config.seed,
@@ -492,7 +538,7 @@ class _Run:
       outputs = evaluation.evaluate(
         self.model,
         self.task,
-        state.params,
+        state.model_params(),
         test,
         num_samples=num_samples,
         batch_size=settings.batch_size,
@@ -530,16 +576,19 @@ class _Run:
     self.journal.add(
       state.step,
       "params",
-      sha256=digests.tree_sha256(partitioning.to_host(state.params)),
+      sha256=digests.tree_sha256(state.params),
     )
 
-  def keep_memory(self, state: TrainState) -> None:
-    """Writes the memory down, to be read without a checkpoint."""
-    ids = self.data.train.ids
-    written = results.write_memory(
-      self.directory, state.step, ids, state.memory
-    )
-    self.journal.add(state.step, "output", **written)
+  def keep_results(self, state: TrainState) -> None:
+    """Writes what can be used without a checkpoint: memory, soft prompt."""
+    ids, step = self.data.train.ids, state.step
+    written = [results.write_memory(self.directory, step, ids, state.memory)]
+    if isinstance(self.config.tuning, tuning.SoftPrompt):
+      written.append(
+        results.write_soft_prompt(self.directory, step, state.params)
+      )
+    for row in written:
+      self.journal.add(step, "output", **row)
 
   def show(
     self,
@@ -614,8 +663,31 @@ def _note_checkpoint(journal: files.Journal, step: int, sha256: str) -> None:
     journal.add(step, "checkpoint", sha256=sha256)
 
 
-def _base_rows(config: experiment.Experiment) -> int:
-  return config.base.steps * config.base.batch_size
+def _build_model(
+  config: experiment.Experiment,
+  task: examples.Task,
+  layout: partitioning.Layout | None,
+  with_lora: bool = True,
+) -> language_model.LanguageModel:
+  update = config.tuning if with_lora else None
+  return language_model.build(
+    config.model,
+    task.vocabulary.size,
+    task.vocabulary.eos_id,
+    config.task.max_length,
+    layout,
+    update if isinstance(update, lora.Lora) else None,
+  )
+
+
+def _gap(rows: estep.WeightedRows, log_prob: np.ndarray) -> float | None:
+  """The most that sampler and scorer differ by on a fresh draw, in nats.
+
+  The control variate takes both for the same distribution.
+  """
+  gaps = np.abs(log_prob[: len(rows.sampled)] - rows.sampled)
+  gaps = gaps[~np.isnan(rows.sampled)]
+  return float(gaps.max()) if len(gaps) else None
 
 
 def _header(
@@ -632,13 +704,7 @@ def _header(
   module = config.task.source.module
   code, diff = environment.code(module)
   layout = partitioning.build(config.mesh)
-  model = language_model.build(
-    config.model,
-    loaded.task.vocabulary.size,
-    loaded.task.vocabulary.eos_id,
-    config.task.max_length,
-    layout,
-  )
+  model = _build_model(config, loaded.task, layout)
   header: dict[str, Any] = {
     "identity": {
       "run_id": name,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cot_latent.models import language_model
+from cot_latent.models import network
 from cot_latent.models.language_model import PAD_ID
 from tests.asserts import assert_trees_equal
 from tests.models import oracles, twins
@@ -58,9 +58,9 @@ def test_log_prob_equals_plain_numpy(ends):
 
 def test_target_mask_equals_plain_loops():
   rows = np.array(list(itertools.product([PAD_ID, EOS_ID, 2], repeat=4)))
-  mask = language_model.target_mask(rows, EOS_ID)
+  mask = network.target_mask(rows, EOS_ID)
   np.testing.assert_array_equal(mask, [slow_target_mask(row) for row in rows])
-  one = language_model.target_mask(rows[5], EOS_ID)
+  one = network.target_mask(rows[5], EOS_ID)
   np.testing.assert_array_equal(one, mask[5])
 
 

@@ -77,7 +77,8 @@ def _attention(layer, config, x, turn, sees):
       scores = np.array([query[place] @ key[other] for other in seen])
       shares = np.exp(scores / np.sqrt(config.head_dim))
       attended = shares @ value[seen] / shares.sum()
-      output[place] += attended @ layer["output"]["kernel"][head]
+      own = slice(head * config.head_dim, (head + 1) * config.head_dim)
+      output[place] += attended @ layer["output"]["kernel"][own]
   return output
 
 

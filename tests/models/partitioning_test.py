@@ -90,11 +90,9 @@ def shardings(layout, **sizes):
   )
   network = decoder.Decoder(config, 259)
   tokens = jnp.ones((1, 1), jnp.int32)
-  cache = decoder.empty_cache(config, 1, 1)
+  seen = decoder.Sight(jnp.ones((1, 1, 1), bool), None)
   boxed = jax.eval_shape(
-    lambda key: network.init(
-      key, tokens, tokens, jnp.ones((1, 1, 1), bool), cache, 0
-    )["params"],
+    lambda key: network.init(key, tokens, tokens, seen)["params"],
     jax.random.key(0),
   )
   return partitioning.param_shardings(layout, boxed)
@@ -106,7 +104,7 @@ def test_every_parameter_has_a_place():
   layer = placed["layer_0"]
   for name in ("query", "key", "value"):
     assert layer[name]["kernel"].spec == spec(None, "model", None)
-  assert layer["output"]["kernel"].spec == spec("model", None, None)
+  assert layer["output"]["kernel"].spec == spec("model", None)
   for name in ("gate", "up"):
     assert layer[name]["kernel"].spec == spec(None, "model")
   assert layer["down"]["kernel"].spec == spec("model", None)

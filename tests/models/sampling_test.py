@@ -1,5 +1,6 @@
 """What is sampled is what is scored, whatever the batch and its padding."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -11,7 +12,7 @@ import pytest
 import scipy.stats
 
 from cot_latent.inference import rng
-from cot_latent.models import decoder
+from cot_latent.models import decoder, language_model, sampling
 from cot_latent.models.language_model import PAD_ID
 from tests.asserts import assert_trees_equal
 from tests.models import oracles, twins
@@ -41,7 +42,9 @@ def sample(model=None, temperature=1.0, seed=0):
 def check_same_draws(actual, expected):
   np.testing.assert_array_equal(actual.tokens, expected.tokens)
   np.testing.assert_array_equal(actual.ended, expected.ended)
-  check_close(actual.log_prob, expected.log_prob)
+  np.testing.assert_allclose(
+    actual.log_prob, expected.log_prob, rtol=0, atol=3e-5
+  )
 
 
 # Draws.
@@ -187,6 +190,148 @@ def test_greedy_decoding_ignores_keys():
   assert (greedy.tokens != sample().tokens).any()
 
 
+# Slots.
+
+
+def check_slots(model, num_slots, temperature=1.0):
+  """Checks that rows that take turns are drawn as if all at once."""
+  rows = 3 * ROWS
+  questions = np.tile(prompts(), (3, 1))
+  draw = functools.partial(
+    model.sample, params(), questions, keys(3, rows), temperature
+  )
+  done = []
+  check_same_draws(draw(num_slots, done.append), draw())
+  assert done == sorted(done)
+  assert done[-1] == rows
+  assert len(done) > 2
+
+
+@pytest.mark.parametrize("num_slots", [1, 2, 5, 16])
+def test_rows_that_take_turns_are_drawn_as_if_at_once(num_slots):
+  check_slots(compiled(), num_slots)
+
+
+def test_greedy_rows_take_turns_too():
+  check_slots(compiled(), 8, temperature=0.0)
+
+
+def test_a_twin_that_forgets_is_rejected():
+  twin = twins.forgets_the_ring_s_end
+  with twins.replaced(*twins.SIGHT, twin):
+    model = build()
+    check_same_draws(sample(model), sample())
+    with pytest.raises(AssertionError):
+      check_slots(model, 8)
+
+
+def test_slots_become_fewer(monkeypatch):
+  """When nothing waits, and where it makes up for compiling."""
+  monkeypatch.setattr(sampling, "_WORTH_SHRINKING", 1)
+  monkeypatch.setattr(sampling, "_SHRINK", 2)
+  sizes = []
+  apply = decoder.Decoder.apply
+  lengths = (sample().tokens != PAD_ID).sum(axis=1)
+  order = np.resize(np.argsort(lengths)[: ROWS // 4], ROWS)
+  order[-2:] = lengths.argmax()
+  questions, rng_keys = prompts()[order], keys()[order]
+
+  def noted(self, variables, tokens, *args, **fields):
+    sizes.append(len(tokens))
+    return apply(self, variables, tokens, *args, **fields)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(decoder.Decoder, "apply", noted)
+    model = build()
+    draws = model.sample(params(), questions, rng_keys)
+  check_same_draws(draws, jax.tree.map(lambda x: x[order], sample()))
+  assert {*sizes} == {ROWS, ROWS // 2}
+  check_slots(build(), 8)
+
+
+# What all rows begin with.
+
+PREFIX = np.random.default_rng(5).integers(2, VOCABULARY, 37, np.int32)
+
+
+def prefixed(prefix=PREFIX):
+  """The prompts that are not empty behind a common beginning."""
+  rows = [[*prefix, *oracles.unpadded(row)] for row in prompts() if row.any()]
+  width = max(map(len, rows))
+  padded = [[PAD_ID] * (width - len(row)) + row for row in rows]
+  return np.array(padded, np.int32)
+
+
+def plain_rows(prompts):
+  return [row[row != PAD_ID].tolist() for row in prompts]
+
+
+def test_what_all_begin_with_is_split_off():
+  whole = prefixed()
+  prefix, rest = language_model.split_prefix(whole)
+  np.testing.assert_array_equal(prefix, PREFIX[:32])
+  assert rest.shape == (len(whole), whole.shape[1] - 32)
+  for row, one in zip(rest, whole, strict=True):
+    assert [*prefix, *oracles.unpadded(row)] == oracles.unpadded(one)
+  for alone in (whole[:1], prompts(), whole[:, 10:], np.zeros_like(whole)):
+    prefix, rest = language_model.split_prefix(alone)
+    assert not len(prefix)
+    np.testing.assert_array_equal(rest, alone)
+  # No row may be empty.
+  prefix, rest = language_model.split_prefix(np.tile(PREFIX[:32], (3, 1)))
+  assert not len(prefix)
+  prefix, rest = language_model.split_prefix(np.tile(PREFIX[:33], (3, 1)))
+  assert len(prefix) == 32
+  assert rest.tolist() == [[PREFIX[32]]] * 3
+
+
+def test_padding_is_cut():
+  wide = np.pad(prompts(), ((0, 0), (90, 0)))
+  _, rest = language_model.compact(wide)
+  assert rest.shape == (ROWS, 16)
+  np.testing.assert_array_equal(rest, wide[:, -16:])
+  targets = np.pad(random_targets(), ((0, 0), (0, 90)))
+  targets[:, LENGTH - 1] = EOS_ID
+  cut = language_model.trim_targets(targets)
+  np.testing.assert_array_equal(cut, targets[:, :16])
+  assert language_model.trim_targets(targets[:, :5]).shape == (ROWS, 5)
+
+
+def check_prefix(model):
+  """Checks a prefix that is fed in once against rows that all have it."""
+  whole = prefixed()
+  prefix, rest = language_model.split_prefix(whole)
+  targets = random_targets(len(whole))
+
+  def score(params, *arguments):
+    return model.log_prob(params, *arguments).sum()
+
+  expected = jax.jit(jax.value_and_grad(score))(params(), whole, targets)
+  actual = jax.jit(jax.value_and_grad(score))(params(), rest, targets, prefix)
+  np.testing.assert_allclose(actual[0], expected[0], rtol=1e-5)
+  for one, other in zip(
+    jax.tree.leaves(actual[1]), jax.tree.leaves(expected[1]), strict=True
+  ):
+    size = np.abs(other).max()
+    np.testing.assert_allclose(one / size, other / size, rtol=0, atol=1e-4)
+  draws = model.sample(params(), whole, keys(0, len(whole)))
+  scores = model.log_prob(params(), whole, draws.tokens)
+  np.testing.assert_allclose(draws.log_prob, scores, rtol=0, atol=1e-4)
+
+
+def test_a_prefix_that_is_fed_in_once_counts_as_if_each_row_had_it():
+  check_prefix(compiled())
+
+
+@pytest.mark.parametrize(
+  "twin", [twins.misses_the_prefix, twins.late_positions]
+)
+def test_twins_of_the_prefix_are_rejected(twin):
+  part = twins.ROTATE if twin is twins.late_positions else twins.ATTEND
+  with twins.replaced(*part, twin), pytest.raises(AssertionError):
+    check_prefix(build())
+
+
 # The distribution.
 
 # Small enough to list every sequence.
@@ -306,12 +451,36 @@ def test_rare_tokens_can_be_drawn():
 
 def test_each_shape_compiles_once():
   model = build(config=dataclasses.replace(CONFIG, num_layers=1))
-  for seed, temperature in enumerate([1.0, 0.0, 1.3]):
-    draws = sample(model, temperature, seed)
-    model.log_prob(params(), prompts(), draws.tokens)
-  assert model.sample._cache_size() == model.log_prob._cache_size() == 1
-  model.log_prob(params(), prompts()[:3], draws.tokens[:3])
-  assert model.log_prob._cache_size() == 2
+
+  def run(seed, temperature, rows=ROWS, num_slots=None):
+    with compilations() as number:
+      draws = model.sample(
+        *(params(), prompts()[:rows], keys(seed)[:rows], temperature),
+        num_slots,
+      )
+      model.log_prob(params(), prompts()[:rows], draws.tokens)
+    return len(number)
+
+  assert run(0, 1.0) > 0
+  assert run(1, 0.0) == run(2, 1.3) == 0
+  assert run(0, 1.0, rows=3) > 0
+  # Many rows, whatever their number, through a few slots.
+  assert run(0, 1.0, num_slots=4) > 0
+  assert run(1, 1.3, num_slots=4) == 0
+
+
+@contextlib.contextmanager
+def compilations():
+  """Notes what XLA compiles."""
+  found = []
+
+  def note(event, seconds, **_):
+    if event == "/jax/core/compile/backend_compile_duration":
+      found.append(seconds)
+
+  jax.monitoring.register_event_duration_secs_listener(note)
+  yield found
+  jax.monitoring.unregister_event_duration_listener(note)
 
 
 def test_decoding_stops_when_every_row_has_ended(monkeypatch):
@@ -319,9 +488,9 @@ def test_decoding_stops_when_every_row_has_ended(monkeypatch):
   passes = []
   apply = decoder.Decoder.apply
 
-  def counted(*args):
+  def counted(*args, **fields):
     jax.debug.callback(lambda: passes.append(1))
-    return apply(*args)
+    return apply(*args, **fields)
 
   monkeypatch.setattr(decoder.Decoder, "apply", counted)
   model = build()

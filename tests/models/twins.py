@@ -6,12 +6,13 @@ import functools
 import jax.numpy as jnp
 import pytest
 
-from cot_latent.models import decoder, language_model
+from cot_latent.models import causal, decoder
 from cot_latent.models.language_model import PAD_ID
 
 ROTATE, ATTEND = (decoder, "rotate"), (decoder, "attend")
-PROMPT_MASK = language_model, "_prompt_mask"
-TARGET_MASK = language_model, "target_mask"
+SIGHT = decoder, "sight"
+PROMPT_MASK = causal, "prompt_mask"
+TARGET_MASK = causal, "target_mask"
 
 
 @contextlib.contextmanager
@@ -22,27 +23,56 @@ def replaced(module, name, twin):
     yield
 
 
-def late_positions(rotate, x, positions, base):
+def late_positions(rotate, x, positions, frequency):
   """Counts a token more where tokens are fed in one by one."""
-  return rotate(x, positions + (x.shape[2] == 1), base)
+  return rotate(x, positions + (x.shape[2] == 1), frequency)
 
 
-def misses_the_newest(attend, query, keys, values, mask):
+def changed(parts, number, change):
+  """Attention's parts, the mask of one of them changed."""
+  parts = list(parts)
+  cache, mask = parts[number]
+  parts[number] = cache, change(mask)
+  return parts
+
+
+def misses_the_newest(attend, query, parts, softcap):
   """Hides a token from itself where tokens are fed in one by one."""
-  is_last = jnp.cumsum(mask[..., ::-1], axis=-1)[..., ::-1] == 1
-  alone = mask.shape[1] == 1
-  return attend(query, keys, values, mask & ~(is_last & alone))
+
+  def hide(mask):
+    return mask & (jnp.cumsum(mask[..., ::-1], axis=-1)[..., ::-1] != 1)
+
+  if query.shape[2] == 1:
+    parts = changed(parts, -1, hide)
+  return attend(query, parts, softcap)
 
 
-def sees_padding(attend, query, keys, values, mask):
+def sees_padding(attend, query, parts, softcap):
   """Shows all that came before where tokens are fed in one by one."""
-  before = jnp.cumsum(mask[..., ::-1], axis=-1)[..., ::-1] > 0
-  alone = mask.shape[1] == 1
-  return attend(query, keys, values, before if alone else mask)
+  if query.shape[2] == 1:
+    parts = changed(parts, 0, jnp.ones_like)
+  return attend(query, parts, softcap)
 
 
-def sees_later_tokens(attend, query, keys, values, mask):
-  return attend(query, keys, values, mask.any(axis=1, keepdims=True))
+def sees_later_tokens(attend, query, parts, softcap):
+  def show(mask):
+    return jnp.broadcast_to(mask.any(axis=1, keepdims=True), mask.shape)
+
+  return attend(query, changed(parts, -1, show), softcap)
+
+
+def forgets_the_ring_s_end(sight, config, seen, positions, key_positions):
+  """Hides what was written before the ring began anew."""
+  newest = key_positions.argmax(axis=1)[:, None]
+  is_before = jnp.arange(key_positions.shape[1]) <= newest
+  if positions.shape[1] == 1:
+    seen = seen & is_before[:, None]
+  return sight(config, seen, positions, key_positions)
+
+
+def misses_the_prefix(attend, query, parts, softcap):
+  own = [part for part in parts if part[0].keys.ndim == 4]
+  return attend(query, own, softcap)
 
 
 def all_real(prompt_mask, prompts):
