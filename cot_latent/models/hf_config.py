@@ -198,6 +198,7 @@ def llama(fields: Fields) -> dict[str, Any]:
 
 def qwen2(fields: Fields) -> dict[str, Any]:
   """The same, for a Qwen 2 or 2.5."""
+  fields.choice("use_mrope", {False: None}, False)  # of pictures
   first = fields.get(
     "max_window_layers",
     "a whole number",
@@ -368,11 +369,14 @@ def _scaling(part: Fields, fields: Fields) -> RopeScaling | None:
   if kind == "linear":
     scaling = RopeScaling("linear", part.number("factor"))
   elif kind == "llama3":
+    low, high = part.number("low_freq_factor"), part.number("high_freq_factor")
+    if high <= low:
+      part.refuse("high_freq_factor", f"more than low_freq_factor = {low}")
     scaling = RopeScaling(
       "llama3",
       part.number("factor"),
-      part.number("low_freq_factor"),
-      part.number("high_freq_factor"),
+      low,
+      high,
       part.size("original_max_position_embeddings", None)
       or fields.size("max_position_embeddings"),
     )

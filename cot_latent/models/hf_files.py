@@ -102,10 +102,11 @@ def is_same(one: Tensor, other: Tensor, rows: int = 4096) -> bool:
   shape = one.get_shape()
   if shape != other.get_shape():
     return False
-  starts = range(0, shape[0], rows)
-  return all(
-    np.array_equal(one[i : i + rows], other[i : i + rows]) for i in starts
-  )
+  for start in range(0, shape[0], rows):
+    part = slice(start, min(start + rows, shape[0]))
+    if not np.array_equal(one[part], other[part]):
+      return False
+  return True
 
 
 def write_tensors(

@@ -189,7 +189,8 @@ def load(
   """
   folder = pathlib.Path(folder)
   _, family = _open(folder)
-  boxed = _shapes(family, config, vocab_size, layout)
+  network = family.build(config, vocab_size, 1, 1, None, layout)
+  boxed = jax.eval_shape(network.init, jax.random.key(0))
   shapes = nn.unbox(boxed)
   tensors = hf_files.read_tensors(folder)
   stored = {
@@ -298,12 +299,6 @@ def stored_shape(path: _Path, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _open(folder: str | pathlib.Path) -> tuple[hf_config.Fields, Family]:
   fields = hf_config.read_fields(pathlib.Path(folder))
   return fields, fields.choice("model_type", FAMILIES)
-
-
-def _shapes(family: Family, config, vocab_size, layout) -> Any:
-  """Shapes of the parameters, with the names of their axes."""
-  network = family.build(config, vocab_size, 1, 1, None, layout)
-  return jax.eval_shape(network.init, jax.random.key(0))
 
 
 def _path(key_path) -> _Path:

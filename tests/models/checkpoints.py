@@ -153,17 +153,15 @@ def build(config, vocab_size=VOCABULARY):
   return language_model.build(config, vocab_size, EOS_ID, LENGTH)
 
 
-def greedy(model, params):
-  keys = jax.random.split(jax.random.key(0), ROWS)
-  return model.sample(params, prompts(), keys, 0.0).tokens
-
-
 def logits(config, params):
   """[B, T, V] float32, before each target, as the decoder has them."""
   tokens, is_real, positions = rows()
   can_be_seen = np.tril(np.ones([tokens.shape[1]] * 2, bool)) & is_real[:, None]
 
-  @jax.jit
+  # To compile takes longer than to run.
+  @functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+  )
   def run(params):
     sight = decoder.sight(config, can_be_seen, positions, positions)
     module = decoder.Decoder(config, VOCABULARY)
