@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -21,7 +21,7 @@ INDEX = "model.safetensors.index.json"
 
 # safetensors' names of the types that are read, and config.json's.
 DTYPES = {
-  "BF16": ("bfloat16", np.dtype(ml_dtypes.bfloat16)),
+  "BF16": ("bfloat16", np.dtype(jnp.bfloat16)),
   "F16": ("float16", np.dtype(np.float16)),
   "F32": ("float32", np.dtype(np.float32)),
 }
