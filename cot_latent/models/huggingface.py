@@ -213,7 +213,9 @@ def load(
   def one(key_path, leaf):
     path = _path(key_path)
     sharding = shardings[path] if shardings else None
-    return _load_one(path, leaf, tensors[family.name(path)], sharding)
+    array = _load_one(path, leaf, tensors[family.name(path)], sharding)
+    # Else what was read would pile up before the devices have turned it.
+    return array.block_until_ready()
 
   return jax.tree_util.tree_map_with_path(one, shapes)
 
