@@ -1,7 +1,8 @@
-"""What config.json says of checkpoints on the Hub, as they were published.
+"""What config.json says of models on the Hub, as far as numbers hang on it.
 
-With the older names of settings, and settings that newer files leave out. The
-numbers of parameters are those of the models' cards, to the last one.
+Written down by hand, with the older names of settings and without those that
+older files leave out; ids of tokens and versions are made up. The numbers of
+parameters check the sizes.
 """
 
 _BOOKKEEPING = {
