@@ -233,7 +233,10 @@ class Attention(nn.Module):
     if column is not None:
       write = jax.lax.dynamic_update_slice_in_dim
       cache = LayerCache(
-        *(write(old, new, column, 2) for old, new in zip(source, cache, strict=True))
+        *(
+          write(old, new, column, 2)
+          for old, new in zip(source, cache, strict=True)
+        )
       )
     cache = partitioning.constrain(self.layout, cache, "batch", "heads")
     attended = attend(query, [*earlier, (cache, seen)])
@@ -358,9 +361,7 @@ class Stack(nn.Module):
     x = partitioning.constrain(self.layout, x, "batch")
     own, cross = [], []
     for layer in range(number):
-      block = block_class(
-        config, self.lora, self.layout, name=f"layer_{layer}"
-      )
+      block = block_class(config, self.lora, self.layout, name=f"layer_{layer}")
       x, layer_own, layer_cross = block(
         x,
         own_seen,
