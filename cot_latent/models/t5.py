@@ -95,7 +95,7 @@ class Sight(NamedTuple):
       all. None has no bias.
   """
 
-  mask: jax.Array
+  mask: jax.Array | np.ndarray
   offset: jax.Array | np.ndarray | None = None
 
 
@@ -107,7 +107,7 @@ class Seen(NamedTuple):
     bias: [B, H, S, C] float32, of the scores, or None.
   """
 
-  mask: jax.Array
+  mask: jax.Array | np.ndarray
   bias: jax.Array | None
 
 
@@ -339,7 +339,7 @@ class Stack(nn.Module):
       config.num_decoder_layers if self.is_causal else config.num_encoder_layers
     )
     # All layers have the first one's.
-    table = self.param(
+    table: Any = self.param(
       "relative_bias",
       nn.with_logical_partitioning(
         nn.initializers.normal(config.embed_dim**-0.5), (None, "heads")

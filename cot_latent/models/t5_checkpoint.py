@@ -52,7 +52,7 @@ _ACTIVATIONS = {
 }
 _DEFAULT_ACTIVATION = {"t5": "relu", "mt5": "gated-gelu"}
 # Options that have one value here, where they are set.
-_FIXED = {
+_FIXED: dict[str, Any] = {
   "is_encoder_decoder": True,
   "pad_token_id": PAD_ID,
   "decoder_start_token_id": PAD_ID,
@@ -112,7 +112,7 @@ def tensors(config: T5Config, vocab_size: int) -> list[Tensor]:
   }
   if config.activation == "relu":
     feed_forward = {"wi": ("up", (embed, mlp)), "wo": feed_forward["wo"]}
-  stacks = {
+  stacks: dict[str, tuple[int, list[tuple[str, str, dict]]]] = {
     "encoder": (
       config.num_encoder_layers,
       [
@@ -193,7 +193,7 @@ def config_from_json(
       raise UserError(
         f"{name} = {options[name]!r:.60} is not supported: it must be {value!r}"
       )
-  fields = {}
+  fields: dict[str, Any] = {}
   for ours, (theirs, default) in _FIELDS.items():
     fields[ours] = options.get(theirs, default)
     if fields[ours] is None:
