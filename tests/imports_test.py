@@ -71,6 +71,7 @@ OWNED = {
   "tensorflow_datasets": {"tasks"},
   "sentencepiece": {"data"},
   "flax": {"models"},
+  "safetensors": {"models"},
   "optax": {"training"},
   "orbax": {"training"},
   "tensorboard": {"training", "quiet"},
