@@ -16,7 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cot_latent.models import causal, decoder, partitioning, sampling
+from cot_latent.models import (
+  causal,
+  decoder,
+  encoder_decoder,
+  partitioning,
+  sampling,
+  t5,
+)
 from cot_latent.models.lora import Lora
 from cot_latent.models.network import PAD_ID, Params
 from cot_latent.models.sampling import Draws
@@ -48,7 +55,7 @@ class LanguageModel(NamedTuple):
 
 
 def build(
-  config: decoder.DecoderConfig,
+  config: decoder.DecoderConfig | t5.T5Config,
   vocab_size: int,
   eos_id: int,
   max_length: int,
@@ -58,7 +65,7 @@ def build(
   """Builds a language model.
 
   Args:
-    config: its sizes.
+    config: its sizes, and by its type the architecture.
     vocab_size: V.
     eos_id: the token that ends a sequence.
     max_length: T, where sampling stops.
@@ -71,7 +78,11 @@ def build(
   Raises:
     UserError: if the model cannot be cut as the layout says.
   """
-  network = causal.build(config, vocab_size, eos_id, max_length, lora, layout)
+  settings = (vocab_size, eos_id, max_length, lora, layout)
+  if isinstance(config, t5.T5Config):
+    network = encoder_decoder.build(config, *settings)
+  else:
+    network = causal.build(config, *settings)
   sample_rows = sampling.build(network, eos_id, max_length, layout)
 
   def init(rng_key):

@@ -56,6 +56,7 @@ class Projection(nn.Module):
     param_dtype: of kernel and bias.
     lora: the update [I, r], [r, *out_shape] in float32; None has none.
     use_bias: add one.
+    gain: of the kernel's first values.
   """
 
   out_shape: tuple[int, ...]
@@ -63,6 +64,7 @@ class Projection(nn.Module):
   param_dtype: Any
   lora: Lora | None = None
   use_bias: bool = False
+  gain: float = 1.0
 
   @nn.compact
   def __call__(self, x):
@@ -70,7 +72,9 @@ class Projection(nn.Module):
     width = x.shape[-1]
     kernel: Any = self.param(
       "kernel",
-      nn.with_logical_partitioning(_flat_init, self.names),
+      nn.with_logical_partitioning(
+        lambda *arguments: self.gain * _flat_init(*arguments), self.names
+      ),
       (width, *self.out_shape),
       self.param_dtype,
     )

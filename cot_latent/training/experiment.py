@@ -16,6 +16,7 @@ from cot_latent.errors import UserError
 from cot_latent.inference import transition
 from cot_latent.models.decoder import DecoderConfig
 from cot_latent.models.partitioning import MeshConfig
+from cot_latent.models.t5 import T5Config
 from cot_latent.reporting import files
 from cot_latent.reporting.liveness import Limits
 from cot_latent.training.tuning import Tuning
@@ -299,7 +300,7 @@ class Experiment:
     mesh: how the run is spread over devices; that may change when it goes on.
   """
 
-  model: DecoderConfig
+  model: DecoderConfig | T5Config
   task: TaskConfig
   method: Method
   optimizer: OptimizerConfig
