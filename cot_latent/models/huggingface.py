@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -289,6 +290,33 @@ def save(
   except BaseException:
     shutil.rmtree(partial, ignore_errors=True)
     raise
+
+
+def exchange(params: Params, one: int, other: int) -> Params:
+  """Exchanges two tokens of a model; again, and they are as they were.
+
+  A checkpoint's padding token is 0 in this project, whatever it is there.
+
+  Args:
+    params: of the model; those that are changed are copied.
+    one: a token's id.
+    other: another's, or the same.
+  """
+  if one == other:
+    return params
+
+  @functools.partial(jax.jit, static_argnames="axis")
+  def swapped(array, axis):
+    array = jnp.moveaxis(array, axis, 0)
+    array = array.at[jnp.array([one, other])].set(
+      array[jnp.array([other, one])]
+    )
+    return jnp.moveaxis(array, 0, axis)
+
+  changed = {"embed": {"embedding": swapped(params["embed"]["embedding"], 0)}}
+  if "unembedding" in params:
+    changed["unembedding"] = swapped(params["unembedding"], 1)
+  return {**params, **changed}
 
 
 def stored_shape(path: _Path, shape: tuple[int, ...]) -> tuple[int, ...]:

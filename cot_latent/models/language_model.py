@@ -128,6 +128,10 @@ def split_prefix(prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     is_same = (begins == begins[0]).all(axis=0)
     common = limit if is_same.all() else int(is_same.argmin())
     size = common // _PREFIX_STEP * _PREFIX_STEP
+    # What is left of a row must not begin as padding does.
+    rows, first = np.arange(len(prompts)), longest - lengths
+    while size and (prompts[rows, first + size] == PAD_ID).any():
+      size -= _PREFIX_STEP
   if not size:
     return _NOTHING, prompts
   prefix = begins[0, :size]

@@ -12,13 +12,19 @@ import jax
 import numpy as np
 
 from cot_latent.data.examples import Examples
+from cot_latent.data.vocabularies import Vocabulary
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import rng
-from cot_latent.models import partitioning
+from cot_latent.models import huggingface, partitioning
 from cot_latent.models.language_model import PAD_ID, LanguageModel
 from cot_latent.reporting import files, lock
 from cot_latent.training import mstep, processes
-from cot_latent.training.experiment import BaseConfig, Experiment, as_dict
+from cot_latent.training.experiment import (
+  BaseConfig,
+  Checkpoint,
+  Experiment,
+  as_dict,
+)
 from cot_latent.training.loading import Data
 from cot_latent.training.progress import Progress
 
@@ -164,16 +170,26 @@ def make(
     assert data.base is not None
     progress = Progress("base model", config.base.steps)
     return fit_once(folder, model, config, data.base, progress)
-  from cot_latent.models import checkpoints
+  return _load(config, data.task.vocabulary, model.layout), True
 
-  vocabulary = data.task.vocabulary
-  return checkpoints.load(
-    pathlib.Path(config.base.path),
-    config.model,
-    vocabulary.size,
-    vocabulary.padding_id,
-    model.layout,
-  ), True
+
+def _load(
+  config: Experiment,
+  vocabulary: Vocabulary,
+  layout: partitioning.Layout | None,
+) -> Any:
+  """Loads a pretrained model, its rows in the order of the vocabulary."""
+  assert isinstance(config.base, Checkpoint)
+  folder = pathlib.Path(config.base.path)
+  size = huggingface.vocab_size(folder)
+  if size != vocabulary.size:
+    raise UserError(
+      f"{folder} has a vocabulary of {size}, and the task's "
+      f"({vocabulary.name}) has {vocabulary.size}: set VOCABULARY to the "
+      "folder of the checkpoint"
+    )
+  params = huggingface.load(folder, config.model, size, layout)
+  return huggingface.exchange(params, 0, vocabulary.padding_id)
 
 
 def _write(path: pathlib.Path, params: Any) -> None:

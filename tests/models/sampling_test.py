@@ -268,6 +268,7 @@ def plain_rows(prompts):
 
 def test_what_all_begin_with_is_split_off():
   whole = prefixed()
+  lengths = (whole != PAD_ID).sum(axis=1)
   prefix, rest = language_model.split_prefix(whole)
   np.testing.assert_array_equal(prefix, PREFIX[:32])
   assert rest.shape == (len(whole), whole.shape[1] - 32)
@@ -277,6 +278,10 @@ def test_what_all_begin_with_is_split_off():
     prefix, rest = language_model.split_prefix(alone)
     assert not len(prefix)
     np.testing.assert_array_equal(rest, alone)
+  # What is left would lose a token that is 0.
+  zero = whole.copy()
+  zero[0, -lengths[0] + 32] = PAD_ID
+  assert not len(language_model.split_prefix(zero)[0])
   # No row may be empty.
   prefix, rest = language_model.split_prefix(np.tile(PREFIX[:32], (3, 1)))
   assert not len(prefix)
