@@ -1,0 +1,288 @@
+"""Just what is to be trained moves, and begins where it should."""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from cot_latent.data.examples import Source
+from cot_latent.errors import UserError
+from cot_latent.models import decoder, language_model
+from cot_latent.models.lora import TARGETS, Lora, merged
+from cot_latent.models.network import SOFT_PROMPT
+from cot_latent.training import mstep, tuning
+from cot_latent.training.tuning import SoftPrompt
+from tests.asserts import assert_trees_equal
+from tests.models import common
+from tests.training import toy
+from tests.training.kills import (
+  assert_same_run,
+  last_state,
+  report_of,
+  run_until,
+)
+
+LORA = Lora(2, targets=("query", "value", "down"))
+SOFT = SoftPrompt(length=4)
+TUNINGS = pytest.mark.parametrize("part", [LORA, SOFT], ids=["lora", "soft"])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compile_once():
+  with toy.shared_compilation():
+    yield
+
+
+# What a soft prompt and an update compute.
+
+
+@functools.cache
+def tokens():
+  return np.random.default_rng(3).integers(2, common.VOCABULARY, 5, np.int32)
+
+
+def begin(part, own_tokens=None, seed=0):
+  model = language_model.build(
+    *(common.CONFIG, common.VOCABULARY, common.EOS_ID, common.LENGTH),
+    lora=part if isinstance(part, Lora) else None,
+  )
+  return model, *tuning.begin(
+    part, common.params(), model, own_tokens, jax.random.key(seed)
+  )
+
+
+def check_text(own_tokens):
+  """Checks a soft prompt against the text before every prompt."""
+  model, trained, frozen = begin(SoftPrompt(text="x"), own_tokens)
+  params = tuning.merge(trained, frozen)
+  targets = common.random_targets()
+  scores = model.log_prob(params, common.prompts(), targets)
+  expected = common.compiled().log_prob(
+    common.params(), common.prompts(), targets, tokens()
+  )
+  np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-4)
+  draws = model.sample(params, common.prompts(), common.keys())
+  scores = model.log_prob(params, common.prompts(), draws.tokens)
+  np.testing.assert_allclose(draws.log_prob, scores, rtol=0, atol=1e-4)
+
+
+def test_a_soft_prompt_of_a_text_counts_as_the_text():
+  check_text(tokens())
+  with pytest.raises(AssertionError):
+    check_text(tokens()[::-1])
+
+
+def test_an_update_begins_as_none_and_is_merged():
+  model, trained, frozen = begin(LORA)
+  targets = common.random_targets()
+
+  def score(model, params):
+    return model.log_prob(params, common.prompts(), targets)
+
+  plain = score(common.compiled(), common.params())
+  np.testing.assert_array_equal(
+    score(model, tuning.merge(trained, frozen)), plain
+  )
+  moved = jax.tree.map(lambda x: x + 0.1, trained)
+  params = tuning.merge(moved, frozen)
+  assert np.abs(score(model, params) - plain).max() > 1e-2
+  np.testing.assert_allclose(
+    score(common.compiled(), merged(params, LORA)),
+    score(model, params),
+    rtol=0,
+    atol=1e-4,
+  )
+  names = {
+    path[1] for path in traverse_util.flatten_dict(trained) if len(path) > 2
+  }
+  assert names == {*LORA.targets} < {*TARGETS}
+
+
+# What moves, and what it costs.
+
+
+def step(part, rows_at_once=None):
+  model, trained, frozen = begin(part, tokens())
+  optimizer = mstep.build_optimizer(toy.make_experiment("x").optimizer)
+  opt_state = optimizer.init(trained)
+  weights = np.random.default_rng(1).normal(size=common.ROWS)
+  build = getattr(mstep.build, "__wrapped__", mstep.build)
+  updated = build(model, optimizer, rows_at_once)(
+    *(jax.tree.map(jnp.copy, trained), opt_state, frozen, 0.1),
+    *(common.prompts(), common.random_targets(), np.float32(weights)),
+  )
+  return trained, frozen, updated
+
+
+@pytest.mark.parametrize("part", [None, LORA, SOFT], ids=str)
+def test_a_step_moves_what_is_trained_and_keeps_no_more(part):
+  trained, frozen, updated = step(part)
+  assert jax.tree.structure(updated.params) == jax.tree.structure(trained)
+  for before, after in zip(
+    jax.tree.leaves(trained), jax.tree.leaves(updated.params), strict=True
+  ):
+    assert (np.asarray(before) != np.asarray(after)).any()
+  size = sum(x.size for x in jax.tree.leaves(trained))
+  kept = sum(x.size for x in jax.tree.leaves(updated.opt_state))
+  assert 2 * size <= kept <= 2 * size + 4  # two moments, and counts
+  if part is None:
+    assert frozen is None
+  else:
+    assert_trees_equal(frozen, common.params())
+    assert size < sum(x.size for x in jax.tree.leaves(frozen)) / 5
+
+
+@pytest.mark.parametrize("part", [None, LORA, SOFT], ids=str)
+@pytest.mark.parametrize("rows", [1, 5, 14, 100])
+def test_rows_by_parts_give_the_same_step(part, rows):
+  _, _, whole = step(part)
+  _, _, parts = step(part, rows)
+  np.testing.assert_allclose(parts.norm, whole.norm, rtol=1e-4)
+  np.testing.assert_allclose(parts.loss, whole.loss, rtol=1e-4)
+  np.testing.assert_allclose(parts.log_prob, whole.log_prob, atol=1e-4)
+
+
+# Runs.
+
+
+@TUNINGS
+def test_a_run_trains_a_part_alone(tmp_path, part):
+  config = toy.make_experiment(tmp_path / "run", tuning=part)
+  report = toy.run(config)
+  state = last_state(config)
+  flat = traverse_util.flatten_dict(state.params)
+  if part is SOFT:
+    assert {*flat} == {(SOFT_PROMPT,)}
+    (path,) = (tmp_path / "run/outputs").glob("*-soft_prompt.npy")
+    stored = tuning.read_soft_prompt(path)
+    np.testing.assert_array_equal(stored, flat[SOFT_PROMPT,])
+    assert f"outputs/{path.name}" in {p["path"] for p in report["parts"]}
+    # From where another run goes on.
+    again = SoftPrompt(path=str(path))
+    table = np.zeros((9, stored.shape[1]), np.float32)
+    made = tuning.make_soft_prompt(again, table, None, jax.random.key(0))
+    np.testing.assert_array_equal(made, stored)
+  else:
+    assert {path[-1] for path in flat} == {"lora_down", "lora_up"}
+  assert report["status"] in ("complete", "suspect")
+  gaps = [row["sampler/log_prob_gap"] for row in report["metrics"]]
+  assert max(gap for gap in gaps if gap is not None) < 1e-4
+  again = dataclasses.replace(config, model_dir=str(tmp_path / "again"))
+  assert toy.run(again)["digest"] == report["digest"]
+
+
+@TUNINGS
+def test_a_run_that_is_killed_ends_the_same(tmp_path, part):
+  config = toy.make_experiment(tmp_path / "whole", tuning=part)
+  whole = config, toy.run(config)
+  killed = dataclasses.replace(config, model_dir=str(tmp_path / "killed"))
+  run_until(killed, ("after_save", 3))
+  assert_same_run(whole, (killed, toy.run(killed)))
+
+
+def test_another_base_model_is_refused(tmp_path):
+  config = toy.make_experiment(tmp_path / "run", tuning=LORA)
+  run_until(config, ("after_save", 3))
+  (path,) = (tmp_path / "run/base").glob("*.npz")
+  with np.load(path) as stored:
+    arrays = dict(stored)
+  name = next(iter(arrays))
+  arrays[name] = arrays[name] + 1
+  with path.open("wb") as file:
+    np.savez(file, **arrays)
+  with pytest.raises(UserError, match="the base model is not the one"):
+    toy.run(config)
+  assert report_of(config)["status"] != "complete"
+
+
+def test_a_source_s_common_beginning_is_the_text(tmp_path):
+  part = SoftPrompt(source=Source(toy.CHAIN))
+  config = toy.make_experiment(tmp_path / "run", task=toy.CHAIN, tuning=part)
+  prepared = toy.prepare(config)
+  rows = toy.open_task(part.source).read("train").prompts
+  own = prepared.data.soft_tokens
+  assert len(own)
+  assert all((row[: len(own)] == own).all() for row in rows)
+  assert len({row[len(own)] for row in rows}) > 1
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+  ("fields", "said"),
+  [
+    ({}, "needs a length"),
+    ({"length": 0}, "length = 0"),
+    ({"text": "x", "path": "y"}, "give one of them"),
+  ],
+)
+def test_soft_prompts_that_say_too_little_or_too_much(fields, said):
+  with pytest.raises(UserError, match=said):
+    SoftPrompt(**fields)
+
+
+@pytest.mark.parametrize(
+  ("content", "said"),
+  [
+    (None, "there is no file"),
+    (b"", "not a file of numpy.save"),
+    (b"junk" * 9, "not a file of numpy.save"),
+    (np.zeros(3), "holds no"),
+    (np.zeros((2, 3), int), "holds no"),
+    (np.zeros((0, 3)), "is empty"),
+    (np.full((2, 3), np.nan), "is empty or not finite"),
+    (np.zeros((2, 3)), "of width 3, and the model's is 4"),
+  ],
+)
+def test_files_that_hold_no_soft_prompt(tmp_path, content, said):
+  path = pathlib.Path(tmp_path / "prompt.npy")
+  if isinstance(content, bytes):
+    path.write_bytes(content)
+  elif content is not None:
+    np.save(path, content)
+  config = SoftPrompt(path=str(path))
+  with pytest.raises(UserError, match=said) as caught:
+    tuning.make_soft_prompt(config, jnp.zeros((9, 4)), None, jax.random.key(0))
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("fields", "said"),
+  [
+    ({"rank": 0}, "rank = 0"),
+    ({"rank": 2, "targets": ()}, "give some of"),
+    ({"rank": 2, "targets": ("quary",)}, "give some of query"),
+  ],
+)
+def test_updates_of_nothing(fields, said):
+  with pytest.raises(UserError, match=said):
+    Lora(**fields)
+
+
+def test_remat_changes_no_gradient():
+  plain = decoder.DecoderConfig(2, 16, 2, 8, 32)
+  targets = common.random_targets(4)
+
+  def gradient(config):
+    model = language_model.build(
+      config, common.VOCABULARY, common.EOS_ID, common.LENGTH
+    )
+    params = model.init(jax.random.key(0))
+
+    def value(params):
+      return model.log_prob(params, common.prompts()[:4], targets).sum()
+
+    return jax.jit(jax.grad(value))(params)
+
+  for one, other in zip(
+    jax.tree.leaves(gradient(plain)),
+    jax.tree.leaves(gradient(dataclasses.replace(plain, remat=True))),
+    strict=True,
+  ):
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-4)
