@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   Returns:
     The exit status: 0, 1 for a failed run, 2 for a mistake in what was asked
-    for, 130 if interrupted, 143 if ended by SIGTERM, as when a machine is
-    taken back.
+    for, 130 if interrupted, 141 if who reads the output has gone, 143 if ended
+    by SIGTERM, as when a machine is taken back.
   """
   arguments = list(sys.argv[1:] if argv is None else argv)
 

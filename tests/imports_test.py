@@ -20,7 +20,7 @@ MAY_IMPORT = {
   "validation": {"errors"},
   "quiet": {"errors"},
   "inference": set(),
-  "reporting": {"", "errors"},
+  "reporting": {"", "errors", "validation"},
   "models": {"errors", "validation", "inference"},
   "data": {"errors", "validation", "inference", "models", "tasks"},
   "tasks": {"errors", "quiet", "data"},

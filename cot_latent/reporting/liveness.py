@@ -5,6 +5,7 @@ exit status 0. What gives it away is in the metrics of its steps.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ class Limits:
     check_types(self)
     check_within(self, "most_truncated", 0, 1)
     check_within(self, "most_unparseable", 0, 1)
-    check_within(self, "most_steps_without_gradient", 0, float("inf"))
+    check_within(self, "most_steps_without_gradient", 0, math.inf)
 
 
 def measure(

@@ -263,12 +263,10 @@ def read(directory: pathlib.Path) -> dict[str, Any] | None:
   for place in (directory, *directory.parents):
     if place.is_file():
       raise UserError(f"MODEL_DIR {directory}: {place} is a file, not a folder")
-  begun = {directory / name for name in (DIFF, "report.json")}
-  own = {*map(files.partial_path, begun), directory / lock.NAME}
-  own.add(directory / DIFF)
-  if not directory.is_dir() or not {*directory.iterdir()} - own:
+  path, diff = directory / "report.json", directory / DIFF
+  begun = {directory / lock.NAME, diff, *map(files.partial_path, (path, diff))}
+  if not directory.is_dir() or not {*directory.iterdir()} - begun:
     return None
-  path = directory / "report.json"
   if not path.is_file():
     raise UserError(
       f"MODEL_DIR {directory} is not empty and holds no report.json: choose "

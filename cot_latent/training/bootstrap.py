@@ -5,7 +5,6 @@ the untuned model for random training questions, of which those are kept that
 reach the known answer, whatever else they say.
 """
 
-import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -145,7 +144,7 @@ def write(directory: pathlib.Path, exemplars: Sequence[Exemplar]) -> str:
   content = "".join(lines).encode()
   if processes.is_first():
     files.write_atomically(directory / _FILE, content)
-  return hashlib.sha256(content).hexdigest()
+  return files.sha256(content)
 
 
 def read(directory: pathlib.Path, sha256: str) -> list[Exemplar]:
@@ -163,7 +162,7 @@ def read(directory: pathlib.Path, sha256: str) -> list[Exemplar]:
     content = path.read_bytes()
   except OSError:
     content = b""
-  if hashlib.sha256(content).hexdigest() != sha256:
+  if files.sha256(content) != sha256:
     what = "was changed" if content else "cannot be read"
     raise UserError(
       f"{path} {what}, and the run's prompts are made of it: put it back as it "

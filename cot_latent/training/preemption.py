@@ -2,21 +2,44 @@
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
 from cot_latent.errors import Preempted
 
+# Seconds until an ignored signal is sent again.
+_AGAIN = 0.05
+
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-  """Turns SIGTERM into Preempted, raised at once."""
+  """Turns SIGTERM into Preempted, raised at once.
+
+  The signal may come while Python runs a finalizer or a callback of the
+  garbage collector, where exceptions are ignored: then it is raised anew.
+  """
 
   def stop(number, frame):
     raise Preempted
 
+  before = sys.unraisablehook
+
+  def ignored(unraisable):
+    if unraisable.exc_type is Preempted:
+      # From another thread, for what is ignored here has to end first.
+      thread = threading.Timer(_AGAIN, signal.raise_signal, [signal.SIGTERM])
+      thread.daemon = True
+      thread.start()
+    else:
+      before(unraisable)
+
   with _handler(stop):
-    yield
+    sys.unraisablehook = ignored
+    try:
+      yield
+    finally:
+      sys.unraisablehook = before
 
 
 @contextlib.contextmanager

@@ -6,8 +6,6 @@ speaks on the terminal.
 """
 
 import contextlib
-import hashlib
-import json
 import os
 import pathlib
 import re
@@ -20,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cot_latent.errors import RunError, UserError
-from cot_latent.reporting import files
+from cot_latent.reporting import files, record
 
 # What a collective says when it fails, whatever exception JAX makes of it; out
 # of memory is another one.
@@ -69,8 +67,8 @@ def check_agreement(value: Any) -> None:
   """
   if jax.process_count() == 1:
     return
-  text = json.dumps(value, sort_keys=True)
-  own = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32)
+  digest = files.sha256(files.to_json_line(value).encode())
+  own = np.frombuffer(bytes.fromhex(digest), np.uint32)
   if not (multihost_utils.broadcast_one_to_all(own) == own).all():
     raise UserError(
       f"process {jax.process_index()} has another configuration, other data or "
@@ -144,7 +142,7 @@ class Record:
 
   def __init__(self, directory: pathlib.Path, resume_at: int | None):
     """Opens it as `record.Record` is opened."""
-    self.journal = Journal(directory / "journal.jsonl", resume_at)
+    self.journal = Journal(directory / record.JOURNAL, resume_at)
 
   def write(self, status: str, error: str | None = None) -> dict[str, Any]:
     """Gives no report."""

@@ -12,6 +12,7 @@ import itertools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -164,7 +165,7 @@ def run(model, method, num_steps):
       w.data,
       method,
       w.params,
-      w.state,
+      jax.tree.map(jnp.copy, w.state),  # a step takes its place
       np.arange(SIZE, dtype=np.int32),
       seed=0,
       step=step,  # each has keys of its own, as if the seed were another
