@@ -91,6 +91,9 @@ def test_what_is_known_of_a_vocabulary(name):
   wrapped = wrap_vocabulary(vocabulary)
   assert wrapped.size == vocabulary.vocab_size
   assert wrapped.eos_id == vocabulary.eos_id == EOS
+  assert (wrapped.bos_id, wrapped.padding_id) == (None, 0)
+  for text in ("", "a b", "\u00e9 {}<>\n\0", "</s><pad>"):
+    assert wrapped.encode(text) == list(vocabulary.encode(text))
   if name == "bytes":
     assert (wrapped.name, wrapped.size) == ("ByteVocabulary", 259)
     assert wrapped.model == b""
@@ -111,6 +114,7 @@ def test_other_vocabularies_decode_as_they_do():
     assert wrapped.size == vocabulary.vocab_size
     assert wrapped.eos_id == vocabulary.eos_id
     assert wrapped.decode([5, 6]) == vocabulary.decode([5, 6])
+  assert wrap_vocabulary(seqio.ByteVocabulary(extra_ids=9)).encode("a") == [100]
 
 
 def test_extra_ids_behind_the_pieces():
