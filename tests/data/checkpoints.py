@@ -196,7 +196,7 @@ MADE = {
     "<pad>",
   ),
   "gemma": (
-    gemma,
+    lambda: template(gemma(), "<bos>"),
     {
       "add_bos_token": True,
       "bos_token": "<bos>",
@@ -229,6 +229,7 @@ MADE = {
 HAS_BOS = {"llama_3", "opt", "gemma", "llama_2"}
 PREPENDS = {"llama_2", "t5"}
 LOSES_LETTERS = {"t5"}  # those that it has not seen
+TAKES_FOR_SPACE = {"gemma", "llama_2", "t5", "pieces"}  # "\u2581"
 
 
 def write(folder, tokenizer=None, **contents):

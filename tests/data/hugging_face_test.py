@@ -17,7 +17,7 @@ import tensorflow as tf
 import tokenizers
 from hypothesis import strategies as st
 
-from cot_latent.data import cache, examples, hugging_face, prompts, vocabularies
+from cot_latent.data import cache, prompts, vocabularies
 from cot_latent.data.examples import Source
 from cot_latent.data.seqio_task import wrap_vocabulary
 from cot_latent.errors import UserError
@@ -35,9 +35,9 @@ each_kind = pytest.mark.parametrize("kind", checkpoints.MADE)
 each_folder = pytest.mark.parametrize("kind", [*checkpoints.MADE, "pieces"])
 TEXTS = [
   *("", "a", " a", "a ", "  a\n\n b ", "\n", "The answer is 7.", "Qu the th"),
-  *("<think>a</think>", "{}<>[]()~`", "1,800 + 3.5 = 7%", "a\tb"),
+  *("<think>a</think>", "{}<>[]()~`", "1,800 + 3.5 = 7%"),
 ]
-LETTERS = ["\u00e9", "\u4e2d\u6587", "\U0001f600 a", "a\0b", "\u2581"]
+LETTERS = ["a\tb", "\u00e9", "\u4e2d\u6587", "\U0001f600 a", "a\0b"]
 # None of which may become a special token.
 SPECIAL = [
   *("</s>", "a</s>b", "<pad>", "<unk>", " <s> ", "<bos><eos>", "</s</s>>"),
@@ -64,9 +64,12 @@ def undo(vocabulary, ids):
 
 
 def texts_of(kind):
-  return TEXTS + [
-    text for text in LETTERS if kind not in checkpoints.LOSES_LETTERS
-  ]
+  texts = list(TEXTS)
+  if kind not in checkpoints.LOSES_LETTERS:
+    texts += LETTERS
+  if kind not in checkpoints.TAKES_FOR_SPACE:
+    texts.append("a\u2581b")
+  return texts
 
 
 # Ids ---------------------------------------------------------------------
@@ -106,9 +109,9 @@ def test_what_is_known(kind):
 def test_names_tell_what_was_used():
   vocabulary = wrap_vocabulary(load("llama_2"))
   content = (checkpoints.folders()["llama_2"] / "tokenizer.json").read_bytes()
+  digest = hashlib.sha256(content).hexdigest()[:16]
   assert vocabulary.name == (
-    f"HuggingFaceVocabulary(sha256 {hashlib.sha256(content).hexdigest()[:16]}, EOS 2, "
-    "BOS 1, padding 3)"
+    f"HuggingFaceVocabulary(sha256 {digest}, EOS 2, BOS 1, padding 3)"
   )
   assert "BOS" not in wrap_vocabulary(load("llama_2", False)).name
   assert wrap_vocabulary(load("t5")).name.endswith(", EOS 1, padding 0)")
@@ -123,7 +126,7 @@ def check_ids(kind, encode):
     asked = text
     if kind in checkpoints.PREPENDS:
       # It has a space of its own before each text, which counts for one here.
-      if text.startswith((" ", "\u2581")) or not text:
+      if text.startswith(" ") or not text:
         continue
       ids = encode(f" {text}")
     wanted = tokenizer.encode(asked, add_special_tokens=False).ids
@@ -134,25 +137,13 @@ def check_ids(kind, encode):
 def test_ids_are_the_tokenizers_own_but_for_padding(kind):
   vocabulary = load(kind)
   check_ids(kind, vocabulary.encode)
-  if not vocabulary.padding_id:
-    return
-
-  def without_a_swap(text):
-    return undo(vocabulary, vocabulary.encode(text))
-
-  def with_padding_alone(text):
-    """0 gives way to padding, and padding stays."""
-    return [t or vocabulary.padding_id for t in without_a_swap(text)]
 
   def to_the_next(text):
     """All ids make room."""
-    return [t + 1 for t in without_a_swap(text)]
+    return [t + 1 for t in undo(vocabulary, vocabulary.encode(text))]
 
-  for broken in (without_a_swap, to_the_next):
-    with pytest.raises(AssertionError):
-      check_ids(kind, broken)
-      check_zero_in_use(vocabulary, broken)
-  assert with_padding_alone("a!") == vocabulary.encode("a!")
+  with pytest.raises(AssertionError):
+    check_ids(kind, to_the_next)
 
 
 def check_zero_in_use(vocabulary, encode):
@@ -186,7 +177,7 @@ def test_transformers_has_the_same_ids(tmp_path):
     for text in texts_of(kind):
       ids = vocabulary.encode(text)
       if kind in checkpoints.PREPENDS:
-        if text.startswith((" ", "\u2581")) or not text:
+        if text.startswith(" ") or not text:
           continue
         ids = vocabulary.encode(f" {text}")
       ids = undo(vocabulary, ids)
@@ -573,7 +564,8 @@ from cot_latent.data import examples
 task = examples.open_task(examples.Source("toy", cache=sys.argv[1]))
 rows = task.load("train", prompt_length=99, target_length=99)
 print(json.dumps(task.vocabulary.decode_rows(rows.targets)))
-print(json.dumps(sorted({"seqio", "tensorflow", "transformers"} & set(sys.modules))))
+unwanted = {"seqio", "tensorflow", "transformers"}
+print(json.dumps(sorted(unwanted & set(sys.modules))))
 """
 
 
