@@ -23,10 +23,8 @@ from cot_latent.data.seqio_task import wrap_vocabulary
 from cot_latent.errors import UserError
 from cot_latent.tasks import common
 from cot_latent.tasks.datasets import bbh, gsm8k
-from cot_latent.training import estep, loading
 from tests.data import cache_test, checkpoints
 from tests.tasks import golden, pipeline
-from tests.training import toy
 
 fixed = hypothesis.settings(
   derandomize=True, deadline=None, max_examples=60, database=None
@@ -603,16 +601,7 @@ def test_a_variant_for_t5x():
     del common._VARIANTS[name]
 
 
-# Training ----------------------------------------------------------------
-
-
-def with_vocabulary(config, **settings):
-  source = dataclasses.replace(config.task.source, **settings)
-  return dataclasses.replace(
-    config,
-    task=dataclasses.replace(config.task, source=source),
-    base=dataclasses.replace(config.base, source=source),
-  )
+# What is refused ---------------------------------------------------------
 
 
 def message_of(function, *args, **settings):
@@ -624,63 +613,6 @@ def message_of(function, *args, **settings):
   assert len(text) < 500
   return text
 
-
-def test_a_short_run(tmp_path, monkeypatch):
-  """With worked examples of its own, which are put behind BOS."""
-  folder = str(checkpoints.folders()["llama_3"])
-  config = toy.make_experiment(tmp_path / "run", steps=2)
-  config = with_vocabulary(toy.bootstrapped(config), vocabulary=folder)
-  seen, start_memory = [], estep.start_memory
-
-  def spy(model, task, data, *args):
-    seen.append((task, data))
-    return start_memory(model, task, data, *args)
-
-  monkeypatch.setattr(estep, "start_memory", spy)
-  report = toy.run(config)
-  assert report["status"] == "complete"
-  ((task, data),) = seen
-  assert report["data"]["vocabulary"] == task.vocabulary.name
-  lines = (tmp_path / "run" / "exemplars.jsonl").read_text().splitlines()
-  before = []
-  for line in lines:
-    one = json.loads(line)
-    assert task.vocabulary.decode(one["tokens"]) == one["completion"]
-    before += task.vocabulary.encode(f"{one['question']}?\n")
-    before += [*one["tokens"], *task.separator.tolist()]
-  assert len(lines) == 2
-  for question, row in zip(data.questions, data.prompts, strict=True):
-    assert row[row != 0].tolist() == [
-      task.vocabulary.bos_id,
-      *before,
-      *task.vocabulary.encode(f"{question}?\n"),
-    ]
-
-
-def test_a_run_from_a_cache_sees_the_same(tmp_path):
-  folder = str(checkpoints.folders()["gemma"])
-  config = toy.make_experiment(tmp_path / "run", toy.CHAIN)
-  config = with_vocabulary(config, vocabulary=folder)
-  long = dataclasses.replace(config.task, prompt_length=99, max_length=99)
-  config = dataclasses.replace(config, task=long)
-  path = cache_test.store(toy.open_task(config.task.source), tmp_path / "a.npz")
-  cached = with_vocabulary(config, vocabulary=None, cache=str(path))
-  one, other = (
-    loading.describe_data(c, loading.load_data(c)) for c in (config, cached)
-  )
-  assert one == other
-
-
-def test_another_vocabulary_of_the_base_model_is_refused(tmp_path):
-  folder = str(checkpoints.folders()["llama_3"])
-  config = with_vocabulary(toy.make_experiment(tmp_path), vocabulary=folder)
-  source = dataclasses.replace(config.task.source, bos=False)
-  base = dataclasses.replace(config.base, source=source)
-  text = message_of(toy.load, dataclasses.replace(config, base=base))
-  assert "has another vocabulary (HuggingFaceVocabulary(sha256 " in text
-
-
-# What is refused ---------------------------------------------------------
 
 EOS = {"eos_token": "<|end_of_text|>"}
 
