@@ -245,6 +245,13 @@ class _Tokenizer:
     self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
     self._tokenizer.encode_special_tokens = True
     self.ids = self._tokenizer.get_vocab(with_added_tokens=True)
+    for token in content.get("added_tokens") or ():
+      # The library numbers them anew where the file leaves a gap.
+      if self.ids.get(token["content"]) != token["id"]:
+        raise ValueError(
+          f"the added token {token['content']!r:.40} cannot have id "
+          f"{token['id']}"
+        )
     self.size = max(self.ids.values(), default=-1) + 1
     added = self._tokenizer.get_added_tokens_decoder()
     self.special = {t for t, token in added.items() if token.special}

@@ -720,6 +720,18 @@ def test_files_that_are_no_tokenizer(content, tmp_path):
     assert text.startswith(f"VOCABULARY: {path} is not a tokenizer.json (")
 
 
+def test_added_tokens_that_would_have_other_ids(tmp_path):
+  folder = save(tmp_path, tokenizer_config=EOS)
+  path = tmp_path / "tokenizer.json"
+  content = json.loads(path.read_text())
+  content["added_tokens"][-1]["id"] = 500
+  path.write_text(json.dumps(content))
+  assert message_of(common.load_vocabulary, folder) == (
+    f"VOCABULARY: {path} is not a tokenizer.json (the added token '<|more|>' "
+    "cannot have id 500)"
+  )
+
+
 def test_folders_without_a_tokenizer(tmp_path):
   assert message_of(common.load_vocabulary, str(tmp_path)) == (
     f"VOCABULARY: {tmp_path} has no tokenizer.json, tokenizer.model or "
