@@ -66,7 +66,9 @@ def show_task(source: Source, split: str, num_examples: int) -> str:
       ("guide", rows.guides[i]),
       ("target", rows.targets[i]),
     ):
-      (text,) = task.vocabulary.decode_rows(tokens[None])
+      # Not up to the first EOS, which some tokenizers have for BOS as well.
+      shown = tokens[tokens != task.vocabulary.eos_id]
+      text = task.vocabulary.decode(shown.tolist())
       lines.append(f"{label} ({len(tokens)} tokens)")
       lines += [f"  | {line}" for line in text.split("\n")]
   return "\n".join(lines)

@@ -14,10 +14,14 @@ from typing import NamedTuple, get_args
 import seqio
 import tensorflow as tf
 
-from cot_latent.data import answers, checkers, files
+from cot_latent.data import answers, checkers, files, hugging_face
 from cot_latent.data.checkers import Kind
 from cot_latent.data.prompts import PAPER, Prompts
 from cot_latent.errors import UserError
+from cot_latent.tasks.vocabularies import (
+  CheckpointPieces,
+  HuggingFaceVocabulary,
+)
 
 Row = Mapping[str, str]  # `id`, `question`, `answer`, `targets`
 
@@ -137,6 +141,7 @@ def variant(
   prompts: Prompts | None = None,
   vocabulary: str | None = None,
   data_dir: str | None = None,
+  bos: bool | None = None,
 ) -> str:
   """Registers a task anew in another form, for SeqIO and T5X.
 
@@ -144,8 +149,9 @@ def variant(
     task: a task of `INFO`, with or without its version.
     name: the new task's name.
     prompts: how questions are put; None takes the task's own.
-    vocabulary: the path of a SentencePiece model; None is bytes.
+    vocabulary: as `load_vocabulary` takes it; None is bytes.
     data_dir: the folder with the task's files; None fetches them.
+    bos: whether prompts begin with BOS; None as the checkpoint's files say.
 
   Returns:
     The new name, so that gin can use the call in place of a task's name; the
@@ -155,7 +161,7 @@ def variant(
     UserError: if the name is taken or bad, if there is no such task, or if the
       vocabulary cannot be used.
   """
-  settings = (resolve(task), prompts, vocabulary, data_dir)
+  settings = (resolve(task), prompts, vocabulary, data_dir, bos)
   is_there = name in seqio.TaskRegistry.names()
   if is_there and _VARIANTS.get(name) == settings:
     return name
@@ -163,7 +169,8 @@ def variant(
   if settings[0] not in INFO:
     raise UserError(f"{task!r} is not one task of this package's kind")
   info = INFO[settings[0]]
-  built = _build(name, info, prompts, load_vocabulary(vocabulary), data_dir)
+  loaded = load_vocabulary(vocabulary, bos)
+  built = _build(name, info, prompts, loaded, data_dir)
   seqio.TaskRegistry.add_provider(name, built)
   _VARIANTS[name] = settings
   return name
@@ -174,11 +181,11 @@ def build(
   prompts: Prompts | None = None,
   vocabulary: str | None = None,
   data_dir: str | None = None,
+  bos: bool | None = None,
 ) -> seqio.Task:
   """Builds a registered task in another form; see `variant`."""
-  return _build(
-    name, INFO[name], prompts, load_vocabulary(vocabulary), data_dir
-  )
+  loaded = load_vocabulary(vocabulary, bos)
+  return _build(name, INFO[name], prompts, loaded, data_dir)
 
 
 def resolve(name: str) -> str:
@@ -225,30 +232,35 @@ def rows_source(
   return source
 
 
-def load_vocabulary(path: str | None) -> seqio.Vocabulary:
-  """Loads a SentencePiece model; None is bytes.
+def load_vocabulary(
+  path: str | None, bos: bool | None = None
+) -> seqio.Vocabulary:
+  """Loads a vocabulary.
+
+  Args:
+    path: a SentencePiece model; the folder of a Hugging Face checkpoint, or a
+      tokenizer.json in one; None is bytes.
+    bos: whether prompts begin with BOS; None as the checkpoint's files say.
 
   Raises:
-    UserError: if the file is not one, or if its ids are not SeqIO's.
+    UserError: if it cannot be used.
   """
+  place = None if path is None else pathlib.Path(path)
+  if place is not None and not place.exists():
+    raise UserError(f"VOCABULARY: there is no file {path}")
+  if place is not None and (place.is_dir() or place.suffix == ".json"):
+    checkpoint = hugging_face.open_checkpoint(place)
+    if checkpoint.pieces is not None:
+      return _load_pieces(checkpoint, checkpoint.pieces, bos)
+    return HuggingFaceVocabulary(hugging_face.read_vocabulary(checkpoint, bos))
+  if bos:
+    raise UserError(
+      f"Source.bos: {'bytes have' if path is None else f'{path} has'} no BOS, "
+      "as only the folder of a checkpoint (VOCABULARY) can have"
+    )
   if path is None:
     return VOCABULARY
-  if not pathlib.Path(path).is_file():
-    raise UserError(f"VOCABULARY: there is no file {path}")
-  vocabulary = seqio.SentencePieceVocabulary(path)
-  try:
-    tokenizer = vocabulary.tokenizer
-  except Exception as error:  # protobuf's and SentencePiece's own kinds
-    raise UserError(
-      f"VOCABULARY: {path} is not a SentencePiece model ({error!s:.100})"
-    ) from None
-  if (tokenizer.pad_id(), tokenizer.eos_id()) != (0, 1):
-    raise UserError(
-      f"VOCABULARY: {path} has pad id {tokenizer.pad_id()} and EOS id "
-      f"{tokenizer.eos_id()}; SeqIO needs 0 and 1 (spm_train --pad_id=0 "
-      "--eos_id=1 --unk_id=2)"
-    )
-  return vocabulary
+  return _check_pieces(path, seqio.SentencePieceVocabulary(path))
 
 
 def read_exemplars(
@@ -280,6 +292,45 @@ def read_exemplars(
     files.require_strings(path, place, row, ("completion",))
     rows.append(row | {"targets": row["completion"]})
   return rows
+
+
+def _load_pieces(
+  checkpoint: hugging_face.Checkpoint, path: pathlib.Path, bos: bool | None
+) -> seqio.Vocabulary:
+  """Loads a checkpoint's SentencePiece model."""
+  alone = CheckpointPieces(path)
+  tokenizer = _check_pieces(str(path), alone).tokenizer
+  size, num_pieces = checkpoint.size(), tokenizer.GetPieceSize()
+  if size is not None and size < num_pieces:
+    raise UserError(
+      f"VOCABULARY: {path} has {num_pieces} pieces, and config.json a "
+      f"vocab_size of {size}"
+    )
+  if bos is None:
+    bos = bool(checkpoint.settings.get("add_bos_token"))
+  if bos and tokenizer.bos_id() < 0:
+    raise UserError(
+      f"VOCABULARY: {path}: prompts are to begin with BOS, and it has none"
+    )
+  return CheckpointPieces(path, size, tokenizer.bos_id() if bos else None)
+
+
+def _check_pieces(
+  path: str, vocabulary: seqio.SentencePieceVocabulary
+) -> seqio.SentencePieceVocabulary:
+  try:
+    tokenizer = vocabulary.tokenizer
+  except Exception as error:  # protobuf's and SentencePiece's own kinds
+    raise UserError(
+      f"VOCABULARY: {path} is not a SentencePiece model ({error!s:.100})"
+    ) from None
+  if (tokenizer.pad_id(), tokenizer.eos_id()) != (0, 1):
+    raise UserError(
+      f"VOCABULARY: {path} has pad id {tokenizer.pad_id()} and EOS id "
+      f"{tokenizer.eos_id()}; SeqIO needs 0 and 1 (spm_train --pad_id=0 "
+      "--eos_id=1 --unk_id=2), or a tokenizer.json beside it"
+    )
+  return vocabulary
 
 
 def _check_name(name: str) -> None:
@@ -364,13 +415,19 @@ def _tokenize(
   """Encodes `inputs` (prefix and prior, each by itself) and `targets`.
 
   By itself, so that the tokens of a prefix are the same for all questions.
+  Inputs begin with BOS where the vocabulary is a checkpoint's that has one.
   """
   vocabulary = output_features["inputs"].vocabulary
+  bos_id = None
+  if isinstance(vocabulary, (HuggingFaceVocabulary, CheckpointPieces)):
+    bos_id = vocabulary.bos_id
 
   def add(example):
     encoded = [
       vocabulary.encode_tf(example[key]) for key in ("prior_prefix", "prior")
     ]
+    if bos_id is not None:
+      encoded.insert(0, tf.constant([bos_id], tf.int32))
     return example | {
       "inputs_pretokenized": example["prior_prefix"] + example["prior"],
       "inputs": tf.concat(encoded, axis=0),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cot_latent.data import answers, vocabularies
+from cot_latent.data import answers, hugging_face, vocabularies
 from cot_latent.data.examples import Source, Task, TokenizedSplit
 from cot_latent.data.prompts import Prompts
 from cot_latent.errors import UserError
@@ -50,7 +50,7 @@ def to_bytes(task: Task) -> tuple[bytes, str]:
   if not task.vocabulary.model and task.vocabulary.name != "ByteVocabulary":
     raise UserError(
       f"task {task.name!r} has a {task.vocabulary.name}, which cannot be "
-      "stored; bytes and SentencePiece can"
+      "stored; bytes, SentencePiece and tokenizer.json can"
     )
   arrays = {
     "vocabulary": np.frombuffer(task.vocabulary.model, np.uint8),
@@ -134,14 +134,34 @@ def _describe(task: Task) -> dict[str, Any]:
       name: list(ways) for name, ways in task.conventions.items()
     },
     "rationale_splits": list(task.rationale_splits),
-    "vocabulary": [
-      task.vocabulary.name,
-      task.vocabulary.size,
-      task.vocabulary.eos_id,
-    ],
+    "vocabulary": _describe_vocabulary(task.vocabulary),
     "separator": task.separator.tolist(),
     "lesson": task.lesson.tolist(),
   }
+
+
+def _describe_vocabulary(vocabulary: vocabularies.Vocabulary) -> list:
+  """The vocabulary without its model; three fields where they are all."""
+  described = [vocabulary.name, vocabulary.size, vocabulary.eos_id]
+  if vocabulary.name.startswith(hugging_face.KIND):
+    return [*described, vocabulary.bos_id, vocabulary.padding_id]
+  if vocabulary.bos_id is not None:
+    return [*described, vocabulary.bos_id]
+  return described
+
+
+def _make_vocabulary(
+  name: str, size: int, eos_id: int, *more, model: bytes
+) -> vocabularies.Vocabulary:
+  """Undoes `_describe_vocabulary`."""
+  if not model:
+    return vocabularies.byte_vocabulary()
+  make = (
+    hugging_face.make_vocabulary
+    if name.startswith(hugging_face.KIND)
+    else vocabularies.sentencepiece_vocabulary
+  )
+  return make(name, model, size, eos_id, *more)
 
 
 def _describe_prompts(prompts: Prompts) -> dict[str, Any]:
@@ -170,8 +190,9 @@ def _split(arrays: dict[str, np.ndarray], split: str) -> TokenizedSplit:
 
 
 def _make_task(arrays, described, splits) -> Task:
-  name, size, eos_id = described["vocabulary"]
-  model = arrays["vocabulary"].tobytes()
+  vocabulary = _make_vocabulary(
+    *described["vocabulary"], model=arrays["vocabulary"].tobytes()
+  )
   form, prompts = described["form"], Prompts(**described["prompts"])
   kinds = {
     task: kind if isinstance(kind, str) else tuple(kind)
@@ -179,9 +200,7 @@ def _make_task(arrays, described, splits) -> Task:
   }
   return Task(
     name=described["name"],
-    vocabulary=vocabularies.sentencepiece_vocabulary(name, model, size, eos_id)
-    if model
-    else vocabularies.byte_vocabulary(),
+    vocabulary=vocabulary,
     prompts=prompts,
     form=form,
     kinds=kinds,
@@ -208,6 +227,8 @@ def _check_asked_for(path: str, source: Source, task: Task) -> None:
     what = "other prompts than PROMPTS asks for"
   elif source.vocabulary is not None and not task.vocabulary.model:
     what = "bytes, not the pieces of VOCABULARY"
+  elif source.bos not in (None, task.vocabulary.bos_id is not None):
+    what = f"prompts with{'out' * source.bos} BOS"
   if what:
     raise UserError(
       f"CACHE: {path} holds {what}; make another with `t5x cache`"

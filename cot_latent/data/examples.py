@@ -34,10 +34,12 @@ class Source:
     data_dir: the folder with the files of GSM8K and BIG-Bench Hard; None
       fetches them.
     prompts: None takes the task's own.
-    vocabulary: the path of a SentencePiece model; None takes the task's own,
-      mostly bytes.
+    vocabulary: the path of a SentencePiece model, or of a Hugging Face
+      checkpoint's folder or tokenizer.json; None takes the task's own, mostly
+      bytes.
     cache: a file that `t5x cache` made of the task: nothing else is read then,
       and neither SeqIO nor TensorFlow is started.
+    bos: whether prompts begin with BOS; None as the checkpoint's files say.
   """
 
   task: str
@@ -46,6 +48,7 @@ class Source:
   prompts: Prompts | None = None
   vocabulary: str | None = None
   cache: str | None = None
+  bos: bool | None = None
 
   def __post_init__(self):
     check_types(self)
@@ -68,6 +71,7 @@ class Examples:
     words: [N, 2] uint32, the ids as words that random keys are derived from.
     num_left_out: examples of the split that are not here, being too long.
     num_truncated: examples that are here, but cut.
+    bos_id: what prompts and guides begin with, if with anything.
   """
 
   ids: Sequence[str]
@@ -80,6 +84,7 @@ class Examples:
   words: np.ndarray
   num_left_out: int
   num_truncated: int
+  bos_id: int | None = None
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -87,7 +92,7 @@ class Examples:
   def with_prefix(
     self, prior: Mapping[str, np.ndarray], guide: Mapping[str, np.ndarray]
   ) -> "Examples":
-    """Puts tokens before each prompt and each guide.
+    """Puts tokens before each prompt and each guide, but behind BOS.
 
     Args:
       prior: task -> [P''] int32, what stands before the question alone.
@@ -95,18 +100,23 @@ class Examples:
     """
 
     def extend(rows: np.ndarray, prefixes: Mapping[str, np.ndarray]):
-      return _pad_left(
-        [
-          np.concatenate([prefixes[task], row[row != PAD_ID]])
-          for task, row in zip(self.tasks, rows, strict=True)
-        ]
-      )
+      extended = []
+      for task, row in zip(self.tasks, rows, strict=True):
+        begin, rest = self.split_bos(row)
+        extended.append(np.concatenate([begin, prefixes[task], rest]))
+      return _pad_left(extended)
 
     return dataclasses.replace(
       self,
       prompts=extend(self.prompts, prior),
       guides=extend(self.guides, guide),
     )
+
+  def split_bos(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts a padded prompt or guide into its BOS, if any, and the rest."""
+    tokens = row[row != PAD_ID]
+    length = _begins_with(tokens, self.bos_id)
+    return tokens[:length], tokens[length:]
 
   def fingerprint(self) -> str:
     """The sha256 over all that a run can see of the examples."""
@@ -201,7 +211,8 @@ class Task:
       prompt_length: what prompt and guide must fit into.
       target_length: T; None leaves the targets out.
       over_long: "error"; "leave_out" what does not fit; or "truncate" it: a
-        prompt loses its beginning, a target its end. Both are counted.
+        prompt loses its beginning, but for BOS, a target its end. Both are
+        counted.
 
     Raises:
       UserError: if the split is unknown or empty, if data are missing or
@@ -226,18 +237,25 @@ class Task:
       rows = TokenizedSplit._make(
         list(itertools.compress(column, fits)) for column in rows
       )
-    width = target_length or 0
+    width, bos_id = target_length or 0, self.vocabulary.bos_id
+
+    def cut(row: np.ndarray) -> np.ndarray:
+      num_over = max(len(row) - prompt_length, 0)
+      kept = _begins_with(row, bos_id)
+      return np.concatenate([row[:kept], row[kept + num_over :]])
+
     return Examples(
       ids=rows.ids,
       tasks=rows.tasks,
       questions=rows.questions,
       answers=rows.answers,
-      prompts=_pad_left([row[-prompt_length:] for row in rows.prompts]),
-      guides=_pad_left([row[-prompt_length:] for row in rows.guides]),
+      prompts=_pad_left([cut(row) for row in rows.prompts]),
+      guides=_pad_left([cut(row) for row in rows.guides]),
       targets=_pad_right([row[:width] for row in rows.targets], width),
       words=rng.id_words(rows.ids),
       num_left_out=num_over if over_long == "leave_out" else 0,
       num_truncated=num_over if over_long == "truncate" else 0,
+      bos_id=bos_id,
     )
 
 
@@ -284,6 +302,11 @@ def _say_too_long(
     f"{label}, of {name}, has {limits[field] + over} tokens: set {setting} to "
     "at least that"
   )
+
+
+def _begins_with(tokens: np.ndarray, bos_id: int | None) -> int:
+  """The number of tokens, 1 or 0, that are a BOS in front."""
+  return int(bos_id is not None and tokens[:1].tolist() == [bos_id])
 
 
 def _pad_left(rows: Sequence[np.ndarray]) -> np.ndarray:

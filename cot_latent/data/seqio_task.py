@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib
 import itertools
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,10 @@ from cot_latent.data.vocabularies import Vocabulary
 from cot_latent.errors import UserError
 from cot_latent.tasks import all as _  # noqa: F401  (registers them)
 from cot_latent.tasks import common
+from cot_latent.tasks.vocabularies import (
+  CheckpointPieces,
+  HuggingFaceVocabulary,
+)
 
 _FIELDS = ("id", "question", "answer", "guide")
 _READ = (
@@ -102,6 +107,20 @@ def import_module(module: str | None) -> None:
 
 def wrap_vocabulary(vocabulary) -> Vocabulary:
   """Wraps a seqio.Vocabulary."""
+  if isinstance(vocabulary, HuggingFaceVocabulary):
+    return vocabulary.wrapped
+  if isinstance(vocabulary, CheckpointPieces):
+    content = pathlib.Path(vocabulary.sentencepiece_model_file).read_bytes()
+    parts = [f"sha256 {hashlib.sha256(content).hexdigest()[:16]}"]
+    if vocabulary.bos_id is not None:
+      parts.append(f"BOS {vocabulary.bos_id}")
+    return vocabularies.sentencepiece_vocabulary(
+      f"CheckpointPieces({', '.join(parts)})",
+      vocabulary.sp_model,
+      vocabulary.vocab_size,
+      vocabulary.eos_id,
+      vocabulary.bos_id,
+    )
   kind = type(vocabulary).__name__
   if kind == "ByteVocabulary" and not vocabulary.extra_ids:
     return vocabularies.byte_vocabulary()
@@ -115,7 +134,11 @@ def wrap_vocabulary(vocabulary) -> Vocabulary:
       vocabulary.eos_id,
     )
   return Vocabulary(
-    kind, vocabulary.vocab_size, vocabulary.eos_id, vocabulary.decode
+    kind,
+    vocabulary.vocab_size,
+    vocabulary.eos_id,
+    vocabulary.decode,
+    lambda text: list(vocabulary.encode(text)),
   )
 
 
@@ -123,7 +146,11 @@ def _make_part(task, source: Source) -> _Part:
   info = common.INFO.get(task.name)
   if info is not None:
     built = common.build(
-      task.name, source.prompts, source.vocabulary, source.data_dir
+      task.name,
+      source.prompts,
+      source.vocabulary,
+      source.data_dir,
+      source.bos,
     )
     return _Part(built, info)
   if source.prompts is not None:
@@ -133,9 +160,10 @@ def _make_part(task, source: Source) -> _Part:
   for feature in ("inputs", "targets"):
     if feature not in task.output_features:
       raise UserError(f"task {task.name!r} has no output feature {feature!r}")
-  if source.vocabulary is not None:
+  if source.vocabulary is not None or source.bos is not None:
     raise UserError(
       f"task {task.name!r} has its own vocabulary: set VOCABULARY = None"
+      + " and Source.bos = None" * (source.bos is not None)
     )
   return _Part(task, None)
 
@@ -177,7 +205,11 @@ def _read_split(
     UserError: if it is empty, if a field is missing, if an id comes twice, or
       if the vocabulary loses text.
   """
-  rows = [row for part in parts for row in _read_rows(part.task, split)]
+  rows = [
+    row
+    for part in parts
+    for row in _read_rows(part.task, split, vocabulary.bos_id)
+  ]
   rows.sort(key=lambda row: row["ids"])
   for one, other in itertools.pairwise(rows):
     if one["ids"] == other["ids"]:
@@ -192,14 +224,16 @@ def _read_split(
   )
 
 
-def _read_rows(task, split: str) -> list[dict[str, Any]]:
+def _read_rows(task, split: str, bos_id: int | None) -> list[dict[str, Any]]:
   dataset = task.get_dataset(None, split, shuffle=False)
   encode = task.output_features["inputs"].vocabulary.encode
   prefixes: dict[str, Sequence[int]] = {}
   # Many at a time: TensorFlow takes half a millisecond to hand one over.
   batches = dataset.map(_select).ragged_batch(_NUM_AT_A_TIME)
   rows = [
-    _read_row(task, dict(zip(batch, row, strict=True)), encode, prefixes)
+    _read_row(
+      task, dict(zip(batch, row, strict=True)), encode, prefixes, bos_id
+    )
     for batch in batches
     for row in zip(*(column.numpy() for column in batch.values()), strict=True)
   ]
@@ -216,7 +250,11 @@ def _select(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_row(
-  task, row: dict[str, Any], encode: Callable, prefixes: dict
+  task,
+  row: dict[str, Any],
+  encode: Callable,
+  prefixes: dict,
+  bos_id: int | None,
 ) -> dict[str, Any]:
   """Checks and decodes one example of the task's data set."""
   missing = [name for name in _FIELDS if name not in row]
@@ -235,13 +273,17 @@ def _read_row(
   prefix = row.get("guide_prefix", b"").decode()
   if prefix not in prefixes:
     prefixes[prefix] = encode(prefix)
+  # A guide begins as its prompt does.
+  begin = row["inputs"][:1]
+  if bos_id is None or begin.tolist() != [bos_id]:
+    begin = begin[:0]
   return {
     "ids": text["id"],
     "tasks": task.name,
     "questions": text["question"],
     "answers": text["answer"],
     "prompts": _INT32(row["inputs"]),
-    "guides": _INT32([*prefixes[prefix], *encode(text["guide"])]),
+    "guides": _INT32([*begin, *prefixes[prefix], *encode(text["guide"])]),
     "targets": _INT32(row["targets"]),
     "texts": [
       row.get(name, b"").decode()

@@ -22,14 +22,22 @@ class Vocabulary:
     eos_id: the token that ends a sequence.
     decode: token ids without EOS -> text; ids that stand for no text are
       dropped.
-    model: the SentencePiece model, or b"" where there is none.
+    encode: text -> token ids, without BOS and EOS.
+    model: the SentencePiece model or tokenizer.json, or b"" where there is
+      none.
+    bos_id: the token that every prompt begins with; None if none does.
+    padding_id: the tokenizer's own id that has changed places with 0, which
+      is padding here; 0 where nothing had to.
   """
 
   name: str
   size: int
   eos_id: int
   decode: Callable[[Sequence[int]], str]
+  encode: Callable[[str], list[int]]
   model: bytes = b""
+  bos_id: int | None = None
+  padding_id: int = 0
 
   def decode_rows(self, tokens: np.ndarray) -> list[str]:
     """Decodes [B, T] int32, each row up to its first EOS."""
@@ -38,22 +46,35 @@ class Vocabulary:
 
 def byte_vocabulary() -> Vocabulary:
   """SeqIO's ByteVocabulary without extra ids, of which it needs nothing."""
-  return Vocabulary("ByteVocabulary", 256 + _NUM_SPECIAL, 1, _decode_bytes)
+  return Vocabulary(
+    "ByteVocabulary", 256 + _NUM_SPECIAL, 1, _decode_bytes, _encode_bytes
+  )
 
 
 def sentencepiece_vocabulary(
-  name: str, model: bytes, size: int, eos_id: int
+  name: str,
+  model: bytes,
+  size: int,
+  eos_id: int,
+  bos_id: int | None = None,
 ) -> Vocabulary:
-  """A SentencePiece model, decoded as SeqIO does.
+  """A SentencePiece model, encoded and decoded as SeqIO does.
 
   Args:
     name: what it is, for the report.
     model: the serialized model.
     size: V, extra ids included.
     eos_id: the token that ends a sequence.
+    bos_id: the token that begins a prompt, if one does.
   """
   return Vocabulary(
-    name, size, eos_id, functools.partial(_decode_pieces, model), model
+    name,
+    size,
+    eos_id,
+    functools.partial(_decode_pieces, model),
+    functools.partial(_encode_pieces, model),
+    model,
+    bos_id,
   )
 
 
@@ -110,6 +131,10 @@ def _decode_bytes(tokens: Sequence[int]) -> str:
   return bytes(t for t in kept if 0 <= t < 256).decode(errors="ignore")
 
 
+def _encode_bytes(text: str) -> list[int]:
+  return [byte + _NUM_SPECIAL for byte in text.encode()]
+
+
 @functools.lru_cache(maxsize=8)
 def _processor(model: bytes):
   import sentencepiece
@@ -122,6 +147,10 @@ def _decode_pieces(model: bytes, tokens: Sequence[int]) -> str:
   size, unknown = processor.GetPieceSize(), processor.unk_id()
   # Ids behind the last piece, SeqIO's extra ids, have no text of their own.
   return processor.DecodeIds([t if t < size else unknown for t in tokens])
+
+
+def _encode_pieces(model: bytes, text: str) -> list[int]:
+  return _processor(model).EncodeAsIds(text)
 
 
 def _until_eos(row: np.ndarray, eos_id: int) -> list[int]:

@@ -223,10 +223,13 @@ def _right_rationales(
 def _tokens(
   task: Task, examples: Examples, one: Exemplar
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Writes an exemplar as it stands before a prompt, and before a guide."""
+  """Writes an exemplar as it stands before a prompt, and before a guide.
+
+  BOS is left out, for it stands before all of them.
+  """
   row = list(examples.ids).index(one.id)
   prompt, guide = (
-    np.concatenate([tokens[tokens != PAD_ID], one.tokens, task.separator])
+    np.concatenate([examples.split_bos(tokens)[1], one.tokens, task.separator])
     for tokens in (examples.prompts[row], examples.guides[row])
   )
   return prompt.astype(np.int32), guide.astype(np.int32)

@@ -154,8 +154,10 @@ def check_same(one, other):
     left, right = getattr(one, name), getattr(other, name)
     np.testing.assert_array_equal(left, right)
     assert left.dtype == right.dtype == np.int32
-  for name in ("name", "size", "eos_id", "model"):
+  for name in ("name", "size", "eos_id", "model", "bos_id", "padding_id"):
     assert getattr(one.vocabulary, name) == getattr(other.vocabulary, name)
+  for text in COMPLETIONS:
+    assert one.vocabulary.encode(text) == other.vocabulary.encode(text)
   ids = np.random.default_rng(0).integers(0, one.vocabulary.size, (20, 30))
   assert one.vocabulary.decode_rows(ids) == other.vocabulary.decode_rows(ids)
   for split in one.splits:
@@ -315,8 +317,8 @@ def test_a_vocabulary_of_another_kind_cannot_be_stored(toy):
   other = dataclasses.replace(toy.vocabulary, name="PassThroughVocabulary")
   task = dataclasses.replace(toy, vocabulary=other)
   assert message_of(cache.to_bytes, task) == (
-    "task 'toy' has a PassThroughVocabulary, which cannot be stored; bytes and "
-    "SentencePiece can"
+    "task 'toy' has a PassThroughVocabulary, which cannot be stored; bytes, "
+    "SentencePiece and tokenizer.json can"
   )
 
 

@@ -91,6 +91,9 @@ def test_what_is_known_of_a_vocabulary(name):
   wrapped = wrap_vocabulary(vocabulary)
   assert wrapped.size == vocabulary.vocab_size
   assert wrapped.eos_id == vocabulary.eos_id == EOS
+  assert (wrapped.bos_id, wrapped.padding_id) == (None, 0)
+  for text in ("", "a b", "\u00e9 {}<>\n\0", "</s><pad>"):
+    assert wrapped.encode(text) == list(vocabulary.encode(text))
   if name == "bytes":
     assert (wrapped.name, wrapped.size) == ("ByteVocabulary", 259)
     assert wrapped.model == b""
@@ -111,6 +114,7 @@ def test_other_vocabularies_decode_as_they_do():
     assert wrapped.size == vocabulary.vocab_size
     assert wrapped.eos_id == vocabulary.eos_id
     assert wrapped.decode([5, 6]) == vocabulary.decode([5, 6])
+  assert wrap_vocabulary(seqio.ByteVocabulary(extra_ids=9)).encode("a") == [100]
 
 
 def test_extra_ids_behind_the_pieces():
@@ -252,7 +256,6 @@ def load(path):
 def test_a_model_that_is_not_there(tmp_path):
   path = tmp_path / "none.model"
   assert load(path) == f"VOCABULARY: there is no file {path}"
-  assert load(tmp_path) == f"VOCABULARY: there is no file {tmp_path}"
 
 
 @pytest.mark.parametrize(
@@ -283,5 +286,6 @@ def test_a_model_with_other_special_ids(settings, ids, tmp_path):
   path.write_bytes(pipeline.train_sentencepiece(**settings))
   assert load(path) == (
     f"VOCABULARY: {path} has pad id {ids[0]} and EOS id {ids[1]}; SeqIO needs "
-    "0 and 1 (spm_train --pad_id=0 --eos_id=1 --unk_id=2)"
+    "0 and 1 (spm_train --pad_id=0 --eos_id=1 --unk_id=2), or a tokenizer.json "
+    "beside it"
   )

@@ -68,7 +68,11 @@ class Parity:
   """What the E-step asks of a task: the answer is the parity of the b's."""
 
   vocabulary = vocabularies.Vocabulary(
-    "letters", len(LETTERS), EOS, lambda ids: "".join(LETTERS[i] for i in ids)
+    "letters",
+    len(LETTERS),
+    EOS,
+    lambda ids: "".join(LETTERS[i] for i in ids),
+    lambda text: list(map(LETTERS.index, text)),
   )
 
   def extract(self, text):
