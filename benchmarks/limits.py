@@ -52,6 +52,11 @@ def seconds(work: Work, rates: Rates) -> dict[str, float]:
   }
 
 
+def of_one(work: Work, number: float) -> Work:
+  """The part of one, of the work for so many."""
+  return Work(*(part / number for part in work))
+
+
 class Machine:
   """Measures rates; what it needs is made once."""
 

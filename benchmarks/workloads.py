@@ -88,7 +88,7 @@ class Workload(NamedTuple):
     unit: of what `contenders` return, in the plural.
     contenders: name -> a function that does the work once and returns how much
       it was; the first call compiles.
-    work: name -> what the limit of that contender is reckoned from.
+    work: name -> of one such unit, what the contender's limit is reckoned from.
     untimed: name -> a function that does what is no part of the inner loop.
     target: how many times the peer's rate ours must be; None without peer.
   """
@@ -190,11 +190,12 @@ def plain_sampling(sizes: Sizes, with_peers: bool) -> Workload | None:
     peer = peers.t5(config, vocab_size)
     sample = peers.sampler(peer, length, _EOS, 0.0, rows)
     contenders[PEER] = lambda: sample(prompts)
+  work = limits.plain_sampling(config, vocab_size, rows, length, length)
   return Workload(
     f"encoder-decoder, {rows} rows, {length} + {length} tokens",
     "tokens",
     contenders,
-    {OURS: limits.plain_sampling(config, vocab_size, rows, length, length)},
+    {OURS: limits.of_one(work, rows * length)},
     {OURS: lambda: first.sample(params, prompts, keys)},
     1.3,
   )
@@ -223,7 +224,6 @@ def few_shot_sampling(sizes: Sizes, with_peers: bool) -> Workload:
     work[name] = limits.few_shot_sampling(
       sizes.decoder, vocab_size, sizes.prefix, sizes.question, lengths, slots
     )
-  # The peer's tokens are its own; limits are of ours, scaled to their number.
   if with_peers:
     from benchmarks import peers
 
@@ -237,10 +237,7 @@ def few_shot_sampling(sizes: Sizes, with_peers: bool) -> Workload:
     f"under a prefix of {sizes.prefix}",
     "useful tokens",
     contenders,
-    {
-      name: limits.Work(*(part / lengths.sum() for part in each))
-      for name, each in work.items()
-    },
+    {name: limits.of_one(each, lengths.sum()) for name, each in work.items()},
     {},
     10.0,
   )
