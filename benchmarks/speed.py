@@ -15,7 +15,6 @@ import json
 import os
 import pathlib
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -342,11 +341,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes = workloads.Sizes(num_slots=tuple(options.num_slots))
   known = options.output / "speed.json"
   found = json.loads(known.read_text()) if known.is_file() else {}
-  typed = sys.argv[1:] if arguments is None else list(arguments)
   for name in options.workload:
     measured = run([name], sizes, options.repeats, not options.no_peers)
     for result in measured.values():
-      result["command"] = ["python", "-m", "benchmarks.speed", *typed]
+      result["command"] = (
+        f"python -m benchmarks.speed --workload {name} "
+        f"--repeats {options.repeats}"
+      )
     found |= measured
     write(found, options.output)  # what there is, should the next one fail
 

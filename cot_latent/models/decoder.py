@@ -314,7 +314,9 @@ def _weighed(share: jax.Array, values: jax.Array) -> jax.Array:
     # This does nothing but read the cache. XLA's CPU sums products with all
     # cores, and multiplies a matrix by a vector with one.
     product = share[:, :, 0, :, None] * values
-    return product.sum(-2, dtype=jnp.float32)[:, :, None]
+    summed = product.sum(-2, dtype=jnp.float32)[:, :, None]
+    # The next product, fused with this, would be summed by one core.
+    return jax.lax.optimization_barrier(summed)
   return jnp.einsum(
     "kqc,kcd->kqd" if share.ndim == 3 else "bkqc,bkcd->bkqd",
     share,
