@@ -286,7 +286,7 @@ def _draw_steps(axes: Any, result: dict[str, Any]) -> None:
 def write(found: dict[str, Any], output: pathlib.Path) -> None:
   """Writes figures, table and plot."""
   output.mkdir(parents=True, exist_ok=True)
-  text = json.dumps(found, indent=1, sort_keys=True)
+  text = json.dumps(found, indent=1)
   (output / "speed.json").write_text(text + "\n", encoding="utf-8")
   (output / "speed.md").write_text(table(found), encoding="utf-8")
   figure = draw(found)

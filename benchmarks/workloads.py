@@ -311,10 +311,14 @@ class Step(NamedTuple):
 def trice_step(sizes: Sizes) -> dict[str, Callable[[], Step]]:
   """W3: one step of TRICE, for each acceptance and L.
 
-  Whether a draw is right is a hash of its text, so that it is the same each
+  Whether a draw is right is a hash of its tokens, so that it is the same each
   time. The memory is full, of rationales as the model draws them.
   """
-  vocabulary = vocabularies.byte_vocabulary()
+  # Bytes that are no text are dropped by the true one, and draws of an unfitted
+  # model would then often be equal.
+  vocabulary = dataclasses.replace(
+    vocabularies.byte_vocabulary(), decode=lambda ids: " ".join(map(str, ids))
+  )
   rows, total = sizes.batch_size, sizes.num_questions
   model = _with_eos_rate(
     sizes.decoder, vocabulary.size, sizes.max_length, 1 / sizes.mean_length
