@@ -69,13 +69,15 @@ class Machine:
     """
     self._array = np.ones(2**28 // scale, np.float32)  # 1 GiB
     self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
-    side, self._depth = 3072 // scale, 64 // scale
+    side = 3072 // scale
     self._square = jnp.ones((side, side))
     width, inner = 512 // scale, 1536 // scale
     self._rows = jnp.ones((num_rows, width))
-    # Of their own each, so that they come from memory as a model's do.
-    self._up = jnp.full((self._depth, width, inner), 1 / width)
-    self._down = jnp.full((self._depth, inner, width), 1 / inner)
+    # Arrays of their own, as many as a model has, as its weights are.
+    self._weights = [
+      jnp.full(shape, 1 / shape[0])
+      for shape in [(width, inner), (inner, width)] * 16
+    ]
     self._product = jax.jit(jnp.matmul)
     self._thin = jax.jit(_chain)
 
@@ -84,16 +86,18 @@ class Machine:
     parts = np.array_split(self._array, os.cpu_count() or 1)
     reading = _time(lambda: list(self._pool.map(np.max, parts)))
     product = _time(lambda: self._product(self._square, self._square))
-    thin = _time(lambda: self._thin(self._rows, self._up, self._down))
+    thin = _time(lambda: self._thin(self._rows, self._weights))
     return Rates(
       self._array.nbytes / reading,
       2 * self._square.shape[0] ** 3 / product,
-      2 * len(self._rows) * (self._up.size + self._down.size) / thin,
+      2 * len(self._rows) * sum(w.size for w in self._weights) / thin,
     )
 
 
-def _chain(x, up, down):
-  return jax.lax.scan(lambda x, w: (x @ w[0] @ w[1], None), x, (up, down))[0]
+def _chain(x, weights):
+  for weight in weights:
+    x = x @ weight
+  return x
 
 
 def _time(run: Callable[[], Any], repeats: int = 3) -> float:
