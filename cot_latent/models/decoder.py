@@ -9,6 +9,7 @@ vocabulary.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -260,30 +261,68 @@ def attend(
   Returns:
     [B, H, S, D]; a position that sees nothing gets a plain mean.
   """
-  shape = query.shape
+  rows, _, length, width = query.shape
   num_kv = parts[0][0].keys.shape[-3]
-  query = query.reshape(shape[0], num_kv, -1, *shape[2:])
+  own = query.reshape(rows, num_kv, -1, width)  # the queries of each K: Q
+  # What is shared is one product for all rows, [K, B Q, ...]; what is as large
+  # as the scores stays in that order, for to turn it takes longer than to
+  # compute it.
+  heads_first = _heads_first(own)
+
+  def by_row(x):
+    if x.ndim == 4:
+      return x
+    return jnp.swapaxes(x.reshape(num_kv, rows, -1, x.shape[-1]), 0, 1)
+
   scores = []
   for cache, mask in parts:
-    rows = "b" if cache.keys.ndim == 4 else ""
+    is_shared = cache.keys.ndim == 3
     score = jnp.einsum(
-      f"bkgsd,{rows}kcd->bkgsc",
-      query,
+      "kqd,kcd->kqc" if is_shared else "bkqd,bkcd->bkqc",
+      heads_first if is_shared else own,
       cache.keys,
       preferred_element_type=jnp.float32,
     )
     if softcap is not None:
       score = softcap * jnp.tanh(score / softcap)
+    shape = score.shape
+    order = (num_kv, rows) if is_shared else (rows, num_kv)
+    mask = mask[None, :, None] if is_shared else mask[:, None, None]
+    score = score.reshape(*order, -1, length, shape[-1])
     lowest = jnp.finfo(jnp.float32).min
-    scores.append(jnp.where(mask[:, None, None], score, lowest))
-  shares = jax.nn.softmax(jnp.concatenate(scores, axis=-1))
-  attended, start = jnp.zeros((), query.dtype), 0
-  for cache, mask in parts:
-    rows = "b" if cache.keys.ndim == 4 else ""
-    share = shares[..., start : start + mask.shape[-1]].astype(query.dtype)
-    attended += jnp.einsum(f"bkgsc,{rows}kcd->bkgsd", share, cache.values)
-    start += mask.shape[-1]
-  return attended.reshape(shape)
+    scores.append(jnp.where(mask, score, lowest).reshape(shape))
+  # The softmax over all parts, which are not put together for it.
+  highest = [by_row(score.max(-1, keepdims=True)) for score in scores]
+  highest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, highest))
+  total = attended = jnp.float32(0)
+  for (cache, _), score in zip(parts, scores, strict=True):
+    is_shared = cache.keys.ndim == 3
+    share = jnp.exp(score - (_heads_first(highest) if is_shared else highest))
+    total += by_row(share.sum(-1, keepdims=True))
+    attended += by_row(_weighed(share.astype(query.dtype), cache.values))
+  return (attended / total).astype(query.dtype).reshape(query.shape)
+
+
+def _heads_first(x: jax.Array) -> jax.Array:
+  """[K, B Q, ...] of [B, K, Q, ...]."""
+  return jnp.swapaxes(x, 0, 1).reshape(x.shape[1], -1, x.shape[-1])
+
+
+def _weighed(share: jax.Array, values: jax.Array) -> jax.Array:
+  """Sums values by their shares, in float32."""
+  if share.ndim == 4 and share.shape[2] == 1:
+    # This does nothing but read the cache. XLA's CPU sums products with all
+    # cores, and multiplies a matrix by a vector with one.
+    product = share[:, :, 0, :, None] * values
+    summed = product.sum(-2, dtype=jnp.float32)[:, :, None]
+    # The next product, fused with this, would be summed by one core.
+    return jax.lax.optimization_barrier(summed)
+  return jnp.einsum(
+    "kqc,kcd->kqd" if share.ndim == 3 else "bkqc,bkcd->bkqd",
+    share,
+    values,
+    preferred_element_type=jnp.float32,
+  )
 
 
 def _init(*names: str):

@@ -1,0 +1,183 @@
+"""What this machine could do at best, measured, and what work there is.
+
+Symbols: B rows, P' prefix tokens, P prompt tokens, T target tokens.
+"""
+
+import concurrent.futures
+import os
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_FLOAT = 4  # bytes
+
+
+class Rates(NamedTuple):
+  """What was measured.
+
+  Attributes:
+    bandwidth: bytes a second, reading an array that no cache holds.
+    large: floating-point operations a second of a large matrix product.
+    thin: the same of B rows times matrices of the model's size.
+  """
+
+  bandwidth: float
+  large: float
+  thin: float
+
+
+class Work(NamedTuple):
+  """What cannot be done without.
+
+  Attributes:
+    read: bytes of weights and cache.
+    thin: floating-point operations of B rows at a time.
+    large: those of many rows at a time.
+  """
+
+  read: float = 0.0
+  thin: float = 0.0
+  large: float = 0.0
+
+
+def seconds(work: Work, rates: Rates) -> dict[str, float]:
+  """What the work takes at least, seen from memory and from arithmetic."""
+  return {
+    "memory": work.read / rates.bandwidth,
+    "arithmetic": work.thin / rates.thin + work.large / rates.large,
+  }
+
+
+def of_one(work: Work, number: float) -> Work:
+  """The part of one, of the work for so many."""
+  return Work(*(part / number for part in work))
+
+
+class Machine:
+  """Measures rates; what it needs is made once."""
+
+  def __init__(self, num_rows: int = 32, scale: int = 1):
+    """Makes the arrays.
+
+    Args:
+      num_rows: B.
+      scale: sizes are divided by it.
+    """
+    self._array = np.ones(2**28 // scale, np.float32)  # 1 GiB
+    self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    side = 3072 // scale
+    self._square = jnp.ones((side, side))
+    width, inner = 512 // scale, 1536 // scale
+    self._rows = jnp.ones((num_rows, width))
+    # Arrays of their own, as many as a model has, as its weights are.
+    self._weights = [
+      jnp.full(shape, 1 / shape[0])
+      for shape in [(width, inner), (inner, width)] * 16
+    ]
+    self._product = jax.jit(jnp.matmul)
+    self._thin = jax.jit(_chain)
+
+  def measure(self) -> Rates:
+    """Measures once; the first time compiles."""
+    parts = np.array_split(self._array, os.cpu_count() or 1)
+    reading = _time(lambda: list(self._pool.map(np.max, parts)))
+    product = _time(lambda: self._product(self._square, self._square))
+    thin = _time(lambda: self._thin(self._rows, self._weights))
+    return Rates(
+      self._array.nbytes / reading,
+      2 * self._square.shape[0] ** 3 / product,
+      2 * len(self._rows) * sum(w.size for w in self._weights) / thin,
+    )
+
+
+def _chain(x, weights):
+  for weight in weights:
+    x = x @ weight
+  return x
+
+
+def _time(run: Callable[[], Any], repeats: int = 3) -> float:
+  taken = []
+  for _ in range(repeats + 1):  # the first compiles
+    began = time.perf_counter()
+    jax.block_until_ready(run())
+    taken.append(time.perf_counter() - began)
+  return min(taken[1:])
+
+
+def decoder_weights(config: Any, vocab_size: int) -> int:
+  """Counts the weights that a decoder multiplies each row by."""
+  attention = config.embed_dim * config.head_dim
+  attention *= 2 * config.num_heads + 2 * config.kv_heads
+  mlp = 3 * config.embed_dim * config.mlp_dim
+  return config.num_layers * (attention + mlp) + config.embed_dim * vocab_size
+
+
+def few_shot_sampling(
+  config: Any,
+  vocab_size: int,
+  prefix: int,
+  prompt: int,
+  lengths: np.ndarray,
+  num_slots: int,
+) -> Work:
+  """Sampling with one prefix, every slot always in use.
+
+  Args:
+    config: a DecoderConfig.
+    vocab_size: V.
+    prefix: P'.
+    prompt: P.
+    lengths: [N], of what was drawn.
+    num_slots: rows written at once.
+  """
+  weights = decoder_weights(config, vocab_size)
+  column = 2 * config.num_layers * config.kv_heads * config.head_dim
+  num_tokens = lengths.sum()
+  steps = num_tokens / num_slots
+  # Of a row: the prompt at each of its steps, and what it has drawn so far.
+  own = (lengths * prompt + lengths * (lengths + 1) / 2).sum()
+  read = _FLOAT * (steps * (weights + prefix * column) + own * column)
+  group = config.num_heads // config.kv_heads
+  attention = 2 * group * column * (prefix * num_tokens + own)
+  start = len(lengths) * prompt + prefix
+  return Work(
+    read=read,
+    thin=2 * weights * num_tokens + attention,
+    large=2 * weights * start,
+  )
+
+
+def gradient(
+  config: Any, vocab_size: int, prefix: int, prompt: int, target: int, rows: int
+) -> Work:
+  """Forward and backward, the prefix once: three products for each weight."""
+  own = prompt + target - 1
+  body = decoder_weights(config, 0) * (prefix + rows * own)
+  head = config.embed_dim * vocab_size * rows * target
+  width = config.num_layers * config.num_heads * config.head_dim
+  pairs = prefix**2 / 2 + rows * (own * prefix + own**2 / 2)
+  return Work(large=3 * (2 * body + 2 * head + 4 * width * pairs))
+
+
+def plain_sampling(
+  config: Any, vocab_size: int, rows: int, prompt: int, target: int
+) -> Work:
+  """The decoding steps of an encoder-decoder, without the encoder.
+
+  The first token comes with the encoder; the other T - 1 are counted.
+  """
+  square = config.embed_dim * config.num_heads * config.head_dim
+  layer = 6 * square + 3 * config.embed_dim * config.mlp_dim
+  weights = config.num_decoder_layers * layer + config.embed_dim * vocab_size
+  column = 2 * config.num_decoder_layers * config.num_heads * config.head_dim
+  steps = target - 1
+  columns = rows * (steps * prompt + steps * (target + 2) / 2)
+  return Work(
+    read=_FLOAT * (steps * weights + columns * column),
+    thin=2 * rows * steps * weights + 2 * columns * column,
+  )

@@ -1,0 +1,356 @@
+"""How fast sampling and gradients are, beside their peers and the limit.
+
+`python -m benchmarks.speed --output benchmarks/results` writes speed.json,
+speed.md, speed.png and speed.svg there. With --workload some alone are
+measured, and the others' figures stay as they were.
+
+In each round everything is measured once, one after the other: the machine, and
+each contender. Figures are medians over the rounds, so that what else the
+machine does meanwhile falls on all alike. What compiles is run once before.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import matplotlib
+import matplotlib.figure
+import numpy as np
+
+from benchmarks import limits, workloads
+from benchmarks.variance import STYLE
+
+_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers")
+_GREY, _BLUE, _ORANGE = "#9a9a9a", "#0072B2", "#D55E00"
+
+
+def median(values: Iterable[float]) -> float:
+  """The median, as a number that JSON knows."""
+  return float(np.median(list(values)))
+
+
+def machine() -> dict[str, Any]:
+  """Where this runs, without names or paths."""
+  packages = {}
+  for name in _PACKAGES:
+    try:
+      packages[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  devices = {d.device_kind for d in jax.devices() if d.platform != "cpu"}
+  return {
+    "cores": os.cpu_count(),
+    "accelerators": sorted(devices),
+    "system": f"{platform.system()} {platform.machine()}",
+    "python": platform.python_version(),
+    "packages": packages,
+  }
+
+
+def _load() -> float | None:
+  return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def measure(
+  workload: workloads.Workload,
+  repeats: int,
+  say: Callable[[str], None],
+  scale: int = 1,
+) -> dict[str, Any]:
+  """Measures a workload and its peers by turns.
+
+  Args:
+    workload: what to do.
+    repeats: rounds.
+    say: called with a line about each run.
+    scale: by which the arrays that rates are measured with are smaller.
+
+  Returns:
+    All figures.
+  """
+  device = limits.Machine(scale=scale)
+  rates, loads = [], []
+  runs: dict[str, list[dict[str, float]]] = {
+    name: [] for name in workload.contenders
+  }
+  for name, run in workload.contenders.items():
+    say(f"{name}: compiling")
+    # PyTorch compiles nothing.
+    if name != workloads.PEER:
+      run()
+      workload.untimed.get(name, lambda: None)()
+  for _ in range(repeats):
+    rates.append(device.measure())
+    loads.append(_load())
+    for name, run in workload.contenders.items():
+      began, cpu_began = time.perf_counter(), time.process_time()
+      amount = run()
+      seconds = time.perf_counter() - began
+      cpu_seconds = time.process_time() - cpu_began
+      began = time.perf_counter()
+      workload.untimed.get(name, lambda: None)()
+      outside = time.perf_counter() - began if name in workload.untimed else 0.0
+      runs[name].append(
+        {
+          "amount": amount,
+          "seconds": seconds,
+          "cpu_seconds": cpu_seconds,
+          "outside_inner_loop_seconds": outside,
+        }
+      )
+      say(f"{name}: {amount:g} {workload.unit} in {seconds:.2f} s")
+  rate = limits.Rates(*(median(each) for each in zip(*rates, strict=True)))
+  found: dict[str, Any] = {}
+  for name, measured in runs.items():
+    found[name] = {
+      "rate": median(run["amount"] / run["seconds"] for run in measured),
+      "seconds": median(run["seconds"] for run in measured),
+      "runs": measured,
+    }
+    if name in workload.work:
+      amount = median(run["amount"] for run in measured)
+      least = limits.seconds(
+        limits.Work(*(part * amount for part in workload.work[name])), rate
+      )
+      inner = median(
+        run["seconds"] - run["outside_inner_loop_seconds"] for run in measured
+      )
+      found[name] |= {
+        "limit_seconds": least,
+        "inner_loop_seconds": inner,
+        "share_of_limit": {
+          part: least_seconds / inner for part, least_seconds in least.items()
+        },
+      }
+  ours = [name for name in found if name != workloads.PEER]
+  best = max(ours, key=lambda name: found[name]["rate"])
+  ratio = None
+  if workloads.PEER in found:
+    ratio = found[best]["rate"] / found[workloads.PEER]["rate"]
+  return {
+    "title": workload.title,
+    "unit": workload.unit,
+    "contenders": found,
+    "best": best,
+    "ratio": ratio,
+    "target": workload.target,
+    "rates": rate._asdict(),
+    "load": loads,
+  }
+
+
+def measure_steps(
+  steps: dict[str, Callable[[], workloads.Step]],
+  repeats: int,
+  say: Callable[[str], None],
+) -> dict[str, Any]:
+  """Measures the steps of W3 by turns."""
+  for run in steps.values():
+    run()
+  runs: dict[str, list[workloads.Step]] = {name: [] for name in steps}
+  loads = []
+  for _ in range(repeats):
+    loads.append(_load())
+    for name, run in steps.items():
+      runs[name].append(run())
+      say(f"{name}: {runs[name][-1].seconds:.2f} s")
+  return {
+    "title": "a whole step of TRICE",
+    "steps": {
+      name: {
+        "seconds": median(step.seconds for step in measured),
+        "sampling_seconds": median(step.sampling_seconds for step in measured),
+        "accept_rate": measured[0].accept_rate,
+        "num_rows": measured[0].num_rows,
+        "runs": [step.seconds for step in measured],
+      }
+      for name, measured in runs.items()
+    },
+    "load": loads,
+  }
+
+
+def table(found: dict[str, Any]) -> str:
+  """Writes the figures as Markdown."""
+  lines = [
+    "| | ours | transformers | ratio | must reach | limit: memory | "
+    "limit: arithmetic |",
+    "|---|---|---|---|---|---|---|",
+  ]
+  for name in workloads.SAMPLING_AND_GRADIENT:
+    if name not in found:
+      continue
+    result = found[name]
+    for contender, figures in result["contenders"].items():
+      if contender == workloads.PEER:
+        continue
+      peer = result["contenders"].get(workloads.PEER)
+      ratio = f"{figures['rate'] / peer['rate']:.1f} ×" if peer else "–"
+      share = figures["share_of_limit"]
+      cells = [
+        f"{name} {result['title']}" + contender.removeprefix(workloads.OURS),
+        _rate(result, figures),
+        _rate(result, peer) if peer else "–",
+        ratio,
+        f"{result['target']:g} ×",
+        f"{share['memory']:.0%}" if share["memory"] else "–",
+        f"{share['arithmetic']:.0%}",
+      ]
+      lines.append(f"| {' | '.join(cells)} |")
+  if "W3" in found:
+    lines += [
+      "",
+      "| W3: a step of TRICE | seconds | of these sampling | accepted | "
+      "rows differentiated |",
+      "|---|---|---|---|---|",
+    ]
+    for name, step in found["W3"]["steps"].items():
+      cells = [
+        name,
+        f"{step['seconds']:.1f}",
+        f"{step['sampling_seconds']:.1f}",
+        f"{step['accept_rate']:.0%}",
+        str(step["num_rows"]),
+      ]
+      lines.append(f"| {' | '.join(cells)} |")
+  return "\n".join(lines) + "\n"
+
+
+def _rate(result: dict[str, Any], figures: dict[str, Any]) -> str:
+  if result["unit"] == "gradients":
+    return f"{figures['seconds']:.1f} s"
+  return f"{figures['rate']:,.0f} {result['unit']}/s"
+
+
+def draw(found: dict[str, Any]) -> matplotlib.figure.Figure:
+  """Draws a panel for each workload."""
+  names = [name for name in workloads.NAMES if name in found]
+  with matplotlib.rc_context(STYLE):
+    figure = matplotlib.figure.Figure(
+      figsize=(3.4 * len(names), 3.8), layout="constrained"
+    )
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for name, axes in zip(names, panels, strict=True):
+      if name == "W3":
+        _draw_steps(axes, found[name])
+      else:
+        _draw_rates(axes, name, found[name])
+    return figure
+
+
+def _draw_rates(axes: Any, name: str, result: dict[str, Any]) -> None:
+  is_time = result["unit"] == "gradients"
+  figures = result["contenders"]
+  for place, (contender, each) in enumerate(figures.items()):
+    value = each["seconds" if is_time else "rate"]
+    colour = _GREY if contender == workloads.PEER else _BLUE
+    axes.bar(place, value, color=colour, width=0.7)
+    axes.text(
+      place, value, f"{value:,.3g}", ha="center", va="bottom", fontsize=9
+    )
+  labels = [contender.replace(", ", "\n") for contender in figures]
+  axes.set_xticks(range(len(figures)), labels, fontsize=8)
+  axes.grid(axis="x", visible=False)
+  unit = "seconds" if is_time else f"{result['unit']}/s"
+  axes.set_title(f"{name}: {unit}", loc="left", fontsize=11)
+
+
+def _draw_steps(axes: Any, result: dict[str, Any]) -> None:
+  lines: dict[str, list[tuple[float, float]]] = {}
+  for name, step in result["steps"].items():
+    label, _, acceptance = name.partition(", acceptance ")
+    lines.setdefault(label, []).append((float(acceptance), step["seconds"]))
+  marks = ((_ORANGE, "-", "o"), (_BLUE, "--", "s"))
+  for (label, points), mark in zip(lines.items(), marks, strict=True):
+    colour, dash, marker = mark
+    axes.plot(
+      *zip(*points, strict=True),
+      color=colour,
+      linestyle=dash,
+      marker=marker,
+      label=label,
+    )
+  axes.set_ylim(bottom=0)
+  axes.set_xlabel("acceptance")
+  axes.set_title("W3: seconds a step", loc="left", fontsize=11)
+  axes.legend(frameon=False)
+
+
+def write(found: dict[str, Any], output: pathlib.Path) -> None:
+  """Writes figures, table and plot."""
+  output.mkdir(parents=True, exist_ok=True)
+  text = json.dumps(found, indent=1)
+  (output / "speed.json").write_text(text + "\n", encoding="utf-8")
+  (output / "speed.md").write_text(table(found), encoding="utf-8")
+  figure = draw(found)
+  with matplotlib.rc_context(STYLE):
+    figure.savefig(
+      output / "speed.svg", metadata={"Date": None, "Creator": None}
+    )
+    figure.savefig(output / "speed.png", dpi=150, metadata={"Software": None})
+
+
+def run(
+  names: Sequence[str],
+  sizes: workloads.Sizes,
+  repeats: int,
+  with_peers: bool = True,
+  say: Callable[[str], None] = print,
+  scale: int = 1,
+) -> dict[str, Any]:
+  """Measures workloads of these names; those that cannot be are left out."""
+  found = {}
+  for name in names:
+    say(name)
+    if name == "W3":
+      result = measure_steps(workloads.trice_step(sizes), repeats, say)
+    else:
+      workload = workloads.SAMPLING_AND_GRADIENT[name](sizes, with_peers)
+      if workload is None:
+        say("W0 is left out: there is no encoder-decoder here")
+        continue
+      result = measure(workload, repeats, say, scale)
+    found[name] = result | {"repeats": repeats, "machine": machine()}
+  return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Measures, and writes what was found."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument(
+    "--workload", nargs="+", choices=workloads.NAMES, default=workloads.NAMES
+  )
+  parser.add_argument("--repeats", type=int, default=5)
+  parser.add_argument(
+    "--num_slots", type=int, nargs="+", help="that W1 is tried with"
+  )
+  parser.add_argument("--no_peers", action="store_true")
+  parser.add_argument(
+    "--output", type=pathlib.Path, default=pathlib.Path("benchmarks/results")
+  )
+  options = parser.parse_args(arguments)
+  sizes = workloads.Sizes()
+  if options.num_slots:
+    sizes = workloads.Sizes(num_slots=tuple(options.num_slots))
+  known = options.output / "speed.json"
+  found = json.loads(known.read_text()) if known.is_file() else {}
+  for name in options.workload:
+    measured = run([name], sizes, options.repeats, not options.no_peers)
+    for result in measured.values():
+      result["command"] = (
+        f"python -m benchmarks.speed --workload {name} "
+        f"--repeats {options.repeats}"
+      )
+    found |= measured
+    write(found, options.output)  # what there is, should the next one fail
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,402 @@
+"""What is measured: issue 6's four workloads, ours and the peers'."""
+
+import dataclasses
+import functools
+import hashlib
+import time
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import limits
+from cot_latent.data import vocabularies
+from cot_latent.data.examples import Examples
+from cot_latent.inference import estimators, memory
+from cot_latent.models import decoder, language_model
+from cot_latent.models.language_model import LanguageModel
+from cot_latent.models.network import target_mask
+from cot_latent.training import estep, mstep
+from cot_latent.training.experiment import Method, OptimizerConfig
+
+OURS, PEER = "ours", "transformers"
+ACCEPTANCES = (0.3, 0.6, 0.95)
+_EOS = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Of models and data; the issue's, unless it is a test.
+
+  Attributes:
+    num_layers: of each model; the encoder-decoder has as many twice.
+    embed_dim: E.
+    head_dim: D.
+    num_heads: of W1's model.
+    mlp_dim: of W1's model.
+    plain_heads: of W0's.
+    plain_mlp_dim: of W0's.
+    plain_length: W0's prompt, and what is drawn.
+    prefix: W1's prefix, in tokens.
+    question: W1's questions, in tokens.
+    max_length: where W1's rationales are cut.
+    mean_length: of W1's rationales before.
+    num_questions: of W1.
+    num_slots: that W1 is tried with.
+    batch_size: of W0, W2 and W3, and of the peer's batches.
+    num_peer_questions: so many of W1's are the peer's.
+  """
+
+  num_layers: int = 8
+  embed_dim: int = 512
+  head_dim: int = 64
+  num_heads: int = 8
+  mlp_dim: int = 1536
+  plain_heads: int = 6
+  plain_mlp_dim: int = 1024
+  plain_length: int = 128
+  prefix: int = 600
+  question: int = 64
+  max_length: int = 256
+  mean_length: int = 64
+  num_questions: int = 256
+  num_slots: tuple[int, ...] = (32, 64, 128)
+  batch_size: int = 32
+  num_peer_questions: int = 32
+
+  @property
+  def decoder(self) -> decoder.DecoderConfig:
+    """W1's model."""
+    return decoder.DecoderConfig(
+      num_layers=self.num_layers,
+      embed_dim=self.embed_dim,
+      num_heads=self.num_heads,
+      head_dim=self.head_dim,
+      mlp_dim=self.mlp_dim,
+    )
+
+
+class Workload(NamedTuple):
+  """One thing to measure.
+
+  Attributes:
+    title: for people.
+    unit: of what `contenders` return, in the plural.
+    contenders: name -> a function that does the work once and returns how much
+      it was; the first call compiles.
+    work: name -> of one such unit, what the contender's limit is reckoned from.
+    untimed: name -> a function that does what is no part of the inner loop.
+    target: how many times the peer's rate ours must be; None without peer.
+  """
+
+  title: str
+  unit: str
+  contenders: Mapping[str, Callable[[], float]]
+  work: Mapping[str, limits.Work]
+  untimed: Mapping[str, Callable[[], Any]]
+  target: float | None
+
+
+def _with_eos_rate(
+  config: Any, vocab_size: int, max_length: int, rate: float
+) -> LanguageModel:
+  """A model that draws EOS with this probability at every step.
+
+  Its log_prob is the network's own: it does the same work.
+  """
+  is_eos = jnp.arange(vocab_size) == _EOS
+
+  def change(logits):
+    rest = jnp.where(is_eos, -jnp.inf, logits)
+    eos = -jnp.inf
+    if rate:
+      whole = jax.nn.logsumexp(rest, axis=-1, keepdims=True)
+      eos = whole + np.log(rate / (1 - rate))
+    return jnp.where(is_eos, eos, rest)
+
+  def wrap(function):
+    def changed(*arguments):
+      logits, kept = function(*arguments)
+      return change(logits), kept
+
+    return changed
+
+  build = language_model.sampling.build
+
+  def build_changed(network, *settings):
+    changed = network._replace(
+      start=wrap(network.start), advance=wrap(network.advance)
+    )
+    return build(changed, *settings)
+
+  with mock.patch.object(language_model.sampling, "build", build_changed):
+    return language_model.build(config, vocab_size, _EOS, max_length)
+
+
+def _random_tokens(seed: int, *shape: int) -> np.ndarray:
+  generator = np.random.default_rng(seed)
+  size = vocabularies.byte_vocabulary().size
+  return generator.integers(3, size, shape).astype(np.int32)
+
+
+def _prompts(sizes: Sizes) -> np.ndarray:
+  """[N, P' + P], the same P' tokens before every question."""
+  prefix = np.tile(_random_tokens(1, sizes.prefix), (sizes.num_questions, 1))
+  questions = _random_tokens(2, sizes.num_questions, sizes.question)
+  return np.concatenate([prefix, questions], axis=1)
+
+
+def _keys(number: int) -> jax.Array:
+  return jax.random.split(jax.random.key(0), number)
+
+
+def _num_tokens(draws: Any) -> np.ndarray:
+  """[N], with the EOS."""
+  return np.asarray(target_mask(jnp.asarray(draws.tokens), _EOS)).sum(axis=1)
+
+
+def plain_sampling(sizes: Sizes, with_peers: bool) -> Workload | None:
+  """W0; None where this package has no encoder-decoder yet."""
+  try:
+    from cot_latent.models import t5
+  except ImportError:
+    return None
+  config = t5.T5Config(
+    num_encoder_layers=sizes.num_layers,
+    num_decoder_layers=sizes.num_layers,
+    embed_dim=sizes.embed_dim,
+    num_heads=sizes.plain_heads,
+    head_dim=sizes.head_dim,
+    mlp_dim=sizes.plain_mlp_dim,
+  )
+  vocab_size = vocabularies.byte_vocabulary().size
+  length, rows = sizes.plain_length, sizes.batch_size
+  prompts, keys = _random_tokens(3, rows, length), _keys(rows)
+  model = _with_eos_rate(config, vocab_size, length, 0.0)
+  params = model.init(jax.random.key(0))
+  first = _with_eos_rate(config, vocab_size, 1, 0.0)
+
+  def ours():
+    return float(_num_tokens(model.sample(params, prompts, keys)).sum())
+
+  contenders: dict[str, Callable[[], float]] = {OURS: ours}
+  if with_peers:
+    from benchmarks import peers
+
+    peer = peers.t5(config, vocab_size)
+    sample = peers.sampler(peer, length, _EOS, 0.0, rows)
+    contenders[PEER] = lambda: sample(prompts)
+  work = limits.plain_sampling(config, vocab_size, rows, length, length)
+  return Workload(
+    f"encoder-decoder, {rows} rows, {length} + {length} tokens",
+    "tokens",
+    contenders,
+    {OURS: limits.of_one(work, rows * length)},
+    {OURS: lambda: first.sample(params, prompts, keys)},
+    1.3,
+  )
+
+
+def few_shot_sampling(sizes: Sizes, with_peers: bool) -> Workload:
+  """W1."""
+  vocab_size = vocabularies.byte_vocabulary().size
+  rate = 1 / sizes.mean_length
+  model = _with_eos_rate(sizes.decoder, vocab_size, sizes.max_length, rate)
+  params = model.init(jax.random.key(0))
+  prompts, keys = _prompts(sizes), _keys(sizes.num_questions)
+  # The lengths that the limit is reckoned from, before any is drawn.
+  drawn = np.random.default_rng(0).geometric(rate, sizes.num_questions)
+  lengths = np.minimum(drawn, sizes.max_length)
+
+  def ours(num_slots):
+    draws = model.sample(params, prompts, keys, 1.0, num_slots)
+    return float(_num_tokens(draws).sum())
+
+  contenders: dict[str, Callable[[], float]] = {}
+  work = {}
+  for slots in sizes.num_slots:
+    name = f"{OURS}, {slots} slots"
+    contenders[name] = functools.partial(ours, slots)
+    work[name] = limits.few_shot_sampling(
+      sizes.decoder, vocab_size, sizes.prefix, sizes.question, lengths, slots
+    )
+  if with_peers:
+    from benchmarks import peers
+
+    sample = peers.sampler(
+      peers.llama(sizes.decoder, vocab_size),
+      *(sizes.max_length, _EOS, rate, sizes.batch_size),
+    )
+    contenders[PEER] = lambda: sample(prompts[: sizes.num_peer_questions])
+  return Workload(
+    f"few-shot, {sizes.num_questions} questions of {sizes.question} tokens "
+    f"under a prefix of {sizes.prefix}",
+    "useful tokens",
+    contenders,
+    {name: limits.of_one(each, lengths.sum()) for name, each in work.items()},
+    {},
+    10.0,
+  )
+
+
+def gradient(sizes: Sizes, with_peers: bool) -> Workload:
+  """W2."""
+  vocab_size, rows = vocabularies.byte_vocabulary().size, sizes.batch_size
+  target_length = sizes.mean_length
+  model = language_model.build(sizes.decoder, vocab_size, _EOS, target_length)
+  params = model.init(jax.random.key(0))
+  prompts = _prompts(sizes)[:rows]
+  targets = _random_tokens(4, rows, target_length)
+  weights = np.random.default_rng(5).normal(size=rows).astype(np.float32)
+
+  @jax.jit
+  def step(params, prefix, prompts):
+    def surrogate(params):
+      log_prob = model.log_prob(params, prompts, targets, prefix)
+      return -(weights * log_prob.sum(axis=1)).sum()
+
+    return jax.value_and_grad(surrogate)(params)
+
+  def ours():
+    jax.block_until_ready(step(params, *language_model.split_prefix(prompts)))
+    return 1.0
+
+  contenders: dict[str, Callable[[], float]] = {OURS: ours}
+  if with_peers:
+    from benchmarks import peers
+
+    peer_step = peers.gradient(peers.llama(sizes.decoder, vocab_size))
+
+    def peer():
+      peer_step(prompts, targets, weights)
+      return 1.0
+
+    contenders[PEER] = peer
+  return Workload(
+    f"gradient of {rows} rows, {sizes.prefix} + {sizes.question} + "
+    f"{target_length} tokens",
+    "gradients",
+    contenders,
+    {
+      OURS: limits.gradient(
+        *(sizes.decoder, vocab_size, sizes.prefix, sizes.question),
+        *(target_length, rows),
+      )
+    },
+    {},
+    6.0,
+  )
+
+
+class Step(NamedTuple):
+  """What a step of W3 was.
+
+  Attributes:
+    seconds: of all of it.
+    sampling_seconds: of that, to draw.
+    accept_rate: of its draws.
+    num_rows: sequences differentiated, with those that fill up.
+  """
+
+  seconds: float
+  sampling_seconds: float
+  accept_rate: float
+  num_rows: int
+
+
+def trice_step(sizes: Sizes) -> dict[str, Callable[[], Step]]:
+  """W3: one step of TRICE, for each acceptance and L.
+
+  Whether a draw is right is a hash of its tokens, so that it is the same each
+  time. The memory is full, of rationales as the model draws them.
+  """
+  # Bytes that are no text are dropped by the true one, and draws of an unfitted
+  # model would then often be equal.
+  vocabulary = dataclasses.replace(
+    vocabularies.byte_vocabulary(), decode=lambda ids: " ".join(map(str, ids))
+  )
+  rows, total = sizes.batch_size, sizes.num_questions
+  model = _with_eos_rate(
+    sizes.decoder, vocabulary.size, sizes.max_length, 1 / sizes.mean_length
+  )
+  ids = [str(i) for i in range(total)]
+  nothing = np.zeros((total, 0), np.int32)
+  examples = Examples(
+    ids=ids,
+    tasks=["benchmark"] * total,
+    questions=ids,
+    answers=["right"] * total,
+    prompts=_prompts(sizes),
+    guides=nothing,
+    targets=nothing,
+    words=np.stack([np.arange(total), np.zeros(total)], 1).astype(np.uint32),
+    num_left_out=0,
+    num_truncated=0,
+  )
+  index = np.arange(rows, dtype=np.int32)
+  optimizer = mstep.build_optimizer(OptimizerConfig(1e-3))
+  m_step = mstep.build(model, optimizer)
+  # Steps of rate 0 give the parameters on, and they stay as they are.
+  params = model.init(jax.random.key(0))
+  held = types.SimpleNamespace(
+    params=params, opt_state=mstep.init_optimizer(model, optimizer, params)
+  )
+  remembered = model.sample(params, examples.prompts[index], _keys(rows)).tokens
+  full = np.zeros((total, sizes.max_length), np.int32)
+  full[index] = remembered
+
+  def run(acceptance, num_scored):
+    task: Any = types.SimpleNamespace(
+      vocabulary=vocabulary, extract=functools.partial(_verdict, acceptance)
+    )
+    method = Method(
+      "benchmark", estimators.control_variate(), num_scored=num_scored
+    )
+    everything = np.arange(total)
+    state = memory.start(
+      memory.init(total, sizes.max_length), everything, full, everything < rows
+    )
+    began = time.perf_counter()
+    _, weighted, metrics = estep.e_step(
+      *(model, task, examples, method, held.params, state, index, 0, 1)
+    )
+    updated = m_step(
+      held.params,
+      held.opt_state,
+      0.0,
+      *(weighted.prompts, weighted.targets, weighted.weights),
+    )
+    jax.block_until_ready(updated.params)
+    held.params, held.opt_state = updated.params, updated.opt_state
+    return Step(
+      time.perf_counter() - began,
+      metrics["time/sampling"],
+      metrics["chain/accept_rate"],
+      len(weighted.weights),
+    )
+
+  return {
+    f"L = {num_scored or 2 * rows}, acceptance {acceptance}": functools.partial(
+      run, acceptance, num_scored
+    )
+    for num_scored in (None, rows)
+    for acceptance in ACCEPTANCES
+  }
+
+
+def _verdict(acceptance: float, text: str) -> str:
+  digest = hashlib.sha256(text.encode()).digest()
+  uniform = int.from_bytes(digest[:4]) / 2**32
+  return "right" if uniform < acceptance else "wrong"
+
+
+SAMPLING_AND_GRADIENT: dict[str, Callable[..., Workload | None]] = {
+  "W0": plain_sampling,
+  "W1": few_shot_sampling,
+  "W2": gradient,
+}
+NAMES = (*SAMPLING_AND_GRADIENT, "W3")
