@@ -157,7 +157,7 @@ def compact(prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def trim_targets(targets: np.ndarray) -> np.ndarray:
-  """Cuts the padding behind the longest of rows [S, T], to one of few widths."""
+  """Cuts the padding behind the longest of rows [S, T]; widths are few."""
   targets = np.asarray(targets)
   longest = int((targets != PAD_ID).any(axis=0).nonzero()[0].max(initial=0))
   return targets[:, : _bucket(longest + 1)]
