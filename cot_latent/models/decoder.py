@@ -292,8 +292,8 @@ def attend(
     lowest = jnp.finfo(jnp.float32).min
     scores.append(jnp.where(mask, score, lowest).reshape(shape))
   # The softmax over all parts, which are not put together for it.
-  highest = [by_row(score.max(-1, keepdims=True)) for score in scores]
-  highest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, highest))
+  of_parts = [by_row(score.max(-1, keepdims=True)) for score in scores]
+  highest = jax.lax.stop_gradient(functools.reduce(_larger, of_parts))
   total = attended = jnp.float32(0)
   for (cache, _), score in zip(parts, scores, strict=True):
     is_shared = cache.keys.ndim == 3
@@ -301,6 +301,10 @@ def attend(
     total += by_row(share.sum(-1, keepdims=True))
     attended += by_row(_weighed(share.astype(query.dtype), cache.values))
   return (attended / total).astype(query.dtype).reshape(query.shape)
+
+
+def _larger(one: jax.Array, other: jax.Array) -> jax.Array:
+  return jnp.maximum(one, other)
 
 
 def _heads_first(x: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What a Hugging Face checkpoint's config.json says of a decoder.
+"""What a Hugging Face checkpoint's config.json says of a model.
 
 Each setting that changes numbers is understood or refused: a model that is
 almost the right one would go unnoticed.
@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from cot_latent.errors import UserError
 from cot_latent.models.decoder import RopeScaling
+from cot_latent.models.network import PAD_ID
 
 FILE = "config.json"
 
@@ -46,6 +47,17 @@ _HARMLESS = {
   "output_attentions",
   "output_hidden_states",
   "return_dict",
+}
+_T5_HARMLESS = {
+  "classifier_dropout",
+  "dropout_rate",
+  "gradient_checkpointing",
+  "initializer_factor",
+  "is_decoder",
+  "n_positions",
+  "output_past",
+  "task_specific_params",
+  "tokenizer_class",
 }
 
 
@@ -249,6 +261,44 @@ def gemma3(fields: Fields) -> dict[str, Any]:
     | _two_ropes(fields)
     | _windows(fields, window, lambda n: (n + 1) % period != 0)
   )
+
+
+def t5(fields: Fields, is_multilingual: bool) -> dict[str, Any]:
+  """Settings of a T5Config, for a T5 1.0 or 1.1, Flan-T5, ByT5 or mT5.
+
+  But for `tie_embeddings`, of which the tensors tell: transformers 5 writes
+  that all models are tied.
+  """
+  for name in ("pad_token_id", "decoder_start_token_id"):
+    fields.choice(name, {PAD_ID: None}, PAD_ID)
+  fields.choice("is_encoder_decoder", {True: None}, True)
+  fields.asked.update(_T5_HARMLESS)
+  number = fields.size("num_layers")
+  activation = fields.choice(
+    "feed_forward_proj",
+    {"gated-gelu": "gelu_tanh", "relu": "relu"},
+    "gated-gelu" if is_multilingual else "relu",
+  )
+  is_gated = activation == "gelu_tanh"
+  fields.choice("is_gated_act", {is_gated: None}, is_gated)
+  function = "gelu_new" if is_gated else "relu"
+  fields.choice("dense_act_fn", {function: None}, function)
+  # Version 5 of transformers writes the one, earlier ones mean it by the other.
+  is_tied = fields.flag("tie_word_embeddings", True)
+  is_scaled = fields.flag("scale_decoder_outputs", is_tied)
+  return {
+    "num_encoder_layers": number,
+    "num_decoder_layers": fields.size("num_decoder_layers", number),
+    "embed_dim": fields.size("d_model"),
+    "num_heads": fields.size("num_heads"),
+    "head_dim": fields.size("d_kv"),
+    "mlp_dim": fields.size("d_ff"),
+    "num_buckets": fields.size("relative_attention_num_buckets", 32),
+    "max_distance": fields.size("relative_attention_max_distance", 128),
+    "norm_eps": fields.number("layer_norm_epsilon", 1e-6),
+    "activation": activation,
+    "scale_outputs": is_scaled and not is_multilingual,
+  }
 
 
 def _sizes(fields: Fields) -> dict[str, Any]:

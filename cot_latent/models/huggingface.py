@@ -25,14 +25,17 @@ from cot_latent.errors import UserError
 from cot_latent.models import (
   causal,
   decoder,
+  encoder_decoder,
   hf_config,
   hf_files,
   lora,
   partitioning,
+  t5,
 )
 from cot_latent.models.network import Network, Params
 
 _Path = tuple[str, ...]
+_Config = decoder.DecoderConfig | t5.T5Config
 
 # Beside config.json and the weights; what is there of them is copied.
 _COPIED = (
@@ -72,6 +75,17 @@ _GEMMA_BLOCK = _BLOCK | {
   "post_mlp_norm": "post_feedforward_layernorm",
 }
 
+_T5_PARTS = {
+  "encoder": ("attention", "mlp"),
+  "decoder": ("attention", "cross_attention", "mlp"),
+}
+_T5_ATTENTION = {"query": "q", "key": "k", "value": "v", "output": "o"}
+_T5_MODULES = {
+  "attention": ("SelfAttention", _T5_ATTENTION),
+  "cross_attention": ("EncDecAttention", _T5_ATTENTION),
+  "mlp": ("DenseReluDense", {"gate": "wi_0", "up": "wi_1", "down": "wo"}),
+}
+
 
 class Family(NamedTuple):
   """How checkpoints of one model_type are read and written.
@@ -80,18 +94,27 @@ class Family(NamedTuple):
     settings: config.json -> fields of the model's config.
     config_class: of the model's config.
     build: makes its network; takes what `causal.build` takes.
-    name: a parameter's path -> its tensor's name; KeyError if it has none.
+    name: a parameter's path, of a model's config -> its tensor's name; KeyError
+      if it has none.
     copies: tensor -> the one whose copy it may be, where a file has both.
+    unused: a tensor that some files have and no model uses.
+    output: a tensor that is there unless the embedding is the output layer too;
+      None where config.json tells.
   """
 
   settings: Callable[[hf_config.Fields], dict[str, Any]]
   config_class: type
   build: Callable[..., Network]
-  name: Callable[[_Path], str]
+  name: Callable[[_Path, Any], str]
   copies: Mapping[str, str]
+  unused: str | None = None
+  output: str | None = None
 
 
-def _decoder_name(modules: Mapping[str, str], path: _Path) -> str:
+def _decoder_name(
+  modules: Mapping[str, str], path: _Path, config: decoder.DecoderConfig
+) -> str:
+  del config
   match path:
     case ("embed", "embedding"):
       return "model.embed_tokens.weight"
@@ -116,12 +139,55 @@ def _decoder_family(settings, modules: Mapping[str, str]) -> Family:
   )
 
 
+def _t5_name(path: _Path, config: t5.T5Config) -> str:
+  match path:
+    case ("embed", "embedding"):
+      return "shared.weight"
+    case ("unembedding",):
+      return "lm_head.weight"
+    case (stack, "relative_bias"):
+      return (
+        f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+      )
+    case (stack, "final_norm", "scale"):
+      return f"{stack}.final_layer_norm.weight"
+    case (stack, layer, part, module, "kernel" | "scale"):
+      number = layer.removeprefix("layer_")
+      place = _T5_PARTS[stack].index(part)
+      where = f"{stack}.block.{number}.layer.{place}"
+      if module == "norm":
+        return f"{where}.layer_norm.weight"
+      theirs, kernels = _T5_MODULES[part]
+      name = kernels[module]
+      if module == "up" and config.activation == "relu":
+        name = "wi"  # there is no gate beside it
+      return f"{where}.{theirs}.{name}.weight"
+  raise KeyError(path)
+
+
+def _t5_family(is_multilingual: bool) -> Family:
+  return Family(
+    functools.partial(hf_config.t5, is_multilingual=is_multilingual),
+    t5.T5Config,
+    encoder_decoder.build,
+    _t5_name,
+    {
+      "encoder.embed_tokens.weight": "shared.weight",
+      "decoder.embed_tokens.weight": "shared.weight",
+    },
+    "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
+    "lm_head.weight",
+  )
+
+
 FAMILIES = {
   "llama": _decoder_family(hf_config.llama, _BLOCK),
   "qwen2": _decoder_family(hf_config.qwen2, _BLOCK),
   "qwen3": _decoder_family(hf_config.qwen3, _BLOCK),
   "gemma2": _decoder_family(hf_config.gemma2, _GEMMA_BLOCK),
   "gemma3_text": _decoder_family(hf_config.gemma3, _GEMMA_BLOCK),
+  "t5": _t5_family(is_multilingual=False),
+  "mt5": _t5_family(is_multilingual=True),
 }
 
 
@@ -130,7 +196,7 @@ def read_config(
   dtype: decoder.DType = "float32",
   param_dtype: decoder.DType = "float32",
   remat: bool = False,
-) -> decoder.DecoderConfig:
+) -> _Config:
   """Reads a model's sizes and options from its checkpoint.
 
   Args:
@@ -139,6 +205,9 @@ def read_config(
     param_dtype: of parameters as they are kept.
     remat: as in `DecoderConfig`.
 
+  Returns:
+    A DecoderConfig or T5Config.
+
   Raises:
     UserError: if there is no config.json, or one with a setting that is not
       supported.
@@ -146,6 +215,9 @@ def read_config(
   fields, family = _open(folder)
   settings = family.settings(fields)
   fields.finish()
+  if family.output:
+    tensors = hf_files.read_tensors(pathlib.Path(folder))
+    settings["tie_embeddings"] = family.output not in tensors
   try:
     config = family.config_class(**settings)
   except UserError as error:
@@ -169,7 +241,7 @@ def vocab_size(folder: str | pathlib.Path) -> int:
 
 def load(
   folder: str | pathlib.Path,
-  config: decoder.DecoderConfig,
+  config: _Config,
   vocab_size: int,
   layout: partitioning.Layout | None = None,
 ) -> Params:
@@ -193,17 +265,18 @@ def load(
   network = family.build(config, vocab_size, 1, 1, None, layout)
   boxed = jax.eval_shape(network.init, jax.random.key(0))
   shapes = nn.unbox(boxed)
-  tensors = hf_files.read_tensors(folder)
+  tensors = _tensors(folder, family)
   stored = {
-    family.name(path): stored_shape(path, leaf.shape)
+    family.name(path, config): stored_shape(path, leaf.shape)
     for path, leaf in _leaves(shapes)
   }
   for copy, original in family.copies.items():
     if copy not in stored and copy in tensors and original in tensors:
       if not hf_files.is_same(tensors[copy], tensors[original]):
         raise UserError(
-          f"{folder}: {copy} is not {original}, though tie_word_embeddings "
-          f"says so: set it to false in {hf_config.FILE} to read both"
+          f"{folder}: {copy} is not the copy of {original} that it should be "
+          f"(in {hf_config.FILE}, tie_word_embeddings = false reads both where "
+          "the model has both)"
         )
       del tensors[copy]
   hf_files.check(folder, tensors, stored)
@@ -214,7 +287,8 @@ def load(
   def one(key_path, leaf):
     path = _path(key_path)
     sharding = shardings[path] if shardings else None
-    array = _load_one(path, leaf, tensors[family.name(path)], sharding)
+    tensor = tensors[family.name(path, config)]
+    array = _load_one(path, leaf, tensor, sharding)
     # Else what was read would pile up before the devices have turned it.
     return array.block_until_ready()
 
@@ -248,8 +322,10 @@ def save(
   if folder.exists():
     raise UserError(f"{folder} exists: give a folder that is to be made")
   fields, family = _open(source)
-  tensors = hf_files.read_tensors(source)
-  leaves = {_name(family, path): (path, x) for path, x in _leaves(params)}
+  config, tensors = read_config(source), _tensors(source, family)
+  leaves = {
+    _name(family, path, config): (path, x) for path, x in _leaves(params)
+  }
   for copy in family.copies:
     if copy not in leaves:
       tensors.pop(copy, None)
@@ -331,6 +407,15 @@ def _open(folder: str | pathlib.Path) -> tuple[hf_config.Fields, Family]:
   return fields, fields.choice("model_type", FAMILIES)
 
 
+def _tensors(
+  folder: pathlib.Path, family: Family
+) -> dict[str, hf_files.Tensor]:
+  tensors = hf_files.read_tensors(folder)
+  if family.unused:
+    tensors.pop(family.unused, None)
+  return tensors
+
+
 def _path(key_path) -> _Path:
   return tuple(str(getattr(key, "key", key)) for key in key_path)
 
@@ -340,9 +425,9 @@ def _leaves(tree: Any) -> list[tuple[_Path, Any]]:
   return [(_path(key_path), leaf) for key_path, leaf in leaves]
 
 
-def _name(family: Family, path: _Path) -> str:
+def _name(family: Family, path: _Path, config: _Config) -> str:
   try:
-    return family.name(path)
+    return family.name(path, config)
   except KeyError:
     hint = " (merge the update first)" if lora.is_added(path[-1]) else ""
     raise UserError(

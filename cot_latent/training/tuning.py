@@ -173,8 +173,9 @@ def make_soft_prompt(
     assert config.length is not None
     # The commonest tokens of a vocabulary have the lowest ids; special ones
     # come first.
-    tokens = jax.random.randint(
-      rng_key, (config.length,), 3, min(5_000, len(table))
+    highest = min(5_000, len(table))
+    tokens = np.asarray(
+      jax.random.randint(rng_key, (config.length,), 3, highest)
     )
   elif not len(tokens):
     raise UserError("SoftPrompt: the text has no tokens")

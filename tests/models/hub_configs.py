@@ -72,6 +72,49 @@ _GEMMA = _BOOKKEEPING | {
   "rms_norm_eps": 1e-06,
 }
 
+_T5 = {
+  "architectures": ["T5ForConditionalGeneration"],
+  "model_type": "t5",
+  "d_kv": 64,
+  "decoder_start_token_id": 0,
+  "dropout_rate": 0.1,
+  "eos_token_id": 1,
+  "feed_forward_proj": "gated-gelu",
+  "gradient_checkpointing": False,
+  "initializer_factor": 1.0,
+  "is_encoder_decoder": True,
+  "layer_norm_epsilon": 1e-06,
+  "n_positions": 512,
+  "output_past": True,
+  "pad_token_id": 0,
+  "relative_attention_num_buckets": 32,
+  "tie_word_embeddings": False,
+  "use_cache": True,
+  "vocab_size": 32128,
+}
+_T5_SMALL = _T5 | {
+  "d_model": 512,
+  "d_ff": 1024,
+  "num_heads": 6,
+  "num_layers": 8,
+  "num_decoder_layers": 8,
+}
+_T5_BASE = _T5 | {
+  "d_model": 768,
+  "d_ff": 2048,
+  "num_heads": 12,
+  "num_layers": 12,
+  "num_decoder_layers": 12,
+}
+_T5_LARGE = _T5 | {
+  "d_model": 1024,
+  "d_ff": 2816,
+  "num_heads": 16,
+  "num_layers": 24,
+  "num_decoder_layers": 24,
+}
+_BYT5 = _T5 | {"tokenizer_class": "ByT5Tokenizer", "vocab_size": 384}
+
 # name of the gin file -> config.json, number of parameters
 HUB = {
   "llama3_2_1b": (
@@ -224,5 +267,37 @@ HUB = {
       "vocab_size": 262144,
     },
     999_885_952,
+  ),
+  "t5_1_1_small": (_T5_SMALL, 76_961_152),
+  "t5_1_1_base": (_T5_BASE, 247_577_856),
+  "t5_1_1_large": (_T5_LARGE, 783_150_080),
+  "flan_t5_small": (_T5_SMALL, 76_961_152),
+  "flan_t5_base": (_T5_BASE, 247_577_856),
+  "flan_t5_large": (_T5_LARGE, 783_150_080),
+  "flan_t5_xl": (
+    _T5_LARGE | {"d_model": 2048, "d_ff": 5120, "num_heads": 32},
+    2_849_757_184,
+  ),
+  "byt5_small": (
+    _BYT5
+    | {
+      "d_model": 1472,
+      "d_ff": 3584,
+      "num_heads": 6,
+      "num_layers": 12,
+      "num_decoder_layers": 4,
+    },
+    299_637_760,
+  ),
+  "byt5_base": (
+    _BYT5
+    | {
+      "d_model": 1536,
+      "d_ff": 3968,
+      "num_heads": 12,
+      "num_layers": 18,
+      "num_decoder_layers": 6,
+    },
+    581_653_248,
   ),
 }

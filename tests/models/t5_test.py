@@ -3,26 +3,25 @@
 import dataclasses
 import functools
 import json
-import pathlib
 import re
+import shutil
 
 import flax.linen as nn
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from cot_latent import configuration
 from cot_latent.errors import UserError
 from cot_latent.models import (
   encoder_decoder,
+  huggingface,
   language_model,
   lora,
   network,
   sampling,
   t5,
-  t5_checkpoint,
 )
 from cot_latent.models.language_model import PAD_ID
 from tests.asserts import assert_trees_equal
@@ -97,10 +96,8 @@ def folders(tmp_path_factory):
 
 @functools.cache
 def loaded(folder):
-  checkpoint = t5_checkpoint.find(folder)
-  config = t5_checkpoint.read_config(checkpoint)
-  table = t5_checkpoint.tensors(config, VOCABULARY)
-  return config, t5_checkpoint.read_params(checkpoint, table, "float32")
+  config = huggingface.read_config(folder)
+  return config, huggingface.load(folder, config, VOCABULARY)
 
 
 def build(config, length=LENGTH, **changes):
@@ -306,26 +303,18 @@ def test_greedy_generations_equal_those_of_transformers(folders, variant):
 # Checkpoints.
 
 
-def export(folder, config, params):
-  t5_checkpoint.write(
-    folder,
-    t5_checkpoint.config_to_json(config, VOCABULARY, EOS_ID),
-    t5_checkpoint.tensors(config, VOCABULARY),
-    params,
-  )
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_export_is_the_same_for_us_and_for_transformers(
   folders, variant, tmp_path
 ):
   config, params = loaded(folders / variant)
-  export(tmp_path, config, params)
-  again, read = loaded(tmp_path)
+  huggingface.save(tmp_path / "export", params, folders / variant)
+  again, read = loaded(tmp_path / "export")
   assert again == config
   assert_trees_equal(read, params)
-  peers = transformers.T5ForConditionalGeneration
-  model, report = peers.from_pretrained(tmp_path, output_loading_info=True)
+  model, report = type(peer(folders / variant)).from_pretrained(
+    tmp_path / "export", output_loading_info=True
+  )
   assert not any(report.values())
   original = peer(folders / variant)
   state, expected = model.state_dict(), original.state_dict()
@@ -346,13 +335,12 @@ def test_a_checkpoint_in_shards_and_in_bfloat16(folders, tmp_path):
   half = peer(folders / "byt5").bfloat16()
   half.save_pretrained(tmp_path / "b")
   peer.cache_clear()  # torch converts in place
-  checkpoint = t5_checkpoint.find(tmp_path / "b")
-  config = t5_checkpoint.read_config(checkpoint, param_dtype="bfloat16")
-  table = t5_checkpoint.tensors(config, VOCABULARY)
-  read = t5_checkpoint.read_params(checkpoint, table, "bfloat16")
+  config = huggingface.read_config(tmp_path / "b", param_dtype="bfloat16")
+  read = huggingface.load(tmp_path / "b", config, VOCABULARY)
   cast = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
   assert_trees_equal(read, cast)
-  export(tmp_path / "c", config, read)
+  huggingface.save(tmp_path / "c", read, tmp_path / "b", max_file_bytes=4_000)
+  assert len([*(tmp_path / "c").glob("*.safetensors")]) > 2
   model = transformers.T5ForConditionalGeneration.from_pretrained(
     tmp_path / "c", dtype="auto"
   )
@@ -361,18 +349,23 @@ def test_a_checkpoint_in_shards_and_in_bfloat16(folders, tmp_path):
     assert torch.equal(weight, half.state_dict()[name])
 
 
-def test_the_table_has_each_parameter_once(folders):
-  for variant in VARIANTS:
-    config, params = loaded(folders / variant)
-    model = build(config)
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    assert jax.tree.map(np.shape, params) == jax.tree.map(
-      lambda leaf: leaf.shape, shapes
-    )
-
-
 def options_of(folder):
   return json.loads((folder / "config.json").read_text())
+
+
+@pytest.fixture
+def changed(folders, tmp_path):
+  """variant, settings -> a folder of the test's own; None takes one out."""
+
+  def change(variant="t5_1_1", **changes):
+    folder = tmp_path / "changed"
+    shutil.copytree(folders / variant, folder, dirs_exist_ok=True)
+    options = {**options_of(folder), **changes}
+    options = {k: v for k, v in options.items() if v is not None}
+    (folder / "config.json").write_text(json.dumps(options))
+    return folder
+
+  return change
 
 
 @pytest.mark.parametrize(
@@ -386,138 +379,72 @@ def options_of(folder):
     ({"pad_token_id": 3}, "pad_token_id = 3"),
     ({"is_encoder_decoder": False}, "is_encoder_decoder = False"),
     ({"quantization_config": {"bits": 8}}, "quantization_config = "),
-    ({"d_model": None}, "d_model is missing"),
-    ({"d_model": "20"}, "embed_dim: expected int"),
+    ({"d_model": None}, "lacks 'd_model'"),
+    ({"d_model": "20"}, "d_model = '20'"),
+    ({"layer_norm_epsilon": 0}, "layer_norm_epsilon = 0"),
     ({"relative_attention_num_buckets": 7}, "num_buckets = 7"),
     ({"relative_attention_max_distance": 4}, "max_distance = 4"),
   ],
 )
-def test_an_unsupported_option_is_refused_by_name(
-  folders, tmp_path, change, message
-):
-  checkpoint = t5_checkpoint.find(folders / "t5_1_1")
-  options = {**checkpoint.options, **change}
+def test_an_unsupported_option_is_refused_by_name(changed, change, message):
   with pytest.raises(UserError, match=re.escape(message)) as error:
-    t5_checkpoint.read_config(checkpoint._replace(options=options))
+    huggingface.read_config(changed(**change))
   assert "config.json" in str(error.value)
 
 
-def test_options_of_older_checkpoints(folders):
-  def read(options, is_tied):
-    return t5.T5Config(**t5_checkpoint.config_from_json(options, is_tied))
-
+def test_options_of_older_checkpoints(folders, changed):
+  newer = ("scale_decoder_outputs", "dense_act_fn", "is_gated_act")
   for variant in VARIANTS:
-    config, _ = loaded(folders / variant)
-    options = options_of(folders / variant)
-    for name in ("scale_decoder_outputs", "dense_act_fn", "is_gated_act"):
-      options.pop(name, None)
-    options["tie_word_embeddings"] = variant == "t5_1_0"
-    assert read(options, config.tie_embeddings) == config
+    folder = changed(
+      variant,
+      **dict.fromkeys(newer),
+      tie_word_embeddings=variant == "t5_1_0",
+    )
+    assert huggingface.read_config(folder) == loaded(folders / variant)[0]
   # The first T5 had no number of decoder layers and no word on its MLP.
-  options = options_of(folders / "t5_1_0")
-  for name in ("num_decoder_layers", "feed_forward_proj"):
-    del options[name]
-  assert read(options, True) == loaded(folders / "t5_1_0")[0]
+  folder = changed("t5_1_0", num_decoder_layers=None, feed_forward_proj=None)
+  assert huggingface.read_config(folder) == loaded(folders / "t5_1_0")[0]
 
 
-def test_a_wrong_folder_is_refused(folders, tmp_path):
-  config, params = loaded(folders / "t5_1_1")
+def test_another_models_tensors_are_refused(folders, changed):
+  def check(match, **changes):
+    folder = changed(**changes)
+    config = huggingface.read_config(folder)
+    size = huggingface.vocab_size(folder)
+    with pytest.raises(UserError, match=match):
+      huggingface.load(folder, config, size)
 
-  def read(table=None):
-    checkpoint = t5_checkpoint.find(tmp_path)
-    table = table or t5_checkpoint.tensors(config, VOCABULARY)
-    return t5_checkpoint.read_params(checkpoint, table, "float32")
-
-  with pytest.raises(UserError, match=r"config\.json cannot be read"):
-    read()
-  export(tmp_path, config, params)
-  read()
-  table = t5_checkpoint.tensors(config, VOCABULARY)
-  with pytest.raises(UserError, match=r"nothing here has a tensor lm_head"):
-    read([tensor for tensor in table if tensor.name != "lm_head.weight"])
-  deeper = dataclasses.replace(config, num_decoder_layers=3)
-  with pytest.raises(UserError, match=r"decoder\.block\.2\..* is missing"):
-    read(t5_checkpoint.tensors(deeper, VOCABULARY))
-  with pytest.raises(UserError, match=r"shared\.weight has the shape \[19, 20"):
-    read(t5_checkpoint.tensors(config, VOCABULARY + 1))
-  weights = tmp_path / "model.safetensors"
-  weights.write_bytes(weights.read_bytes()[:-9])
-  with pytest.raises(UserError, match=r"safetensors cannot be read"):
-    read()
-  weights.unlink()
-  with pytest.raises(UserError, match=r"has no model\.safetensors"):
-    read()
-
-
-def test_known_copies_are_passed_over(folders):
-  checkpoint = t5_checkpoint.find(folders / "t5_1_1")
-  copies = [
-    "encoder.embed_tokens.weight",
-    "decoder.embed_tokens.weight",
-    "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
-  ]
-  files = {**checkpoint.files, **dict.fromkeys(copies, pathlib.Path("none"))}
-  config, params = loaded(folders / "t5_1_1")
-  table = t5_checkpoint.tensors(config, VOCABULARY)
-  read = t5_checkpoint.read_params(
-    checkpoint._replace(files=files), table, "float32"
+  check(r"lacks the tensor decoder\.block\.2\.", num_decoder_layers=3)
+  check(r"has the tensor decoder\.block\.1\.", num_decoder_layers=1)
+  check(r"shared\.weight is \(19, 20\)", vocab_size=VOCABULARY + 1)
+  check(
+    r"lacks the tensor .*\.wi\.weight",
+    **{"feed_forward_proj": "relu", "dense_act_fn": None, "is_gated_act": None},
   )
-  assert_trees_equal(read, params)
-  assert t5_checkpoint.vocab_size_of(checkpoint) == VOCABULARY
 
 
-# Configurations in gin: a published number of parameters, V included.
-PUBLISHED = {
-  "t5_1_1_small": (76_961_152, 32_128),
-  "t5_1_1_base": (247_577_856, 32_128),
-  "t5_1_1_large": (783_150_080, 32_128),
-  "flan_t5_small": (76_961_152, 32_128),
-  "flan_t5_base": (247_577_856, 32_128),
-  "flan_t5_large": (783_150_080, 32_128),
-  "flan_t5_xl": (2_849_757_184, 32_128),
-  "byt5_small": (299_637_760, 384),
-  "byt5_base": (581_653_248, 384),
-}
-
-
-@pytest.fixture
-def _leave_no_configuration():
-  yield
-  gin.clear_config()
-
-
-@pytest.mark.usefixtures("_leave_no_configuration")
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_a_gin_file_has_the_published_size(name, tmp_path):
-  number, vocab_size = PUBLISHED[name]
-  folder, files = f"{tmp_path}/checkpoint", ["gin/runs/quickstart.gin"]
-  files += [f"gin/models/{name}.gin"]
-  other = t5.T5Config(8, 8, 512, 6, 64, 1023)  # a mistake
-  (tmp_path / "checkpoint").mkdir()
-
-  def write(config):
-    options = t5_checkpoint.config_to_json(config, vocab_size, EOS_ID)
-    names = [tensor.name for tensor in t5_checkpoint.tensors(config, 1)]
-    index = {"weight_map": dict.fromkeys(names, "somewhere")}
-    for file, value in {
-      "config.json": options,
-      "model.safetensors.index.json": index,
-    }.items():
-      (tmp_path / "checkpoint" / file).write_text(json.dumps(value))
-
-  def parse():
-    return configuration.parse(files, [f"CHECKPOINT = '{folder}'"], [])[0]
-
-  write(other)
-  with pytest.raises(UserError, match="is another model's checkpoint: its "):
-    parse()
-  text = pathlib.Path(configuration.__file__).parents[1] / files[1]
-  sizes = re.findall(r"^  (\w+) = (\d+)$", text.read_text(), re.MULTILINE)
-  config = t5.T5Config(**{field: int(size) for field, size in sizes})
-  write(config)
-  assert parse().model == config
-  table = t5_checkpoint.tensors(config, vocab_size)
-  assert sum(int(np.prod(tensor.shape)) for tensor in table) == number
+def test_known_copies_are_passed_over(folders, tmp_path):
+  source, folder = folders / "t5_1_1", tmp_path / "with_copies"
+  shutil.copytree(source, folder)
+  path = folder / "model.safetensors"
+  stored = safetensors.numpy.load_file(path)
+  copy = {
+    f"{stack}.embed_tokens.weight": stored["shared.weight"]
+    for stack in ("encoder", "decoder")
+  }
+  unused = (
+    "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+  )
+  with_copies = {**stored, **copy, unused: np.ones((8, 3), np.float32)}
+  safetensors.numpy.save_file(with_copies, path)
+  assert_trees_equal(loaded(folder), loaded(source))
+  huggingface.save(tmp_path / "export", loaded(folder)[1], folder)
+  written = safetensors.numpy.load_file(tmp_path / "export/model.safetensors")
+  assert written.keys() == stored.keys()
+  with_copies["decoder.embed_tokens.weight"] = stored["shared.weight"] + 1
+  safetensors.numpy.save_file(with_copies, path)
+  with pytest.raises(UserError, match="not the copy of shared"):
+    huggingface.load(folder, loaded(source)[0], VOCABULARY)
 
 
 # Sampling and scores.
