@@ -268,7 +268,27 @@ def _parser() -> argparse.ArgumentParser:
     "data, randomness",
   )
 
-  for command in (show, verify, rerun):
+  export = _add_plain(
+    commands,
+    "export",
+    _export,
+    "write a run's model as a checkpoint that transformers loads",
+  )
+  export.add_argument(
+    "--output", required=True, metavar="DIR", help="the folder to be made"
+  )
+  export.add_argument(
+    "--source",
+    metavar="DIR",
+    help="where the checkpoint is now that the run began with",
+  )
+  export.add_argument(
+    "--dtype",
+    choices=("float32", "bfloat16", "float16"),
+    help="of the numbers; without it, as in the checkpoint it began with",
+  )
+
+  for command in (show, verify, rerun, export):
     command.add_argument("report", help="a report.json, or a run's folder")
 
   tables = _add_plain(
@@ -549,6 +569,18 @@ def _rerun(options: argparse.Namespace) -> int:
       options.report, options.output, options.data_dir, allowed
     )
   )
+
+
+def _export(options: argparse.Namespace) -> int:
+  from cot_latent import report_commands
+
+  _silence_logs()
+  print(
+    report_commands.export(
+      options.report, options.output, options.source, options.dtype
+    )
+  )
+  return 0
 
 
 def _print_verdict(text: str, is_well: bool) -> int:

@@ -128,6 +128,38 @@ def rerun(
   return text, found.verdict in _EXPECTED
 
 
+def export(name: str, output: str, source: str | None, dtype: Any) -> str:
+  """Writes a run's model as a folder that `transformers` loads.
+
+  Args:
+    name: of the report.
+    output: the folder.
+    source: of the checkpoint that the run began with; None is where it was.
+    dtype: of the tensors; None is each one's own in the source.
+
+  Returns:
+    What was written.
+
+  Raises:
+    UserError: if there is nothing that can be written.
+  """
+  path = find(name)
+  report = record.read_file(path)
+  seals.check(report, str(path))
+  from cot_latent import configuration
+  from cot_latent.training import export as exporting
+
+  config, _ = configuration.parse_resolved(report["configuration"]["resolved"])
+  step = exporting.export(
+    config,
+    path.parent,
+    pathlib.Path(output),
+    None if source is None else pathlib.Path(source),
+    dtype,
+  )
+  return f"{output}: the model of {path.parent} after step {step}"
+
+
 def _text(found: replication.Comparison) -> str:
   lines = [f"differs: {line}" for line in found.differences]
   lines += [f"verdict: {found.verdict}", *(f"  {e}" for e in found.evidence)]

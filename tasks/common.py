@@ -249,6 +249,9 @@ def load_vocabulary(
   if place is not None and not place.exists():
     raise UserError(f"VOCABULARY: there is no file {path}")
   if place is not None and (place.is_dir() or place.suffix == ".json"):
+    extra_ids = hugging_face.byte_extra_ids(place)
+    if extra_ids is not None and not bos:
+      return seqio.ByteVocabulary(extra_ids=extra_ids)
     checkpoint = hugging_face.open_checkpoint(place)
     if checkpoint.pieces is not None:
       return _load_pieces(checkpoint, checkpoint.pieces, bos)

@@ -47,7 +47,8 @@ def to_bytes(task: Task) -> tuple[bytes, str]:
       f"task {task.name!r} reads answers by a function of its own, which no "
       "file can hold; register it with a form (see docs/new_task.md)"
     )
-  if not task.vocabulary.model and task.vocabulary.name != "ByteVocabulary":
+  is_bytes = task.vocabulary.name.startswith(vocabularies.BYTES)
+  if not task.vocabulary.model and not is_bytes:
     raise UserError(
       f"task {task.name!r} has a {task.vocabulary.name}, which cannot be "
       "stored; bytes, SentencePiece and tokenizer.json can"
@@ -155,7 +156,7 @@ def _make_vocabulary(
 ) -> vocabularies.Vocabulary:
   """Undoes `_describe_vocabulary`."""
   if not model:
-    return vocabularies.byte_vocabulary()
+    return vocabularies.byte_vocabulary(size - vocabularies.NUM_BYTES)
   make = (
     hugging_face.make_vocabulary
     if name.startswith(hugging_face.KIND)
@@ -225,7 +226,9 @@ def _check_asked_for(path: str, source: Source, task: Task) -> None:
     _describe_prompts(source.prompts) != _describe_prompts(task.prompts)
   ):
     what = "other prompts than PROMPTS asks for"
-  elif source.vocabulary is not None and not task.vocabulary.model:
+  elif (
+    source.vocabulary is not None and task.vocabulary.name == vocabularies.BYTES
+  ):
     what = "bytes, not the pieces of VOCABULARY"
   elif source.bos not in (None, task.vocabulary.bos_id is not None):
     what = f"prompts with{'out' * source.bos} BOS"

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cot_latent.data import files
-from cot_latent.data.vocabularies import Vocabulary
+from cot_latent.data.vocabularies import NUM_BYTES, Vocabulary
 from cot_latent.errors import UserError
 
 KIND = "HuggingFaceVocabulary"
@@ -106,6 +106,24 @@ def open_checkpoint(path: pathlib.Path) -> Checkpoint:
     _read_object(folder / "config.json"),
     _read_object(folder / "generation_config.json"),
   )
+
+
+def byte_extra_ids(path: pathlib.Path) -> int | None:
+  """How many ids a ByT5 has behind its bytes; None for any other checkpoint.
+
+  Args:
+    path: a checkpoint's folder. Its bytes are SeqIO's, and no file has more to
+      say of them.
+  """
+  if path.is_file() or (path / _TOKENIZER).exists():
+    return None
+  settings = _read_object(path / "tokenizer_config.json")
+  config = _read_object(path / "config.json")
+  named = settings.get("tokenizer_class", config.get("tokenizer_class"))
+  size = config.get("vocab_size")
+  if named != "ByT5Tokenizer" or type(size) is not int or size < NUM_BYTES:
+    return None
+  return size - NUM_BYTES
 
 
 def read_vocabulary(

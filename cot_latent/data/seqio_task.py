@@ -122,8 +122,8 @@ def wrap_vocabulary(vocabulary) -> Vocabulary:
       vocabulary.bos_id,
     )
   kind = type(vocabulary).__name__
-  if kind == "ByteVocabulary" and not vocabulary.extra_ids:
-    return vocabularies.byte_vocabulary()
+  if kind == "ByteVocabulary":
+    return vocabularies.byte_vocabulary(vocabulary.extra_ids)
   if kind == "SentencePieceVocabulary":
     model = vocabulary.sp_model
     digest = hashlib.sha256(model).hexdigest()[:16]
@@ -217,7 +217,7 @@ def _read_split(
         f"split {split!r} of task {other['tasks']!r} repeats the id "
         f"{other['ids']!r}"
       )
-  if vocabulary.name != "ByteVocabulary":  # which loses nothing
+  if not vocabulary.name.startswith(vocabularies.BYTES):  # which lose nothing
     _check_vocabulary(parts, vocabulary, rows)
   return TokenizedSplit(
     *([row[name] for row in rows] for name in TokenizedSplit._fields)

@@ -8,7 +8,9 @@ import numpy as np
 
 from cot_latent.errors import UserError
 
+BYTES = "ByteVocabulary"  # begins the name of each that is bytes
 _NUM_SPECIAL = 3  # PAD, EOS and UNK of SeqIO's byte vocabulary come first
+NUM_BYTES = 256 + _NUM_SPECIAL
 _NUM_SHOWN = 8
 
 
@@ -44,10 +46,18 @@ class Vocabulary:
     return [self.decode(_until_eos(row, self.eos_id)) for row in tokens]
 
 
-def byte_vocabulary() -> Vocabulary:
-  """SeqIO's ByteVocabulary without extra ids, of which it needs nothing."""
+def byte_vocabulary(extra_ids: int = 0) -> Vocabulary:
+  """SeqIO's ByteVocabulary, of which it needs nothing.
+
+  Args:
+    extra_ids: behind the bytes, that stand for no text; ByT5 has 125.
+  """
   return Vocabulary(
-    "ByteVocabulary", 256 + _NUM_SPECIAL, 1, _decode_bytes, _encode_bytes
+    f"{BYTES}(extra_ids={extra_ids})" if extra_ids else BYTES,
+    NUM_BYTES + extra_ids,
+    1,
+    _decode_bytes,
+    _encode_bytes,
   )
 
 

@@ -35,6 +35,7 @@ from cot_latent.models import (
 from cot_latent.models.network import Network, Params
 
 _Path = tuple[str, ...]
+StoredType = Literal["float32", "bfloat16", "float16"]
 _Config = decoder.DecoderConfig | t5.T5Config
 
 # Beside config.json and the weights; what is there of them is copied.
@@ -299,7 +300,7 @@ def save(
   folder: str | pathlib.Path,
   params: Params,
   source: str | pathlib.Path,
-  dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+  dtype: StoredType | None = None,
   max_file_bytes: int = 5 * 10**9,
 ) -> None:
   """Writes parameters as a checkpoint that `transformers` loads.

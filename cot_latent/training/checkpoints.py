@@ -81,6 +81,25 @@ class Checkpoints:
       **tree | {"step": int(tree["step"]), "frozen": like.frozen}
     )
 
+  def restore_params(self, like: Any) -> Any:
+    """Restores what is trained, and nothing else, of the last checkpoint.
+
+    Args:
+      like: arrays of the same shapes and types, or what stands for them, which
+        lie where these shall.
+    """
+    abstract = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, like)}
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+    folder = self._directory / str(self._manager.latest_step()) / "default"
+    with ocp.PyTreeCheckpointer() as reader:
+      restored = reader.restore(
+        folder,
+        args=ocp.args.PyTreeRestore(
+          abstract, restore_args=restore_args, partial_restore=True
+        ),
+      )
+    return restored["params"]
+
   def close(self) -> None:
     """Waits for what is under way."""
     self._manager.close()

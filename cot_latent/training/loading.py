@@ -1,7 +1,7 @@
 """The data of a run."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,8 @@ class Data(NamedTuple):
     train: N questions with a memory.
     test: held-out questions.
     soft_tokens: [L] int32, that a soft prompt begins as; None if nothing says.
+    soft_task: the task with the worked examples that a soft prompt begins as,
+      where the run has to draw them; else None.
   """
 
   task: data.Task
@@ -31,6 +33,7 @@ class Data(NamedTuple):
   train: data.Examples
   test: data.Examples
   soft_tokens: np.ndarray | None = None
+  soft_task: data.Task | None = None
 
 
 def load_data(
@@ -70,13 +73,15 @@ def load_data(
     )
 
   base_task, base = _load_base(config, task, open_task)
+  soft_tokens, soft_task = _soft_tokens(config, task, open_task)
   loaded = Data(
     task=task,
     base_task=base_task,
     base=base,
     train=load(settings.train_split, with_targets=is_human),
     test=load(settings.test_split),
-    soft_tokens=_soft_tokens(config, task, open_task),
+    soft_tokens=soft_tokens,
+    soft_task=soft_task,
   )
   _check_size(settings.train_split, loaded.train, config.batch_size)
   return loaded
@@ -105,20 +110,73 @@ def _load_base(config, task: data.Task, open_task):
   return base_task, examples
 
 
-def _soft_tokens(config, task: data.Task, open_task) -> np.ndarray | None:
-  """Finds the tokens that a soft prompt begins as."""
+def _soft_tokens(config, task: data.Task, open_task):
+  """Finds what a soft prompt begins as: tokens, or a task to draw them for."""
   tuning = config.tuning
   if not isinstance(tuning, SoftPrompt):
-    return None
+    return None, None
   if tuning.text is not None:
-    return np.asarray(task.vocabulary.encode(tuning.text), np.int32)
+    return np.asarray(task.vocabulary.encode(tuning.text), np.int32), None
   if tuning.source is None:
-    return None
-  rows = open_task(tuning.source).read(config.task.train_split).prompts
-  longest = min(map(len, rows))
-  begins = np.stack([row[:longest] for row in rows])
-  is_same = (begins == begins[0]).all(axis=0)
-  return begins[0, : longest if is_same.all() else int(is_same.argmin())]
+    return None, None
+  source_task = open_task(tuning.source)
+  if source_task.vocabulary.size != task.vocabulary.size:
+    raise UserError(
+      f"SoftPrompt.source has another vocabulary "
+      f"({source_task.vocabulary.name}) than the task ({task.vocabulary.name})"
+    )
+  if source_task.prompts.exemplars == "bootstrapped":
+    if task.prompts.exemplars == "bootstrapped":
+      raise UserError(
+        "the worked examples that the run draws become the soft prompt or "
+        "stand before each question: SoftPrompt.source and the task both want "
+        "them"
+      )
+    return None, source_task
+  split = config.task.train_split
+  tokens = common_beginning(
+    source_task.read(split).prompts,
+    task.read(split).prompts,
+    task.vocabulary.bos_id,
+  )
+  return tokens, None
+
+
+def common_beginning(
+  longer: Sequence[np.ndarray],
+  rows: Sequence[np.ndarray],
+  bos_id: int | None,
+) -> np.ndarray:
+  """Finds the tokens by which all prompts of a task are longer than others.
+
+  A soft prompt that begins as them makes the short prompts count as the longer
+  ones do.
+
+  Args:
+    longer: N prompts, [P] int32 each.
+    rows: N prompts of the same questions.
+    bos_id: which, where the short prompts begin with it too, is not among the
+      tokens.
+
+  Returns:
+    [L] int32.
+
+  Raises:
+    UserError: if they are not longer by the same tokens.
+  """
+  begins = set()
+  for long, short in zip(longer, rows, strict=True):
+    number = len(long) - len(short)
+    start = int(bos_id is not None and short[:1].tolist() == [bos_id])
+    fits = long[start + number :].tolist() == short[start:].tolist()
+    begins.add(tuple(long[start : start + number].tolist()) if fits else ())
+  if len(begins) != 1 or () in begins:
+    raise UserError(
+      "SoftPrompt.source: its prompts must be the task's own with the same "
+      "worked examples before each (for a mixture, whose tasks have others "
+      "each, give SoftPrompt a text, path or length)"
+    )
+  return np.asarray(begins.pop(), np.int32)
 
 
 def _check_size(split: str, examples: data.Examples, batch_size: int) -> None:

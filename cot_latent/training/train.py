@@ -275,8 +275,8 @@ class _Run:
     """Makes or loads the base model and fills the memory."""
     config = self.config
     began = time.perf_counter()
-    state, was_read = self.first_params()
-    params = jax.block_until_ready(state.model_params())
+    params, was_read = self.base_params()
+    jax.block_until_ready(params)
     self.journal.add(
       0,
       "phase",
@@ -284,10 +284,11 @@ class _Run:
       seconds=time.perf_counter() - began,
       num_scored=0 if was_read else experiment.base_rows(config),
       was_read=was_read,
-      **self.frozen_hash(state),
+      **self.frozen_hash(params),
     )
-    if self.data.task.prompts.exemplars == "bootstrapped":
+    if self.is_bootstrapped():
       self.draw_exemplars(params)
+    state = self.begin(params)
     is_empty = config.method.memory_start == "empty"
     num_drawn = 0 if is_empty else len(self.data.train)
     with self.phase("memory_start", num_sampled=num_drawn):
@@ -296,7 +297,7 @@ class _Run:
         self.task,
         self.data.train,
         config.method,
-        params,
+        state.model_params(),
         config.seed,
         config.evaluation.batch_size,
         config.task.max_length,
@@ -304,57 +305,64 @@ class _Run:
       )
     return self.first_state(state._replace(memory=chains))
 
-  def first_params(self) -> tuple[TrainState, bool]:
-    """Makes or loads all parameters, and tells whether they were loaded.
-
-    Returns:
-      A state that has nothing else yet.
-    """
-    config, data = self.config, self.data
+  def base_params(self) -> tuple[Any, bool]:
+    """Makes or loads the base model, and tells whether it was there already."""
+    config = self.config
     # What is frozen is in no checkpoint: it must be found again.
     folder = config.base_dir or (config.tuning and self.directory / "base")
-    params, was_read = base.make(
+    return base.make(
       folder and pathlib.Path(folder),
       _build_model(config, self.task, self.layout, with_lora=False),
       config,
-      data,
+      self.data,
     )
+
+  def begin(self, params: Any) -> TrainState:
+    """Adds to the base model what is trained; the state has nothing else."""
     trained, frozen = tuning.begin(
-      config.tuning,
+      self.config.tuning,
       params,
       self.model,
-      data.soft_tokens,
-      rng.purpose_key(config.seed, "params"),
+      self.data.soft_tokens,
+      rng.purpose_key(self.config.seed, "params"),
     )
-    return TrainState(trained, None, None, 0, frozen=frozen), was_read
+    return TrainState(trained, None, None, 0, frozen=frozen)
 
-  def frozen_hash(self, state: TrainState) -> dict[str, str]:
-    """What tells whether frozen parameters are the same; {} if none are."""
-    if state.frozen is None:
+  def frozen_hash(self, params: Any) -> dict[str, str]:
+    """What tells whether a frozen base model is the same; {} if none is."""
+    if self.config.tuning is None:
       return {}
-    return {"frozen_sha256": digests.tree_sha256(state.frozen)}
+    return {"frozen_sha256": digests.tree_sha256(params)}
 
   def first_state(self, state: TrainState) -> TrainState:
     """Makes the state before any step of parameters and memory."""
     state = state._replace(opt_state=self.init_optimizer(state.params))
     return refit.first_state(self.config, state, self.layout)
 
+  def is_bootstrapped(self) -> bool:
+    """Whether worked examples are drawn, for prompts or a soft prompt."""
+    is_soft = self.data.soft_task is not None
+    return is_soft or self.data.task.prompts.exemplars == "bootstrapped"
+
   def draw_exemplars(self, params) -> None:
-    """Draws worked examples from the base model and puts them into prompts."""
+    """Draws worked examples from the base model and puts them to use."""
     config, train, test = self.config, self.data.train, self.data.test
     longest = max(
       int((array != 0).sum(axis=1).max())
       for array in (train.prompts, train.guides, test.prompts, test.guides)
     )
+    room = config.task.prompt_length - longest
+    if self.data.soft_task is not None:
+      room = np.iinfo(np.int32).max  # embeddings take none of the prompt's
     began = time.perf_counter()
     exemplars, num_sampled = bootstrap.draw(
-      self.model,
-      self.task,
+      _build_model(config, self.task, self.layout, with_lora=False),
+      self.data.soft_task or self.task,
       train,
       params,
       config.seed,
       config.evaluation.batch_size,
-      config.task.prompt_length - longest,
+      room,
     )
     self.journal.add(
       0,
@@ -379,8 +387,22 @@ class _Run:
     self.use_exemplars(exemplars)
 
   def use_exemplars(self, exemplars: Sequence[bootstrap.Exemplar]) -> None:
-    """Puts worked examples before all questions but the base model's."""
+    """Puts worked examples before all questions but the base model's.
+
+    Or makes them what a soft prompt begins as.
+    """
     task, train, test = self.data.task, self.data.train, self.data.test
+    if self.data.soft_task is not None:
+      longer = bootstrap.put_before(
+        self.data.soft_task, train, exemplars, train
+      )
+      tokens = loading.common_beginning(
+        [row[row != language_model.PAD_ID] for row in longer.prompts],
+        [row[row != language_model.PAD_ID] for row in train.prompts],
+        train.bos_id,
+      )
+      self.data = self.data._replace(soft_tokens=tokens)
+      return
     self.data = self.data._replace(
       train=bootstrap.put_before(task, train, exemplars, train),
       test=bootstrap.put_before(task, train, exemplars, test),
@@ -388,7 +410,7 @@ class _Run:
 
   def restore(self) -> TrainState:
     """Goes on from the last checkpoint."""
-    if self.data.task.prompts.exemplars == "bootstrapped":
+    if self.is_bootstrapped():
       (sha256,) = (
         row["sha256"]
         for row in record.of_kind(self.journal.rows, "phase")
@@ -396,11 +418,12 @@ class _Run:
       )
       self.use_exemplars(bootstrap.read(self.directory, sha256))
     if self.config.tuning is None:
-      params = self.model.init(rng.purpose_key(self.config.seed, "params"))
-      state = TrainState(params, None, None, 0)
+      trained = self.model.init(rng.purpose_key(self.config.seed, "params"))
+      state = TrainState(trained, None, None, 0)
     else:
-      state, _ = self.first_params()
-      self.check_frozen(state)
+      params, _ = self.base_params()
+      self.check_frozen(params)
+      state = self.begin(params)
     chains = estep.empty_memory(
       self.layout, len(self.data.train), self.config.task.max_length
     )
@@ -408,14 +431,14 @@ class _Run:
       self.first_state(state._replace(memory=chains))
     )
 
-  def check_frozen(self, state: TrainState) -> None:
-    """Checks that the frozen parameters are those that the run began with."""
+  def check_frozen(self, params: Any) -> None:
+    """Checks that frozen parameters are those that the run began with."""
     (row,) = (
       row
       for row in record.of_kind(self.journal.rows, "phase")
       if row["phase"] == "base"
     )
-    if self.frozen_hash(state).items() <= row.items():
+    if self.frozen_hash(params).items() <= row.items():
       return
     raise UserError(
       "the base model is not the one that this run began with: put it back "

@@ -1,0 +1,85 @@
+"""A run's model as a folder that `transformers` loads."""
+
+import contextlib
+import pathlib
+from typing import Any
+
+import jax
+
+from cot_latent.data import examples
+from cot_latent.errors import UserError
+from cot_latent.models import huggingface, language_model, lora
+from cot_latent.reporting import lock
+from cot_latent.training import checkpoints, tuning
+from cot_latent.training.experiment import Checkpoint, Experiment
+
+
+def export(
+  config: Experiment,
+  directory: pathlib.Path,
+  folder: pathlib.Path,
+  source: pathlib.Path | None = None,
+  dtype: huggingface.StoredType | None = None,
+) -> int:
+  """Writes the model of a run's last checkpoint.
+
+  Low-rank updates are merged into it.
+
+  Args:
+    config: the run.
+    directory: its folder.
+    folder: to be made.
+    source: where the checkpoint is now that the run began with, whose
+      config.json and tokenizer are taken over; None is where it was.
+    dtype: of the tensors; None is each one's own in the source.
+
+  Returns:
+    The step whose parameters they are.
+
+  Raises:
+    UserError: if the run began with no such checkpoint, has saved none, or
+      tunes a soft prompt, or if the folder exists.
+  """
+  if not isinstance(config.base, Checkpoint):
+    raise UserError(
+      f"the run in {directory} made its base model itself, and there is no "
+      "architecture of transformers that it is: only what began as a "
+      "checkpoint of Hugging Face becomes one"
+    )
+  if isinstance(config.tuning, tuning.SoftPrompt):
+    raise UserError(
+      f"the run in {directory} tunes a soft prompt and leaves the model as it "
+      "is: take the prompt from its outputs/ (the file ends in soft_prompt.npy)"
+    )
+  if folder.exists():
+    raise UserError(f"{folder} exists: give a folder that is to be made")
+  saved_in = directory / "checkpoints"
+  if not saved_in.is_dir():
+    raise UserError(f"no checkpoints in {directory}: give the run's own folder")
+  source = source or pathlib.Path(config.base.path)
+  vocabulary = examples.open_task(config.task.source).vocabulary
+  params: Any
+  with (
+    lock.hold(directory),
+    contextlib.closing(checkpoints.Checkpoints(saved_in)) as saved,
+  ):
+    step = saved.latest_step()
+    if step is None:
+      raise UserError(f"no checkpoint in {saved_in} is whole yet")
+    model = language_model.build(
+      config.model,
+      vocabulary.size,
+      vocabulary.eos_id,
+      config.task.max_length,
+      lora=config.tuning,
+    )
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    trained, _ = tuning.split(shapes, config.tuning)
+    params = saved.restore_params(trained)
+  if isinstance(config.tuning, lora.Lora):
+    frozen = huggingface.load(source, config.model, vocabulary.size)
+    frozen = huggingface.exchange(frozen, 0, vocabulary.padding_id)
+    params = lora.merged(tuning.merge(params, frozen), config.tuning)
+  params = huggingface.exchange(params, 0, vocabulary.padding_id)
+  huggingface.save(folder, params, source, dtype)
+  return step
