@@ -367,6 +367,7 @@ def trice_step(sizes: Sizes) -> dict[str, Callable[[], Step]]:
     updated = m_step(
       held.params,
       held.opt_state,
+      None,
       0.0,
       *(weighted.prompts, weighted.targets, weighted.weights),
     )

@@ -278,16 +278,17 @@ def _parser() -> argparse.ArgumentParser:
     "--output", required=True, metavar="DIR", help="the folder to be made"
   )
   export.add_argument(
-    "--source",
-    metavar="DIR",
-    help="where the checkpoint is now that the run began with",
-  )
-  export.add_argument(
     "--dtype",
     choices=("float32", "bfloat16", "float16"),
     help="of the numbers; without it, as in the checkpoint it began with",
   )
 
+  for command in (rerun, export):
+    command.add_argument(
+      "--checkpoint",
+      metavar="DIR",
+      help="where the checkpoint is now that the run began with",
+    )
   for command in (show, verify, rerun, export):
     command.add_argument("report", help="a report.json, or a run's folder")
 
@@ -566,7 +567,11 @@ def _rerun(options: argparse.Namespace) -> int:
   _silence_logs()
   return _print_verdict(
     *report_commands.rerun(
-      options.report, options.output, options.data_dir, allowed
+      options.report,
+      options.output,
+      options.data_dir,
+      options.checkpoint,
+      allowed,
     )
   )
 
@@ -577,7 +582,7 @@ def _export(options: argparse.Namespace) -> int:
   _silence_logs()
   print(
     report_commands.export(
-      options.report, options.output, options.source, options.dtype
+      options.report, options.output, options.checkpoint, options.dtype
     )
   )
   return 0

@@ -73,6 +73,7 @@ def rerun(
   name: str,
   output: str | None,
   data_dir: str | None,
+  checkpoint: str | None,
   allowed: Collection[str],
 ) -> tuple[str, bool]:
   """Repeats a run from its report alone, and compares.
@@ -81,6 +82,7 @@ def rerun(
     name: of the report.
     output: the new run's folder; None takes one in runs/.
     data_dir: as DATA_DIR; None takes what the run had.
+    checkpoint: as CHECKPOINT; None takes what the run had.
     allowed: of ALLOWANCES, what may differ.
 
   Returns:
@@ -98,12 +100,9 @@ def rerun(
       "complete can be compared with its repetition"
     )
   folder = _new_folder(report, output)
-  from cot_latent import configuration
   from cot_latent.training import train
 
-  config, gin_record = configuration.parse_resolved(
-    report["configuration"]["resolved"]
-  )
+  config, gin_record = _parse(report, checkpoint)
   config = _moved(config, str(folder), data_dir)
   prepared = train.prepare(config, gin_record)
   _check_same(path, report, prepared.header, allowed)
@@ -128,14 +127,15 @@ def rerun(
   return text, found.verdict in _EXPECTED
 
 
-def export(name: str, output: str, source: str | None, dtype: Any) -> str:
+def export(name: str, output: str, checkpoint: str | None, dtype: Any) -> str:
   """Writes a run's model as a folder that `transformers` loads.
 
   Args:
     name: of the report.
     output: the folder.
-    source: of the checkpoint that the run began with; None is where it was.
-    dtype: of the tensors; None is each one's own in the source.
+    checkpoint: where the one is now that the run began with; None is where it
+      was.
+    dtype: of the tensors; None is each one's own in the checkpoint.
 
   Returns:
     What was written.
@@ -146,18 +146,23 @@ def export(name: str, output: str, source: str | None, dtype: Any) -> str:
   path = find(name)
   report = record.read_file(path)
   seals.check(report, str(path))
-  from cot_latent import configuration
   from cot_latent.training import export as exporting
 
-  config, _ = configuration.parse_resolved(report["configuration"]["resolved"])
-  step = exporting.export(
-    config,
-    path.parent,
-    pathlib.Path(output),
-    None if source is None else pathlib.Path(source),
-    dtype,
-  )
+  config, _ = _parse(report, checkpoint)
+  step = exporting.export(config, path.parent, pathlib.Path(output), dtype)
   return f"{output}: the model of {path.parent} after step {step}"
+
+
+def _parse(report: Mapping[str, Any], checkpoint: str | None):
+  """Builds a report's experiment, whose checkpoint may have moved."""
+  from cot_latent import configuration
+
+  text = report["configuration"]["resolved"]
+  if checkpoint is not None:
+    if "%CHECKPOINT" not in text:
+      raise UserError("--checkpoint: the run began with none (CHECKPOINT)")
+    text += f"\nCHECKPOINT = {checkpoint!r}\n"
+  return configuration.parse_resolved(text)
 
 
 def _text(found: replication.Comparison) -> str:

@@ -127,7 +127,6 @@ def run(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
     For each run that failed its name and what was wrong.
   """
   open_task = functools.cache(examples.open_task)
-  train.share_compilations(runs[0].directory.parent / "compiled")
   failures: list[str] = []
   began, num_made = time.monotonic(), 0
   waiting = [one for one in runs if not _is_complete(one)]

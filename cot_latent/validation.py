@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 import typing
 
 import typeguard
@@ -92,4 +93,9 @@ def _name(hint) -> str:
   """Names a type as the reader of a message knows it."""
   if typing.get_origin(hint) is typing.Literal:
     return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+  if isinstance(hint, types.UnionType):
+    return " or ".join(
+      "None" if part is types.NoneType else _name(part)
+      for part in typing.get_args(hint)
+    )
   return getattr(hint, "__name__", None) or str(hint)

@@ -123,13 +123,13 @@ BINDINGS = [
   ("SEED = [1, 2]", "--gin.SEED=[1, 2]: Experiment.seed: expected int"),
   ("SEED = {'a': 1}", "--gin.SEED={'a': 1}: Experiment.seed: expected int"),
   ("TASK = 3", "--gin.TASK=3: Source.task: expected str, got 3 (int)"),
-  ("DATA_DIR = 3", "--gin.DATA_DIR=3: Source.data_dir: expected str | None"),
-  ("CACHE = True", "--gin.CACHE=True: Source.cache: expected str | None"),
-  ("VOCABULARY = 3", "--gin.VOCABULARY=3: Source.vocabulary: expected str |"),
+  ("DATA_DIR = 3", "--gin.DATA_DIR=3: Source.data_dir: expected str or None"),
+  ("CACHE = True", "--gin.CACHE=True: Source.cache: expected str or None"),
+  ("VOCABULARY = 3", "--gin.VOCABULARY=3: Source.vocabulary: expected str or"),
   (
     "PROMPTS = 'direct'",
     "--gin.PROMPTS='direct': Source.prompts: expected ",
-    "prompts.Prompts | None, got 'direct' (str)",
+    "Prompts or None, got 'direct' (str)",
   ),
   (
     "LEARNING_RATE = '0.1'",
@@ -146,7 +146,10 @@ BINDINGS = [
     "expected DecoderConfig",
     "write @DecoderConfig()",
   ),
-  ("MODEL = @experiment.Method()", "expected DecoderConfig, got Method("),
+  (
+    "MODEL = @experiment.Method()",
+    "expected DecoderConfig or T5Config, got Method(",
+  ),
   (
     "OVER_LONG = 'drop'",
     "--gin.OVER_LONG='drop': TaskConfig.over_long: expected one of 'error', "

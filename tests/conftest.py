@@ -1,4 +1,4 @@
-"""Where the tests find real benchmark data, and where prepared copies go."""
+"""Where tests find real data, and where they put what they share."""
 
 import atexit
 import os
@@ -10,13 +10,14 @@ import pytest
 
 _DATA = pathlib.Path(__file__).parents[1] / "../shared/data"
 
-# Before TFDS is imported, and once for all processes: pytest's workers inherit
-# it. Nothing is written into the home folder.
-if "TFDS_DATA_DIR" not in os.environ:
-  os.environ["TFDS_DATA_DIR"] = tempfile.mkdtemp(prefix="tfds-")
-  atexit.register(
-    shutil.rmtree, os.environ["TFDS_DATA_DIR"], ignore_errors=True
-  )
+# Before TFDS and JAX are imported, and once for all processes: pytest's workers
+# inherit it. Nothing is written into the home folder, and what one process has
+# compiled the others need not.
+for name in ("TFDS_DATA_DIR", "JAX_COMPILATION_CACHE_DIR"):
+  if name not in os.environ:
+    os.environ[name] = tempfile.mkdtemp(prefix="cot-latent-")
+    atexit.register(shutil.rmtree, os.environ[name], ignore_errors=True)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 
 @pytest.fixture(scope="session")

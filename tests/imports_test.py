@@ -71,7 +71,7 @@ OWNED = {
   "tensorflow_datasets": {"tasks"},
   "sentencepiece": {"data"},
   "tokenizers": {"data"},
-  "flax": {"models"},
+  "flax": {"models", "training"},
   "safetensors": {"models"},
   "optax": {"training"},
   "orbax": {"training"},

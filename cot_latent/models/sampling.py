@@ -226,31 +226,32 @@ def build(
       # How many must be over before anything else is worth while.
       until = len(owner)
       if num_waiting:
-        until = min(few, num_waiting) + (owner < 0).sum()
+        until = min(few, num_waiting)
       elif is_worth and len(owner) > few:
         until = len(owner) - few
       slots, (draws, over) = go_on(
-        params, shared, slots, temperature, np.int32(min(until, len(owner)))
+        params, shared, slots, temperature, np.int32(until)
       )
       over = np.asarray(over)
-      for slot in np.flatnonzero(over & (owner >= 0)):
-        for whole_array, part in zip(done, draws, strict=True):
-          whole_array[owner[slot]] = np.asarray(part)[slot]
-        owner[slot] = -1
+      ended = over & (owner >= 0)
+      for whole_array, part in zip(done, draws, strict=True):
+        whole_array[owner[ended]] = np.asarray(part)[ended]
+      owner[ended] = -1
       if report_done:
         report_done(waiting - int((owner >= 0).sum()))
       free = np.flatnonzero(over)
-      if num_waiting:
-        taken = min(few, num_waiting, len(free))
+      # As long as all that a filling has room for can be taken.
+      while waiting < total and len(free) >= min(few, total - waiting):
+        taken = min(few, total - waiting)
         # Places outside take nothing.
         where = np.full(few, len(owner), np.int32)
-        where[:taken] = free[:taken]
+        where[:taken], free = free[:taken], free[taken:]
         slots = refill(
           params, shared, slots, *some(waiting, few), where, temperature
         )
-        owner[free[:taken]] = np.arange(waiting, waiting + taken)
+        owner[where[:taken]] = np.arange(waiting, waiting + taken)
         waiting += taken
-      elif is_worth and len(owner) > few:
+      if not num_waiting and is_worth and len(owner) > few:
         order = np.argsort(owner < 0, kind="stable")[:few]
         slots, owner = shrink(slots, order.astype(np.int32)), owner[order]
     return done

@@ -68,6 +68,7 @@ def measure(
     "steps_skipped": _count(metrics, lambda r: r["estimator/is_skipped"]),
     "steps_not_finite": _count(metrics, lambda r: not r["grad/is_finite"]),
     "steps_without_gradient_in_a_row": _longest(metrics, _is_dead),
+    **_gap(metrics),
   }
 
 
@@ -100,6 +101,16 @@ def red_flags(liveness: Mapping[str, Any]) -> list[str]:
     ),
   }
   return [sign for sign, is_seen in signs.items() if is_seen]
+
+
+def _gap(metrics: Sequence[_Row]) -> dict[str, float]:
+  """The most that sampler and scorer differed by, which early runs lack.
+
+  The control variate takes both for the same distribution.
+  """
+  name = "sampler/log_prob_gap"
+  gaps = [row[name] for row in metrics if row.get(name) is not None]
+  return {"largest_log_prob_gap": max(gaps)} if gaps else {}
 
 
 def _is_dead(row: _Row) -> bool:

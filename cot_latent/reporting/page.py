@@ -34,6 +34,7 @@ _SECTIONS = (
   "environment",
   "plan",
   "cost",
+  "liveness",
   "continuity",
 )
 _PARTS = ("sampling", "checking", "gradient", "rest")

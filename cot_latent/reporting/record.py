@@ -173,6 +173,7 @@ def measured(
     "evaluation": sum(row["seconds"] for row in evaluations),
   }
   counted = [*metrics, *phases, *evaluations]
+  usage = of_kind(rows, "usage")
 
   def total(name: str) -> int:
     return sum(row.get(name, 0) for row in counted)
@@ -188,8 +189,9 @@ def measured(
       "sequences_scored": total("num_scored"),
       "tokens_sampled": total("num_tokens"),
       "peak_memory_bytes": max(
-        (row["peak_memory_bytes"] for row in of_kind(rows, "usage")), default=0
+        (row["peak_memory_bytes"] for row in usage), default=0
       ),
+      **_start(usage),
     },
     "model": {
       "params_sha256": {
@@ -198,6 +200,21 @@ def measured(
     },
     "continuity": {"checkpoints": of_kind(rows, "checkpoint")},
     "parts": [journal_part(rows), *of_kind(rows, "output")],
+  }
+
+
+def _start(usage: Sequence[_Row]) -> dict[str, Any]:
+  """What it took to get going, which the first reports did not say.
+
+  Of several processes, one after the other, that which compiled most counts.
+  """
+  compilations = [row["compilation"] for row in usage if "compilation" in row]
+  if not compilations:
+    return {}
+  seconds = (row["first_step_seconds"] for row in usage)
+  return {
+    "first_step_seconds": next((s for s in seconds if s is not None), None),
+    "compilation": max(compilations, key=lambda one: one["num_compiled"]),
   }
 
 
@@ -345,6 +362,7 @@ def what_differs(
       (section, name, was, now_is)
       for name, was, now_is in seals.differences(part, wants[section])
       if not seals.is_free(name)
+      and seals.without_place(name, was) != seals.without_place(name, now_is)
     ]
   return found
 

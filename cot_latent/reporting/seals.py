@@ -32,6 +32,13 @@ FREE_FIELDS = (
   "tuning.source.data_dir",
   "tuning.source.cache",
 )
+# Files that are told apart by what is in them: the report's section on the data
+# has the hash.
+_BY_CONTENT = (
+  "task.source.vocabulary",
+  "base.source.vocabulary",
+  "tuning.source.vocabulary",
+)
 # Rows of the journal that two runs of the same thing share, and what of these
 # they do not.
 _SHARED_KINDS = ("metrics", "result", "sample", "output", "params", "phase")
@@ -83,7 +90,7 @@ def computed(report: Mapping[str, Any]) -> dict[str, Any]:
   experiment = report["configuration"]["experiment"]
   return {
     "experiment": {
-      name: value
+      name: without_place(name, value)
       for name, value in leaves(experiment)
       if not is_free(name) and value != {}
     },
@@ -93,6 +100,12 @@ def computed(report: Mapping[str, Any]) -> dict[str, Any]:
     "results": report["results"],
     "journal": report["journal_content"],
   }
+
+
+def without_place(name: str, value: Any) -> Any:
+  """A setting as far as it matters: where a vocabulary lies does not."""
+  is_place = name in _BY_CONTENT and value is not None
+  return "a file" if is_place else value
 
 
 def decisive_randomness(report: Mapping[str, Any]) -> dict[str, Any]:

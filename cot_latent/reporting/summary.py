@@ -88,12 +88,16 @@ def overview(report: Mapping[str, Any]) -> str:
       values = [live[name][key] for key in ("first", "last", "mean")]
       numbers = "".join(f"{value:>8.3f}" for value in values)
       lines.append(f"{name.replace('_', ' '):<22}{numbers}")
+    if "largest_log_prob_gap" in live:
+      gap = live["largest_log_prob_gap"]
+      lines.append(f"{'sampler to scorer':<22}{gap:>8.1e} nats at most")
   cost = report["cost"]
   lines += [
     "",
     _field("sequences sampled", f"{cost['sequences_sampled']:,}"),
     _field("sequences scored", f"{cost['sequences_scored']:,}"),
     *(_field(f"{k}, s", f"{v:.1f}") for k, v in cost["seconds"].items()),
+    *_start_lines(cost),
     "",
     _field("digest", report["digest"]),
   ]
@@ -101,6 +105,24 @@ def overview(report: Mapping[str, Any]) -> str:
     lines.append(_field("repeated", f"{one['at']}: {one['verdict']}"))
     lines += [f"  {line}" for line in one["evidence"]]
   return "\n".join(lines)
+
+
+def _start_lines(cost: Mapping[str, Any]) -> list[str]:
+  """What it took to get going, where the report says so."""
+  lines = []
+  if cost.get("first_step_seconds") is not None:
+    seconds = cost["first_step_seconds"]
+    lines.append(_field("to the first step", f"{seconds:.1f} s"))
+  if compilation := cost.get("compilation"):
+    lines.append(
+      _field(
+        "compiled",
+        f"{compilation['num_compiled']} functions, "
+        f"{compilation['num_read']} found on disk; "
+        f"{compilation['seconds']:.1f} s",
+      )
+    )
+  return lines
 
 
 def _field(name: str, value: Any) -> str:

@@ -181,14 +181,7 @@ def _load(
   """Loads a pretrained model, its rows in the order of the vocabulary."""
   assert isinstance(config.base, Checkpoint)
   folder = pathlib.Path(config.base.path)
-  size = huggingface.vocab_size(folder)
-  if size != vocabulary.size:
-    raise UserError(
-      f"{folder} has a vocabulary of {size}, and the task's "
-      f"({vocabulary.name}) has {vocabulary.size}: set VOCABULARY to the "
-      "folder of the checkpoint"
-    )
-  params = huggingface.load(folder, config.model, size, layout)
+  params = huggingface.load(folder, config.model, vocabulary.size, layout)
   return huggingface.exchange(params, 0, vocabulary.padding_id)
 
 

@@ -336,7 +336,12 @@ def run_id(config: Experiment) -> str:
   """Names a run after what it computes, wherever it lies or reads from."""
 
   def placeless(part):
-    source = dataclasses.replace(part.source, data_dir=None, cache=None)
+    source = dataclasses.replace(
+      part.source,
+      data_dir=None,
+      cache=None,
+      vocabulary=part.source.vocabulary and "a file",
+    )
     return dataclasses.replace(part, source=source)
 
   is_fitted = isinstance(config.base, BaseConfig)

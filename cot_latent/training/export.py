@@ -18,19 +18,17 @@ def export(
   config: Experiment,
   directory: pathlib.Path,
   folder: pathlib.Path,
-  source: pathlib.Path | None = None,
   dtype: huggingface.StoredType | None = None,
 ) -> int:
   """Writes the model of a run's last checkpoint.
 
-  Low-rank updates are merged into it.
+  Low-rank updates are merged into it; tokenizer and config.json are those of
+  the checkpoint that the run began with.
 
   Args:
     config: the run.
     directory: its folder.
     folder: to be made.
-    source: where the checkpoint is now that the run began with, whose
-      config.json and tokenizer are taken over; None is where it was.
     dtype: of the tensors; None is each one's own in the source.
 
   Returns:
@@ -56,7 +54,7 @@ def export(
   saved_in = directory / "checkpoints"
   if not saved_in.is_dir():
     raise UserError(f"no checkpoints in {directory}: give the run's own folder")
-  source = source or pathlib.Path(config.base.path)
+  source = pathlib.Path(config.base.path)
   vocabulary = examples.open_task(config.task.source).vocabulary
   params: Any
   with (

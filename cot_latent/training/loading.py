@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cot_latent.data import examples as data
+from cot_latent.data.vocabularies import Vocabulary
 from cot_latent.errors import UserError
+from cot_latent.models import huggingface
 from cot_latent.training import experiment
 from cot_latent.training.tuning import SoftPrompt
 
@@ -72,6 +74,8 @@ def load_data(
       "from"
     )
 
+  if isinstance(config.base, experiment.Checkpoint):
+    _check_checkpoint(config.base.path, task.vocabulary)
   base_task, base = _load_base(config, task, open_task)
   soft_tokens, soft_task = _soft_tokens(config, task, open_task)
   loaded = Data(
@@ -85,6 +89,16 @@ def load_data(
   )
   _check_size(settings.train_split, loaded.train, config.batch_size)
   return loaded
+
+
+def _check_checkpoint(folder: str, vocabulary: Vocabulary) -> None:
+  size = huggingface.vocab_size(folder)
+  if size != vocabulary.size:
+    raise UserError(
+      f"{folder} has a vocabulary of {size}, and the task's "
+      f"({vocabulary.name}) has {vocabulary.size}: set VOCABULARY to the "
+      "folder of the checkpoint"
+    )
 
 
 def _load_base(config, task: data.Task, open_task):

@@ -29,6 +29,7 @@ from cot_latent.training import (
   base,
   bootstrap,
   checkpoints,
+  compilation,
   digests,
   estep,
   evaluation,
@@ -113,12 +114,6 @@ def prepare(
   return Prepared(config, directory, loaded, header, diff, resumption, old)
 
 
-def share_compilations(folder: pathlib.Path) -> None:
-  """Keeps compiled functions in a folder, for the runs that come later."""
-  jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-
-
 def train(prepared: Prepared) -> dict[str, Any]:
   """Runs an experiment, or goes on with it where it was stopped.
 
@@ -131,6 +126,8 @@ def train(prepared: Prepared) -> dict[str, Any]:
     UserError: if the folder is in use, or if several processes were asked for
       different things.
   """
+  compilation.keep_on_disk()
+  compilation.watch()
   config, header = prepared.config, prepared.header
   directory, old = prepared.directory, prepared.old
   processes.check_agreement(
@@ -203,6 +200,9 @@ class _Run:
   """One pass through base model, memory start, steps and evaluations."""
 
   def __init__(self, config, loaded, run_record, saved, directory):
+    self.began = time.perf_counter()
+    self.first_step_seconds: float | None = None
+    self.compiled_before = compilation.so_far()
     self.config, self.data = config, loaded
     self.record, self.journal = run_record, run_record.journal
     self.checkpoints, self.directory = saved, directory
@@ -251,6 +251,8 @@ class _Run:
       if state.step == config.steps:
         return
       state, metrics = self.step(state)
+      if self.first_step_seconds is None:
+        self.first_step_seconds = time.perf_counter() - self.began
       self.journal.add(state.step, "metrics", **metrics)
       self.write_scalars(
         state.step,
@@ -663,7 +665,19 @@ class _Run:
     if self.writer:
       self.writer.flush()
     self.journal.add(
-      state.step, "usage", peak_memory_bytes=environment.peak_memory()
+      state.step,
+      "usage",
+      peak_memory_bytes=environment.peak_memory(),
+      first_step_seconds=self.first_step_seconds,
+      compilation={
+        name: now - before
+        for name, now, before in zip(
+          compilation.Compilations._fields,
+          compilation.so_far(),
+          self.compiled_before,
+          strict=True,
+        )
+      },
     )
     self.journal.sync()
     sha256 = self.checkpoints.save(state)

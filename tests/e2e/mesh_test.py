@@ -160,7 +160,7 @@ def test_parameters_and_memory_are_cut(made):
     if whole != part
   }
   assert cut["query"] == ([16, 4, 8], [16, 1, 8])
-  assert cut["output"] == ([4, 8, 16], [1, 8, 16])
+  assert cut["output"] == ([32, 16], [8, 16])
   assert cut["up"] == ([16, 32], [16, 8])
   assert cut["down"] == ([32, 16], [8, 16])
   assert memory == [[24, 8], [3, 8]]

@@ -63,8 +63,10 @@ def sees_later_tokens(attend, query, parts, softcap):
 
 def forgets_the_ring_s_end(sight, config, seen, positions, key_positions):
   """Hides what was written before the ring began anew."""
-  newest = key_positions.argmax(axis=1)[:, None]
-  is_before = jnp.arange(key_positions.shape[1]) <= newest
+  # Of equal positions, as before a prompt, the last.
+  size = key_positions.shape[1]
+  newest = size - 1 - key_positions[:, ::-1].argmax(axis=1)[:, None]
+  is_before = jnp.arange(size) <= newest
   if positions.shape[1] == 1:
     seen = seen & is_before[:, None]
   return sight(config, seen, positions, key_positions)

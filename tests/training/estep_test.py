@@ -136,18 +136,18 @@ def test_memory_starts_from_the_prompt_that_the_method_names(data, start):
     method,
     None,
     seed=0,
-    batch_size=9,  # 24 questions do not divide: the last batch is filled up
+    batch_size=9,  # 24 questions do not divide
     max_length=LENGTH,
     report_done=done.append,
   )
   asked = np.concatenate([call[0] for call in scripted.calls])
   prompts = data.train.guides if start == "guide" else data.train.prompts
-  np.testing.assert_array_equal(asked[: len(prompts)], prompts)
+  np.testing.assert_array_equal(asked, prompts)
   assert done == [9, 18, 24]
   expected = [answer == "1" for answer in data.train.answers]
   np.testing.assert_array_equal(state.is_correct, expected)
   assert (np.asarray(state.accepted_at) == 0).all()
-  assert len(set(keys_of(scripted)[: len(prompts)])) == len(prompts)
+  assert len(set(keys_of(scripted))) == len(prompts)
 
 
 def test_an_empty_start_draws_nothing(data):
@@ -257,10 +257,36 @@ def test_gather_rows_keeps_every_weight(num_weighted):
   assert not rows.weights[num_weighted:].any()
 
 
-@pytest.mark.parametrize(("num_rows", "batch_size"), [(7, 3), (6, 3), (1, 4)])
-def test_batches_cover_every_row_once(num_rows, batch_size):
-  seen = []
-  for index, num_real in estep.batches(num_rows, batch_size):
-    assert len(index) == batch_size
-    seen += index[:num_real].tolist()
-  assert seen == list(range(num_rows))
+@pytest.mark.parametrize(("num_rows", "batch_size"), [(7, 2), (8, 4), (1, 4)])
+def test_every_row_is_drawn_once_and_in_order(
+  data, monkeypatch, num_rows, batch_size
+):
+  monkeypatch.setattr(estep, "_BATCHES", 2)
+  number = dict(
+    zip(map(tuple, data.train.prompts.tolist()), range(99), strict=False)
+  )
+
+  def say(prompts):
+    texts = [f"it is {number[tuple(row)]}" for row in prompts.tolist()]
+    return texts, [True] * len(prompts)
+
+  scripted, done = Scripted(data.task, say), []
+  rows = np.random.default_rng(0).permutation(len(data.train))[:num_rows]
+  drawn = estep.draw_all(
+    scripted.as_model(),
+    data.task,
+    None,
+    data.train.prompts,
+    data.train,
+    rows,
+    np.zeros_like(rows),
+    jax.random.key(0),
+    batch_size,
+    report_done=done.append,
+  )
+  assert drawn.texts == [f"it is {row}" for row in rows]
+  assert len(scripted.calls) == -(-num_rows // (2 * batch_size))
+  assert done == [
+    min(start + batch_size, num_rows)
+    for start in range(0, num_rows, batch_size)
+  ]

@@ -4,11 +4,20 @@ import contextlib
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 from cot_latent.inference import memory, rng
+from cot_latent.models.network import SOFT_PROMPT
 from cot_latent.reporting import files
-from cot_latent.training import checkpoints, estep, mstep, refit, train
+from cot_latent.training import (
+  checkpoints,
+  estep,
+  mstep,
+  refit,
+  train,
+  tuning,
+)
 from cot_latent.training.state import TrainState
 from tests.asserts import assert_trees_equal
 from tests.training import toy
@@ -20,7 +29,7 @@ class Killed(BaseException):
 
 def last_state(config):
   """What the last checkpoint of a run holds."""
-  params = toy.make_model(config).init(rng.purpose_key(0, "params"))
+  params = _trained_like(config)
   optimizer = mstep.build_optimizer(config.optimizer)
   chains = memory.init(toy.SIZES["train"], config.task.max_length)
   like = TrainState(params, optimizer.init(params), chains, 0)
@@ -29,6 +38,15 @@ def last_state(config):
   )
   with contextlib.closing(saved):
     return saved.restore(refit.first_state(config, like))
+
+
+def _trained_like(config):
+  """Parameters of the shapes of those that a run trains."""
+  if isinstance(config.tuning, tuning.SoftPrompt):
+    (path,) = pathlib.Path(config.model_dir).glob("outputs/*-soft_prompt.npy")
+    return {SOFT_PROMPT: np.load(path)}
+  params = toy.make_model(config).init(rng.purpose_key(0, "params"))
+  return tuning.split(params, config.tuning)[0]
 
 
 def report_of(config):

@@ -37,7 +37,7 @@ def step(optimizer, *batch, rate=1e-2):
   """Takes one step; the arguments are donated, so they are copied first."""
   params = jax.tree.map(jnp.copy, PARAMS)
   opt_state = optimizer.init(params)
-  return build(MODEL, optimizer)(params, opt_state, rate, *batch)
+  return build(MODEL, optimizer)(params, opt_state, None, rate, *batch)
 
 
 class Plain:

@@ -23,9 +23,20 @@ class Scripted:
   def __init__(self, task, say):
     self.task, self.say, self.calls = task, say, []
 
-  def sample(self, params, prompts, keys, temperature):
+  def sample(
+    self,
+    params,
+    prompts,
+    keys,
+    temperature=1.0,
+    num_slots=None,
+    report_done=None,
+  ):
     del params
     texts, ended = self.say(prompts)
+    if report_done:
+      for start in range(0, len(prompts), num_slots):
+        report_done(min(start + num_slots, len(prompts)))
     self.calls.append((np.asarray(prompts), keys, temperature))
     tokens = spelled(self.task, texts, ended)
     return Draws(tokens, np.array(ended), np.zeros(tokens.shape, np.float32))

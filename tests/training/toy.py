@@ -19,6 +19,7 @@ import seqio
 from cot_latent.data import examples, prompts
 from cot_latent.inference import estimators
 from cot_latent.models import decoder, language_model
+from cot_latent.models.lora import Lora
 from cot_latent.tasks import chain, common
 from cot_latent.training import experiment, loading, mstep, train
 
@@ -167,7 +168,8 @@ def make_model(config):
   """The model of an experiment."""
   vocabulary = load(config).task.vocabulary
   return _build_model(
-    config.model, vocabulary.size, vocabulary.eos_id, config.task.max_length
+    *(config.model, vocabulary.size, vocabulary.eos_id, config.task.max_length),
+    lora=config.tuning if isinstance(config.tuning, Lora) else None,
   )
 
 

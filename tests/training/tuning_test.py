@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import pathlib
 
 import jax
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from cot_latent.data import prompts
 from cot_latent.data.examples import Source
 from cot_latent.errors import UserError
 from cot_latent.models import decoder, language_model
 from cot_latent.models.lora import TARGETS, Lora, merged
 from cot_latent.models.network import SOFT_PROMPT
-from cot_latent.training import mstep, tuning
+from cot_latent.training import loading, mstep, tuning
 from cot_latent.training.tuning import SoftPrompt
 from tests.asserts import assert_trees_equal
 from tests.models import common
@@ -108,6 +110,8 @@ def test_an_update_begins_as_none_and_is_merged():
 
 def step(part, rows_at_once=None):
   model, trained, frozen = begin(part, tokens())
+  # An update begins as zero, and one of its factors would not move at first.
+  trained = jax.tree.map(lambda x: x + 0.01, trained)
   optimizer = mstep.build_optimizer(toy.make_experiment("x").optimizer)
   opt_state = optimizer.init(trained)
   weights = np.random.default_rng(1).normal(size=common.ROWS)
@@ -200,15 +204,115 @@ def test_another_base_model_is_refused(tmp_path):
   assert report_of(config)["status"] != "complete"
 
 
-def test_a_source_s_common_beginning_is_the_text(tmp_path):
-  part = SoftPrompt(source=Source(toy.CHAIN))
-  config = toy.make_experiment(tmp_path / "run", task=toy.CHAIN, tuning=part)
-  prepared = toy.prepare(config)
-  rows = toy.open_task(part.source).read("train").prompts
-  own = prepared.data.soft_tokens
-  assert len(own)
-  assert all((row[: len(own)] == own).all() for row in rows)
-  assert len({row[len(own)] for row in rows}) > 1
+# Worked examples.
+
+
+def worked(tmp_path):
+  """Prompts with worked examples of a file before each question."""
+  path = tmp_path / "exemplars.jsonl"
+  rows = [
+    {"question": "b7", "answer": "1", "completion": "aba"},
+    {"question": "b12", "answer": "0", "completion": "ab"},
+  ]
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return dataclasses.replace(prompts.COMPACT, exemplars=str(path))
+
+
+def test_a_soft_prompt_of_worked_examples_answers_as_they_do(tmp_path):
+  """Before the first step, that is, which is the only one here."""
+  asked = worked(tmp_path)
+  plain = toy.make_experiment(tmp_path / "plain", steps=0)
+  few_shot = dataclasses.replace(
+    plain,
+    model_dir=str(tmp_path / "few_shot"),
+    task=dataclasses.replace(
+      plain.task,
+      source=dataclasses.replace(plain.task.source, prompts=asked),
+      prompt_length=96,
+    ),
+  )
+  part = SoftPrompt(source=few_shot.task.source)
+  soft = dataclasses.replace(
+    plain, tuning=part, model_dir=str(tmp_path / "soft")
+  )
+  expected, actual, without = (
+    outputs(config) for config in (few_shot, soft, plain)
+  )
+  assert actual == expected
+  assert actual != without
+  assert len(toy.prepare(soft).data.soft_tokens) == len("b7?\naba\n\n") + len(
+    "b12?\nab\n\n"
+  )
+
+
+def outputs(config):
+  """What a run without steps writes for each question."""
+  assert toy.run(config)["status"] in ("complete", "suspect")
+  folder = pathlib.Path(config.model_dir) / "outputs"
+  (path,) = folder.glob("*-greedy.jsonl")
+  return path.read_text()
+
+
+def bootstrapped(model_dir, **changes):
+  asked = dataclasses.replace(
+    prompts.COMPACT, exemplars="bootstrapped", num_exemplars=2
+  )
+  part = SoftPrompt(source=Source(toy.PARITY, prompts=asked))
+  return toy.make_experiment(model_dir, tuning=part, **changes)
+
+
+def test_a_soft_prompt_of_drawn_examples_survives(tmp_path):
+  whole = bootstrapped(tmp_path / "whole")
+  report = toy.run(whole)
+  killed = bootstrapped(tmp_path / "killed")
+  run_until(killed, ("after_save", 3))
+  assert_same_run((whole, report), (killed, toy.run(killed)))
+  lines = (tmp_path / "whole/exemplars.jsonl").read_text().splitlines()
+  rows = list(map(json.loads, lines))
+  text = "".join(f"{r['question']}?\n{r['completion']}\n\n" for r in rows)
+  assert len(last_state(whole).params[SOFT_PROMPT]) == len(text)
+  # It is what stands before the questions, and no example does so too.
+  prepared = toy.prepare(whole)
+  longest = report["data"]["splits"]["train"]["longest_prompt"]
+  assert longest == max(map(len, prepared.data.task.read("train").prompts))
+
+
+def test_examples_are_asked_for_once(tmp_path):
+  config = bootstrapped(tmp_path / "run")
+  both = dataclasses.replace(
+    config,
+    task=dataclasses.replace(
+      config.task, source=config.tuning.source, prompt_length=96
+    ),
+  )
+  with pytest.raises(UserError, match="both want them"):
+    toy.prepare(both)
+
+
+BOS = 9
+
+
+@pytest.mark.parametrize(
+  ("longer", "rows", "expected"),
+  [
+    ([[3, 4, 5], [3, 4, 6]], [[5], [6]], [3, 4]),
+    # A question may begin as a worked example does.
+    ([[5, 4, 5, 7], [5, 4, 5, 8]], [[5, 7], [5, 8]], [5, 4]),
+    ([[BOS, 3, 5], [BOS, 3, 6]], [[BOS, 5], [BOS, 6]], [3]),
+    ([[BOS, 3, 5], [BOS, 3, 6]], [[5], [6]], [BOS, 3]),
+    ([[3, 5], [4, 6]], [[5], [6]], None),  # others each
+    ([[3, 5], [3, 7]], [[5], [6]], None),  # other questions
+    ([[5], [6]], [[5], [6]], None),  # no longer
+    ([[5], [6]], [[3, 5], [3, 6]], None),  # shorter
+  ],
+)
+def test_what_prompts_are_longer_by(longer, rows, expected):
+  arrays = [[np.array(row, np.int32) for row in x] for x in (longer, rows)]
+  if expected is None:
+    with pytest.raises(UserError, match="must be the task's own"):
+      loading.common_beginning(*arrays, BOS)
+  else:
+    assert loading.common_beginning(*arrays, BOS).tolist() == expected
 
 
 # What is refused.

@@ -1,0 +1,81 @@
+"""Compiled functions: kept on disk between runs, and counted."""
+
+import contextlib
+import os
+import pathlib
+from typing import NamedTuple
+
+import jax
+
+_WORTH_KEEPING = 0.1  # seconds to compile
+
+
+class Compilations(NamedTuple):
+  """What a process has compiled so far.
+
+  Attributes:
+    num_compiled: functions, each for the shapes that it was called with.
+    num_read: functions that were found on disk instead.
+    seconds: for both.
+  """
+
+  num_compiled: int = 0
+  num_read: int = 0
+  seconds: float = 0.0
+
+
+_so_far = Compilations()
+_is_watching = False
+
+
+def keep_on_disk() -> None:
+  """Keeps compiled functions for the processes that come later.
+
+  JAX's own settings come first: JAX_COMPILATION_CACHE_DIR names the folder, and
+  JAX_ENABLE_COMPILATION_CACHE=false keeps nothing. Else the folder is
+  cot_latent/compiled in the user's own for caches; where that cannot be
+  written, nothing is kept.
+  """
+  if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
+    return
+  caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  folder = pathlib.Path(caches).expanduser() / "cot_latent/compiled"
+  with contextlib.suppress(OSError):
+    folder.mkdir(parents=True, exist_ok=True)
+  if os.access(folder, os.W_OK):
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update(
+      "jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING
+    )
+
+
+def watch() -> None:
+  """Begins to count, once a process."""
+  global _is_watching
+  if not _is_watching:
+    _is_watching = True
+    jax.monitoring.register_event_listener(_note)
+    jax.monitoring.register_event_duration_secs_listener(_note_duration)
+
+
+def so_far() -> Compilations:
+  """What has been compiled since `watch`."""
+  return _so_far
+
+
+def _note(event: str, **_) -> None:
+  global _so_far
+  if event == "/jax/compilation_cache/cache_hits":
+    _so_far = _so_far._replace(
+      num_compiled=_so_far.num_compiled - 1, num_read=_so_far.num_read + 1
+    )
+
+
+def _note_duration(event: str, duration_secs: float, **_) -> None:
+  # Of what is read from disk too, which is taken off again above.
+  global _so_far
+  if event == "/jax/core/compile/backend_compile_duration":
+    _so_far = _so_far._replace(
+      num_compiled=_so_far.num_compiled + 1,
+      seconds=_so_far.seconds + duration_secs,
+    )
