@@ -468,9 +468,9 @@ def _study(options: argparse.Namespace) -> int:
   from cot_latent import study
 
   gin_files, bindings, search_paths = _gin_options(options)
-  if gin_files:
-    raise UserError("a study's gin files are those of its folder")
-  runs = study.plan(options.folder, options.seeds, options.output, bindings)
+  runs = study.plan(
+    options.folder, options.seeds, options.output, bindings, gin_files
+  )
   if options.dry_run:
     for one in runs:
       print(one.command(search_paths))

@@ -32,19 +32,20 @@ class Run(NamedTuple):
 
   Attributes:
     name: `<arm>-s<seed>`, with values of axes between them.
-    gin_file: the arm's.
+    gin_files: the arm's, and those that all arms have besides.
     bindings: what is set for this run.
     directory: where it lies.
   """
 
   name: str
-  gin_file: str
+  gin_files: list[str]
   bindings: list[str]
   directory: pathlib.Path
 
   def command(self, search_paths: Sequence[str]) -> str:
     """The command that makes this run by itself."""
-    words = ["t5x", "train", f"--gin_file={self.gin_file}"]
+    words = ["t5x", "train"]
+    words += [f"--gin_file={name}" for name in self.gin_files]
     for binding in self.bindings:
       name, _, value = binding.partition(" = ")
       words.append(f"--gin.{name}={value}")
@@ -54,7 +55,11 @@ class Run(NamedTuple):
 
 
 def plan(
-  folder: str, num_seeds: int, output: str | None, bindings: Sequence[str]
+  folder: str,
+  num_seeds: int,
+  output: str | None,
+  bindings: Sequence[str],
+  gin_files: Sequence[str] = (),
 ) -> list[Run]:
   """Lists the runs of a study, seed by seed.
 
@@ -63,6 +68,7 @@ def plan(
     num_seeds: seeds 0, 1, ...
     output: where the runs go; None is runs/studies/<the folder's name>.
     bindings: further ones for all runs.
+    gin_files: likewise, such as a model's; read after the arm's.
 
   Raises:
     UserError: if the folder has no arms.
@@ -87,7 +93,8 @@ def plan(
         "BASE_DIR": str(root / "base"),
       }
       settings = [f"{key} = {value!r}" for key, value in own.items()]
-      runs.append(Run(name, str(arm), [*bindings, *settings], root / name))
+      names = [str(arm), *gin_files]
+      runs.append(Run(name, names, [*bindings, *settings], root / name))
   return runs
 
 
@@ -143,7 +150,7 @@ def run(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
     print(f"=== {one.name}: {done} of {len(runs)} runs done{left}", flush=True)
     try:
       config, gin_record = configuration.parse(
-        [one.gin_file], one.bindings, search_paths
+        one.gin_files, one.bindings, search_paths
       )
       train.train(train.prepare(config, gin_record, open_task))
     except (UserError, RunError) as error:

@@ -81,11 +81,11 @@ def names(paths):
 @pytest.mark.parametrize("path", ARMS, ids=names(ARMS))
 def test_every_arm_is_a_whole_run_of_its_own_name(path):
   runs = study.plan(str(path.parent), 2, "out", [])
-  own = [run for run in runs if run.gin_file == str(path)]
+  own = [run for run in runs if run.gin_files == [str(path)]]
   num_tasks = 27 if path.parent.name == "paper_bbh" else 1
   assert len(own) == 2 * num_tasks
   for run in own[:num_tasks]:
-    config, _ = configuration.parse([run.gin_file], run.bindings, [])
+    config, _ = configuration.parse(run.gin_files, run.bindings, [])
     assert config.method.name == path.stem
     assert config.seed == 0
     assert config.model_dir == f"out/{run.name}"
@@ -290,6 +290,21 @@ def test_axes_that_are_none(tmp_path, text, said):
     study.plan(str(folder), 1, None, [])
 
 
+def test_all_arms_may_have_another_file(tmp_path, capsys):
+  folder = write_study(tmp_path / "arms", ["rloo"])
+  other = "gin/methods/grpo.gin"
+  assert (
+    cli.main(["study", str(folder), f"--gin_file={other}", "--dry_run"]) == 0
+  )
+  (line, *_) = capsys.readouterr().out.splitlines()
+  words = shlex.split(line)
+  files = [x for x in words if x.startswith("--gin_file=")]
+  assert files == [f"--gin_file={folder / 'rloo.gin'}", f"--gin_file={other}"]
+  (run,) = study.plan(str(folder), 1, "out", [], [other])
+  config, _ = configuration.parse(run.gin_files, run.bindings, [])
+  assert config.method.name == "grpo"
+
+
 def test_axes_are_combined(tmp_path):
   folder = write_study(tmp_path / "arms", ["rloo"])
   (folder / "axes.toml").write_text("BATCH_SIZE = [4, 8]\nTASK = ['a', 'b']")
@@ -367,7 +382,6 @@ def test_a_failing_arm_does_not_stop_the_others(tmp_path, capsys):
     (["no/such/folder"], "no/such/folder has no arms"),
     (["{empty}"], "has no arms"),
     (["{empty}", "--seeds=0"], "'0' is not a number above 0"),
-    (["{empty}", "--gin_file=a.gin"], "gin files are those of its folder"),
   ],
 )
 def test_mistakes(arguments, said, tmp_path, capsys):

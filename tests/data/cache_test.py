@@ -498,7 +498,7 @@ def test_an_edited_array_is_noticed(stored, toy, monkeypatch):
 
 def test_what_is_known_of_bytes_is_not_read(stored, toy):
   arrays = read_arrays(stored)
-  other = {"vocabulary": ["ByteVocabulary", 260, 2]}
+  other = {"vocabulary": ["Bytes", 259, 2]}
   edited = edit_json(arrays["task"], lambda content: content | other)
   stored.write_bytes(as_npz(**arrays | {"task": edited}))
   check_same(toy, reopen(toy, stored))

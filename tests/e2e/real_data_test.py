@@ -150,6 +150,7 @@ def test_bbh(data_dir, tmp_path, capsys):
   assert all(row["grad/norm"] > 0 for row in report["metrics"])
 
 
+@pytest.mark.slow
 def test_bbh_with_long_questions(data_dir, tmp_path, capsys):
   report = run_bbh(
     capsys,
