@@ -42,7 +42,7 @@ def keep_on_disk() -> None:
   folder = pathlib.Path(caches).expanduser() / "cot_latent/compiled"
   with contextlib.suppress(OSError):
     folder.mkdir(parents=True, exist_ok=True)
-  if os.access(folder, os.W_OK):
+  if folder.is_dir() and os.access(folder, os.W_OK):
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update(
       "jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING
