@@ -175,12 +175,24 @@ def test_the_paper_s_hyperparameters():
     / gsm8k["trice"].optimizer.learning_rate
   )
   assert ratio == pytest.approx(0.1)
+  assert gsm8k["trice"].optimizer.learning_rate == 1.0
+  assert bbh["trice"].optimizer.learning_rate == 1.0
+  kinds = {"bootstrapped": "bootstrapped", "few_shot": "task", "direct": "task"}
   for configs, number in ((bbh, 3), (gsm8k, 5)):
-    prompts = configs["trice"].task.source.prompts
-    assert (prompts.exemplars, prompts.num_exemplars) == (
-      "bootstrapped",
-      number,
-    )
+    for name, config in configs.items():
+      kind = name if name == "direct" else "bootstrapped"
+      if name.endswith("few_shot"):
+        kind = "few_shot"
+      prompts = config.tuning.source.prompts
+      is_file = configs is gsm8k and kind != "bootstrapped"
+      expected = "gsm8k_exemplars.jsonl" if is_file else kinds[kind]
+      assert prompts.exemplars == expected, name
+      assert prompts.num_exemplars == (3 if kind == "direct" else number), name
+      assert prompts.is_direct == (kind == "direct")
+      assert config.tuning.length == (64 if kind == "direct" else None)
+      # Before the questions stands the soft prompt, and no example.
+      own = config.task.source.prompts
+      assert own is None or own.exemplars == "none"
 
 
 def check_shared(arms):
@@ -209,10 +221,7 @@ def write_report(folder, config, task):
     made_up.result(steps, decoder, 150) | {"task": task}
     for decoder in ("greedy", "self_consistency")
   ]
-  # Examples that a run draws itself are in no fingerprint.
   asked = settings.source.prompts
-  if asked.exemplars == "bootstrapped":
-    asked = None
   report = made_up.make_report(
     config.method.name,
     data__task=task,
