@@ -24,7 +24,8 @@ quickstart: setup
 	$(BIN)/t5x train --gin_file=gin/runs/quickstart.gin
 
 test: setup .venv/peers
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	  -m "not slow"
 
 # Everything, the long checks included.
 nightly: setup .venv/peers

@@ -20,6 +20,11 @@ for name in ("TFDS_DATA_DIR", "JAX_COMPILATION_CACHE_DIR"):
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Puts whole runs first, so that no process is left with one at the end."""
+  items.sort(key=lambda item: "/e2e/" not in str(item.path))
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> str:
   """The DATA_DIR of the tasks that read files."""

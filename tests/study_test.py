@@ -414,7 +414,13 @@ def test_reports_are_collected(finished, tmp_path):
     study.collect(study.plan(str(folder), 3, str(output), []), tmp_path / "x")
 
 
-@pytest.mark.parametrize("place", [("after_e_step", 1), ("after_step", 2)])
+@pytest.mark.parametrize(
+  "place",
+  [
+    ("after_e_step", 1),
+    pytest.param(("after_step", 2), marks=pytest.mark.slow),
+  ],
+)
 def test_a_study_that_is_asked_to_end_does(finished, tmp_path, capsys, place):
   """Even where a run's last step is over by then; the rest is made later."""
   folder, output = finished

@@ -35,6 +35,7 @@ def found():
   )
 
 
+@pytest.mark.slow
 def test_every_workload_that_can_run_is_measured(found):
   assert {"W1", "W2", "W3"} <= found.keys()
   for name in ("W1", "W2"):
@@ -53,6 +54,7 @@ def test_rationales_have_the_mean_length_that_was_asked_for():
   assert abs(mean - 4) < 4 * 4 / np.sqrt(400)
 
 
+@pytest.mark.slow
 def test_fewer_draws_are_right_at_lower_acceptance(found):
   steps = found["W3"]["steps"]
   low, high = (
@@ -63,6 +65,7 @@ def test_fewer_draws_are_right_at_lower_acceptance(found):
   assert max(step["num_rows"] for step in steps.values()) <= 8
 
 
+@pytest.mark.slow
 def test_what_is_found_is_written(found, tmp_path):
   speed.write(found, tmp_path)
   again = json.loads((tmp_path / "speed.json").read_text())

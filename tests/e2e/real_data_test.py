@@ -164,6 +164,7 @@ def test_bbh_with_long_questions(data_dir, tmp_path, capsys):
   assert base["num_left_out"] + base["num_examples"] == 4000
 
 
+@pytest.mark.slow
 def test_gsm8k(data_dir, tmp_path, capsys):
   report = run(
     capsys,

@@ -146,6 +146,7 @@ WITHOUT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "changes"), WITHOUT)
 def test_an_option_left_out_is_noticed(made, architecture, changes):
   model, folder = made(architecture)
@@ -155,6 +156,7 @@ def test_an_option_left_out_is_noticed(made, architecture, changes):
   assert largest_difference(model, twin, params) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("architecture", "one", "other"),
   [
@@ -175,6 +177,7 @@ def test_swapped_tensors_are_noticed(made, architecture, one, other):
   assert largest_difference(model, config, params) > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
 def test_a_kernel_turned_wrongly_is_noticed(made, architecture):
   model, folder = made(architecture)

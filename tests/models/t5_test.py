@@ -239,6 +239,7 @@ def fewer_buckets(distance_buckets, num_buckets, max_distance):
   return distance_buckets(num_buckets, max_distance + 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "twin"),
   [
@@ -255,6 +256,7 @@ def test_a_broken_twin_differs_from_transformers(folders, name, twin):
     check_logits(folders / "t5_1_1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("variant", "change"),
   [
@@ -488,6 +490,7 @@ def sees_padding(attend, query, parts):
   return attend(query, [*parts[:-1], (cache, seen._replace(mask=mask))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "twin"),
   [

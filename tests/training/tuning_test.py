@@ -180,9 +180,8 @@ def test_a_run_trains_a_part_alone(tmp_path, part):
   assert toy.run(again)["digest"] == report["digest"]
 
 
-@TUNINGS
-def test_a_run_that_is_killed_ends_the_same(tmp_path, part):
-  config = toy.make_experiment(tmp_path / "whole", tuning=part)
+def test_a_run_that_is_killed_ends_the_same(tmp_path):
+  config = toy.make_experiment(tmp_path / "whole", tuning=LORA)
   whole = config, toy.run(config)
   killed = dataclasses.replace(config, model_dir=str(tmp_path / "killed"))
   run_until(killed, ("after_save", 3))
