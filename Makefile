@@ -24,7 +24,7 @@ quickstart: setup
 	$(BIN)/t5x train --gin_file=gin/runs/quickstart.gin
 
 test: setup .venv/peers
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
 	  -m "not slow"
 
 # Everything, the long checks included.

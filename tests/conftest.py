@@ -17,7 +17,7 @@ for name in ("TFDS_DATA_DIR", "JAX_COMPILATION_CACHE_DIR"):
   if name not in os.environ:
     os.environ[name] = tempfile.mkdtemp(prefix="cot-latent-")
     atexit.register(shutil.rmtree, os.environ[name], ignore_errors=True)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -59,6 +59,7 @@ def check_page(name, folder):
     assert not shown or output == shown
 
 
+@pytest.mark.slow
 def test_a_new_task(tmp_path):
   files, commands = read_page("new_task.md")
   assert {"days.json", "my_tasks.py", "days.gin", "capitals.csv"} == set(files)

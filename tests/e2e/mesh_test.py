@@ -135,7 +135,7 @@ def test_the_choices_are_the_same_on_every_mesh(made):
   root, found = made
   assert len({*found["1x1"]["choices"]}) == 7
   assert len(np.unique(memory_of(root, "1x1")["accepted_at"])) > 2
-  assert len(spread_runs(found)) >= 3
+  assert len(spread_runs(found)) >= 2
   for name, reference in spread_runs(found).items():
     alone, one = found[reference], memory_of(root, reference)
     assert found[name]["choices"] == alone["choices"], name

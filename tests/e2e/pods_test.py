@@ -174,6 +174,7 @@ def assert_params_agree(one, other):
   assert off.max() < WORST
 
 
+@pytest.mark.slow
 def test_parameters_that_do_not_agree_are_seen(place):
   """The broken twins: one row, one step of the learning rate, one outlier."""
   params = params_of(place / "alone")

@@ -216,6 +216,7 @@ def test_greedy_rows_take_turns_too():
   check_slots(compiled(), 8, temperature=0.0)
 
 
+@pytest.mark.slow
 def test_a_twin_that_forgets_is_rejected():
   twin, expected = twins.forgets_the_ring_s_end, sample()
   with twins.replaced(*twins.SIGHT, twin):
@@ -328,6 +329,7 @@ def test_a_prefix_that_is_fed_in_once_counts_as_if_each_row_had_it():
   check_prefix(compiled())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "twin", [twins.misses_the_prefix, twins.late_positions]
 )

@@ -260,6 +260,7 @@ def bootstrapped(model_dir, **changes):
   return toy.make_experiment(model_dir, tuning=part, **changes)
 
 
+@pytest.mark.slow
 def test_a_soft_prompt_of_drawn_examples_survives(tmp_path):
   whole = bootstrapped(tmp_path / "whole")
   report = toy.run(whole)
