@@ -350,12 +350,11 @@ def test_a_run_waits_for_the_base_model_that_another_fits(
   flock = lock.fcntl.flock
 
   def letting_go(file, how):
-    if how != lock.fcntl.LOCK_EX:
-      return flock(file, how)
-    may_end.set()
+    if how == lock.fcntl.LOCK_EX:
+      may_end.set()
     flock(file, how)
-    # Two runs of one process must not save at once, for Orbax.
-    thread.join()
+    if how == lock.fcntl.LOCK_EX:
+      thread.join()  # Orbax: two runs of one process must not save at once
 
   monkeypatch.setattr(lock.fcntl, "flock", letting_go)
   mine = toy.run(config)
