@@ -134,6 +134,7 @@ def run_bbh(capsys, data_dir, directory, task, *arguments):
   return report
 
 
+@pytest.mark.slow
 def test_bbh(data_dir, tmp_path, capsys):
   report = run_bbh(capsys, data_dir, tmp_path / "run", "boolean_expressions")
   assert not report["suspect"]
