@@ -305,7 +305,7 @@ def run(
   say: Callable[[str], None] = print,
   scale: int = 1,
 ) -> dict[str, Any]:
-  """Measures workloads of these names; those that cannot be are left out."""
+  """Measures workloads of these names."""
   found = {}
   for name in names:
     say(name)
@@ -313,9 +313,6 @@ def run(
       result = measure_steps(workloads.trice_step(sizes), repeats, say)
     else:
       workload = workloads.SAMPLING_AND_GRADIENT[name](sizes, with_peers)
-      if workload is None:
-        say("W0 is left out: there is no encoder-decoder here")
-        continue
       result = measure(workload, repeats, say, scale)
     found[name] = result | {"repeats": repeats, "machine": machine()}
   return found

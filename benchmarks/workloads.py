@@ -17,7 +17,7 @@ from benchmarks import limits
 from cot_latent.data import vocabularies
 from cot_latent.data.examples import Examples
 from cot_latent.inference import estimators, memory
-from cot_latent.models import decoder, language_model
+from cot_latent.models import decoder, language_model, t5
 from cot_latent.models.language_model import LanguageModel
 from cot_latent.models.network import target_mask
 from cot_latent.training import estep, mstep
@@ -159,12 +159,8 @@ def _num_tokens(draws: Any) -> np.ndarray:
   return np.asarray(target_mask(jnp.asarray(draws.tokens), _EOS)).sum(axis=1)
 
 
-def plain_sampling(sizes: Sizes, with_peers: bool) -> Workload | None:
-  """W0; None where this package has no encoder-decoder yet."""
-  try:
-    from cot_latent.models import t5
-  except ImportError:
-    return None
+def plain_sampling(sizes: Sizes, with_peers: bool) -> Workload:
+  """W0."""
   config = t5.T5Config(
     num_encoder_layers=sizes.num_layers,
     num_decoder_layers=sizes.num_layers,
@@ -395,7 +391,7 @@ def _verdict(acceptance: float, text: str) -> str:
   return "right" if uniform < acceptance else "wrong"
 
 
-SAMPLING_AND_GRADIENT: dict[str, Callable[..., Workload | None]] = {
+SAMPLING_AND_GRADIENT: dict[str, Callable[..., Workload]] = {
   "W0": plain_sampling,
   "W1": few_shot_sampling,
   "W2": gradient,
