@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup quickstart test nightly variance lint lock clean
+.PHONY: setup quickstart test test-t5x nightly variance lint lock clean
 
 setup: .venv/ready
 
@@ -31,6 +31,11 @@ test: setup .venv/peers
 nightly: setup .venv/peers
 	$(BIN)/python -m pytest
 	$(BIN)/python -m tests.data.checkers_fuzz --seconds 300
+
+# Needs T5X as well, in .venv or on PYTHONPATH (docs/t5x.md); fails without it.
+test-t5x: setup
+	$(BIN)/python -c "import t5x.train"
+	$(BIN)/python -m pytest tests/t5x
 
 # The plot of docs/methods.md.
 variance: setup

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import importlib.util
 import logging
 import os
 import pathlib
@@ -407,6 +408,11 @@ def _train(options: argparse.Namespace) -> int:
     options.process_count,
     options.process_index,
   )
+  from cot_latent import configuration
+
+  gin_files, _, search_paths = _gin_options(options)
+  if configuration.asks_for_t5x(gin_files, search_paths):
+    return _train_in_t5x(options)
   if not options.multiprocess:
     if where != (None, None, None):
       raise UserError(
@@ -430,6 +436,33 @@ def _train(options: argparse.Namespace) -> int:
   if status:
     processes.leave(status)
   return status
+
+
+def _train_in_t5x(options: argparse.Namespace) -> int:
+  """Hands over to T5X's own train.py."""
+  if options.strict:
+    raise UserError("--strict: T5X's train does not know it; leave it out")
+  if importlib.util.find_spec("t5x") is None:
+    raise UserError(
+      f"{options.gin_file[0]} is for T5X, which is not installed: pip install "
+      "'cot-latent[t5x]' (docs/t5x.md)"
+    )
+  from cot_latent import configuration
+  from cot_latent.t5x import launch
+
+  gin_files, bindings, search_paths = _gin_options(options)
+  folders = [*search_paths, *configuration.package_folders()]
+  if options.dry_run:
+    print(launch.dry_run(gin_files, bindings, folders))
+    return 0
+  flags = []
+  if options.multiprocess:
+    flags.append("--multiprocess_gpu")  # which all kinds of machines need
+  for name in ("coordinator_address", "process_count", "process_index"):
+    if (value := getattr(options, name)) is not None:
+      flags.append(f"--{name}={value}")
+  launch.run(gin_files, bindings, folders, flags)
+  return 0
 
 
 def _train_here(options: argparse.Namespace) -> int:

@@ -112,18 +112,34 @@ def parse_source(
   return made
 
 
-def _read(
-  gin_files: Sequence[str],
-  bindings: Sequence[str],
-  search_paths: Sequence[str],
-) -> gin_sources.Sources:
-  """Reads files and bindings into gin, and notes where they stand."""
+def asks_for_t5x(gin_files: Sequence[str], search_paths: Sequence[str]) -> bool:
+  """Whether gin files are for T5X's own train, and not for the embedded one.
+
+  Args:
+    gin_files: as for `parse`.
+    search_paths: as for `parse`.
+  """
+  _look_in(search_paths)
+  return gin_sources.asks_for_script(gin_files)
+
+
+def _look_in(search_paths: Sequence[str]) -> None:
+  """Forgets what was read before, and where it was looked for."""
   gin.clear_config()
   gin_config._LOCATION_PREFIXES[:] = [""]  # gin keeps those of earlier calls
   for folder in (*search_paths, *package_folders()):
     if not pathlib.Path(folder).is_dir():
       raise UserError(f"--gin_search_paths: no folder {folder}")
     gin.add_config_file_search_path(str(folder))
+
+
+def _read(
+  gin_files: Sequence[str],
+  bindings: Sequence[str],
+  search_paths: Sequence[str],
+) -> gin_sources.Sources:
+  """Reads files and bindings into gin, and notes where they stand."""
+  _look_in(search_paths)
   read: list[str] = []
   for name in gin_files:
     with gin_errors.explained(name):

@@ -8,6 +8,7 @@ import itertools
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
+from tokenize import TokenError
 from typing import NamedTuple
 
 import gin  # noqa: F401  (before its parts)
@@ -39,6 +40,46 @@ def find_file(name: str) -> pathlib.Path:
   """Finds a file that was read as gin found it."""
   paths = [pathlib.Path(p, name) for p in gin_config._LOCATION_PREFIXES]
   return next(path for path in paths if path.is_file())
+
+
+def asks_for_script(names: Sequence[str]) -> bool:
+  """Whether gin files configure the script that reads them, as T5X's do.
+
+  Args:
+    names: of files; what cannot be found or read is left to who reads it.
+  """
+  todo, seen = list(names), set()
+  while todo:
+    name = todo.pop()
+    if name in seen:
+      continue
+    seen.add(name)
+    statements = _statements(name)
+    for statement in statements:
+      if isinstance(statement, config_parser.ImportStatement):
+        if statement.module == "__main__":
+          return True
+      elif isinstance(statement, config_parser.IncludeStatement):
+        todo.append(statement.filename)
+  return False
+
+
+class _Unresolved(config_parser.ParserDelegate):
+  """Takes names as they are written."""
+
+  def configurable_reference(self, scoped_configurable_name, evaluate):
+    return scoped_configurable_name
+
+  def macro(self, macro_name):
+    return macro_name
+
+
+def _statements(name: str) -> list:
+  try:
+    text = find_file(name).read_text(encoding="utf-8")
+    return list(config_parser.ConfigParser(text, _Unresolved()))
+  except (StopIteration, OSError, SyntaxError, ValueError, TokenError):
+    return []
 
 
 def provided(text: str) -> set[str]:

@@ -2,6 +2,9 @@
 
 import dataclasses
 import functools
+import importlib
+import importlib.util
+import inspect
 import itertools
 import pathlib
 import re
@@ -28,6 +31,9 @@ RUNS = [
 METHODS = [name for name in FILES if name.startswith("gin/methods/")]
 TASKS = [name for name in FILES if name.startswith("gin/tasks/")]
 PROMPTS = [name for name in FILES if name.startswith("gin/prompts/")]
+# Inside T5X, which tests/t5x reads them with; here they are read as texts.
+IN_T5X = [name for name in FILES if name.startswith("gin/t5x/")]
+OWN = [name for name in FILES if name not in IN_T5X]
 # For what a run leaves to its user.
 PLACEHOLDERS = {
   "TASK": "'bbh_navigate'",
@@ -82,8 +88,42 @@ def read_text(text):
   return GinText(bound, names.macros, includes, read_header(text))
 
 
+# The macros that T5X's own files give and ask for; tests/t5x/gin_test.py
+# compares that with the files.
+NETWORK = (
+  {
+    *("Z_LOSS", "LABEL_SMOOTHING", "LOSS_NORMALIZING_FACTOR", "VOCABULARY"),
+    *("OPTIMIZER", "MODEL"),
+  },
+  {"DROPOUT_RATE"},
+)
+SHARED = {
+  *("USE_CACHED_TASKS", "BATCH_SIZE", "USE_HARDWARE_RNG", "RANDOM_SEED"),
+  *("TRAIN_STEPS_RELATIVE", "MIXTURE_OR_TASK_MODULE"),
+}
+ASKED = {"MODEL", "MODEL_DIR", "MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS"}
+THEIRS = {
+  "t5x/examples/t5/t5_1_1/base.gin": NETWORK,
+  "t5x/examples/decoder_only/models/base.gin": NETWORK,
+  "t5x/configs/runs/pretrain.gin": (
+    SHARED | {"SHUFFLE_TRAIN_EXAMPLES"},
+    ASKED | {"TRAIN_STEPS"},
+  ),
+  "t5x/configs/runs/finetune.gin": (
+    SHARED
+    | {"DROPOUT_RATE", "EVAL_STEPS", "EVAL_PERIOD", "JSON_WRITE_N_RESULTS"}
+    | {"EVALUATOR_USE_MEMORY_CACHE", "EVALUATOR_NUM_EXAMPLES"},
+    ASKED | {"TRAIN_STEPS", "INITIAL_CHECKPOINT_PATH"},
+  ),
+}
+
+
 @functools.cache
 def read(name):
+  if name in THEIRS:
+    given, asked = THEIRS[name]
+    bound = [(macro, "something") for macro in sorted(given)]
+    return GinText(bound, asked, [], {"Required": asked})
   return read_text((ROOT / name).read_text())
 
 
@@ -127,6 +167,8 @@ def check_header(text):
     for inner in map(read, with_includes(include)):
       needed |= inner.header.get("Required", set())
       given |= given_by(inner)
+  # What an included file gives may be asked for again.
+  given -= text.values().keys() - own
   assert text.header.get("Required", set()) == needed - given
   if "Provides" in text.header:
     overridden = text.header.get("Commonly overridden", set())
@@ -158,6 +200,7 @@ def test_there_are_files_of_each_role():
   assert TASKS
   assert len(PROMPTS) >= 4
   assert "gin/runs/quickstart.gin" in RUNS
+  assert "gin/t5x/trice_gsm8k.gin" in IN_T5X
   assert set(FRAGMENTS) <= set(FILES)
 
 
@@ -172,7 +215,7 @@ def test_header(name):
   lines = (ROOT / name).read_text().splitlines()
   assert re.fullmatch(r"# [A-Z].*", lines[0])
   assert "from __gin__ import dynamic_registration" in lines
-  if not name.startswith(("gin/runs/", "gin/studies/")):
+  if not name.startswith(("gin/runs/", "gin/studies/", "gin/t5x/")):
     assert "Provides" in read(name).header
   check_header(read(name))
 
@@ -235,14 +278,17 @@ def test_a_second_binding_is_rejected():
 
 @pytest.mark.parametrize("name", FILES)
 def test_includes_exist_and_come_first(name):
-  assert set(read(name).includes) <= set(FILES)  # by exact case
+  known = set(FILES)  # by exact case
+  if name in IN_T5X:
+    known |= THEIRS.keys()
+  assert set(read(name).includes) <= known
   text = (ROOT / name).read_text()
   # Gin's last binding wins, so one above an include might be undone by it.
   kinds = re.findall(r"^(include|[\w./]+ = |[\w./]+:$)", text, re.MULTILINE)
   assert "include" not in kinds[len(read(name).includes) :]
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", OWN)
 def test_a_file_has_its_own_imports(name):
   # Only what a file imports can be named in it, so that parsing will do.
   gin.clear_config()
@@ -485,3 +531,75 @@ def test_a_synthetic_task_in_a_run(tmp_path, capsys):
   )
   assert status == 0, shown.err
   assert "left out" not in shown.out
+
+
+def imported(name):
+  """The modules that a gin file imports, by the names that it gives them."""
+  statements = config_parser.ConfigParser((ROOT / name).read_text(), Names())
+  return {
+    statement.bound_name(): statement.module
+    for statement in statements
+    if isinstance(statement, config_parser.ImportStatement)
+    and not statement.module.startswith("__gin__")
+  }
+
+
+def check_names(text, modules):
+  """Checks that what a text inside T5X names, it imports, and the reverse."""
+  named = {name.split("/")[-1] for name, _ in text.bound}
+  for _, value in text.bound:
+    named |= set(re.findall(r"@(?:\w+/)?([\w.]+)", str(value)))
+  prefixes = {name.split(".")[0] for name in named if "." in name}
+  assert prefixes - {"gin"} <= modules.keys()
+  assert modules.keys() - prefixes <= {"chain"}  # which registers its task
+
+
+@pytest.mark.parametrize("name", IN_T5X)
+def test_a_file_inside_t5x_imports_what_it_names(name):
+  modules = imported(name)
+  check_names(read(name), modules)
+  with pytest.raises(AssertionError):
+    check_names(read(name), modules | {"unused": "unused"})
+  for left_out in modules.keys() - {"chain"}:
+    others = {k: v for k, v in modules.items() if k != left_out}
+    with pytest.raises(AssertionError):
+      check_names(read(name), others)
+
+
+def own_parts(name):
+  """What a file inside T5X names of this package: module, path, parameter."""
+  modules = imported(name)
+  for bound, value in read(name).bound:
+    selector = bound.split("/")[-1]
+    names = [selector] if "." in selector else []
+    names += re.findall(r"@(?:\w+/)?([\w.]+)", str(value))
+    for dotted in names:
+      prefix, _, rest = dotted.partition(".")
+      module = modules.get(prefix, "")
+      if module.startswith("cot_latent.") and ".t5x" not in module:
+        yield module, rest
+
+
+@pytest.mark.parametrize("name", IN_T5X)
+def test_what_is_named_of_this_package_is_there(name):
+  for module, rest in own_parts(name):
+    thing, _, parameter = rest.partition(".")
+    found = getattr(importlib.import_module(module), thing)
+    if parameter:
+      assert parameter in inspect.signature(found).parameters
+
+
+def test_the_command_says_how_to_install_t5x(capsys, monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  for name in IN_T5X:
+    is_run = read(name).includes and name != "gin/t5x/chain_model.gin"
+    if not is_run:
+      continue
+    assert cli.main(["train", f"--gin_file={name}"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{name} is for T5X, which is not installed: pip install" in error
+  # The others stay with the embedded trainer.
+  assert configuration.asks_for_t5x(["gin/t5x/trice_chain.gin"], [])
+  for run in RUNS:
+    assert not configuration.asks_for_t5x([run], [])

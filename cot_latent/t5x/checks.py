@@ -1,0 +1,133 @@
+"""What T5X would do otherwise than the method has it, found before it starts.
+
+Each message names the binding that is to be changed.
+"""
+
+import copy
+import inspect
+from typing import Any, NamedTuple
+
+import gin
+
+from cot_latent.errors import UserError
+
+_MISSING = object()
+
+
+class Settings(NamedTuple):
+  """What T5X's `train` is given; None where gin binds nothing.
+
+  Attributes:
+    random_seed: of initial parameters.
+    use_hardware_rng: whether random numbers depend on the hardware.
+    save_dataset: whether checkpoints hold the training iterator.
+    save: whether there are checkpoints.
+  """
+
+  random_seed: Any
+  use_hardware_rng: Any
+  save_dataset: Any
+  save: Any
+
+
+def gin_settings() -> Settings:
+  """Reads the bindings that T5X hands to nobody who could check them."""
+  return Settings(
+    random_seed=_bound("train.random_seed"),
+    use_hardware_rng=_bound("train.use_hardware_rng"),
+    save_dataset=_bound("SaveCheckpointConfig.save_dataset"),
+    save=_bound("CheckpointConfig.save"),
+  )
+
+
+def check_settings(settings: Settings, seed: int) -> None:
+  """Checks that a run can be repeated and gone on with.
+
+  Args:
+    settings: of T5X's `train`.
+    seed: from which all else is drawn.
+
+  Raises:
+    UserError: naming the binding.
+  """
+  if settings.random_seed is None:
+    raise UserError(
+      "RANDOM_SEED = None takes the clock and the hardware's generator, and no "
+      "run could be repeated: set RANDOM_SEED = %SEED"
+    )
+  if settings.random_seed != seed:
+    raise UserError(
+      f"RANDOM_SEED = {settings.random_seed!r} and SEED = {seed!r}: set "
+      "RANDOM_SEED = %SEED, so that one seed says all"
+    )
+  if settings.use_hardware_rng:
+    raise UserError(
+      "USE_HARDWARE_RNG = True: the hardware's generator draws other numbers "
+      "on another machine; set USE_HARDWARE_RNG = False"
+    )
+  if settings.save is not None and settings.save_dataset is not True:
+    raise UserError(
+      "utils.SaveCheckpointConfig.save_dataset must be True: the rationale "
+      "memory lies in that part of a checkpoint"
+    )
+
+
+def check_model(model: Any) -> None:
+  """Checks that T5X's loss is the weighted sum of log-probabilities.
+
+  Args:
+    model: T5X's.
+
+  Raises:
+    UserError: naming the binding.
+  """
+  name = type(model).__name__
+  if model._z_loss:
+    raise UserError(
+      f"Z_LOSS = {model._z_loss} (models.{name}.z_loss) adds to the "
+      "gradient: set Z_LOSS = 0.0"
+    )
+  if model._label_smoothing:
+    raise UserError(
+      f"LABEL_SMOOTHING = {model._label_smoothing} (models.{name}."
+      "label_smoothing) scores other sequences too: set LABEL_SMOOTHING = 0.0"
+    )
+  factor = model._loss_normalizing_factor
+  if isinstance(factor, str) or factor not in (None, 1):
+    raise UserError(
+      f"LOSS_NORMALIZING_FACTOR = {factor!r} (models.{name}."
+      "loss_normalizing_factor) divides the gradient: the weights are "
+      "normalised already; set LOSS_NORMALIZING_FACTOR = 1"
+    )
+  if rate := _dropout_rate(model.module):
+    raise UserError(
+      f"DROPOUT_RATE = {rate}: what is scored must be what was drawn, without "
+      "dropout; set DROPOUT_RATE = 0.0"
+    )
+  known = inspect.signature(model.decode_fn).parameters
+  if "logit_callback_fn" not in known:
+    raise UserError(
+      f"models.{name}.decode_fn cannot draw samples: set models.{name}."
+      "decode_fn = @decoding.temperature_sample"
+    )
+
+
+def _dropout_rate(module: Any) -> float:
+  """The highest rate that a module or its configuration has as a field."""
+  places = [module, getattr(module, "config", None)]
+  rates = [
+    value
+    for place in places
+    for name, value in getattr(place, "__dict__", {}).items()
+    if name.endswith("dropout_rate") and isinstance(value, int | float)
+  ]
+  return max(rates, default=0.0)
+
+
+def _bound(name: str) -> Any:
+  """The value that gin binds, macros resolved; None where it binds none."""
+  try:
+    # Gin resolves a reference where it is copied.
+    return copy.deepcopy(gin.query_parameter(name))
+  except ValueError:
+    return None

@@ -1,0 +1,127 @@
+"""The training iterator that T5X sees, which owns the rationale memory.
+
+T5X saves and restores its training iterator with each checkpoint, and that is
+how the memory comes to lie in it. What a step learns from is made in the step
+itself, of the current parameters; the iterator only gives features of the
+right shapes.
+"""
+
+import dataclasses
+import io
+from typing import Any
+
+import jax
+import numpy as np
+from clu.data import dataset_iterator
+from etils import epath
+
+from cot_latent.errors import UserError
+from cot_latent.inference.memory import MemoryState
+from cot_latent.t5x.features import Features
+
+_SUFFIX = ".memory.npz"
+
+
+@dataclasses.dataclass
+class Chains:
+  """The memory, and when that was.
+
+  Attributes:
+    memory: one chain a training question; None before it is made.
+    began_at: T5X's step when it was made; T5X goes on counting where the
+      pretrained checkpoint stopped.
+    step: T5X's step that it belongs to.
+  """
+
+  memory: MemoryState | None = None
+  began_at: int = 0
+  step: int = 0
+
+
+class RationaleIterator(dataset_iterator.DatasetIterator):
+  """Gives empty batches, and carries the chains through checkpoints."""
+
+  def __init__(self, empty: Features, fingerprint: str, model_dir: str):
+    """Makes an iterator whose chains are still to be made.
+
+    Args:
+      empty: features of this process's part of a minibatch.
+      fingerprint: of the training questions and the length of rationales.
+      model_dir: the run's folder; a memory of other questions in it is an
+        error, and elsewhere that of a model to begin with.
+    """
+    self.chains = Chains()
+    self._empty = empty
+    self._fingerprint = fingerprint
+    self._model_dir = epath.Path(model_dir)
+
+  def __next__(self) -> Features:
+    return dict(self._empty)
+
+  def reset(self) -> None:
+    """Does nothing: all batches are the same."""
+
+  @property
+  def element_spec(self) -> Any:
+    """The shapes and types of a batch."""
+    return {
+      name: dataset_iterator.ArraySpec(array.dtype, array.shape)
+      for name, array in self._empty.items()
+    }
+
+  def save(self, filename) -> None:
+    """Writes the chains into a checkpoint, if there are any."""
+    if self.chains.memory is None:
+      return
+    stream = io.BytesIO()
+    np.savez_compressed(
+      stream,
+      allow_pickle=False,
+      fingerprint=np.array(self._fingerprint),
+      began_at=np.array(self.chains.began_at),
+      step=np.array(self.chains.step),
+      **jax.tree.map(np.asarray, self.chains.memory._asdict()),
+    )
+    epath.Path(f"{filename}{_SUFFIX}").write_bytes(stream.getvalue())
+
+  def restore(self, filename) -> None:
+    """Reads the chains of a checkpoint; of a base model's there are none.
+
+    Raises:
+      UserError: if they are of other questions.
+    """
+    path = _find(epath.Path(f"{filename}{_SUFFIX}"))
+    if path is None:
+      return
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+      arrays = dict(stored)
+    if str(arrays.pop("fingerprint")) != self._fingerprint:
+      if self._model_dir in path.parents:
+        raise UserError(
+          f"the memory in {path} is of other questions, or of rationales of "
+          "another length: choose another MODEL_DIR"
+        )
+      return
+    self.chains = Chains(
+      began_at=int(arrays.pop("began_at")),
+      step=int(arrays.pop("step")),
+      memory=MemoryState(**arrays),
+    )
+
+  def load(self, filename) -> None:
+    """What CLU called `restore` before, and T5X still does."""
+    self.restore(filename)
+
+
+def _find(path: epath.Path) -> epath.Path | None:
+  """Finds the file, or that of another process: all hold the same.
+
+  Its name has the number of processes, which may be another one now.
+  """
+  if path.exists():
+    return path
+  for folder in (path.parent, path.parent.parent):
+    for pattern in (f"*{_SUFFIX}", f"process_*/*{_SUFFIX}"):
+      if found := sorted(folder.glob(pattern)):
+        return found[0]
+  return None

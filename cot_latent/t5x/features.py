@@ -1,0 +1,126 @@
+"""Prompts and targets as the features that T5X's models read.
+
+B rows, P prompt tokens, T target tokens.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from t5x import models
+
+from cot_latent.errors import UserError
+
+Features = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Converter:
+  """Makes features of one model, all of the same widths.
+
+  Attributes:
+    is_decoder_only: whether prompt and target are one sequence.
+    prompt_length: P.
+    target_length: T.
+  """
+
+  is_decoder_only: bool
+  prompt_length: int
+  target_length: int
+
+  def convert(
+    self, prompts: np.ndarray, targets: np.ndarray, weights: np.ndarray
+  ) -> Features:
+    """Makes what T5X's loss reads.
+
+    Args:
+      prompts: [B, P] int32, padded in front or behind.
+      targets: [B, T] int32, padded behind.
+      weights: [B] float32, of each row's log-probability.
+
+    Returns:
+      The features of SeqIO's converters, unpacked, but that
+      `decoder_loss_weights` is the row's weight on its target's tokens.
+    """
+    on_targets = weights[:, None] * (targets != 0).astype(np.float32)
+    prompts = behind(prompts, self.prompt_length)
+    if not self.is_decoder_only:
+      return {
+        "encoder_input_tokens": prompts,
+        "decoder_target_tokens": targets,
+        "decoder_input_tokens": _shifted(targets),
+        "decoder_loss_weights": on_targets,
+      }
+    lengths = (prompts != 0).sum(axis=1)
+    tokens = _joined(prompts, targets, lengths)
+    return {
+      "decoder_target_tokens": tokens,
+      "decoder_input_tokens": _shifted(tokens),
+      "decoder_loss_weights": _joined(
+        np.zeros(prompts.shape, np.float32), on_targets, lengths
+      ),
+      # The first target is foretold where the prompt's last token is read.
+      "decoder_causal_attention": (
+        np.arange(tokens.shape[1]) <= lengths[:, None]
+      ).astype(np.int32),
+    }
+
+  def spec(self, rows: int) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """The shapes and types of the features of so many rows."""
+    empty = self.zeros(rows)
+    return {
+      name: jax.ShapeDtypeStruct(array.shape, array.dtype)
+      for name, array in empty.items()
+    }
+
+  def zeros(self, rows: int) -> Features:
+    """Features of so many empty rows."""
+    return self.convert(
+      np.zeros((rows, self.prompt_length), np.int32),
+      np.zeros((rows, self.target_length), np.int32),
+      np.zeros(rows, np.float32),
+    )
+
+
+def converter(
+  model: models.BaseTransformerModel, prompt_length: int, target_length: int
+) -> Converter:
+  """Makes the converter that a model needs.
+
+  Raises:
+    UserError: if it is neither an encoder-decoder nor decoder-only.
+  """
+  if not isinstance(
+    model, models.EncoderDecoderModel | models.DecoderOnlyModel
+  ):
+    raise UserError(
+      f"MODEL is a {type(model).__name__}: rationales need T5X's "
+      "EncoderDecoderModel or DecoderOnlyModel"
+    )
+  is_decoder_only = isinstance(model, models.DecoderOnlyModel)
+  return Converter(is_decoder_only, prompt_length, target_length)
+
+
+def behind(rows: np.ndarray, width: int) -> np.ndarray:
+  """Moves the padding of rows [B, P] behind them, and makes them so wide."""
+  moved = np.zeros((len(rows), width), np.int32)
+  for place, row in enumerate(rows):
+    tokens = row[row != 0]
+    moved[place, : len(tokens)] = tokens
+  return moved
+
+
+def _shifted(tokens: np.ndarray) -> np.ndarray:
+  """What is read where [B, S] tokens are foretold."""
+  return np.pad(tokens, ((0, 0), (1, 0)))[:, :-1]
+
+
+def _joined(
+  first: np.ndarray, second: np.ndarray, lengths: np.ndarray
+) -> np.ndarray:
+  """Puts each row of `second` [B, T] behind so many columns of `first`."""
+  joined = np.pad(first, ((0, 0), (0, second.shape[1])))
+  rows = np.arange(len(first))[:, None]
+  joined[rows, lengths[:, None] + np.arange(second.shape[1])] = second
+  return joined

@@ -1,0 +1,218 @@
+"""T5X's Trainer, each of whose steps is an E-step and then T5X's own step.
+
+M questions a minibatch, K draws each, S sequences that are differentiated.
+"""
+
+from typing import Any
+
+import clu.metrics
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from t5x import trainer, utils
+
+from cot_latent.errors import RunError, UserError
+from cot_latent.inference import memory, rng
+from cot_latent.t5x import sampler
+from cot_latent.t5x.dataset import Chains
+from cot_latent.t5x.latent import Latent
+from cot_latent.training import estep
+from cot_latent.training.progress import Progress
+
+# T5X averages these over the loss's weights, which are signed here.
+_MEANINGLESS = (
+  "accuracy",
+  "loss_per_nonpadding_target_token",
+  "non_padding_fraction/loss_weights",
+)
+# Of the E-step's metrics those that T5X shows, as numbers.
+_SHOWN = (
+  "chain/accept_rate",
+  "memory/correct_fraction",
+  "memory/age",
+  "draws/capped_fraction",
+  "draws/unparseable_fraction",
+  "estimator/num_weighted",
+  "estimator/num_valid",
+  "estimator/scale",
+  "time/sampling",
+  "time/checking",
+)
+
+
+class LatentTrainer(trainer.Trainer):
+  """Draws rationales with the current parameters, and learns from them."""
+
+  def __init__(self, *arguments: Any, latent: Latent, **settings: Any):
+    """Takes what T5X's Trainer takes; makes the memory if there is none.
+
+    Args:
+      *arguments: of `t5x.trainer.Trainer`.
+      latent: which questions and which method.
+      **settings: of `t5x.trainer.Trainer`.
+
+    Raises:
+      UserError: if the memory is not that of the parameters.
+    """
+    super().__init__(*arguments, **settings)
+    self._latent = latent
+    self._steps: dict[int, Any] = {}
+    self._empty_metrics: Any = None
+    self._sampler = sampler.build(
+      self._model,
+      self._partitioner,
+      self._train_state_axes.params,
+      latent.converter,
+    )
+    # Few sizes are compiled, and each must be cut evenly.
+    parts = max(self._num_microbatches or 1, 1)
+    self._unit = sampler.padded(self._partitioner, 1) * parts
+    self._start_memory(int(utils.get_local_data(self.train_state.step)))
+
+  @property
+  def chains(self) -> Chains:
+    """The memory, which T5X's checkpoints hold as their data set."""
+    iterator = self._latent.iterator
+    if iterator is None:
+      raise UserError(
+        "train_script.train.get_dataset_fn must be %LATENT, which holds the "
+        "rationale memory"
+      )
+    return iterator.chains
+
+  def _start_memory(self, step: int) -> None:
+    chains, latent = self.chains, self._latent
+    if jax.process_count() > 1:
+      _share(chains, len(latent.examples), latent.config.max_length)
+    if chains.memory is not None:
+      if chains.step != step:
+        raise UserError(
+          f"the checkpoint has parameters of step {step} and a rationale "
+          f"memory of step {chains.step}: begin from another one"
+        )
+      return
+    chains.began_at = chains.step = step
+    chains.memory = estep.start_memory(
+      self._sampler,
+      latent.task,
+      latent.examples,
+      latent.method,
+      self.train_state.params,
+      latent.seed,
+      latent.batch_size * latent.method.num_draws,
+      latent.config.max_length,
+      Progress("memory", len(latent.examples)),
+    )
+
+  def train(self, batch_iter, num_steps, start_step=None):
+    """Takes steps as T5X does, but for what a step is."""
+    self._compiled_train_step = self._latent_step
+    return super().train(batch_iter, num_steps, start_step)
+
+  def compile_train(self, batch) -> None:
+    """Compiles T5X's step for the most sequences that a step may have."""
+    del batch  # of questions without rationales
+    latent = self._latent
+    size = self._padded(latent.method.max_scored(latent.batch_size))
+    super().compile_train(self._place(latent.converter.zeros(size)))
+    self._steps[size] = self._compiled_train_step
+
+  def _latent_step(self, train_state, batch):
+    """An E-step, and T5X's step on the sequences that have weight."""
+    del batch  # it has the shapes alone
+    step = int(utils.get_local_data(train_state.step))
+    rows, measured = self._e_step(train_state.params, step)
+    weighted = self._place(self._convert(rows))
+    run = self._step_for(len(weighted["decoder_target_tokens"]), train_state)
+    if measured["estimator/num_valid"]:
+      train_state, metrics = run(train_state, weighted)
+      loss = float(utils.get_local_data(metrics["loss"].total))
+      if not np.isfinite(loss):
+        raise RunError(
+          f"the loss of step {step + 1} is not finite: try a lower learning "
+          "rate, in another MODEL_DIR"
+        )
+    else:
+      # Without a valid row there is no estimate; T5X's count goes on.
+      metrics = self._nothing(train_state, weighted)
+      train_state = train_state.replace_step(train_state.step + 1)
+    metrics = {k: v for k, v in metrics.items() if k not in _MEANINGLESS}
+    for name in _SHOWN:
+      metrics[f"latent/{name}"] = clu.metrics.Average.from_model_output(
+        jnp.asarray([measured[name]], jnp.float32)
+      )
+    return train_state, metrics
+
+  def _e_step(
+    self, params: Any, step: int
+  ) -> tuple[estep.WeightedRows, dict[str, Any]]:
+    """The E-step at T5X's step, counted from 0."""
+    latent, chains = self._latent, self.chains
+    assert chains.memory is not None
+    own_step = step - chains.began_at
+    index = rng.minibatch(
+      latent.seed, "order", own_step, len(latent.examples), latent.batch_size
+    )
+    chains.memory, rows, measured = estep.e_step(
+      self._sampler,
+      latent.task,
+      latent.examples,
+      latent.method,
+      params,
+      chains.memory,
+      index,
+      latent.seed,
+      own_step + 1,
+    )
+    chains.step = step + 1
+    return rows, measured
+
+  def _convert(self, rows: estep.WeightedRows):
+    """Features of the rows, filled up with some that have no weight."""
+    more = self._padded(len(rows.weights)) - len(rows.weights)
+    targets = np.pad(rows.targets, ((0, more), (0, 0)))
+    prompts = np.pad(rows.prompts, ((0, more), (0, 0)))
+    weights = np.pad(rows.weights, (0, more))
+    return self._latent.converter.convert(prompts, targets, weights)
+
+  def _padded(self, rows: int) -> int:
+    return -(-rows // self._unit) * self._unit
+
+  def _place(self, batch):
+    return jax.tree.map(
+      lambda array: sampler.place_rows(self._partitioner, array), batch
+    )
+
+  def _step_for(self, size: int, train_state):
+    """T5X's partitioned step, compiled for this number of rows."""
+    if size not in self._steps:
+      self._steps[size] = self._partitioner.compile(
+        self._partitioned_train_step,
+        train_state,
+        self._place(self._latent.converter.zeros(size)),
+      )
+    return self._steps[size]
+
+  def _nothing(self, train_state, batch):
+    """The metrics of a step that is not taken."""
+    if self._empty_metrics is None:
+      step = self._partitioned_train_step
+      _, shapes = jax.eval_shape(step, train_state, batch)
+      self._empty_metrics = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes
+      )
+    return dict(self._empty_metrics)
+
+
+def _share(chains: Chains, num_examples: int, length: int) -> None:
+  """Gives all processes the first one's chains: not all restore them."""
+  is_there, began_at, step = multihost_utils.broadcast_one_to_all(
+    np.array([chains.memory is not None, chains.began_at, chains.step])
+  ).tolist()
+  chains.began_at, chains.step = began_at, step
+  if is_there:
+    own = chains.memory
+    if own is None:
+      own = memory.init(num_examples, length)
+    chains.memory = multihost_utils.broadcast_one_to_all(own)

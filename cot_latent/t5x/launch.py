@@ -1,0 +1,143 @@
+"""`t5x train` with a gin file that asks for T5X's own train."""
+
+import contextlib
+import pathlib
+import runpy
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gin
+from gin import config as gin_config
+from t5x import gin_utils
+
+from cot_latent import gin_errors, gin_sources
+from cot_latent.errors import RunError, UserError
+from cot_latent.t5x import plan
+
+_MODULE = "t5x.train"
+
+
+def run(
+  gin_files: Sequence[str],
+  bindings: Sequence[str],
+  search_paths: Sequence[str],
+  flags: Sequence[str] = (),
+) -> None:
+  """Runs T5X's train.py as the script that it is.
+
+  Args:
+    gin_files: as T5X takes them.
+    bindings: lines such as "SEED = 3".
+    search_paths: folders to look gin files up in.
+    flags: further ones of T5X's.
+
+  Raises:
+    UserError: for a mistake in the configuration.
+    RunError: if the run cannot go on.
+  """
+  arguments = [f"--gin_file={name}" for name in gin_files]
+  arguments += [f"--gin_bindings={binding}" for binding in bindings]
+  arguments.append(f"--gin_search_paths={','.join(('.', *search_paths))}")
+  before = sys.argv
+  sys.argv = ["t5x", *arguments, *flags]
+  try:
+    runpy.run_module(_MODULE, run_name="__main__", alter_sys=True)
+  except (UserError, RunError) as error:
+    raise type(error)(_first_line(error)) from None
+  except Exception as error:
+    if not _is_of_parsing(error):
+      raise
+    with gin_errors.explained("in the configuration"):
+      raise
+  except SystemExit as end:
+    if end.code:
+      raise
+  finally:
+    sys.argv = before
+
+
+def dry_run(
+  gin_files: Sequence[str],
+  bindings: Sequence[str],
+  search_paths: Sequence[str],
+) -> str:
+  """Checks a configuration and says what the run would do.
+
+  Args:
+    gin_files: as T5X takes them.
+    bindings: lines such as "SEED = 3".
+    search_paths: folders to look gin files up in.
+
+  Returns:
+    The configuration, and the cost.
+
+  Raises:
+    UserError: for a mistake in it.
+  """
+  from t5x import train as train_script
+
+  with _as_main(train_script):
+    train = parse(train_script, gin_files, bindings, search_paths)
+    with gin_errors.explained("in the configuration"):
+      text = plan.describe(train)
+    return f"{gin.config_str()}\n{text}"
+
+
+def parse(
+  train_script: Any,
+  gin_files: Sequence[str],
+  bindings: Sequence[str],
+  search_paths: Sequence[str],
+) -> Any:
+  """Reads a configuration as train.py does, mistakes in one line.
+
+  Args:
+    train_script: the module t5x.train, which stands for the main one.
+    gin_files: as T5X takes them.
+    bindings: lines such as "SEED = 3".
+    search_paths: folders to look gin files up in.
+
+  Returns:
+    T5X's train as gin configures it.
+  """
+  gin.clear_config()
+  gin_config._LOCATION_PREFIXES[:] = [""]
+  own = pathlib.Path(train_script.__file__).parents[1]
+  for folder in (*search_paths, own):
+    gin.add_config_file_search_path(str(folder))
+  for name in gin_files:
+    with gin_errors.explained(name):
+      gin.parse_config_file(name)
+  for binding in bindings:
+    with gin_errors.explained(gin_sources.flag(binding)):
+      gin.parse_config(binding)
+  with gin_errors.explained("in the configuration"):
+    gin.finalize()
+    return gin.get_configurable(train_script.train)
+
+
+@contextlib.contextmanager
+def _as_main(module: Any) -> Iterator[None]:
+  """Has a module stand for the main one, which T5X's gin files import."""
+  before = sys.modules["__main__"]
+  sys.modules["__main__"] = module
+  try:
+    yield
+  finally:
+    sys.modules["__main__"] = before
+
+
+def _is_of_parsing(error: Exception) -> bool:
+  """Whether an error came up while T5X read the configuration."""
+  trace = error.__traceback__
+  while trace:
+    if trace.tb_frame.f_code is gin_utils.parse_gin_flags.__code__:
+      return True
+    trace = trace.tb_next
+  return False
+
+
+def _first_line(error: Exception) -> str:
+  """What it says without what gin appends: the calls that it came from."""
+  return str(error).partition("\n")[0]

@@ -1,0 +1,157 @@
+"""Rationales drawn by T5X's own decoding loop.
+
+B rows, P prompt tokens, T target tokens, V vocabulary.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from t5x import partitioning
+
+from cot_latent.models.language_model import PAD_ID, LanguageModel
+from cot_latent.models.sampling import Draws
+from cot_latent.t5x.features import Converter
+
+
+def build(
+  model: Any,
+  partitioner: partitioning.BasePartitioner,
+  param_axes: Any,
+  converter: Converter,
+) -> LanguageModel:
+  """Makes of a T5X model what the E-step sees of one.
+
+  Args:
+    model: T5X's.
+    partitioner: of the run.
+    param_axes: where its parameters lie.
+    converter: makes its features.
+
+  Returns:
+    A model of which `sample` alone can be used. It has not the sampler's
+    log-probabilities: T5X's loop keeps none of what is drawn this way.
+  """
+  rows_spec = partitioner.data_partition_spec
+
+  def predict(params, batch, key_data, temperature):
+    start = jnp.zeros(len(key_data), jnp.int32)
+    settings: dict[str, Any] = {}
+    if converter.is_decoder_only:
+      start = batch["decoder_causal_attention"].sum(axis=1) - 1
+      settings["max_decode_steps"] = converter.target_length
+    tokens, _ = model.predict_batch_with_aux(
+      params,
+      batch,
+      num_decodes=1,  # several come sorted by how probable they are
+      return_all_decodes=False,
+      decoder_params=settings
+      | {
+        # The callback makes the largest logit a draw at temperature 1.
+        "temperature": 0.0,
+        "topk": 0,
+        "topp": 0.0,
+        "logit_callback_fn": row_noise(key_data, start, temperature),
+      },
+    )
+    return tokens[:, : converter.target_length]
+
+  compiled = partitioner.partition(
+    predict,
+    in_axis_resources=(param_axes, rows_spec, rows_spec, None),
+    out_axis_resources=None,
+  )
+  place = functools.partial(place_rows, partitioner)
+  eos_id = model.output_vocabulary.eos_id
+
+  def sample_batch(params, prompts, keys, temperature) -> np.ndarray:
+    zeros = np.zeros((len(prompts), converter.target_length), np.int32)
+    weights = np.zeros(len(prompts), np.float32)
+    batch = converter.convert(prompts, zeros, weights)
+    return np.asarray(
+      compiled(
+        params,
+        jax.tree.map(place, batch),
+        place(keys),
+        jnp.float32(temperature),
+      )
+    )
+
+  def sample(
+    params, prompts, keys, temperature=1.0, num_slots=None, report_done=None
+  ) -> Draws:
+    keys = np.asarray(jax.random.key_data(keys))
+    total = len(prompts)
+    size = padded(partitioner, min(total, num_slots or total))
+    parts = []
+    for begin in range(0, total, size):
+      # Behind the end the last row again.
+      rows = np.minimum(np.arange(begin, begin + size), total - 1)
+      drawn = sample_batch(params, prompts[rows], keys[rows], temperature)
+      parts.append(drawn[: total - begin])
+      if report_done:
+        report_done(min(begin + size, total))
+    tokens = np.concatenate(parts)
+    unknown = np.full(tokens.shape, np.nan, np.float32)
+    return Draws(tokens, (tokens == eos_id).any(axis=1), unknown)
+
+  return LanguageModel(init=_none, sample=sample, log_prob=_none)
+
+
+def row_noise(
+  key_data: jax.Array, start: jax.Array, temperature: jax.Array
+) -> Callable[[jax.Array, Any], jax.Array]:
+  """Makes a callback of T5X's decoding by which each row draws by its own key.
+
+  The largest logit plus Gumbel noise is a draw from the whole distribution at
+  temperature 1. With T5X's one key for all rows a draw would depend on the
+  row's place and on the size of the batch.
+
+  Args:
+    key_data: [B, 2] uint32, of the rows' keys.
+    start: [B] int32, where each row's first token is drawn.
+    temperature: scalar; 0 adds no noise.
+
+  Returns:
+    (logits [B, V], state of the loop) -> [B, V]. Padding is never drawn: T5X's
+    attention does not see a token 0.
+  """
+
+  def add_noise(logits, state):
+    keys = jax.random.wrap_key_data(key_data, impl="threefry2x32")
+    age = state.cur_index - start
+    noise = jax.vmap(
+      lambda key, number: jax.random.gumbel(
+        jax.random.fold_in(key, number), logits.shape[-1:], mode="high"
+      )
+    )(keys, age)
+    noisy = logits.astype(jnp.float32) + temperature * noise
+    return noisy.at[:, PAD_ID].set(-jnp.inf)
+
+  return add_noise
+
+
+def padded(partitioner: partitioning.BasePartitioner, rows: int) -> int:
+  """The next number of rows that the data axis can cut evenly."""
+  size = partitioner.data_mesh_size
+  return -(-rows // size) * size
+
+
+def place_rows(
+  partitioner: partitioning.BasePartitioner, array: np.ndarray
+) -> jax.Array:
+  """Puts rows where the partitioner wants them; every process has them all."""
+  sharding = jax.sharding.NamedSharding(
+    partitioner.mesh, partitioner.data_partition_spec
+  )
+  return jax.make_array_from_callback(
+    array.shape, sharding, lambda index: array[index]
+  )
+
+
+def _none(*arguments):
+  del arguments
+  raise NotImplementedError("T5X has its own")

@@ -1,0 +1,89 @@
+"""Parameters go from T5X's T5 to the embedded trainer's and back."""
+
+import copy
+
+import flax
+import jax
+import numpy as np
+import pytest
+
+from cot_latent.errors import UserError
+from cot_latent.models import language_model
+from cot_latent.t5x import convert
+from tests.t5x import small
+
+
+@pytest.fixture(scope="module")
+def params():
+  model = small.encoder_decoder()
+  shapes = {
+    name: part.shape for name, part in small.widths(model).spec(2).items()
+  }
+  variables = model.get_initial_variables(jax.random.PRNGKey(3), shapes)
+  return flax.core.unfreeze(small.host(variables["params"]))
+
+
+def scores(params, own):
+  """Log-probabilities by T5X and by the embedded model, [4, 8]."""
+  rng = np.random.default_rng(1)
+  prompts = rng.integers(3, 259, (4, 16)).astype(np.int32)
+  prompts[1, :5] = prompts[2, :11] = 0
+  targets = rng.integers(3, 259, (4, 8)).astype(np.int32)
+  targets[:, -1] = 1
+  model = small.encoder_decoder()
+  theirs = []
+  for place in range(8):
+    batch = small.widths(model).convert(prompts, targets, np.ones(4))
+    on_tokens = np.zeros((4, 8), np.float32)
+    on_tokens[:, place] = 1
+    batch["decoder_loss_weights"] = on_tokens
+    theirs.append(np.asarray(model.score_batch(params, batch)))
+  embedded = language_model.build(small.SIZES, 259, 1, 8)
+  return np.stack(theirs, 1), np.asarray(
+    embedded.log_prob(own, prompts, targets)
+  )
+
+
+def check_same(params, own):
+  one, other = scores(params, own)
+  np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_log_probabilities_agree(params):
+  check_same(params, convert.from_t5x(small.SIZES, params))
+
+
+@pytest.mark.parametrize(
+  ("one", "other"),
+  [
+    ("gate", "up"),
+    ("query", "key"),
+    ("attention", "cross_attention"),
+  ],
+)
+def test_arrays_in_each_others_place_are_noticed(params, one, other):
+  own = copy.deepcopy(convert.from_t5x(small.SIZES, params))
+  layer = own["decoder"]["layer_0"]
+  if one in layer:
+    parts = layer
+  else:
+    parts = layer["mlp"] if one == "gate" else layer["attention"]
+  parts[one], parts[other] = parts[other], parts[one]
+  with pytest.raises(AssertionError):
+    check_same(params, own)
+
+
+def test_back_again_nothing_is_changed(params):
+  again = convert.to_t5x(small.SIZES, convert.from_t5x(small.SIZES, params))
+  jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_another_model_is_refused(params):
+  fewer = copy.deepcopy(params)
+  del fewer["encoder"]["layers_1"]
+  with pytest.raises(UserError, match="lacks encoder/layers_1"):
+    convert.from_t5x(small.SIZES, fewer)
+  more = copy.deepcopy(params)
+  more["encoder"]["layers_2"] = more["encoder"]["layers_1"]
+  with pytest.raises(UserError, match="has encoder/layers_2"):
+    convert.from_t5x(small.SIZES, more)

@@ -1,0 +1,118 @@
+"""The trainer's steps: E-step, then T5X's own."""
+
+import jax
+import numpy as np
+import pytest
+
+from cot_latent.errors import RunError, UserError
+from cot_latent.models import language_model
+from cot_latent.t5x import convert
+from cot_latent.training import estep
+from tests.t5x import small
+
+
+def train(trainer, steps, start=0):
+  return trainer.train(iter(lambda: {}, None), steps, start).result()
+
+
+def test_the_memory_begins_and_steps_move_it(monkeypatch):
+  model = small.encoder_decoder(small.sgd())
+  made = small.make_latent(model, monkeypatch)
+  with small.make_trainer(model, made) as trainer:
+    assert (np.asarray(trainer.chains.memory.accepted_at) == 0).all()
+    trainer.compile_train({})
+    shown = train(trainer, 3)
+    assert trainer.chains.step == int(trainer.train_state.step) == 3
+    assert np.asarray(trainer.chains.memory.num_proposed).sum() == 3 * 8
+  assert 0 < shown["latent/chain/accept_rate"].value < 1
+  assert "accuracy" not in shown
+  assert np.isfinite(shown["loss"].value)
+
+
+def test_the_memory_is_that_of_the_embedded_trainer(monkeypatch):
+  # For the same parameters both draw the same, and so come to the same rows.
+  model = small.encoder_decoder(small.sgd())
+  made = small.make_latent(model, monkeypatch)
+  with small.make_trainer(model, made) as trainer:
+    params = small.host(trainer.train_state.params)
+    first = jax.tree.map(np.array, trainer.chains.memory)
+    rows, _ = trainer._e_step(trainer.train_state.params, 0)
+    second = small.host(trainer.chains.memory)
+  embedded = language_model.build(small.SIZES, 259, 1, 8)
+  own = convert.from_t5x(small.SIZES, params)
+  wanted = estep.start_memory(
+    *(embedded, made.task, made.examples, made.method, own, made.seed),
+    *(8, 8, lambda done: None),
+  )
+  jax.tree.map(np.testing.assert_array_equal, first, small.host(wanted))
+  index = small.latent_trainer.rng.minibatch(0, "order", 0, 24, 8)
+  wanted, wanted_rows, _ = estep.e_step(
+    *(embedded, made.task, made.examples, made.method, own, wanted),
+    *(index, made.seed, 1),
+  )
+  jax.tree.map(np.testing.assert_array_equal, second, small.host(wanted))
+  for name in ("prompts", "targets", "weights"):
+    np.testing.assert_array_equal(
+      getattr(rows, name), getattr(wanted_rows, name)
+    )
+
+
+def nothing_right(trainer, monkeypatch):
+  """No draw and no remembered rationale is right."""
+  monkeypatch.setattr(
+    type(trainer._latent.task), "extract", lambda self, text: "neither"
+  )
+
+
+def test_without_a_valid_row_nothing_is_learnt(monkeypatch):
+  model = small.encoder_decoder(small.sgd())
+  made = small.make_latent(
+    model, monkeypatch, small.method(memory_start="empty")
+  )
+  with small.make_trainer(model, made) as trainer:
+    nothing_right(trainer, monkeypatch)
+    before = small.host(trainer.train_state.params)
+    shown = train(trainer, 2)
+    after = small.host(trainer.train_state.params)
+    assert int(trainer.train_state.step) == 2
+  jax.tree.map(np.testing.assert_array_equal, before, after)
+  assert shown["latent/estimator/num_valid"].value == 0
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(monkeypatch):
+  model = small.encoder_decoder(small.sgd())
+  made = small.make_latent(model, monkeypatch)
+  with small.make_trainer(model, made) as trainer:
+    monkeypatch.setattr(
+      trainer,
+      "_e_step",
+      lambda params, step: (
+        estep.WeightedRows(
+          made.examples.prompts[:4],
+          np.full((4, 8), 5, np.int32),
+          np.full(4, np.nan, np.float32),
+          np.full(4, np.nan),
+        ),
+        {"estimator/num_valid": 1},
+      ),
+    )
+    with pytest.raises(RunError, match="step 1 is not finite"):
+      train(trainer, 1)
+
+
+def test_a_memory_of_another_step_is_refused(monkeypatch):
+  model = small.encoder_decoder(small.sgd())
+  made = small.make_latent(model, monkeypatch)
+  with small.make_trainer(model, made) as trainer:
+    trainer.chains.step = 5
+    with pytest.raises(UserError, match="memory of step 5"):
+      trainer._start_memory(0)
+
+
+def test_without_its_own_data_set_it_says_so(monkeypatch):
+  model = small.encoder_decoder(small.sgd())
+  made = small.make_latent(model, monkeypatch)
+  with small.make_trainer(model, made) as trainer:
+    made.iterator = None
+    with pytest.raises(UserError, match="get_dataset_fn must be %LATENT"):
+      train(trainer, 1)
