@@ -117,9 +117,9 @@ def asks_for_t5x(gin_files: Sequence[str], search_paths: Sequence[str]) -> bool:
 
   Args:
     gin_files: as for `parse`.
-    search_paths: as for `parse`.
+    search_paths: as for `parse`, which says what is wrong with them.
   """
-  _look_in(search_paths)
+  _look_in([path for path in search_paths if pathlib.Path(path).is_dir()])
   return gin_sources.asks_for_script(gin_files)
 
 

@@ -1,0 +1,5 @@
+"""Registers the toy tasks when it is imported, as a TASK_MODULE does."""
+
+from tests.training import toy
+
+toy.register()

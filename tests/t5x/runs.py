@@ -1,0 +1,112 @@
+"""Whole runs of T5X's train.py, in processes of their own."""
+
+import io
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+
+import cot_latent
+
+ROOT = pathlib.Path(cot_latent.__file__).parents[1]
+SMALL = "tests/t5x/small.gin"
+LIMIT = 300  # seconds
+
+
+def command(directory, *flags, gin_file=SMALL, by_t5x=True):
+  start = ["-m", "t5x.train"] if by_t5x else ["-m", "cot_latent.cli", "train"]
+  return [
+    *(sys.executable, *start, f"--gin_file={gin_file}"),
+    *(f"--gin.MODEL_DIR='{directory}'", *flags),
+  ]
+
+
+def environment(num_devices=1):
+  paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+  return os.environ | {
+    "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+    "JAX_PLATFORMS": "cpu",
+  }
+
+
+def run(directory, *flags, num_devices=1, **settings):
+  """Runs it to its end; gives what it said."""
+  return subprocess.run(
+    command(directory, *flags, **settings),
+    cwd=ROOT,
+    env=environment(num_devices),
+    capture_output=True,
+    text=True,
+    timeout=LIMIT,
+  )
+
+
+def run_well(directory, *flags, **settings):
+  done = run(directory, *flags, **settings)
+  assert done.returncode == 0, done.stderr[-3000:]
+  return done
+
+
+def run_until(directory, step, *flags):
+  """Runs it, and kills it as soon as there is a checkpoint of the step."""
+  log = pathlib.Path(f"{directory}.log")
+  with log.open("w") as stream:
+    process = subprocess.Popen(
+      command(directory, *flags),
+      cwd=ROOT,
+      env=environment(),
+      stdout=stream,
+      stderr=stream,
+    )
+    deadline = time.monotonic() + LIMIT
+    while not (directory / f"checkpoint_{step}").is_dir():
+      assert process.poll() is None, log.read_text()[-3000:]
+      assert time.monotonic() < deadline
+      time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def memory(directory, step):
+  """The chains of a checkpoint, as arrays."""
+  (path,) = (directory / f"checkpoint_{step}").rglob("*.memory.npz")
+  with np.load(io.BytesIO(path.read_bytes())) as stored:
+    return dict(stored)
+
+
+def parameters(directory, step):
+  """All of the state of a checkpoint: target and optimizer."""
+  with ocp.PyTreeCheckpointer() as reader:
+    restored = reader.restore(directory / f"checkpoint_{step}" / "state")
+  return {
+    "/".join(map(str, path)): np.asarray(leaf)
+    for path, leaf in _leaves(restored)
+  }
+
+
+def _leaves(tree, path=()):
+  if isinstance(tree, dict):
+    for name, part in sorted(tree.items()):
+      yield from _leaves(part, (*path, name))
+  elif isinstance(tree, list | tuple):
+    for place, part in enumerate(tree):
+      yield from _leaves(part, (*path, place))
+  elif tree is not None:
+    yield path, tree
+
+
+def assert_same(one, other, tolerance=0.0):
+  assert one.keys() == other.keys()
+  for name, array in one.items():
+    if tolerance and array.dtype.kind == "f":
+      np.testing.assert_allclose(
+        other[name], array, atol=tolerance, err_msg=name
+      )
+    else:
+      np.testing.assert_array_equal(other[name], array, err_msg=name)
