@@ -104,7 +104,6 @@ SHARED = {
 ASKED = {"MODEL", "MODEL_DIR", "MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS"}
 THEIRS = {
   "t5x/examples/t5/t5_1_1/base.gin": NETWORK,
-  "t5x/examples/decoder_only/models/base.gin": NETWORK,
   "t5x/configs/runs/pretrain.gin": (
     SHARED | {"SHUFFLE_TRAIN_EXAMPLES"},
     ASKED | {"TRAIN_STEPS"},

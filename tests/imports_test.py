@@ -90,7 +90,7 @@ OWNED = {
   "flax": {"models", "training", "t5x"},
   "safetensors": {"models"},
   "optax": {"training"},
-  "orbax": {"training"},
+  "orbax": {"training", "t5x"},
   "tensorboard": {"training", "quiet"},
   "jax": {"inference", "models", "training", "t5x"},
   "jinja2": {"reporting"},

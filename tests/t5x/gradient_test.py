@@ -120,3 +120,38 @@ def test_another_loss_is_noticed(monkeypatch, twin):
   got, wanted = gradients(monkeypatch, **twin)
   with pytest.raises(AssertionError):
     check_equal(got, wanted)
+
+
+def test_a_decoder_alone(monkeypatch):
+  # By mstep on T5X's own network, for the embedded decoder is another one.
+  model = small.decoder_only(small.sgd())
+  made = small.make_latent(model, monkeypatch)
+  with small.make_trainer(model, made) as trainer:
+    rows = weighted_rows(trainer)
+    params = small.host(trainer.train_state.params)
+
+    def log_prob(params, prompts, targets, prefix):
+      del prompts, targets, prefix
+      batch = made.converter.convert(rows.prompts, rows.targets, np.ones(6))
+      return model.score_batch(params, batch)[:, None]
+
+    optimizer = optax.identity()
+    step = mstep.build(
+      language_model.LanguageModel(None, None, log_prob), optimizer
+    )
+    updated = step(
+      jax.tree.map(jax.numpy.asarray, params),
+      optimizer.init(params),
+      None,
+      small.RATE,
+      rows.prompts,
+      rows.targets,
+      rows.weights,
+    )
+    wanted = jax.tree.map(
+      lambda a, b: (a - b) / small.RATE, params, small.host(updated.params)
+    )
+    got = t5x_gradient(trainer, rows)
+    check_equal(got, wanted)
+    with pytest.raises(AssertionError):
+      check_equal(jax.tree.map(np.negative, got), wanted)

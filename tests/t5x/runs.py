@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -82,8 +83,14 @@ def memory(directory, step):
 
 def parameters(directory, step):
   """All of the state of a checkpoint: target and optimizer."""
+  folder = directory / f"checkpoint_{step}" / "state"
   with ocp.PyTreeCheckpointer() as reader:
-    restored = reader.restore(directory / f"checkpoint_{step}" / "state")
+    # Whatever devices it was written by.
+    wanted = jax.tree.map(
+      lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray),
+      reader.metadata(folder).item_metadata.tree,
+    )
+    restored = reader.restore(folder, restore_args=wanted)
   return {
     "/".join(map(str, path)): np.asarray(leaf)
     for path, leaf in _leaves(restored)

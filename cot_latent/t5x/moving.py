@@ -1,0 +1,104 @@
+"""Models moved between T5X and the embedded trainer.
+
+The embedded trainer begins with a folder of Hugging Face's form, T5X with a
+checkpoint of its own.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from cot_latent.errors import UserError
+from cot_latent.models import huggingface
+from cot_latent.models.t5 import T5Config
+from cot_latent.t5x import checkpoints, convert
+
+
+def to_folder(checkpoint: str, source: str, folder: str) -> int:
+  """Writes a T5X checkpoint as a folder that the embedded trainer begins with.
+
+  Args:
+    checkpoint: T5X's, of `t5x.examples.t5`.
+    source: the folder of a model of the same sizes, whose config.json and
+      tokenizer are taken over.
+    folder: to be made.
+
+  Returns:
+    The checkpoint's step.
+
+  Raises:
+    UserError: if they are not of one model.
+  """
+  stored = checkpoints.read(checkpoint)
+  config = _config(source)
+  huggingface.save(folder, convert.from_t5x(config, stored.params), source)
+  return stored.step
+
+
+def from_folder(source: str, directory: str) -> str:
+  """Writes a folder's model as a T5X checkpoint of step 0.
+
+  It has no optimizer: T5X restores it where RestoreCheckpointConfig says so
+  (docs/t5x.md).
+
+  Args:
+    source: the folder, such as `t5x export` makes.
+    directory: in which checkpoint_0 is made.
+
+  Returns:
+    The checkpoint's path.
+
+  Raises:
+    UserError: if it is there already, or if this is no T5.
+  """
+  config = _config(source)
+  params = huggingface.load(source, config, huggingface.vocab_size(source))
+  path = epath.Path(directory) / "checkpoint_0"
+  if path.exists():
+    raise UserError(f"{path} exists: give a folder that has none")
+  state = {
+    "target": convert.to_t5x(config, jax.tree.map(np.asarray, params)),
+    "state": {"step": np.int32(0)},
+  }
+  with ocp.PyTreeCheckpointer() as writer:
+    writer.save((path / "state").resolve(), state)
+  return str(path)
+
+
+def _config(folder: str) -> T5Config:
+  config = huggingface.read_config(folder)
+  if not isinstance(config, T5Config):
+    raise UserError(f"{folder} is no T5, which alone moves to T5X and back")
+  return config
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Moves a model; see --help."""
+  parser = argparse.ArgumentParser(prog="python -m cot_latent.t5x.moving")
+  commands = parser.add_subparsers(required=True, dest="command")
+  out = commands.add_parser("to_folder", help="T5X to the embedded trainer")
+  for name in ("checkpoint", "source", "folder"):
+    out.add_argument(name)
+  back = commands.add_parser("from_folder", help="the other way")
+  for name in ("source", "directory"):
+    back.add_argument(name)
+  options = parser.parse_args(argv)
+  try:
+    if options.command == "to_folder":
+      step = to_folder(options.checkpoint, options.source, options.folder)
+      print(f"{options.folder} has the model of step {step}")
+    else:
+      print(from_folder(options.source, options.directory))
+  except UserError as error:
+    print(f"t5x: error: {error}", file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

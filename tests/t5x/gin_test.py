@@ -1,0 +1,166 @@
+"""Every file of gin/t5x/ is read by T5X, and every method trains in it."""
+
+import pathlib
+
+import gin
+import numpy as np
+import pytest
+from t5x import train as train_script
+
+from cot_latent import cli, configuration
+from cot_latent.errors import UserError
+from cot_latent.t5x import launch
+from tests import configs_test
+from tests.t5x import runs
+
+FOLDERS = configuration.package_folders()
+RUNS = [
+  name
+  for name in configs_test.IN_T5X
+  if not name.endswith(("_model.gin", "common.gin"))
+]
+STEPS = 5
+LOOPED = {"cot_supervised", "direct", "rest_em", "star"}
+
+
+@pytest.fixture(autouse=True)
+def _leave_no_configuration():
+  yield
+  gin.clear_config()
+
+
+def dry_run(capsys, name, *flags):
+  status = cli.main(
+    [
+      *("train", "--dry_run", f"--gin_file={name}"),
+      *("--gin.MODEL_DIR='nowhere'", *flags),
+    ]
+  )
+  return status, capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_dry_runs(name, capsys, data_dir):
+  flags = []
+  if "base" not in name:
+    flags.append("--gin.INITIAL_CHECKPOINT_PATH='nowhere'")
+  if "gsm8k" in name:
+    flags += ["--gin.VOCABULARY_FILE=None", "--gin.TRAIN_STEPS=1_000_100"]
+    flags.append(f"--data_dir={data_dir}")
+  status, shown = dry_run(capsys, name, *flags)
+  assert status == 0, shown.err
+  assert "# Macros:" in shown.out
+  if "trice" in name:
+    assert "a step samples" in shown.out
+  else:
+    assert "no rationales are drawn" in shown.out
+  assert not pathlib.Path("nowhere").exists()
+
+
+CHAIN = "gin/t5x/trice_chain.gin"
+
+
+@pytest.mark.parametrize(
+  ("flag", "message"),
+  [
+    ("--gin.Z_LOSS=1e-4", "Z_LOSS = 0.0001"),
+    ("--gin.LABEL_SMOOTHING=0.1", "LABEL_SMOOTHING = 0.1"),
+    ("--gin.DROPOUT_RATE=0.1", "DROPOUT_RATE = 0.1"),
+    ("--gin.LOSS_NORMALIZING_FACTOR=9", "LOSS_NORMALIZING_FACTOR = 9"),
+    ("--gin.RANDOM_SEED=None", "RANDOM_SEED = None"),
+    ("--gin.RANDOM_SEED=5", "RANDOM_SEED = 5 and SEED = 0"),
+    ("--gin.USE_HARDWARE_RNG=True", "USE_HARDWARE_RNG = True"),
+    ("--gin.utils.SaveCheckpointConfig.save_dataset=False", "save_dataset"),
+    ("--gin.TASK='chian'", "did you mean chain"),
+    ("--gin.BATCH_SIZE=100_000", "set a smaller BATCH_SIZE"),
+    ("--gin.MAX_LENGTH='x'", "TaskConfig.max_length"),
+    ("--gin.latent.Latent.sed=3", "no parameter sed"),
+    ("--gin.METHOD=", "write it as|has no value"),
+  ],
+)
+def test_a_mistake_is_one_line(flag, message, capsys):
+  given = [flag, "--gin.INITIAL_CHECKPOINT_PATH=[]"]
+  status, shown = dry_run(capsys, CHAIN, *given)
+  assert status == 2
+  (line,) = [
+    line for line in shown.err.splitlines() if line.startswith("t5x: error")
+  ]
+  assert configs_test.re.search(message, line)
+  assert "Traceback" not in shown.err
+
+
+def test_what_t5x_gives_and_asks_for_is_known():
+  root = pathlib.Path(train_script.__file__).parents[1]
+  for name, (given, asked) in configs_test.THEIRS.items():
+    text = configs_test.read_text((root / name).read_text())
+    assert configs_test.given_by(text) == given
+    needed = text.values().keys() | text.macros - {"gin.REQUIRED"}
+    assert needed - given == asked
+
+
+def train(directory, *gin_files, bindings=()):
+  """Runs T5X's train in this process; gives its last step and state."""
+  with launch._as_main(train_script):
+    configured = launch.parse(
+      train_script,
+      gin_files,
+      [
+        *(f"TRAIN_STEPS = {STEPS}", f"MODEL_DIR = '{directory}'"),
+        *("EVAL_PERIOD = 5", "CHECKPOINT_PERIOD = 5", *bindings),
+      ],
+      FOLDERS,
+    )
+    return configured()
+
+
+@pytest.mark.parametrize(
+  "method", [m for m in configs_test.METHODS if "few_shot" not in m]
+)
+def test_a_method_trains(method, tmp_path):
+  files = [runs.SMALL, method]
+  name = pathlib.Path(method).stem
+  if name in LOOPED:
+    with pytest.raises(UserError, match=f"'{name}' has outer loops"):
+      train(tmp_path / "run", *files)
+    assert not (tmp_path / "run").exists()
+    return
+  smaller = ["NUM_SCORED = 5"] if name == "trice_subsampled" else []
+  if "trice" not in name:
+    smaller.append("NUM_DRAWS = 2")
+  step, state = train(tmp_path / "run", *files, bindings=smaller)
+  assert step == int(state.step) == STEPS
+  stored = runs.memory(tmp_path / "run", STEPS)
+  draws = 1 if "trice" in name else 2
+  assert stored["num_proposed"].sum() == STEPS * 8 * draws
+  before, after = (runs.parameters(tmp_path / "run", n) for n in (0, STEPS))
+  assert any(
+    not np.array_equal(before[name], after[name])
+    for name in before
+    if name.startswith("target/")
+  )
+
+
+def test_few_shot_evaluates_alone(tmp_path):
+  method = "gin/methods/few_shot.gin"
+  step, _ = train(
+    tmp_path / "run", runs.SMALL, method, bindings=["TRAIN_STEPS = 0"]
+  )
+  assert step == 0
+  assert list((tmp_path / "run" / "inference_eval").glob("*-000000.jsonl"))
+
+
+def test_a_decoder_alone_trains(tmp_path):
+  step, _ = train(tmp_path / "run", "tests/t5x/small_decoder.gin")
+  assert step == STEPS
+  stored = runs.memory(tmp_path / "run", STEPS)
+  assert stored["is_correct"].any()
+  assert stored["num_proposed"].sum() == STEPS * 8
+
+
+def test_methods_that_loop_are_these():
+  looped = set()
+  for method in configs_test.METHODS:
+    made = configs_test.made_of((method,))
+    if made.method.refit is not None:
+      looped.add(pathlib.Path(method).stem)
+  assert looped == LOOPED

@@ -1,0 +1,97 @@
+"""A model moves from T5X to the embedded trainer and back."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from cot_latent.errors import UserError
+from cot_latent.models import huggingface, language_model
+from cot_latent.t5x import checkpoints, convert, moving
+from tests.models import hub_configs
+from tests.t5x import small
+
+SIZES, VOCABULARY = small.SIZES, 259
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+  """A folder of Hugging Face's form, of the sizes of the small T5."""
+  folder = tmp_path_factory.mktemp("source")
+  settings = hub_configs._T5 | {
+    "vocab_size": VOCABULARY,
+    "d_model": SIZES.embed_dim,
+    "d_kv": SIZES.head_dim,
+    "d_ff": SIZES.mlp_dim,
+    "num_heads": SIZES.num_heads,
+    "num_layers": SIZES.num_encoder_layers,
+    "num_decoder_layers": SIZES.num_decoder_layers,
+  }
+  (folder / "config.json").write_text(json.dumps(settings))
+  model = language_model.build(SIZES, VOCABULARY, 1, 8)
+  params = small.host(model.init(jax.random.key(0)))
+  family = huggingface.FAMILIES["t5"]
+  safetensors.numpy.save_file(
+    {
+      family.name(path, SIZES): np.ascontiguousarray(
+        huggingface._stored(path, array)
+      )
+      for path, array in huggingface._leaves(params)
+    },
+    folder / "model.safetensors",
+  )
+  return folder
+
+
+def scores_by_t5x(params, prompts, targets):
+  model = small.encoder_decoder()
+  batch = small.widths(model).convert(prompts, targets, np.ones(len(prompts)))
+  return np.asarray(model.score_batch(params, batch))
+
+
+def scores_by_folder(folder, prompts, targets):
+  config = huggingface.read_config(folder)
+  params = huggingface.load(folder, config, VOCABULARY)
+  model = language_model.build(config, VOCABULARY, 1, 8)
+  return np.asarray(model.log_prob(params, prompts, targets)).sum(axis=1)
+
+
+def check_same(params, folder):
+  rng = np.random.default_rng(2)
+  prompts = rng.integers(3, VOCABULARY, (4, 16)).astype(np.int32)
+  targets = rng.integers(3, VOCABULARY, (4, 8)).astype(np.int32)
+  np.testing.assert_allclose(
+    scores_by_t5x(params, prompts, targets),
+    scores_by_folder(folder, prompts, targets),
+    rtol=1e-5,
+  )
+
+
+def test_there_and_back(source, tmp_path):
+  path = moving.from_folder(str(source), str(tmp_path / "t5x"))
+  stored = checkpoints.read(path)
+  assert stored.step == 0
+  check_same(stored.params, source)
+  again = tmp_path / "again"
+  assert moving.to_folder(path, str(source), str(again)) == 0
+  check_same(stored.params, again)
+  one, other = (
+    huggingface.load(folder, huggingface.read_config(folder), VOCABULARY)
+    for folder in (source, again)
+  )
+  jax.tree.map(np.testing.assert_array_equal, one, other)
+  # Another model's parameters are noticed.
+  twin = jax.tree.map(lambda leaf: leaf * 1.01, stored.params)
+  with pytest.raises(AssertionError):
+    check_same(twin, again)
+  assert convert.to_t5x(SIZES, one).keys() == stored.params.keys()
+
+
+def test_mistakes_are_one_line(source, tmp_path, capsys):
+  moving.from_folder(str(source), str(tmp_path))
+  with pytest.raises(UserError, match="checkpoint_0 exists"):
+    moving.from_folder(str(source), str(tmp_path))
+  assert moving.main(["from_folder", str(tmp_path), str(tmp_path / "x")]) == 2
+  assert capsys.readouterr().err.count("\n") == 1
