@@ -67,6 +67,8 @@ def from_folder(source: str, directory: str) -> str:
   }
   with ocp.PyTreeCheckpointer() as writer:
     writer.save((path / "state").resolve(), state)
+  # T5X looks for this part too; without a memory in it one is begun.
+  (path / "dataset").mkdir()
   return str(path)
 
 
