@@ -11,12 +11,13 @@ machine does meanwhile falls on all alike. What compiles is run once before.
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ import numpy as np
 from benchmarks import limits, workloads
 from benchmarks.variance import STYLE
 
-_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers")
+_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers", "t5x")
 _GREY, _BLUE, _ORANGE = "#9a9a9a", "#0072B2", "#D55E00"
 
 
@@ -52,6 +53,15 @@ def machine() -> dict[str, Any]:
     "python": platform.python_version(),
     "packages": packages,
   }
+
+
+def installed_peers() -> list[str]:
+  """Those of workloads.PEERS that can be run here."""
+  return [
+    name
+    for name in workloads.PEERS
+    if importlib.util.find_spec(name.lower()) is not None
+  ]
 
 
 def _load() -> float | None:
@@ -83,7 +93,7 @@ def measure(
   for name, run in workload.contenders.items():
     say(f"{name}: compiling")
     # PyTorch compiles nothing.
-    if name != workloads.PEER:
+    if name != workloads.TRANSFORMERS:
       run()
       workload.untimed.get(name, lambda: None)()
   for _ in range(repeats):
@@ -129,17 +139,10 @@ def measure(
           part: least_seconds / inner for part, least_seconds in least.items()
         },
       }
-  ours = [name for name in found if name != workloads.PEER]
-  best = max(ours, key=lambda name: found[name]["rate"])
-  ratio = None
-  if workloads.PEER in found:
-    ratio = found[best]["rate"] / found[workloads.PEER]["rate"]
   return {
     "title": workload.title,
     "unit": workload.unit,
     "contenders": found,
-    "best": best,
-    "ratio": ratio,
     "target": workload.target,
     "rates": rate._asdict(),
     "load": loads,
@@ -180,25 +183,25 @@ def measure_steps(
 def table(found: dict[str, Any]) -> str:
   """Writes the figures as Markdown."""
   lines = [
-    "| | ours | transformers | ratio | must reach | limit: memory | "
-    "limit: arithmetic |",
-    "|---|---|---|---|---|---|---|",
+    "| | ours | transformers | T5X | to the faster | must reach | "
+    "limit: memory | limit: arithmetic |",
+    "|---|---|---|---|---|---|---|---|",
   ]
   for name in workloads.SAMPLING_AND_GRADIENT:
     if name not in found:
       continue
     result = found[name]
+    peers = [result["contenders"].get(peer) for peer in workloads.PEERS]
+    fastest = max((peer["rate"] for peer in peers if peer), default=None)
     for contender, figures in result["contenders"].items():
-      if contender == workloads.PEER:
+      if contender in workloads.PEERS:
         continue
-      peer = result["contenders"].get(workloads.PEER)
-      ratio = f"{figures['rate'] / peer['rate']:.1f} ×" if peer else "–"
       share = figures["share_of_limit"]
       cells = [
         f"{name} {result['title']}" + contender.removeprefix(workloads.OURS),
         _rate(result, figures),
-        _rate(result, peer) if peer else "–",
-        ratio,
+        *(_rate(result, peer) if peer else "–" for peer in peers),
+        f"{figures['rate'] / fastest:.1f} ×" if fastest else "–",
         f"{result['target']:g} ×",
         f"{share['memory']:.0%}" if share["memory"] else "–",
         f"{share['arithmetic']:.0%}",
@@ -250,7 +253,7 @@ def _draw_rates(axes: Any, name: str, result: dict[str, Any]) -> None:
   figures = result["contenders"]
   for place, (contender, each) in enumerate(figures.items()):
     value = each["seconds" if is_time else "rate"]
-    colour = _GREY if contender == workloads.PEER else _BLUE
+    colour = _GREY if contender in workloads.PEERS else _BLUE
     axes.bar(place, value, color=colour, width=0.7)
     axes.text(
       place, value, f"{value:,.3g}", ha="center", va="bottom", fontsize=9
@@ -301,7 +304,7 @@ def run(
   names: Sequence[str],
   sizes: workloads.Sizes,
   repeats: int,
-  with_peers: bool = True,
+  with_peers: Collection[str] = workloads.PEERS,
   say: Callable[[str], None] = print,
   scale: int = 1,
 ) -> dict[str, Any]:
@@ -328,7 +331,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
   parser.add_argument(
     "--num_slots", type=int, nargs="+", help="that W1 is tried with"
   )
-  parser.add_argument("--no_peers", action="store_true")
+  parser.add_argument(
+    "--peers",
+    nargs="*",
+    choices=workloads.PEERS,
+    default=installed_peers(),
+    help="default: those that are installed",
+  )
   parser.add_argument(
     "--output", type=pathlib.Path, default=pathlib.Path("benchmarks/results")
   )
@@ -339,7 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   known = options.output / "speed.json"
   found = json.loads(known.read_text()) if known.is_file() else {}
   for name in options.workload:
-    measured = run([name], sizes, options.repeats, not options.no_peers)
+    measured = run([name], sizes, options.repeats, options.peers)
     for result in measured.values():
       result["command"] = (
         f"python -m benchmarks.speed --workload {name} "

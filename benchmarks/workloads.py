@@ -5,7 +5,7 @@ import functools
 import hashlib
 import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -23,7 +23,8 @@ from cot_latent.models.network import target_mask
 from cot_latent.training import estep, mstep
 from cot_latent.training.experiment import Method, OptimizerConfig
 
-OURS, PEER = "ours", "transformers"
+OURS, TRANSFORMERS, T5X = "ours", "transformers", "T5X"
+PEERS = (TRANSFORMERS, T5X)
 ACCEPTANCES = (0.3, 0.6, 0.95)
 _EOS = 1
 
@@ -87,10 +88,10 @@ class Workload(NamedTuple):
     title: for people.
     unit: of what `contenders` return, in the plural.
     contenders: name -> a function that does the work once and returns how much
-      it was; the first call compiles.
+      it was; the first call compiles. Those that are not of PEERS are ours.
     work: name -> of one such unit, what the contender's limit is reckoned from.
     untimed: name -> a function that does what is no part of the inner loop.
-    target: how many times the peer's rate ours must be; None without peer.
+    target: how many times the fastest peer's rate ours must be.
   """
 
   title: str
@@ -98,7 +99,18 @@ class Workload(NamedTuple):
   contenders: Mapping[str, Callable[[], float]]
   work: Mapping[str, limits.Work]
   untimed: Mapping[str, Callable[[], Any]]
-  target: float | None
+  target: float
+
+
+def _set_eos_rate(rate: float, logits: jax.Array) -> jax.Array:
+  """Changes logits [..., V] so that EOS has this probability."""
+  is_eos = jnp.arange(logits.shape[-1]) == _EOS
+  rest = jnp.where(is_eos, -jnp.inf, logits)
+  eos = -jnp.inf
+  if rate:
+    whole = jax.nn.logsumexp(rest, axis=-1, keepdims=True)
+    eos = whole + np.log(rate / (1 - rate))
+  return jnp.where(is_eos, eos, rest)
 
 
 def _with_eos_rate(
@@ -108,20 +120,11 @@ def _with_eos_rate(
 
   Its log_prob is the network's own: it does the same work.
   """
-  is_eos = jnp.arange(vocab_size) == _EOS
-
-  def change(logits):
-    rest = jnp.where(is_eos, -jnp.inf, logits)
-    eos = -jnp.inf
-    if rate:
-      whole = jax.nn.logsumexp(rest, axis=-1, keepdims=True)
-      eos = whole + np.log(rate / (1 - rate))
-    return jnp.where(is_eos, eos, rest)
 
   def wrap(function):
     def changed(*arguments):
       logits, kept = function(*arguments)
-      return change(logits), kept
+      return _set_eos_rate(rate, logits), kept
 
     return changed
 
@@ -159,7 +162,7 @@ def _num_tokens(draws: Any) -> np.ndarray:
   return np.asarray(target_mask(jnp.asarray(draws.tokens), _EOS)).sum(axis=1)
 
 
-def plain_sampling(sizes: Sizes, with_peers: bool) -> Workload:
+def plain_sampling(sizes: Sizes, with_peers: Collection[str] = ()) -> Workload:
   """W0."""
   config = t5.T5Config(
     num_encoder_layers=sizes.num_layers,
@@ -180,12 +183,23 @@ def plain_sampling(sizes: Sizes, with_peers: bool) -> Workload:
     return float(_num_tokens(model.sample(params, prompts, keys)).sum())
 
   contenders: dict[str, Callable[[], float]] = {OURS: ours}
-  if with_peers:
+  if TRANSFORMERS in with_peers:
     from benchmarks import peers
 
-    peer = peers.t5(config, vocab_size)
-    sample = peers.sampler(peer, length, _EOS, 0.0, rows)
-    contenders[PEER] = lambda: sample(prompts)
+    contenders[TRANSFORMERS] = functools.partial(
+      peers.sampler(peers.t5(config, vocab_size), length, _EOS, 0.0, rows),
+      prompts,
+    )
+  if T5X in with_peers:
+    from benchmarks import peers_t5x
+
+    contenders[T5X] = functools.partial(
+      peers_t5x.sampler(
+        peers_t5x.t5(config, vocab_size),
+        *(length, _EOS, functools.partial(_set_eos_rate, 0.0), rows),
+      ),
+      prompts,
+    )
   work = limits.plain_sampling(config, vocab_size, rows, length, length)
   return Workload(
     f"encoder-decoder, {rows} rows, {length} + {length} tokens",
@@ -197,7 +211,9 @@ def plain_sampling(sizes: Sizes, with_peers: bool) -> Workload:
   )
 
 
-def few_shot_sampling(sizes: Sizes, with_peers: bool) -> Workload:
+def few_shot_sampling(
+  sizes: Sizes, with_peers: Collection[str] = ()
+) -> Workload:
   """W1."""
   vocab_size = vocabularies.byte_vocabulary().size
   rate = 1 / sizes.mean_length
@@ -220,14 +236,28 @@ def few_shot_sampling(sizes: Sizes, with_peers: bool) -> Workload:
     work[name] = limits.few_shot_sampling(
       sizes.decoder, vocab_size, sizes.prefix, sizes.question, lengths, slots
     )
-  if with_peers:
+  of_peers = prompts[: sizes.num_peer_questions]
+  if TRANSFORMERS in with_peers:
     from benchmarks import peers
 
-    sample = peers.sampler(
-      peers.llama(sizes.decoder, vocab_size),
-      *(sizes.max_length, _EOS, rate, sizes.batch_size),
+    contenders[TRANSFORMERS] = functools.partial(
+      peers.sampler(
+        peers.llama(sizes.decoder, vocab_size),
+        *(sizes.max_length, _EOS, rate, sizes.batch_size),
+      ),
+      of_peers,
     )
-    contenders[PEER] = lambda: sample(prompts[: sizes.num_peer_questions])
+  if T5X in with_peers:
+    from benchmarks import peers_t5x
+
+    change = functools.partial(_set_eos_rate, rate)
+    contenders[T5X] = functools.partial(
+      peers_t5x.sampler(
+        peers_t5x.decoder(sizes.decoder, vocab_size),
+        *(sizes.max_length, _EOS, change, sizes.batch_size),
+      ),
+      of_peers,
+    )
   return Workload(
     f"few-shot, {sizes.num_questions} questions of {sizes.question} tokens "
     f"under a prefix of {sizes.prefix}",
@@ -239,7 +269,7 @@ def few_shot_sampling(sizes: Sizes, with_peers: bool) -> Workload:
   )
 
 
-def gradient(sizes: Sizes, with_peers: bool) -> Workload:
+def gradient(sizes: Sizes, with_peers: Collection[str] = ()) -> Workload:
   """W2."""
   vocab_size, rows = vocabularies.byte_vocabulary().size, sizes.batch_size
   target_length = sizes.mean_length
@@ -261,17 +291,21 @@ def gradient(sizes: Sizes, with_peers: bool) -> Workload:
     jax.block_until_ready(step(params, *language_model.split_prefix(prompts)))
     return 1.0
 
+  def once(step):
+    step(prompts, targets, weights)
+    return 1.0
+
   contenders: dict[str, Callable[[], float]] = {OURS: ours}
-  if with_peers:
+  if TRANSFORMERS in with_peers:
     from benchmarks import peers
 
-    peer_step = peers.gradient(peers.llama(sizes.decoder, vocab_size))
+    llama = peers.llama(sizes.decoder, vocab_size)
+    contenders[TRANSFORMERS] = functools.partial(once, peers.gradient(llama))
+  if T5X in with_peers:
+    from benchmarks import peers_t5x
 
-    def peer():
-      peer_step(prompts, targets, weights)
-      return 1.0
-
-    contenders[PEER] = peer
+    decoder_only = peers_t5x.decoder(sizes.decoder, vocab_size)
+    contenders[T5X] = functools.partial(once, peers_t5x.gradient(decoder_only))
   return Workload(
     f"gradient of {rows} rows, {sizes.prefix} + {sizes.question} + "
     f"{target_length} tokens",

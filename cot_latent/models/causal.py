@@ -125,7 +125,8 @@ def build(
     chosen = score(unembed, x, targets)
     return jnp.where(target_mask(targets, eos_id), chosen, 0)
 
-  def start(params, shared, prompts):
+  def start(params, shared, prompts, column):
+    del column  # prompts lie elsewhere
     is_real = prompt_mask(prompts)
     x, cache = forward(params, shared, prompts, is_real)
     logits = decoder.unembed(config, params, x[:, -1], layout)

@@ -220,15 +220,36 @@ def _frequencies(config: DecoderConfig, is_local: bool) -> jax.Array:
   return frequency * (share + (1 - share) / scaling.factor)
 
 
-def rotate(
-  x: jax.Array, positions: jax.Array, frequency: jax.Array
-) -> jax.Array:
+class Turn(NamedTuple):
+  """By how much rotary positions turn, [B, S, D / 2] float32 each."""
+
+  sin: jax.Array
+  cos: jax.Array
+
+
+def turn(
+  config: DecoderConfig, positions: jax.Array, end: int, is_local: bool
+) -> Turn:
+  """Looks up what turns queries and keys.
+
+  Args:
+    config: says by how much.
+    positions: [B, S] int32, below `end`.
+    end: how many positions there are.
+    is_local: for local layers.
+  """
+  angle = jnp.arange(end)[:, None] * _frequencies(config, is_local)
+  # From a table: XLA's CPU would compute the sines of each row anew in every
+  # layer and head, for it fuses them with what needs them.
+  return Turn(jnp.sin(angle)[positions], jnp.cos(angle)[positions])
+
+
+def rotate(x: jax.Array, by: Turn) -> jax.Array:
   """Applies rotary position embedding.
 
   Args:
     x: [B, H, S, D].
-    positions: [B, S] int32.
-    frequency: [D / 2], radians a position.
+    by: at the S positions.
 
   Returns:
     [B, H, S, D].
@@ -236,9 +257,8 @@ def rotate(
   Reference: Su et al. 2021, "RoFormer"; halves are paired, as in Llama.
   """
   half = x.shape[-1] // 2
-  angle = positions[:, None, :, None] * frequency
   first, second = x[..., :half], x[..., half:]
-  sin, cos = jnp.sin(angle), jnp.cos(angle)
+  sin, cos = by.sin[:, None], by.cos[:, None]
   turned = jnp.concatenate(
     [first * cos - second * sin, second * cos + first * sin], axis=-1
   )
@@ -365,17 +385,16 @@ class Block(nn.Module):
   """Attention and gated MLP, each behind a norm and added to its input."""
 
   config: DecoderConfig
-  is_local: bool
   lora: Lora | None
   layout: partitioning.Layout | None
 
   @nn.compact
-  def __call__(self, x, positions, mask, earlier, cache, index):
+  def __call__(self, x, turned, mask, earlier, cache, index):
     """Runs one block; see `Decoder`.
 
     Args:
       x: [B, S, E].
-      positions: [B, S] int32.
+      turned: Turn at the S positions.
       mask: [B, S, C] bool.
       earlier: this layer's keys and values, and masks [B, S, C'] bool of them.
       cache: this layer's, of C positions; None attends to the S alone.
@@ -421,9 +440,7 @@ class Block(nn.Module):
     value = heads("value", config.kv_heads, "kv_heads")
     if config.qk_norm:
       query, key = norm("query_norm")(query), norm("key_norm")(key)
-    frequency = _frequencies(config, self.is_local)
-    query = rotate(query, positions, frequency)
-    key = rotate(key, positions, frequency)
+    query, key = rotate(query, turned), rotate(key, turned)
     scale = config.query_scale or config.head_dim**-0.5
     if cache is None:
       cache = LayerCache(key, value)
@@ -510,16 +527,20 @@ class Decoder(nn.Module):
       x *= jnp.asarray(config.embed_dim**0.5, config.dtype)
     x = partitioning.constrain(self.layout, x, "batch")
     block_class = nn.remat(Block) if config.remat else Block
+    kinds = (False, True) if config.local_layers else (False,)
+    # Nothing stands further back than all that can be seen together.
+    end = x.shape[1] if cache is None else cache[0].keys.shape[-2]
+    end += sum(seen[0].keys.shape[-2] for seen, _ in earlier)
+    turns = [turn(config, positions, end, is_local) for is_local in kinds]
     written = []
     for number in range(config.num_layers):
-      is_local = number in config.local_layers
       block = block_class(
-        *(config, is_local, self.lora, self.layout), name=f"layer_{number}"
+        *(config, self.lora, self.layout), name=f"layer_{number}"
       )
-      which = int(is_local)
+      which = int(number in config.local_layers)
       x, layer_cache = block(
         x,
-        positions,
+        turns[which],
         mask[which],
         [(seen[number], sight[which]) for seen, sight in earlier],
         cache and cache[number],

@@ -46,13 +46,12 @@ class Kept(NamedTuple):
   Attributes:
     encoded: keys and values of the encoder's C positions, for the decoder.
     is_real: [B, C] bool, False on padding.
-    first: of the decoder's start.
-    target: of the T positions behind it, used as a ring.
+    target: of the T positions of the decoder's start and what is drawn, but
+      for the last, which is never fed in; used as a ring.
   """
 
   encoded: Cache
   is_real: jax.Array
-  first: Cache
   target: Cache
 
 
@@ -106,38 +105,41 @@ def build(
     chosen = score(unembed, x, targets)
     return jnp.where(target_mask(targets, eos_id), chosen, 0)
 
-  def start(params, shared, prompts):
-    encoded, is_real = encode(params, shared, prompts)
-    tokens = jnp.full((len(prompts), 1), PAD_ID, jnp.int32)
-    itself = np.zeros((1, 1, 1), np.int32)
-    x, first, cross = decode(
-      params, tokens, encoded, is_real, t5.Sight(itself == 0, itself)
+  def feed(params, kept, tokens, encoded, age, column):
+    """Feeds in tokens [B] of ages [B], the start's being -1."""
+    # How old the tokens in the ring's columns are, seen from the newest; the
+    # same in all rows, but some rows have not so many.
+    back = (column - jnp.arange(max_length)) % max_length
+    is_own = back <= age[:, None] + 1
+    x, ring, cross = decode(
+      params,
+      tokens[:, None],
+      encoded,
+      kept.is_real,
+      t5.Sight(is_own[:, None], -back[None, None]),
+      cache=kept.target,
+      column=column % max_length,
     )
     logits = t5.unembed(config, params, x[:, 0], layout)
-    ring = t5.empty_ring(config, len(prompts), max_length)
+    return logits, Kept(cross, kept.is_real, ring)
+
+  def start(params, shared, prompts, column):
+    encoded, is_real = encode(params, shared, prompts)
+    rows = len(prompts)
+    ring = t5.empty_ring(config, rows, max_length)
     ring = partitioning.constrain(layout, ring, "batch", "heads")
-    return logits, Kept(cross, is_real, first, ring)
+    return feed(
+      params,
+      Kept((), is_real, ring),
+      jnp.full(rows, PAD_ID, jnp.int32),
+      encoded,
+      jnp.full(rows, -1, jnp.int32),
+      column - 1,
+    )
 
   def advance(params, shared, kept, tokens, age, column):
     del shared  # is encoded in what rows keep
-    ring_column = column % max_length
-    # How old the tokens in the ring's columns are, seen from the newest; the
-    # same in all rows, but some rows have not so many.
-    back = (ring_column - jnp.arange(max_length)) % max_length
-    is_own = back <= age[:, None]
-    to_first = -(age[:, None, None] + 1)
-    x, ring, _ = decode(
-      params,
-      tokens[:, None],
-      kept.encoded,
-      kept.is_real,
-      t5.Sight(is_own[:, None], -back[None, None]),
-      earlier=[(kept.first, t5.Sight(to_first < 0, to_first))],
-      cache=kept.target,
-      column=ring_column,
-    )
-    logits = t5.unembed(config, params, x[:, 0], layout)
-    return logits, kept._replace(target=ring)
+    return feed(params, kept, tokens, kept.encoded, age, column)
 
   return Network(init, begin, start, advance, log_prob)
 

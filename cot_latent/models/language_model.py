@@ -28,9 +28,9 @@ from cot_latent.models.lora import Lora
 from cot_latent.models.network import PAD_ID, Params
 from cot_latent.models.sampling import Draws
 
-# Tokens by which the beginning that all rows share is cut off, and shorter
-# ones are not worth it.
-_PREFIX_STEP = 32
+# Tokens by which the beginning that all rows share is cut off, and from which
+# on it is worth it.
+_PREFIX_STEP, _SHORTEST_PREFIX = 8, 32
 _NOTHING = np.zeros(0, np.int32)
 
 
@@ -122,7 +122,7 @@ def split_prefix(prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   longest = prompts.shape[1]
   limit = int(lengths.min(initial=longest)) - 1
   size = 0
-  if len(prompts) > 1 and limit >= _PREFIX_STEP:
+  if len(prompts) > 1 and limit >= _SHORTEST_PREFIX:
     columns = longest - lengths[:, None] + np.arange(limit)
     begins = np.take_along_axis(prompts, columns, axis=1)
     is_same = (begins == begins[0]).all(axis=0)
@@ -132,7 +132,7 @@ def split_prefix(prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows, first = np.arange(len(prompts)), longest - lengths
     while size and (prompts[rows, first + size] == PAD_ID).any():
       size -= _PREFIX_STEP
-  if not size:
+  if size < _SHORTEST_PREFIX:
     return _NOTHING, prompts
   prefix = begins[0, :size]
   # The rows' ends stay where they are, and padding takes the prefix's place.

@@ -25,12 +25,13 @@ class Network(NamedTuple):
     init: rng_key -> params, with the names of their axes.
     begin: (params, prefix [P']) -> what all rows share, which `start`,
       `advance` and `log_prob` take.
-    start: (params, shared, prompts [B, P]) -> logits [B, V] of the first new
-      token, and what the rows keep, every array of which has rows first.
+    start: (params, shared, prompts [B, P], column) -> logits [B, V] of the
+      first new token, and what the rows keep, every array of which has rows
+      first. `column` is what `advance` will be given for this token.
     advance: (params, shared, kept, tokens [B], age [B], column) -> logits
       [B, V] and what the rows keep, when a row's token of number `age` is fed
-      in. Rows may differ in age; `column`, modulo T, is one more at each call,
-      and is where the kept things of this token go.
+      in. Rows may differ in age; `column` is one more at each call, and says
+      where in a ring the kept things of this token go.
     log_prob: (params, shared, prompts [B, P], targets [B, T]) -> [B, T] nats.
   """
 

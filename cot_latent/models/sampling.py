@@ -105,7 +105,7 @@ def build(
 
   def fresh(params, shared, prompts, keys, column, temperature):
     """Fills slots with rows, and draws their first tokens."""
-    logits, kept = network.start(params, shared, prompts)
+    logits, kept = network.start(params, shared, prompts, column)
     rows = len(prompts)
     draws = Draws(
       tokens=jnp.full((rows, max_length), PAD_ID, jnp.int32),

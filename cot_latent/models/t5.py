@@ -14,7 +14,6 @@ Transformer", for version 1.1.
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -92,11 +91,11 @@ class Sight(NamedTuple):
   Attributes:
     mask: [B, S, C] bool; B and S may be 1 for all.
     offset: [B, S, C] int32, a key's position less the query's; B may be 1 for
-      all. None has no bias.
+      all.
   """
 
   mask: jax.Array | np.ndarray
-  offset: jax.Array | np.ndarray | None = None
+  offset: jax.Array | np.ndarray
 
 
 class Seen(NamedTuple):
@@ -156,35 +155,25 @@ def relative_bias(
   return jnp.moveaxis(table.astype(jnp.float32)[bucket], -1, 1)
 
 
-def attend(
-  query: jax.Array, parts: Sequence[tuple[LayerCache, Seen]]
-) -> jax.Array:
-  """Dot-product attention over several parts, one softmax in float32.
+def attend(query: jax.Array, cache: LayerCache, seen: Seen) -> jax.Array:
+  """Dot-product attention, its softmax in float32.
 
   Args:
     query: [B, H, S, D].
-    parts: keys and values [B, H, C, D], and what is seen of them.
+    cache: keys and values [B, H, C, D].
+    seen: what is seen of them.
 
   Returns:
     [B, H, S, D]; a position that sees nothing gets a plain mean.
   """
-  scores = []
-  for cache, seen in parts:
-    score = jnp.einsum(
-      "bhsd,bhcd->bhsc", query, cache.keys, preferred_element_type=jnp.float32
-    )
-    if seen.bias is not None:
-      score += seen.bias
-    lowest = jnp.finfo(jnp.float32).min
-    scores.append(jnp.where(seen.mask[:, None], score, lowest))
-  shares = jax.nn.softmax(jnp.concatenate(scores, axis=-1))
-  attended, start = jnp.zeros((), query.dtype), 0
-  for cache, _ in parts:
-    length = cache.keys.shape[2]
-    share = shares[..., start : start + length].astype(query.dtype)
-    attended += jnp.einsum("bhsc,bhcd->bhsd", share, cache.values)
-    start += length
-  return attended
+  score = jnp.einsum(
+    "bhsd,bhcd->bhsc", query, cache.keys, preferred_element_type=jnp.float32
+  )
+  if seen.bias is not None:
+    score += seen.bias
+  lowest = jnp.finfo(jnp.float32).min
+  share = jax.nn.softmax(jnp.where(seen.mask[:, None], score, lowest))
+  return jnp.einsum("bhsc,bhcd->bhsd", share.astype(query.dtype), cache.values)
 
 
 class Attention(nn.Module):
@@ -195,7 +184,7 @@ class Attention(nn.Module):
   layout: partitioning.Layout | None
 
   @nn.compact
-  def __call__(self, x, source, seen, earlier=(), column=None):
+  def __call__(self, x, source, seen, column=None):
     """Lets S positions look at others, or at themselves.
 
     Args:
@@ -203,7 +192,6 @@ class Attention(nn.Module):
       source: [B, C, E], whose keys and values are looked at; None is x; a
         LayerCache has them already.
       seen: Seen of them.
-      earlier: pairs of LayerCache and Seen, looked at too.
       column: scalar, where in the LayerCache, a ring, those of x are written
         first; None leaves it as it is.
 
@@ -239,7 +227,7 @@ class Attention(nn.Module):
         )
       )
     cache = partitioning.constrain(self.layout, cache, "batch", "heads")
-    attended = attend(query, [*earlier, (cache, seen)])
+    attended = attend(query, cache, seen)
     attended = jnp.swapaxes(attended, 1, 2).reshape(*x.shape[:2], -1)
     out = dense(attended, "output", (config.embed_dim,), ("heads", "embed"))
     return x + out, cache
@@ -277,9 +265,7 @@ class Block(nn.Module):
   layout: partitioning.Layout | None
 
   @nn.compact
-  def __call__(
-    self, x, seen, earlier, cache, column, encoded=None, encoded_seen=None
-  ):
+  def __call__(self, x, seen, cache, column, encoded=None, encoded_seen=None):
     """Runs one block; see `Stack`.
 
     Returns:
@@ -287,9 +273,7 @@ class Block(nn.Module):
       encoder's.
     """
     parts = (self.config, self.lora, self.layout)
-    x, own = Attention(*parts, name="attention")(
-      x, cache, seen, earlier, column
-    )
+    x, own = Attention(*parts, name="attention")(x, cache, seen, column)
     cross = None
     if encoded is not None:
       x, cross = Attention(*parts, name="cross_attention")(
@@ -312,7 +296,6 @@ class Stack(nn.Module):
     self,
     x,
     sight,
-    earlier=(),
     cache=None,
     column=None,
     encoded=None,
@@ -323,7 +306,6 @@ class Stack(nn.Module):
     Args:
       x: [B, S, E].
       sight: Sight of the cache's C positions, or of the S.
-      earlier: pairs of Cache, which is seen and not written, and its Sight.
       cache: of C positions, a ring, or None.
       column: scalar, where the S positions go in the cache.
       encoded: for a decoder the encoder's C' positions, [B, C', E] or the
@@ -348,12 +330,8 @@ class Stack(nn.Module):
       config.param_dtype,
     )
 
-    def seen(sight):
-      bias = relative_bias(config, table, sight.offset, self.is_causal)
-      return Seen(sight.mask, bias)
-
-    own_seen = seen(sight)
-    earlier = [(caches, seen(part)) for caches, part in earlier]
+    bias = relative_bias(config, table, sight.offset, self.is_causal)
+    own_seen = Seen(sight.mask, bias)
     encoded_seen = None
     if encoded is not None:
       encoded_seen = Seen(encoded_mask[:, None], None)
@@ -365,7 +343,6 @@ class Stack(nn.Module):
       x, layer_own, layer_cross = block(
         x,
         own_seen,
-        [(caches[layer], part) for caches, part in earlier],
         cache and cache[layer],
         column,
         encoded[layer] if isinstance(encoded, tuple) else encoded,

@@ -30,9 +30,7 @@ def quiet(line):
 
 @pytest.fixture(scope="module")
 def found():
-  return speed.run(
-    workloads.NAMES, TOY, 1, with_peers=False, say=quiet, scale=64
-  )
+  return speed.run(workloads.NAMES, TOY, 1, with_peers=(), say=quiet, scale=64)
 
 
 @pytest.mark.slow
@@ -48,7 +46,7 @@ def test_rationales_have_the_mean_length_that_was_asked_for():
   sizes = workloads.Sizes(
     **{**vars(TOY), "num_questions": 400, "max_length": 64, "num_slots": (400,)}
   )
-  workload = workloads.few_shot_sampling(sizes, with_peers=False)
+  workload = workloads.few_shot_sampling(sizes, with_peers=())
   mean = workload.contenders["ours, 400 slots"]() / 400
   # The standard deviation of one length is about the mean.
   assert abs(mean - 4) < 4 * 4 / np.sqrt(400)

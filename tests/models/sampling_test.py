@@ -67,7 +67,7 @@ def test_draws_are_scored_as_drawn(temperature):
 @pytest.mark.parametrize(
   ("part", "twin"),
   [
-    (twins.ROTATE, twins.late_positions),
+    (twins.TURN, twins.late_positions),
     (twins.ATTEND, twins.misses_the_newest),
     (twins.ATTEND, twins.sees_padding),
   ],
@@ -334,7 +334,7 @@ def test_a_prefix_that_is_fed_in_once_counts_as_if_each_row_had_it():
   "twin", [twins.misses_the_prefix, twins.late_positions]
 )
 def test_twins_of_the_prefix_are_rejected(twin):
-  part = twins.ROTATE if twin is twins.late_positions else twins.ATTEND
+  part = twins.TURN if twin is twins.late_positions else twins.ATTEND
   with twins.replaced(*part, twin), pytest.raises(AssertionError):
     check_prefix(build())
 

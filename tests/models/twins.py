@@ -9,7 +9,7 @@ import pytest
 from cot_latent.models import causal, decoder
 from cot_latent.models.language_model import PAD_ID
 
-ROTATE, ATTEND = (decoder, "rotate"), (decoder, "attend")
+TURN, ATTEND = (decoder, "turn"), (decoder, "attend")
 SIGHT = decoder, "sight"
 PROMPT_MASK = causal, "prompt_mask"
 TARGET_MASK = causal, "target_mask"
@@ -23,9 +23,10 @@ def replaced(module, name, twin):
     yield
 
 
-def late_positions(rotate, x, positions, frequency):
+def late_positions(turn, config, positions, end, is_local):
   """Counts a token more where tokens are fed in one by one."""
-  return rotate(x, positions + (x.shape[2] == 1), frequency)
+  late = positions + (positions.shape[1] == 1)
+  return turn(config, late, end + 1, is_local)
 
 
 def changed(parts, number, change):
