@@ -17,6 +17,7 @@ from etils import epath
 
 from cot_latent.errors import UserError
 from cot_latent.inference.memory import MemoryState
+from cot_latent.t5x import paths
 from cot_latent.t5x.features import Features
 
 _SUFFIX = ".memory.npz"
@@ -47,13 +48,13 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
     Args:
       empty: features of this process's part of a minibatch.
       fingerprint: of the training questions and the length of rationales.
-      model_dir: the run's folder; a memory of other questions in it is an
-        error, and elsewhere that of a model to begin with.
+      model_dir: the run's folder. Its own checkpoints must have the memory;
+        one elsewhere is a model to begin with, and has it or not.
     """
     self.chains = Chains()
     self._empty = empty
     self._fingerprint = fingerprint
-    self._model_dir = epath.Path(model_dir)
+    self._model_dir = paths.absolute(model_dir)
 
   def __next__(self) -> Features:
     return dict(self._empty)
@@ -88,15 +89,23 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
     """Reads the chains of a checkpoint; of a base model's there are none.
 
     Raises:
-      UserError: if they are of other questions.
+      UserError: if the run's own checkpoint has none, or those of other
+        questions.
     """
-    path = _find(epath.Path(f"{filename}{_SUFFIX}"))
+    file = paths.absolute(f"{filename}{_SUFFIX}")
+    is_own = self._model_dir in file.parents
+    path = _find(file)
     if path is None:
+      if is_own:
+        raise UserError(
+          f"no rationale memory in {file.parent}: this is no checkpoint of "
+          "such a run, or part of it is lost; choose another MODEL_DIR"
+        )
       return
     with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
       arrays = dict(stored)
     if str(arrays.pop("fingerprint")) != self._fingerprint:
-      if self._model_dir in path.parents:
+      if is_own:
         raise UserError(
           f"the memory in {path} is of other questions, or of rationales of "
           "another length: choose another MODEL_DIR"

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 
 from cot_latent.errors import UserError
 from cot_latent.models import huggingface
 from cot_latent.models.t5 import T5Config
-from cot_latent.t5x import checkpoints, convert
+from cot_latent.t5x import checkpoints, convert, paths
 
 
 def to_folder(checkpoint: str, source: str, folder: str) -> int:
@@ -43,8 +42,7 @@ def to_folder(checkpoint: str, source: str, folder: str) -> int:
 def from_folder(source: str, directory: str) -> str:
   """Writes a folder's model as a T5X checkpoint of step 0.
 
-  It has no optimizer: T5X restores it where RestoreCheckpointConfig says so
-  (docs/t5x.md).
+  It has no optimizer: a run begins with it by gin/t5x/parameters_only.gin.
 
   Args:
     source: the folder, such as `t5x export` makes.
@@ -58,7 +56,7 @@ def from_folder(source: str, directory: str) -> str:
   """
   config = _config(source)
   params = huggingface.load(source, config, huggingface.vocab_size(source))
-  path = epath.Path(directory) / "checkpoint_0"
+  path = paths.absolute(directory) / "checkpoint_0"
   if path.exists():
     raise UserError(f"{path} exists: give a folder that has none")
   state = {
@@ -66,7 +64,7 @@ def from_folder(source: str, directory: str) -> str:
     "state": {"step": np.int32(0)},
   }
   with ocp.PyTreeCheckpointer() as writer:
-    writer.save((path / "state").resolve(), state)
+    writer.save(path / "state", state)
   # T5X looks for this part too; without a memory in it one is begun.
   (path / "dataset").mkdir()
   return str(path)

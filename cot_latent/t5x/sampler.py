@@ -76,7 +76,7 @@ def build(
         params,
         jax.tree.map(place, batch),
         place(keys),
-        jnp.float32(temperature),
+        np.float32(temperature),
       )
     )
 

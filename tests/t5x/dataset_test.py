@@ -80,6 +80,16 @@ def test_other_questions(tmp_path):
   assert iterator.chains == Chains()
 
 
+def test_a_memory_that_is_lost(tmp_path, monkeypatch):
+  own = stored(tmp_path)
+  (own / "train_ds-000-of-001.memory.npz").unlink()
+  for model_dir in (tmp_path / "run", "run"):
+    monkeypatch.chdir(tmp_path)
+    iterator = RationaleIterator(EMPTY, "these", str(model_dir))
+    with pytest.raises(UserError, match=r"no rationale memory in .*/dataset:"):
+      iterator.restore(str(own / "train_ds-000-of-001"))
+
+
 def test_batches_are_empty_and_all_the_same(tmp_path):
   iterator = make(tmp_path)
   (spec,) = iterator.element_spec.values()

@@ -17,7 +17,7 @@ FOLDERS = configuration.package_folders()
 RUNS = [
   name
   for name in configs_test.IN_T5X
-  if not name.endswith(("_model.gin", "common.gin"))
+  if not name.endswith(("_model.gin", "common.gin", "parameters_only.gin"))
 ]
 STEPS = 5
 LOOPED = {"cot_supervised", "direct", "rest_em", "star"}

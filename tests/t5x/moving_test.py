@@ -1,17 +1,13 @@
 """A model moves from T5X to the embedded trainer and back."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from cot_latent.errors import UserError
 from cot_latent.models import huggingface, language_model
 from cot_latent.t5x import checkpoints, convert, moving
-from tests.models import hub_configs
-from tests.t5x import small
+from tests.t5x import folders, small
 
 SIZES, VOCABULARY = small.SIZES, 259
 
@@ -20,28 +16,7 @@ SIZES, VOCABULARY = small.SIZES, 259
 def source(tmp_path_factory):
   """A folder of Hugging Face's form, of the sizes of the small T5."""
   folder = tmp_path_factory.mktemp("source")
-  settings = hub_configs._T5 | {
-    "vocab_size": VOCABULARY,
-    "d_model": SIZES.embed_dim,
-    "d_kv": SIZES.head_dim,
-    "d_ff": SIZES.mlp_dim,
-    "num_heads": SIZES.num_heads,
-    "num_layers": SIZES.num_encoder_layers,
-    "num_decoder_layers": SIZES.num_decoder_layers,
-  }
-  (folder / "config.json").write_text(json.dumps(settings))
-  model = language_model.build(SIZES, VOCABULARY, 1, 8)
-  params = small.host(model.init(jax.random.key(0)))
-  family = huggingface.FAMILIES["t5"]
-  safetensors.numpy.save_file(
-    {
-      family.name(path, SIZES): np.ascontiguousarray(
-        huggingface._stored(path, array)
-      )
-      for path, array in huggingface._leaves(params)
-    },
-    folder / "model.safetensors",
-  )
+  folders.write(folder, SIZES, VOCABULARY)
   return folder
 
 

@@ -54,12 +54,12 @@ def run_well(directory, *flags, **settings):
   return done
 
 
-def run_until(directory, step, *flags):
+def run_until(directory, step, *flags, **settings):
   """Runs it, and kills it as soon as there is a checkpoint of the step."""
   log = pathlib.Path(f"{directory}.log")
   with log.open("w") as stream:
     process = subprocess.Popen(
-      command(directory, *flags),
+      command(directory, *flags, **settings),
       cwd=ROOT,
       env=environment(),
       stdout=stream,
@@ -91,19 +91,24 @@ def parameters(directory, step):
       reader.metadata(folder).item_metadata.tree,
     )
     restored = reader.restore(folder, restore_args=wanted)
+  return leaves(restored)
+
+
+def leaves(tree, *path):
+  """All arrays by their names, such as target/decoder/..."""
   return {
-    "/".join(map(str, path)): np.asarray(leaf)
-    for path, leaf in _leaves(restored)
+    "/".join(map(str, place)): np.asarray(leaf)
+    for place, leaf in _walk(tree, path)
   }
 
 
-def _leaves(tree, path=()):
+def _walk(tree, path):
   if isinstance(tree, dict):
     for name, part in sorted(tree.items()):
-      yield from _leaves(part, (*path, name))
+      yield from _walk(part, (*path, name))
   elif isinstance(tree, list | tuple):
     for place, part in enumerate(tree):
-      yield from _leaves(part, (*path, place))
+      yield from _walk(part, (*path, place))
   elif tree is not None:
     yield path, tree
 

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from tests.t5x import runs
+from cot_latent.models import t5
+from cot_latent.t5x import checkpoints, moving
+from tests.t5x import folders, runs
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +37,51 @@ def test_the_memory_has_every_step_behind_it(whole):
   assert 0 < np.mean(stored["is_correct"]) < 1
 
 
-def test_a_memory_that_was_lost_is_noticed(whole, tmp_path):
-  # A twin whose checkpoints lack the memory begins with another one.
+def test_a_memory_that_was_lost_is_noticed(tmp_path):
   directory = tmp_path / "run"
   runs.run_until(directory, 4)
   for path in directory.rglob("*.memory.npz"):
     path.unlink()
-  runs.run_well(directory)
-  with pytest.raises(AssertionError):
-    runs.assert_same(runs.memory(whole, 6), runs.memory(directory, 6))
+  refused = runs.run(directory)
+  assert refused.returncode != 0
+  assert "t5x: error: no rationale memory in" in refused.stderr
+  assert not (directory / "checkpoint_6").exists()
+
+
+# Of tests/t5x/small.gin.
+SIZES = t5.T5Config(
+  num_encoder_layers=1,
+  num_decoder_layers=1,
+  embed_dim=16,
+  num_heads=2,
+  head_dim=8,
+  mlp_dim=32,
+)
+
+
+def test_a_model_of_the_embedded_trainer_is_begun_with(tmp_path):
+  source, directory = tmp_path / "source", tmp_path / "run"
+  source.mkdir()
+  folders.write(source, SIZES, 264)
+  path = moving.from_folder(str(source), str(tmp_path / "moved"))
+  flags = ("--gin.TRAIN_STEPS=2", f"--gin.INITIAL_CHECKPOINT_PATH='{path}'")
+  runs.run_well(directory, *flags, "--gin_file=gin/t5x/parameters_only.gin")
+  begun = runs.parameters(directory, 0)
+  moved = runs.leaves(checkpoints.read(path).params, "target")
+  for name, array in moved.items():
+    np.testing.assert_array_equal(begun[name], array, err_msg=name)
+  new = [name for name in begun if name.startswith("state/param_states")]
+  assert new
+  assert all((begun[name] == 0).all() for name in new)
+  assert int(runs.memory(directory, 2)["num_proposed"].sum()) == 2 * 8
+  # It goes on with the optimizer of its own checkpoint, not with a new one.
+  longer = ("--gin.TRAIN_STEPS=4", flags[1])
+  runs.run_well(directory, *longer, "--gin_file=gin/t5x/parameters_only.gin")
+  second, ended = (runs.parameters(directory, step) for step in (2, 4))
+  (count,) = [name for name in ended if name.endswith("/count")]
+  # Steps without a valid row are not counted.
+  assert int(begun[count]) == 0 < int(second[count]) <= int(ended[count])
+  # Without that file T5X looks for an optimizer, and finds none.
+  refused = runs.run(tmp_path / "twin", *flags)
+  assert refused.returncode != 0
+  assert not (tmp_path / "twin" / "checkpoint_2").exists()

@@ -1,0 +1,14 @@
+"""Paths begin at their root."""
+
+import pathlib
+
+from cot_latent.t5x import paths
+
+
+def test_a_relative_path_begins_at_the_root():
+  assert str(paths.absolute("runs/x")) == str(pathlib.Path.cwd() / "runs/x")
+
+
+def test_others_stay():
+  for path in ("/runs/x", "gs://bucket/x"):
+    assert str(paths.absolute(path)) == path
