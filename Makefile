@@ -35,7 +35,7 @@ nightly: setup .venv/peers
 # Needs T5X as well, in .venv or on PYTHONPATH (docs/t5x.md); fails without it.
 test-t5x: setup
 	$(BIN)/python -c "import t5x.train"
-	$(BIN)/python -m pytest tests/t5x
+	$(BIN)/python -m pytest tests/t5x -m "not slow"
 
 # The plot of docs/methods.md.
 variance: setup

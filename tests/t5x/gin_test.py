@@ -57,6 +57,29 @@ def test_a_run_dry_runs(name, capsys, data_dir):
   assert not pathlib.Path("nowhere").exists()
 
 
+@pytest.mark.parametrize(
+  ("model", "width"),
+  [
+    ("t5x/examples/t5/t5_1_1/xl.gin", 2048),
+    ("t5x/examples/scalable_t5/t5_1_1/xxl.gin", 4096),
+    ("gin/t5x/ul2_model.gin", 4096),
+    ("t5x/examples/t5/byt5/small.gin", 1472),
+  ],
+)
+def test_another_size_dry_runs(model, width, data_dir):
+  # In a process of its own: gin cannot tell T5X's networks from each other.
+  done = runs.run_well(
+    "nowhere",
+    *("--dry_run", "--gin_file=gin/t5x/trice_gsm8k_common.gin"),
+    *("--gin.INITIAL_CHECKPOINT_PATH='nowhere'", f"--data_dir={data_dir}"),
+    *("--gin.VOCABULARY_FILE=None", "--gin.TRAIN_STEPS=1_000_100"),
+    gin_file=model,
+    by_t5x=False,
+  )
+  assert f"emb_dim = {width}" in done.stdout
+  assert "a step samples" in done.stdout
+
+
 CHAIN = "gin/t5x/trice_chain.gin"
 
 
@@ -98,7 +121,7 @@ def test_what_t5x_gives_and_asks_for_is_known():
     assert needed - given == asked
 
 
-def train(directory, *gin_files, bindings=()):
+def train(directory, *gin_files, bindings=(), periods=STEPS):
   """Runs T5X's train in this process; gives its last step and state."""
   with launch._as_main(train_script):
     configured = launch.parse(
@@ -106,7 +129,8 @@ def train(directory, *gin_files, bindings=()):
       gin_files,
       [
         *(f"TRAIN_STEPS = {STEPS}", f"MODEL_DIR = '{directory}'"),
-        *("EVAL_PERIOD = 5", "CHECKPOINT_PERIOD = 5", *bindings),
+        *(f"EVAL_PERIOD = {periods}", f"CHECKPOINT_PERIOD = {periods}"),
+        *bindings,
       ],
       FOLDERS,
     )
@@ -149,12 +173,18 @@ def test_few_shot_evaluates_alone(tmp_path):
   assert list((tmp_path / "run" / "inference_eval").glob("*-000000.jsonl"))
 
 
-def test_a_decoder_alone_trains(tmp_path):
-  step, _ = train(tmp_path / "run", "tests/t5x/small_decoder.gin")
+@pytest.mark.parametrize("name", ["small_decoder", "small_scanned"])
+def test_another_network_trains(name, tmp_path):
+  step, _ = train(tmp_path / "run", f"tests/t5x/{name}.gin")
   assert step == STEPS
   stored = runs.memory(tmp_path / "run", STEPS)
-  assert stored["is_correct"].any()
   assert stored["num_proposed"].sum() == STEPS * 8
+
+
+def test_an_action_of_t5x_ends_it(tmp_path):
+  step, _ = train(tmp_path / "run", "tests/t5x/stopped.gin", periods=2)
+  assert step == 2
+  assert int(runs.memory(tmp_path / "run", 2)["step"]) == 2
 
 
 def test_methods_that_loop_are_these():
