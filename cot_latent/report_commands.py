@@ -194,7 +194,9 @@ def _moved(config, model_dir: str, data_dir: str | None):
   """The experiment in another folder, its data perhaps elsewhere."""
 
   def moved(part):
-    source = part.source
+    source = getattr(part, "source", None)
+    if source is None:  # not all bases and prompts are made of a task
+      return part
     changes: dict[str, Any] = {}
     if data_dir is not None:
       changes["data_dir"] = data_dir
@@ -210,7 +212,8 @@ def _moved(config, model_dir: str, data_dir: str | None):
     model_dir=model_dir,
     base_dir=None,
     task=moved(config.task),
-    base=moved(config.base) if hasattr(config.base, "source") else config.base,
+    base=moved(config.base),
+    tuning=moved(config.tuning),
   )
 
 

@@ -1,13 +1,15 @@
 """A report is enough to repeat its run, and to check every number in it."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
 
 import pytest
 
-from cot_latent import cli
+from cot_latent import cli, configuration, report_commands
 from cot_latent.reporting import files, record, replication, seals
+from cot_latent.training import tuning
 from tests.training import toy
 
 RUN = [
@@ -400,6 +402,22 @@ def test_mistakes(arguments, said, tmp_path, capsys):
   assert status == 2
   assert said.format(folder=tmp_path) in text
   assert len(text.splitlines()) == 1
+
+
+def test_data_elsewhere_are_found_by_all_that_reads_them():
+  config, _ = configuration.parse(
+    ["gin/runs/quickstart.gin"], ["MODEL_DIR='x'"], []
+  )
+  prompt = tuning.SoftPrompt(source=config.task.source)
+  config = dataclasses.replace(config, tuning=prompt)
+  moved = report_commands._moved(config, "y", "/elsewhere")
+  for part in (moved.task, moved.base, moved.tuning):
+    assert part.source.data_dir == "/elsewhere"
+  # Parameters and prompts of no task stay as they are.
+  config = dataclasses.replace(config, tuning=tuning.SoftPrompt(length=2))
+  assert report_commands._moved(config, "y", "/z").tuning == config.tuning
+  config = dataclasses.replace(config, tuning=None)
+  assert report_commands._moved(config, "y", "/z").tuning is None
 
 
 def test_a_running_run_cannot_be_repeated(run, capsys):
