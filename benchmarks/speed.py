@@ -261,6 +261,7 @@ def _draw_rates(axes: Any, name: str, result: dict[str, Any]) -> None:
   labels = [contender.replace(", ", "\n") for contender in figures]
   axes.set_xticks(range(len(figures)), labels, fontsize=8)
   axes.grid(axis="x", visible=False)
+  axes.set_axisbelow(True)
   unit = "seconds" if is_time else f"{result['unit']}/s"
   axes.set_title(f"{name}: {unit}", loc="left", fontsize=11)
 
