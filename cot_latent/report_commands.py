@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -99,6 +100,12 @@ def rerun(
       f"{path} is of a run that is {report['status']}: only a run that is "
       "complete can be compared with its repetition"
     )
+  if "t5x" in report:
+    raise UserError(
+      f"{path} is of a run inside T5X: give its command again with another "
+      f"MODEL_DIR ({shlex.join(report['identity']['argv'])}), and then t5x "
+      "compare with its report"
+    )
   folder = _new_folder(report, output)
   from cot_latent.training import train
 
@@ -146,6 +153,11 @@ def export(name: str, output: str, checkpoint: str | None, dtype: Any) -> str:
   path = find(name)
   report = record.read_file(path)
   seals.check(report, str(path))
+  if "t5x" in report:
+    raise UserError(
+      f"{path} is of a run inside T5X, whose checkpoints python -m "
+      "cot_latent.t5x.moving makes a folder of (docs/t5x.md)"
+    )
   from cot_latent.training import export as exporting
 
   config, _ = _parse(report, checkpoint)

@@ -57,15 +57,15 @@ def code(extra_module: str | None = None) -> tuple[dict[str, Any], str]:
     shows them. What else is changed, such as gin files, is hashed elsewhere.
   """
   root = pathlib.Path(cot_latent.__file__).parent.parent
-  revision = _git(root, "rev-parse", "HEAD")
-  status = _git(root, "status", "--porcelain", *_PACKAGE) if revision else None
+  revision = git(root, "rev-parse", "HEAD")
+  status = git(root, "status", "--porcelain", *_PACKAGE) if revision else None
   # A pager, a color or a tool of the user's must not change it.
   plain = ("--no-ext-diff", "--no-color")
-  diff = _git(root, "diff", *plain, "HEAD", *_PACKAGE) or ""
+  diff = git(root, "diff", *plain, "HEAD", *_PACKAGE) or ""
   lock = root / _LOCK
   return {
     "tool_version": cot_latent.__version__,
-    "repository": _public_address(_git(root, "remote", "get-url", "origin")),
+    "repository": _public_address(git(root, "remote", "get-url", "origin")),
     "revision": revision,
     "is_modified": None if status is None else bool(status),
     "files": _module_files(extra_module),
@@ -130,8 +130,8 @@ def _public_address(remote: str | None) -> str | None:
   return remote if re.match(r"[\w.-]+@[\w.-]+:", remote or "") else None
 
 
-def _git(root: pathlib.Path, *arguments: str) -> str | None:
-  """Runs git on the package's own checkout; None where that is not one."""
+def git(root: pathlib.Path, *arguments: str) -> str | None:
+  """Runs git on a package's own checkout; None where that is not one."""
   if not (root / ".git").exists():
     return None
   try:

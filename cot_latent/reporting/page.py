@@ -32,6 +32,7 @@ _SECTIONS = (
   "model",
   "randomness",
   "environment",
+  "t5x",
   "plan",
   "cost",
   "liveness",

@@ -25,6 +25,7 @@ SCHEMA_VERSION = 2
 FINISHED = ("complete", "suspect")  # such a run has nothing left to do
 # Files beside the report.
 JOURNAL, DIFF = "journal.jsonl", "code.diff"
+CONFIG = "config.gin"  # by T5X, of a run inside it
 _TIMES = ("sampling", "checking", "gradient", "rest")
 _Row = dict[str, Any]
 

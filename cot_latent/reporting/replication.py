@@ -107,7 +107,11 @@ def _section_differences(
   ]
   if len(code) > _SHOWN:
     found.append(f"code: {len(code) - _SHOWN} more files or packages differ")
-  for section in ("environment", "model", "results"):
+  if ("t5x" in a) != ("t5x" in b):
+    found.append("t5x: only one of them ran inside T5X")
+  for section in ("t5x", "environment", "model", "results"):
+    if section not in a or section not in b:
+      continue
     changed = seals.differences(a[section], b[section])
     found += [
       f"{section}: {name} is {was!r:.60} and {now_is!r:.60}"

@@ -66,6 +66,7 @@ def overview(report: Mapping[str, Any]) -> str:
     _field("seed", identity["seed"]),
     _field("began", f"{identity['started']}, ended {identity['ended'] or '-'}"),
     _field("code", f"{code['tool_version']}, {revision:.12}{modified}"),
+    *_t5x_lines(report),
     _field("parameters", f"{report['model']['num_params']:,}"),
     _field("devices", ", ".join(report["environment"]["devices"])),
     _field(
@@ -105,6 +106,24 @@ def overview(report: Mapping[str, Any]) -> str:
     lines.append(_field("repeated", f"{one['at']}: {one['verdict']}"))
     lines += [f"  {line}" for line in one["evidence"]]
   return "\n".join(lines)
+
+
+def _t5x_lines(report: Mapping[str, Any]) -> list[str]:
+  """What T5X did, where the run was one inside it."""
+  part = report.get("t5x")
+  if part is None:
+    return []
+  revision = part["revision"] or part["version"] or "no revision"
+  mesh = " x ".join(
+    f"{size} {axis}" for axis, size in part["partitioning"]["mesh"].items()
+  )
+  return [
+    _field(
+      "inside T5X",
+      f"{revision:.12}{', modified' if part['is_modified'] else ''}, from its "
+      f"step {part['began_at']:,}, mesh {mesh}",
+    )
+  ]
 
 
 def _start_lines(cost: Mapping[str, Any]) -> list[str]:

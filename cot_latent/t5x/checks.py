@@ -40,6 +40,14 @@ def gin_settings() -> Settings:
   )
 
 
+def evaluates_greedily() -> bool:
+  """Whether T5X's evaluation takes the likeliest token each time."""
+  return (
+    _bound("temperature_sample.topk") == 1
+    or _bound("temperature_sample.temperature") == 0
+  )
+
+
 def check_settings(settings: Settings, seed: int) -> None:
   """Checks that a run can be repeated and gone on with.
 

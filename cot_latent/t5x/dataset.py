@@ -7,7 +7,9 @@ right shapes.
 """
 
 import dataclasses
+import hashlib
 import io
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -40,7 +42,13 @@ class Chains:
 
 
 class RationaleIterator(dataset_iterator.DatasetIterator):
-  """Gives empty batches, and carries the chains through checkpoints."""
+  """Gives empty batches, and carries the chains through checkpoints.
+
+  Attributes:
+    chains: the memory.
+    before_saving: called with T5X's step and the sha256 of the chains as they
+      are stored.
+  """
 
   def __init__(self, empty: Features, fingerprint: str, model_dir: str):
     """Makes an iterator whose chains are still to be made.
@@ -52,6 +60,7 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
         one elsewhere is a model to begin with, and has it or not.
     """
     self.chains = Chains()
+    self.before_saving: Callable[[int, str], None] | None = None
     self._empty = empty
     self._fingerprint = fingerprint
     self._model_dir = paths.absolute(model_dir)
@@ -83,7 +92,11 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
       step=np.array(self.chains.step),
       **jax.tree.map(np.asarray, self.chains.memory._asdict()),
     )
-    epath.Path(f"{filename}{_SUFFIX}").write_bytes(stream.getvalue())
+    content = stream.getvalue()
+    if self.before_saving:
+      sha256 = hashlib.sha256(content).hexdigest()
+      self.before_saving(self.chains.step, sha256)
+    epath.Path(f"{filename}{_SUFFIX}").write_bytes(content)
 
   def restore(self, filename) -> None:
     """Reads the chains of a checkpoint; of a base model's there are none.

@@ -3,6 +3,8 @@
 M questions a minibatch, K draws each, S sequences that are differentiated.
 """
 
+import contextlib
+import time
 from typing import Any
 
 import clu.metrics
@@ -17,6 +19,7 @@ from cot_latent.inference import memory, rng
 from cot_latent.t5x import sampler
 from cot_latent.t5x.dataset import Chains
 from cot_latent.t5x.latent import Latent
+from cot_latent.t5x.report import Report
 from cot_latent.training import estep
 from cot_latent.training.progress import Progress
 
@@ -39,24 +42,44 @@ _SHOWN = (
   "time/sampling",
   "time/checking",
 )
+_NORM, _THEIR_NORM = "latent/grad/norm", "weight_gradient_norm"
+
+
+class GradientNorm(trainer.WeightMetricsComputer):
+  """Of T5X's metrics on parameters the one that a report has."""
+
+  def compute_metrics(self, gradients, old_train_state, new_train_state):
+    """Measures the whole gradient's length."""
+    del old_train_state, new_train_state
+    squares = [jnp.vdot(part, part) for part in jax.tree.leaves(gradients)]
+    norm = jnp.sqrt(sum(squares)).astype(jnp.float32)
+    return {_NORM: clu.metrics.Average.from_model_output(norm[None])}
 
 
 class LatentTrainer(trainer.Trainer):
   """Draws rationales with the current parameters, and learns from them."""
 
-  def __init__(self, *arguments: Any, latent: Latent, **settings: Any):
+  def __init__(
+    self,
+    *arguments: Any,
+    latent: Latent,
+    report: Report | None = None,
+    **settings: Any,
+  ):
     """Takes what T5X's Trainer takes; makes the memory if there is none.
 
     Args:
       *arguments: of `t5x.trainer.Trainer`.
       latent: which questions and which method.
+      report: where all is noted; None notes nothing.
       **settings: of `t5x.trainer.Trainer`.
 
     Raises:
       UserError: if the memory is not that of the parameters.
     """
+    settings.setdefault("weight_metrics_computer", GradientNorm())
     super().__init__(*arguments, **settings)
-    self._latent = latent
+    self._latent, self._report = latent, report
     self._steps: dict[int, Any] = {}
     self._empty_metrics: Any = None
     self._sampler = sampler.build(
@@ -91,8 +114,11 @@ class LatentTrainer(trainer.Trainer):
           f"the checkpoint has parameters of step {step} and a rationale "
           f"memory of step {chains.step}: begin from another one"
         )
+      self._open_report(is_new=False)
       return
     chains.began_at = chains.step = step
+    self._open_report(is_new=True)
+    began = time.perf_counter()
     chains.memory = estep.start_memory(
       self._sampler,
       latent.task,
@@ -104,11 +130,41 @@ class LatentTrainer(trainer.Trainer):
       latent.config.max_length,
       Progress("memory", len(latent.examples)),
     )
+    if self._report:
+      is_empty = latent.method.memory_start == "empty"
+      self._report.begun(
+        self.train_state.params,
+        time.perf_counter() - began,
+        0 if is_empty else len(latent.examples),
+      )
+
+  def _open_report(self, is_new: bool) -> None:
+    if self._report is None:
+      return
+    chains = self.chains
+    self._report.open(
+      chains.step,
+      chains.began_at,
+      is_new,
+      self.train_state.params,
+      self._partitioner,
+      self._num_microbatches,
+    )
+    assert self._latent.iterator is not None
+    self._latent.iterator.before_saving = self._report.saving
 
   def train(self, batch_iter, num_steps, start_step=None):
     """Takes steps as T5X does, but for what a step is."""
     self._compiled_train_step = self._latent_step
-    return super().train(batch_iter, num_steps, start_step)
+    with self._report.guarded() if self._report else contextlib.nullcontext():
+      return super().train(batch_iter, num_steps, start_step)
+
+  def close(self) -> None:
+    """Ends what T5X began, and the report."""
+    super().close()
+    chains = self.chains
+    if self._report and chains.memory is not None:
+      self._report.close(chains.step, self.train_state.params, chains.memory)
 
   def compile_train(self, batch) -> None:
     """Compiles T5X's step for the most sequences that a step may have."""
@@ -121,8 +177,10 @@ class LatentTrainer(trainer.Trainer):
   def _latent_step(self, train_state, batch):
     """An E-step, and T5X's step on the sequences that have weight."""
     del batch  # it has the shapes alone
+    began = time.perf_counter()
     step = int(utils.get_local_data(train_state.step))
     rows, measured = self._e_step(train_state.params, step)
+    differentiating = time.perf_counter()
     weighted = self._place(self._convert(rows))
     run = self._step_for(len(weighted["decoder_target_tokens"]), train_state)
     if measured["estimator/num_valid"]:
@@ -137,6 +195,21 @@ class LatentTrainer(trainer.Trainer):
       # Without a valid row there is no estimate; T5X's count goes on.
       metrics = self._nothing(train_state, weighted)
       train_state = train_state.replace_step(train_state.step + 1)
+    if self._report:
+      gradient_seconds = time.perf_counter() - differentiating
+      self._report.step(
+        step + 1,
+        measured
+        | _for_report(metrics, measured)
+        | {
+          "time/gradient": gradient_seconds,
+          "time/rest": time.perf_counter()
+          - began
+          - gradient_seconds
+          - measured["time/sampling"]
+          - measured["time/checking"],
+        },
+      )
     metrics = {k: v for k, v in metrics.items() if k not in _MEANINGLESS}
     for name in _SHOWN:
       metrics[f"latent/{name}"] = clu.metrics.Average.from_model_output(
@@ -203,6 +276,25 @@ class LatentTrainer(trainer.Trainer):
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes
       )
     return dict(self._empty_metrics)
+
+
+def _for_report(metrics, measured: dict[str, Any]) -> dict[str, Any]:
+  """T5X's metrics of one step, by the names that a report has."""
+  norm = metrics.get(_NORM, metrics.get(_THEIR_NORM))
+  return {
+    "num_scored": measured["estimator/num_weighted"],
+    "estimator/is_skipped": int(measured["estimator/num_valid"] == 0),
+    "grad/is_finite": 1,  # or the run had ended
+    "grad/norm": None if norm is None else _number(norm),
+    "grad/loss": _number(metrics["loss"]),
+    "sampler/log_prob_gap": None,  # T5X's loop does not say what it drew by
+    "optimizer/learning_rate": _number(metrics["learning_rate"]),
+  }
+
+
+def _number(metric: Any) -> float:
+  """What one step adds to a metric."""
+  return float(utils.get_local_data(metric.total))
 
 
 def _share(chains: Chains, num_examples: int, length: int) -> None:

@@ -1,7 +1,7 @@
 """The data of a run."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -203,6 +203,27 @@ def _check_size(split: str, examples: data.Examples, batch_size: int) -> None:
 
 def describe_data(config: experiment.Experiment, loaded: Data) -> dict:
   """Writes the report's section on the data."""
+  splits = {
+    config.task.train_split: loaded.train,
+    config.task.test_split: loaded.test,
+  }
+  if isinstance(config.base, experiment.BaseConfig) and loaded.base:
+    splits = {f"{config.base.split} (base model)": loaded.base, **splits}
+  return describe_splits(loaded.task, loaded.base_task, splits)
+
+
+def describe_splits(
+  task: data.Task,
+  base_task: data.Task | None,
+  splits: Mapping[str, data.Examples],
+) -> dict[str, Any]:
+  """Writes the report's section on some data.
+
+  Args:
+    task: vocabulary and answers.
+    base_task: the task that the base model is fitted to, if it is.
+    splits: questions by the name that they have in the report.
+  """
 
   def split(examples: data.Examples) -> dict[str, Any]:
     return {
@@ -217,22 +238,14 @@ def describe_data(config: experiment.Experiment, loaded: Data) -> dict:
     }
 
   return {
-    "task": loaded.task.name,
-    "base_task": loaded.base_task and loaded.base_task.name,
-    "vocabulary": loaded.task.vocabulary.name,
+    "task": task.name,
+    "base_task": base_task and base_task.name,
+    "vocabulary": task.vocabulary.name,
     # By which stored completions are scored again. None: a checker of its own.
     "answers": {
-      "form": loaded.task.form,
-      "kinds": dict(loaded.task.kinds),
-      "is_direct": loaded.task.prompts.is_direct,
+      "form": task.form,
+      "kinds": dict(task.kinds),
+      "is_direct": task.prompts.is_direct,
     },
-    "splits": {
-      **(
-        {config.base.split + " (base model)": split(loaded.base)}
-        if isinstance(config.base, experiment.BaseConfig) and loaded.base
-        else {}
-      ),
-      config.task.train_split: split(loaded.train),
-      config.task.test_split: split(loaded.test),
-    },
+    "splits": {name: split(part) for name, part in splits.items()},
   }

@@ -56,6 +56,11 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
+def count() -> int:
+  """How many processes make the run."""
+  return jax.process_count()
+
+
 def check_agreement(value: Any) -> None:
   """Checks that all processes were asked for the same thing; waits for them.
 

@@ -5,9 +5,11 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from cot_latent.data import scoring
+from cot_latent.data.examples import Examples, Task
 from cot_latent.inference import memory
 from cot_latent.models import partitioning
 from cot_latent.reporting import files, stats
@@ -114,6 +116,30 @@ def _keep(directory: pathlib.Path, name: str, content: bytes) -> dict[str, Any]:
     "sha256": files.sha256(content),
     "num_bytes": len(content),
   }
+
+
+def memory_samples(
+  task: Task, train: Examples, state: memory.MemoryState, num: int
+) -> Iterator[dict[str, Any]]:
+  """Makes samples of the first remembered rationales, with their history."""
+  shown = partitioning.to_host(jax.tree.map(lambda rows: rows[:num], state))
+  texts = task.vocabulary.decode_rows(shown.tokens[: len(train)])
+  for i, text in enumerate(texts):
+    output = Output(
+      id=train.ids[i],
+      task=train.tasks[i],
+      question=train.questions[i],
+      target=train.answers[i],
+      completions=[text],
+      ended=[True],
+      extracted=task.extract(text),
+      is_correct=bool(shown.is_correct[i]),
+    )
+    yield sample("memory", output) | {
+      "accepted_at": int(shown.accepted_at[i]),
+      "num_proposed": int(shown.num_proposed[i]),
+      "num_accepted": int(shown.num_accepted[i]),
+    }
 
 
 def sample(source: str, output: Output) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The embedded trainer: from an experiment to its report."""
 
 import contextlib
-import dataclasses
 import functools
 import pathlib
 import time
@@ -23,7 +22,6 @@ from cot_latent.reporting import (
   files,
   lock,
   record,
-  seals,
 )
 from cot_latent.training import (
   base,
@@ -34,6 +32,7 @@ from cot_latent.training import (
   estep,
   evaluation,
   experiment,
+  header,
   loading,
   mstep,
   preemption,
@@ -46,13 +45,6 @@ from cot_latent.training.progress import Progress
 from cot_latent.training.state import TrainState
 
 _NUM_SAMPLES_SHOWN = 6  # of each kind, in the report
-# What random numbers and rounding depend on.
-_JAX_SETTINGS = (
-  "jax_default_prng_impl",
-  "jax_threefry_partitionable",
-  "jax_enable_x64",
-  "jax_default_matmul_precision",
-)
 
 
 class Prepared(NamedTuple):
@@ -106,12 +98,12 @@ def prepare(
   directory = pathlib.Path(config.model_dir or f"runs/{name}")
   old = record.read(directory)
   loaded = loading.load_data(config, open_task)
-  header, diff = _header(config, name, gin_record, loaded)
+  sections, diff = _header(config, name, gin_record, loaded)
   resumption = {}
   if old is not None:
-    record.check_same_run(directory, old, header)
-    resumption = _take_over(header, old)
-  return Prepared(config, directory, loaded, header, diff, resumption, old)
+    record.check_same_run(directory, old, sections)
+    resumption = header.take_over(sections, old)
+  return Prepared(config, directory, loaded, sections, diff, resumption, old)
 
 
 def train(prepared: Prepared) -> dict[str, Any]:
@@ -128,14 +120,14 @@ def train(prepared: Prepared) -> dict[str, Any]:
   """
   compilation.keep_on_disk()
   compilation.watch()
-  config, header = prepared.config, prepared.header
+  config, sections = prepared.config, prepared.header
   directory, old = prepared.directory, prepared.old
   processes.check_agreement(
     [
       experiment.as_dict(config) | {"model_dir": str(directory)},
       partitioning.describe(partitioning.build(config.mesh)),
-      header["data"],
-      header["randomness"],
+      sections["data"],
+      sections["randomness"],
       old and old["status"],
     ]
   )
@@ -156,21 +148,21 @@ def train(prepared: Prepared) -> dict[str, Any]:
 def _train(prepared: Prepared) -> dict[str, Any]:
   """Runs an experiment whose folder is held."""
   config, directory, loaded = prepared.config, prepared.directory, prepared.data
-  header, old = prepared.header, prepared.old
+  sections, old = prepared.header, prepared.old
   is_first = processes.is_first()
   if old is None and is_first:
     if prepared.diff:
       files.write_atomically(directory / record.DIFF, prepared.diff)
     # The report comes first: by it a killed run's folder is known again.
-    record.Record(directory, header, None).write("running")
+    record.Record(directory, sections, None).write("running")
   saved = checkpoints.Checkpoints(directory / "checkpoints")
   resume_at = saved.latest_step()
   if resume_at is not None:
-    header["continuity"]["resumes"].append(
+    sections["continuity"]["resumes"].append(
       {"step": resume_at, **prepared.resumption}
     )
   run_record: record.Record | processes.Record = (
-    record.Record(directory, header, resume_at)
+    record.Record(directory, sections, resume_at)
     if is_first
     else processes.Record(directory, resume_at)
   )
@@ -594,7 +586,9 @@ class _Run:
       written = results.write(self.directory, step, split, decoder, outputs)
       self.journal.add(step, "output", **written)
       if is_end and decoder == "greedy":
-        self.show(step, "greedy", outputs[:_NUM_SAMPLES_SHOWN])
+        for output in outputs[:_NUM_SAMPLES_SHOWN]:
+          row = results.sample("greedy", output)
+          self.journal.add(step, "sample", **row)
 
   def note_params(self, state: TrainState) -> None:
     """Puts the hash of the trainable parameters down."""
@@ -615,44 +609,12 @@ class _Run:
     for row in written:
       self.journal.add(step, "output", **row)
 
-  def show(
-    self,
-    step: int,
-    source: str,
-    outputs: Sequence[evaluation.Output],
-    **history: int,
-  ) -> None:
-    """Puts a few outputs into the report, with their chain's history."""
-    for output in outputs:
-      row = results.sample(source, output) | history
-      self.journal.add(step, "sample", **row)
-
   def show_memory(self, state: TrainState) -> None:
     """Puts a few remembered rationales into the report."""
-    train = self.data.train
-    shown = partitioning.to_host(
-      jax.tree.map(lambda rows: rows[:_NUM_SAMPLES_SHOWN], state.memory)
-    )
-    texts = self.task.vocabulary.decode_rows(shown.tokens[: len(train)])
-    for i, text in enumerate(texts):
-      output = evaluation.Output(
-        id=train.ids[i],
-        task=train.tasks[i],
-        question=train.questions[i],
-        target=train.answers[i],
-        completions=[text],
-        ended=[True],
-        extracted=self.task.extract(text),
-        is_correct=bool(shown.is_correct[i]),
-      )
-      self.show(
-        state.step,
-        "memory",
-        [output],
-        accepted_at=int(shown.accepted_at[i]),
-        num_proposed=int(shown.num_proposed[i]),
-        num_accepted=int(shown.num_accepted[i]),
-      )
+    for row in results.memory_samples(
+      self.task, self.data.train, state.memory, _NUM_SAMPLES_SHOWN
+    ):
+      self.journal.add(state.step, "sample", **row)
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes numbers for TensorBoard."""
@@ -738,76 +700,22 @@ def _header(
   Returns:
     The sections, and what is changed in the code.
   """
-  module = config.task.source.module
-  code, diff = environment.code(module)
   layout = partitioning.build(config.mesh)
   model = _build_model(config, loaded.task, layout)
-  header: dict[str, Any] = {
-    "identity": {
+  return header.build(
+    identity={
       "run_id": name,
       "task": loaded.task.name,
       "method": config.method.name,
       "seed": config.seed,
-      "started": record.now(),
       "argv": environment.argv(),
       "rerun": "t5x rerun report.json",
     },
-    "code": code,
-    "configuration": gin_record | {"experiment": experiment.as_dict(config)},
-    "data": loading.describe_data(config, loaded),
-    "model": digests.describe(
-      jax.eval_shape(model.init, rng.purpose_key(config.seed, "params"))
-    ),
-    "randomness": {
-      "seed": config.seed,
-      "rule": rng.RULE,
-      "settings": {name: getattr(jax.config, name) for name in _JAX_SETTINGS},
-      "test_vectors": rng.test_vectors(config.seed),
-    },
-    "environment": environment.describe(
-      [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
-      partitioning.describe(layout),
-    ),
-    "plan": experiment.plan(config, len(loaded.train), len(loaded.test)),
-    "liveness": {"limits": dataclasses.asdict(config.limits)},
-    "continuity": {"resumes": []},
-    "replication": [],
-    "parts": [],
-  }
-  if diff:
-    content = diff.encode()
-    header["parts"].append(
-      {
-        "path": record.DIFF,
-        "sha256": files.sha256(content),
-        "num_bytes": len(content),
-      }
-    )
-  return header, diff
-
-
-def _take_over(header: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
-  """Keeps what the process that began the run wrote down.
-
-  Args:
-    header: of this process; changed in place.
-    old: the report of the run.
-
-  Returns:
-    How this process differs from that one.
-  """
-  resumption = {
-    "at": record.now(),
-    "argv": header["identity"]["argv"],
-    "code": environment.code_differences(old["code"], header["code"]),
-    "environment": {
-      name: [was, now_is]
-      for name, was, now_is in seals.differences(
-        old["environment"], header["environment"]
-      )
-    },
-  }
-  for name in ("identity", "code", "environment", "replication", "continuity"):
-    header[name] = old[name]
-  header["parts"] = [p for p in old["parts"] if p["path"] == record.DIFF]
-  return resumption
+    module=config.task.source.module,
+    configuration=gin_record | {"experiment": experiment.as_dict(config)},
+    data=loading.describe_data(config, loaded),
+    params=jax.eval_shape(model.init, rng.purpose_key(config.seed, "params")),
+    topology=partitioning.describe(layout),
+    plan=experiment.plan(config, len(loaded.train), len(loaded.test)),
+    limits=config.limits,
+  )

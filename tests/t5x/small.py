@@ -106,7 +106,9 @@ def make_latent(model, monkeypatch, the_method=None, batch_size=8):
   )
 
 
-def make_trainer(model, made, num_partitions=1, num_microbatches=None, key=0):
+def make_trainer(
+  model, made, num_partitions=1, num_microbatches=None, key=0, report=None
+):
   """A trainer as train.py makes it, on all devices."""
   partitioner = partitioning.PjitPartitioner(
     num_partitions=num_partitions,
@@ -134,6 +136,7 @@ def make_trainer(model, made, num_partitions=1, num_microbatches=None, key=0):
     learning_rate_fn=lambda step: RATE,
     num_microbatches=num_microbatches,
     latent=made,
+    report=report,
   )
 
 

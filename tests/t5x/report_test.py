@@ -1,0 +1,320 @@
+"""The report of a run inside T5X, against what T5X itself wrote."""
+
+import hashlib
+import json
+import shutil
+
+import jax
+import jsonschema
+import numpy as np
+import pytest
+
+from cot_latent import report_commands
+from cot_latent.errors import RunError, UserError
+from cot_latent.reporting import files, record, replication, seals, tables
+from cot_latent.t5x import report as reports
+from cot_latent.t5x import store
+from tests.t5x import runs, small
+from tests.t5x.trainer_test import train
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("whole") / "run"
+  runs.run_well(directory)
+  return directory
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+  """A copy, to be damaged."""
+  return shutil.copytree(whole, tmp_path / "copy")
+
+
+def read(directory):
+  return record.read_file(directory / "report.json")
+
+
+def test_it_says_what_the_run_was(whole):
+  report = read(whole)
+  assert report["status"] in record.FINISHED
+  assert report["identity"]["method"] == "trice"
+  assert report["identity"]["argv"][:3] == ["python", "-m", "t5x.train"]
+  assert report["plan"]["steps"] == report["liveness"]["steps"] == STEPS
+  assert report["data"]["splits"].keys() == {"train", "test"}
+  assert report["model"]["params_sha256"].keys() == {"0", str(STEPS)}
+  cost = report["cost"]
+  assert cost["sequences_sampled"] == report["plan"]["sequences_sampled"]
+  assert 0 < cost["sequences_scored"] <= report["plan"]["sequences_scored"]
+  assert cost["compilation"]["num_compiled"] > 0
+  paths = [row["path"] for row in report["continuity"]["checkpoints"]]
+  assert paths == [f"checkpoint_{step}" for step in (0, 2, 4, 6)]
+  seals.check(report)
+
+
+def test_it_says_what_t5x_was(whole):
+  part = read(whole)["t5x"]
+  assert part["revision"] is None or len(part["revision"]) == 40
+  assert part["revision"] or part["version"]
+  assert part["began_at"] == 0
+  cut = part["partitioning"]
+  assert cut["mesh"] == {"data": 1, "model": 1}
+  assert cut["num_devices"] == cut["num_partitions"] == 1
+  assert ["vocab", "model"] in cut["logical_axis_rules"]
+  config = (whole / "config.gin").read_bytes()
+  report = read(whole)
+  assert report["configuration"]["resolved"] == config.decode()
+  (kept,) = (p for p in report["parts"] if p["path"] == "config.gin")
+  assert kept["sha256"] == hashlib.sha256(config).hexdigest()
+
+
+def test_a_part_of_another_form_is_no_report(whole):
+  report = json.loads((whole / "report.json").read_text())
+  check = jsonschema.Draft202012Validator(record.schema()).validate
+  check(report)
+  del report["t5x"]["partitioning"]["mesh"]
+  with pytest.raises(jsonschema.ValidationError):
+    check(report)
+  del report["t5x"]
+  check(report)
+
+
+def test_the_results_are_those_that_t5x_found(whole):
+  (path,) = (whole / "inference_eval").glob("*-metrics.jsonl")
+  theirs = [json.loads(line) for line in path.read_text().splitlines()]
+  results = read(whole)["results"]
+  assert [row["step"] for row in results] == [0, 2, 4, 6]
+  assert [row["step"] for row in theirs] == [0, 2, 4, 6]
+  for own, their in zip(results, theirs, strict=True):
+    # T5X's may count completions that were cut.
+    gap = their["accuracy"] - own["accuracy"]
+    assert -1e-9 <= gap <= own["num_cut"] / own["total"] + 1e-9
+
+
+def test_the_memory_is_that_of_the_last_checkpoint(whole):
+  stored = runs.memory(whole, STEPS)
+  with np.load(whole / "outputs" / f"{STEPS:06}-memory.npz") as kept:
+    for name in ("tokens", "is_correct", "num_accepted"):
+      np.testing.assert_array_equal(kept[name], stored[name])
+  (path,) = (whole / f"checkpoint_{STEPS}").rglob("*.memory.npz")
+  last = read(whole)["continuity"]["checkpoints"][-1]
+  found = hashlib.sha256(path.read_bytes()).hexdigest()
+  assert last["memory_sha256"] == found
+
+
+def test_a_run_as_it_was_left_is_verified(whole):
+  text, is_well = report_commands.verify(str(whole))
+  assert is_well, text
+  # The toy task has a checker of its own; all else is checked.
+  (left_out,) = (line for line in text.splitlines() if "not checked" in line)
+  assert left_out.count("results from outputs/") == left_out.count(",") == 4
+
+
+def test_completions_are_scored_again(tmp_path):
+  directory = tmp_path / "run"
+  task = ["--gin.TASK='chain'", "--gin.TASK_MODULE=None"]
+  runs.run_well(directory, *task, "--gin.TRAIN_STEPS=0", by_t5x=False)
+  assert read(directory)["status"] == "complete"
+  text, is_well = report_commands.verify(str(directory))
+  assert is_well, text
+  assert "not checked" not in text
+  path = directory / "outputs" / "000000-test-greedy.jsonl"
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  lines[3] |= {"extracted": lines[3]["target"], "is_correct": True}
+  path.write_text("".join(map(files.to_json_line, lines)))
+  text, is_well = report_commands.verify(str(directory))
+  assert not is_well
+  assert f"{path.name}: it was changed" in text
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "report.json",
+    "journal.jsonl",
+    "config.gin",
+    f"outputs/{STEPS:06}-memory.npz",
+    f"outputs/{STEPS:06}-test-greedy.jsonl",
+  ],
+)
+def test_a_change_is_found(run, name):
+  path = run / name
+  content = path.read_bytes()
+  place = next(
+    i for i in range(len(content) // 2, len(content)) if content[i] in b"123456"
+  )
+  other = bytes([content[place] + 1])
+  path.write_bytes(content[:place] + other + content[place + 1 :])
+  _, is_well = report_commands.verify(str(run))
+  assert not is_well
+
+
+def test_killed_and_gone_on_with_it_is_the_same_report(whole, tmp_path):
+  directory = tmp_path / "run"
+  runs.run_until(directory, 2)
+  before = read(directory)
+  assert before["status"] == "running"
+  runs.run_well(directory)
+  report = read(directory)
+  (resumed,) = report["continuity"]["resumes"]
+  assert 2 <= resumed["step"] < STEPS
+  assert report["identity"]["started"] == before["identity"]["started"]
+  found = replication.compare(whole / "report.json", directory / "report.json")
+  assert found.verdict == replication.BITWISE, found
+  assert report_commands.verify(str(directory))[1]
+  # Started once more, nothing changes.
+  content = (directory / "report.json").read_bytes()
+  runs.run_well(directory)
+  assert (directory / "report.json").read_bytes() == content
+  # And it is no other seed's.
+  done = runs.run(directory, "--gin.SEED=1")
+  assert done.returncode != 0
+  assert "belongs to another run" in done.stderr
+  assert (directory / "report.json").read_bytes() == content
+
+
+def test_compare_names_another_partitioning(whole, run):
+  path = run / "report.json"
+  report = json.loads(path.read_text())
+  report["t5x"]["partitioning"]["num_devices"] = 8
+  path.write_text(files.to_json(record.sealed(report)))
+  text, is_same = report_commands.compare(str(whole), str(run))
+  assert is_same  # another number of devices does not make another run
+  assert "t5x: partitioning.num_devices is 1 and 8" in text
+  del report["t5x"]
+  path.write_text(files.to_json(record.sealed(report)))
+  text, _ = report_commands.compare(str(whole), str(run))
+  assert "only one of them ran inside T5X" in text
+
+
+def test_the_commands_read_it(whole, run, tmp_path):
+  assert "inside T5X" in report_commands.show(str(whole))
+  page = (whole / "report.html").read_text()
+  assert "<summary>T5X</summary>" in page
+  assert "logical axis rules" in page
+  for command in (
+    lambda: report_commands.rerun(str(run), None, None, None, ()),
+    lambda: report_commands.export(str(run), "nowhere", None, None),
+  ):
+    path = run / "report.json"
+    report = json.loads(path.read_text()) | {"status": "complete"}
+    path.write_text(files.to_json(record.sealed(report)))
+    with pytest.raises(UserError, match="of a run inside T5X") as raised:
+      command()
+    assert "\n" not in str(raised.value)
+
+
+def test_tables_are_made_of_it(run, tmp_path):
+  path = run / "report.json"
+  report = json.loads(path.read_text())
+  changes = {"status": "complete", "suspect": []}
+  path.write_text(files.to_json(record.sealed(report | changes)))
+  folder = tmp_path / "reports"
+  folder.mkdir()
+  shutil.copy(path, folder / "one.json")
+  spec = tmp_path / "table.toml"
+  spec.write_text(
+    'title = "Inside T5X"\n'
+    'reports = "reports"\n'
+    'baseline = "trice"\n'
+    'rows = [{ method = "trice", label = "TRICE" }]\n'
+    'columns = [{ label = "Greedy", decoder = "greedy" }]\n'
+  )
+  text = tables.make(spec)
+  accuracy = report["results"][-1]["accuracy"]
+  assert f"{100 * accuracy:.1f}" in text
+
+
+# In this process.
+
+
+@pytest.fixture
+def made(monkeypatch, tmp_path):
+  """A trainer of a model whose step is the gradient, and its report."""
+  model = small.encoder_decoder(small.sgd())
+  latent = small.make_latent(model, monkeypatch)
+  report = reports.Report(latent, str(tmp_path / "run"), 3, 3)
+  return model, latent, report, tmp_path / "run"
+
+
+def test_the_gradients_norm_is_that_of_the_step(made):
+  model, latent, report, directory = made
+  with small.make_trainer(model, latent, report=report) as trainer:
+    before = small.host(trainer.train_state.params)
+    train(trainer, 1)
+    after = small.host(trainer.train_state.params)
+    (row,) = record.of_kind(report._record.journal.rows, "metrics")
+  moved = jax.tree.map(lambda a, b: (a - b) / small.RATE, before, after)
+  norm = np.sqrt(sum((part**2).sum() for part in jax.tree.leaves(moved)))
+  assert row["grad/norm"] == pytest.approx(norm, rel=1e-3)
+  assert row["optimizer/learning_rate"] == pytest.approx(small.RATE)
+  report = read(directory)
+  assert report["status"] == "interrupted"
+  assert report["error"] == "stopped at step 1 of 3"
+
+
+def test_what_ended_the_run_is_said(made, monkeypatch):
+  model, latent, report, directory = made
+
+  def fail(*arguments):
+    raise RunError("the reason")
+
+  with small.make_trainer(model, latent, report=report) as trainer:
+    train(trainer, 1)
+    monkeypatch.setattr(trainer, "_e_step", fail)
+    with pytest.raises(RunError):
+      train(trainer, 1, start=1)
+  found = read(directory)
+  assert (found["status"], found["error"]) == ("failed", "RunError: the reason")
+
+
+def test_two_processes_do_not_share_a_folder(made):
+  model, latent, report, directory = made
+  other = reports.Report(latent, str(directory), 3, 3)
+  with (
+    small.make_trainer(model, latent, report=report),
+    pytest.raises(UserError, match="in use by another process"),
+  ):
+    small.make_trainer(model, latent, report=other)
+
+
+def test_steps_that_are_missing_are_named(made, monkeypatch):
+  model, latent, report, directory = made
+  with small.make_trainer(model, latent, report=report) as trainer:
+    train(trainer, 2)
+    report.saving(2, "0" * 64)
+    state, chains = trainer.train_state, latent.iterator.chains
+  again = reports.Report(latent, str(directory), 3, 3)
+  journal = directory / record.JOURNAL
+  rows = files.read_rows(journal, None)
+  kept = [row for row in rows if row["step"] != 1]
+  journal.write_text("".join(map(files.to_json_line, kept)))
+  settings = (chains.step, chains.began_at, False, state.params)
+  with pytest.raises(UserError, match="lacks step 1"):
+    again.open(*settings, trainer._partitioner, None)
+  journal.write_text("".join(map(files.to_json_line, rows)))
+  again = reports.Report(latent, str(directory), 3, 3)
+  again.open(*settings, trainer._partitioner, None)
+  assert [r["step"] for r in read(directory)["continuity"]["resumes"]] == [2]
+
+
+def test_a_bucket_gets_what_is_written(tmp_path):
+  bucket = tmp_path / "bucket"
+  (bucket / "outputs").mkdir(parents=True)
+  (bucket / record.JOURNAL).write_text("before\n")
+  kept = store.Store(str(bucket), is_remote=True)
+  kept.fetch()
+  assert kept.folder != bucket
+  assert (kept.folder / record.JOURNAL).read_text() == "before\n"
+  (kept.folder / record.JOURNAL).write_text("before\nafter\n")
+  (kept.folder / "outputs").mkdir()
+  (kept.folder / "outputs" / "one").write_text("1")
+  assert (bucket / record.JOURNAL).read_text() == "before\n"
+  kept.push()
+  assert (bucket / record.JOURNAL).read_text() == "before\nafter\n"
+  assert (bucket / "outputs" / "one").read_text() == "1"
+  assert kept.config() is None
+  (bucket / "config.gin").write_text("SEED = 0")
+  assert kept.config() == b"SEED = 0"
