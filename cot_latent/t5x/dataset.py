@@ -57,7 +57,7 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
       empty: features of this process's part of a minibatch.
       fingerprint: of the training questions and the length of rationales.
       model_dir: the run's folder. Its own checkpoints must have the memory;
-        one elsewhere is a model to begin with, and has it or not.
+        one elsewhere is a model to begin with, and its memory is not read.
     """
     self.chains = Chains()
     self.before_saving: Callable[[int, str], None] | None = None
@@ -99,31 +99,30 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
     epath.Path(f"{filename}{_SUFFIX}").write_bytes(content)
 
   def restore(self, filename) -> None:
-    """Reads the chains of a checkpoint; of a base model's there are none.
+    """Reads the chains of the run's own checkpoint.
+
+    Those of another run belong to it: a run that begins with its model makes
+    new ones.
 
     Raises:
-      UserError: if the run's own checkpoint has none, or those of other
-        questions.
+      UserError: if the checkpoint has none, or those of other questions.
     """
     file = paths.absolute(f"{filename}{_SUFFIX}")
-    is_own = self._model_dir in file.parents
+    if self._model_dir not in file.parents:
+      return
     path = _find(file)
     if path is None:
-      if is_own:
-        raise UserError(
-          f"no rationale memory in {file.parent}: this is no checkpoint of "
-          "such a run, or part of it is lost; choose another MODEL_DIR"
-        )
-      return
+      raise UserError(
+        f"no rationale memory in {file.parent}: this is no checkpoint of "
+        "such a run, or part of it is lost; choose another MODEL_DIR"
+      )
     with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
       arrays = dict(stored)
     if str(arrays.pop("fingerprint")) != self._fingerprint:
-      if is_own:
-        raise UserError(
-          f"the memory in {path} is of other questions, or of rationales of "
-          "another length: choose another MODEL_DIR"
-        )
-      return
+      raise UserError(
+        f"the memory in {path} is of other questions, or of rationales of "
+        "another length: choose another MODEL_DIR"
+      )
     self.chains = Chains(
       began_at=int(arrays.pop("began_at")),
       step=int(arrays.pop("step")),

@@ -14,7 +14,7 @@ from typing import Any
 
 from t5x import partitioning, trainer
 
-from cot_latent.errors import Preempted
+from cot_latent.errors import Preempted, UserError
 from cot_latent.inference.memory import MemoryState
 from cot_latent.reporting import environment, files, lock, record, seals
 from cot_latent.reporting.liveness import Limits
@@ -296,11 +296,10 @@ class Report:
     old = record.read_file(path)
     part = old.get("t5x")
     if is_new and part is not None and part["began_at"] != self._began_at:
-      _say(
-        f"the checkpoint of step {self._began_at} in {self._model_dir} lacks "
-        "the rationale memory: a new one begins, and a new report"
+      raise UserError(
+        f"{path} is of a run that began at T5X's step {part['began_at']}, and "
+        f"this one begins at {self._began_at}: choose another MODEL_DIR"
       )
-      return None
     return old
 
   def _take_over(

@@ -54,7 +54,7 @@ def test_another_number_of_processes_finds_it(tmp_path):
   again = make(tmp_path)
   again.restore(str(folder / "process_1-of-2" / "train_ds-001-of-002"))
   assert_same(filled(), again.chains)
-  folder = stored(tmp_path, "other/dataset/process_0-of-2")
+  folder = stored(tmp_path, "run/checkpoint_9/dataset/process_0-of-2")
   alone = make(tmp_path)
   alone.restore(str(folder.parent / "train_ds-000-of-001"))
   assert_same(filled(), alone.chains)
@@ -73,9 +73,11 @@ def test_other_questions(tmp_path):
   own = stored(tmp_path)
   with pytest.raises(UserError, match="is of other questions"):
     make(tmp_path, "others").restore(str(own / "train_ds-000-of-001"))
-  # Elsewhere it is that of a model to begin with.
+
+
+def test_the_memory_of_another_run_stays_there(tmp_path):
   elsewhere = stored(tmp_path, "before/checkpoint_7/dataset")
-  iterator = make(tmp_path, "others")
+  iterator = make(tmp_path)
   iterator.restore(str(elsewhere / "train_ds-000-of-001"))
   assert iterator.chains == Chains()
 
