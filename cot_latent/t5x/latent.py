@@ -15,6 +15,7 @@ from cot_latent.errors import UserError
 from cot_latent.t5x import checks, features, one_line
 from cot_latent.t5x.dataset import RationaleIterator
 from cot_latent.tasks import common
+from cot_latent.training import loading
 from cot_latent.training.experiment import Method, TaskConfig
 
 
@@ -63,11 +64,7 @@ class Latent:
     self.config = task
     self.method, self.seed, self.batch_size = method, seed, batch_size
     self.task = examples.open_task(task.source)
-    self.examples = self.task.load(
-      task.train_split,
-      prompt_length=task.prompt_length,
-      over_long=task.over_long,
-    )
+    self.examples = loading.load_train(self.task, task, method)
     if len(self.examples) < batch_size:
       raise UserError(
         f"a minibatch of {batch_size} does not fit the {len(self.examples)} "
@@ -110,11 +107,13 @@ def check_method(method: Method) -> None:
   Raises:
     UserError: naming the method.
   """
-  if method.refit is not None:
-    raise UserError(
-      f"method {method.name!r} has outer loops (experiment.Refit), which T5X's "
-      "train does not: use the embedded trainer (docs/t5x.md)"
-    )
+  refit = method.refit
+  if refit is None or (refit.source == "human" and refit.stop_loss is None):
+    return
+  raise UserError(
+    f"method {method.name!r} has outer loops (experiment.Refit), which T5X's "
+    "train does not: use the embedded trainer (docs/t5x.md)"
+  )
 
 
 @functools.cache

@@ -20,8 +20,9 @@ from cot_latent.t5x import sampler
 from cot_latent.t5x.dataset import Chains
 from cot_latent.t5x.latent import Latent
 from cot_latent.t5x.report import Report
-from cot_latent.training import estep
+from cot_latent.training import estep, refit
 from cot_latent.training.progress import Progress
+from cot_latent.training.state import Pool
 
 # T5X averages these over the loss's weights, which are signed here.
 _MEANINGLESS = (
@@ -92,6 +93,7 @@ class LatentTrainer(trainer.Trainer):
     parts = max(self._num_microbatches or 1, 1)
     self._unit = sampler.padded(self._partitioner, 1) * parts
     self._start_memory(int(utils.get_local_data(self.train_state.step)))
+    self._pool = self._fill_pool()
 
   @property
   def chains(self) -> Chains:
@@ -137,6 +139,20 @@ class LatentTrainer(trainer.Trainer):
         time.perf_counter() - began,
         0 if is_empty else len(latent.examples),
       )
+
+  def _fill_pool(self) -> Pool | None:
+    """The rationales of the data, for a method that learns from them."""
+    latent = self._latent
+    method, size = latent.method, latent.batch_size
+    if method.refit is None:
+      return None
+    number, length = len(latent.examples), latent.config.max_length
+    return refit.fill(
+      *(self._sampler, latent.task, latent.examples, method, None),
+      *(latent.seed, 0, 1),
+      refit.empty_pool(number, method.num_draws, length),
+      *(size, lambda done: None),
+    ).pool
 
   def _open_report(self, is_new: bool) -> None:
     if self._report is None:
@@ -227,6 +243,16 @@ class LatentTrainer(trainer.Trainer):
     index = rng.minibatch(
       latent.seed, "order", own_step, len(latent.examples), latent.batch_size
     )
+    chains.step = step + 1
+    if (pool := self._pool) is not None:
+      if own_step == 0:
+        chains.memory = refit.remember(
+          chains.memory, pool.tokens, pool.is_correct, 1
+        )
+      return refit.pool_step(
+        *(latent.examples, latent.method, chains.memory, pool, index),
+        *(latent.seed, own_step + 1),
+      )
     chains.memory, rows, measured = estep.e_step(
       self._sampler,
       latent.task,
@@ -238,7 +264,6 @@ class LatentTrainer(trainer.Trainer):
       latent.seed,
       own_step + 1,
     )
-    chains.step = step + 1
     return rows, measured
 
   def _convert(self, rows: estep.WeightedRows):

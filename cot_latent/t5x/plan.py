@@ -24,13 +24,14 @@ def describe(train: Any) -> str:
   if not isinstance(latent, Latent):
     return f"T5X's own training, to step {steps:,}; no rationales are drawn"
   method, size = latent.method, latent.batch_size
+  num_sampled = 0 if method.refit else size * method.num_draws
   return (
     f"method {method.name} on {latent.task.name}, to step {steps:,}, the steps "
     "of the checkpoint included\n"
     f"{len(latent.examples):,} questions, "
     f"{latent.converter.prompt_length} prompt tokens, "
     f"{latent.converter.target_length} tokens of a rationale\n"
-    f"a step samples {size * method.num_draws:,} sequences and differentiates "
+    f"a step samples {num_sampled:,} sequences and differentiates "
     f"{method.max_scored(size):,} at most"
   )
 

@@ -396,7 +396,7 @@ class Report:
     num_evaluations = 1 + -(-steps // self._period if self._period else 0)
     sampled = {
       "memory_start": 0 if is_empty else len(latent.examples),
-      "steps": steps * size * method.num_draws,
+      "steps": 0 if method.refit else steps * size * method.num_draws,
       "evaluation": len(self.test) * num_evaluations,
     }
     scored = {"base": 0, "steps": steps * method.max_scored(size)}

@@ -53,27 +53,7 @@ def load_data(
   """
   settings = config.task
   task = open_task(settings.source)
-
-  def load(split: str, with_targets: bool = False) -> data.Examples:
-    return task.load(
-      split,
-      prompt_length=settings.prompt_length,
-      target_length=settings.max_length if with_targets else None,
-      over_long=settings.over_long,
-    )
-
-  refit = config.method.refit
-  is_human = refit is not None and refit.source == "human"
-  has_targets = (
-    task.prompts.is_direct or settings.train_split in task.rationale_splits
-  )
-  if is_human and not has_targets:
-    raise UserError(
-      f"task {task.name!r} has no rationales in split "
-      f"{settings.train_split!r}, which method {config.method.name!r} learns "
-      "from"
-    )
-
+  train = load_train(task, settings, config.method)
   if isinstance(config.base, experiment.Checkpoint):
     _check_checkpoint(config.base.path, task.vocabulary)
   base_task, base = _load_base(config, task, open_task)
@@ -82,13 +62,46 @@ def load_data(
     task=task,
     base_task=base_task,
     base=base,
-    train=load(settings.train_split, with_targets=is_human),
-    test=load(settings.test_split),
+    train=train,
+    test=task.load(
+      settings.test_split,
+      prompt_length=settings.prompt_length,
+      over_long=settings.over_long,
+    ),
     soft_tokens=soft_tokens,
     soft_task=soft_task,
   )
   _check_size(settings.train_split, loaded.train, config.batch_size)
   return loaded
+
+
+def load_train(
+  task: data.Task, settings: experiment.TaskConfig, method: experiment.Method
+) -> data.Examples:
+  """Loads the training questions, with rationales if the method needs them.
+
+  Args:
+    task: opened.
+    settings: of the run.
+    method: of the run.
+
+  Raises:
+    UserError: if the task has no rationales, and as `Task.load` does.
+  """
+  split, refit = settings.train_split, method.refit
+  is_human = refit is not None and refit.source == "human"
+  has_targets = task.prompts.is_direct or split in task.rationale_splits
+  if is_human and not has_targets:
+    raise UserError(
+      f"task {task.name!r} has no rationales in split {split!r}, which method "
+      f"{method.name!r} learns from"
+    )
+  return task.load(
+    split,
+    prompt_length=settings.prompt_length,
+    target_length=settings.max_length if is_human else None,
+    over_long=settings.over_long,
+  )
 
 
 def _check_checkpoint(folder: str, vocabulary: Vocabulary) -> None:

@@ -47,20 +47,37 @@ def first_state(
   method = config.method
   if method.refit is None:
     return state
-  zero = np.zeros((), np.int32)
-  shape = (len(state.memory.tokens), method.num_draws)
-  pool = _place_pool(
+  num_examples, length = len(state.memory.tokens), config.task.max_length
+  pool = empty_pool(num_examples, method.num_draws, length, layout)
+  # A copy, for the M-step takes over the parameters' place in memory.
+  base = jax.tree.map(jnp.copy, state.params) if method.refit.restart else None
+  return state._replace(pool=pool, base_params=base)
+
+
+def empty_pool(
+  num_examples: int,
+  num_draws: int,
+  length: int,
+  layout: partitioning.Layout | None = None,
+) -> Pool:
+  """Makes the pool before the first loop, which ends at once.
+
+  Args:
+    num_examples: N.
+    num_draws: K.
+    length: T.
+    layout: where its rows lie.
+  """
+  zero, shape = np.zeros((), np.int32), (num_examples, num_draws)
+  return _place_pool(
     layout,
-    tokens=np.zeros((*shape, config.task.max_length), np.int32),
+    tokens=np.zeros((*shape, length), np.int32),
     is_correct=np.zeros(shape, bool),
     capped_fraction=np.zeros((), np.float32),
     unparseable_fraction=np.zeros((), np.float32),
     loop=zero - 1,
     ends_at=zero,
   )
-  # A copy, for the M-step takes over the parameters' place in memory.
-  base = jax.tree.map(jnp.copy, state.params) if method.refit.restart else None
-  return state._replace(pool=pool, base_params=base)
 
 
 def _place_pool(layout: partitioning.Layout | None, **parts: Any) -> Pool:
@@ -140,31 +157,62 @@ def e_step(
     )
     pool, num_sampled, num_tokens, sampling, checking = filled
     state = _begin_loop(state, pool, init_optimizer, model.layout)
-  offset = jax.random.uniform(rng.purpose_key(config.seed, "subsample", step))
-  rows, num_valid = weighted_rows(
-    examples, method, pool, index, offset, model.layout
+  rows, metrics = pool_step(
+    *(examples, method, state.memory, pool, index, config.seed, step),
+    layout=model.layout,
   )
-  return (
-    state,
-    rows,
-    {
-      "chain/accept_rate": int(pool.is_correct.sum())
-      / (len(examples) * method.num_draws),
-      "memory/correct_fraction": int(state.memory.is_correct.sum())
-      / len(examples),
-      "draws/capped_fraction": float(pool.capped_fraction),
-      "draws/unparseable_fraction": float(pool.unparseable_fraction),
-      "estimator/num_weighted": rows.num_weighted(),
-      "estimator/num_valid": num_valid,
-      "estimator/scale": 0.0,
-      "memory/age": float(memory.mean_age(state.memory, step)),
-      "time/sampling": sampling,
-      "time/checking": checking,
-      "num_sampled": num_sampled,
-      "num_tokens": num_tokens,
-      "choices": estep.choices(index, rows.targets),
-    },
-  )
+  cost = {
+    "time/sampling": sampling,
+    "time/checking": checking,
+    "num_sampled": num_sampled,
+    "num_tokens": num_tokens,
+  }
+  return state, rows, metrics | cost
+
+
+def pool_step(
+  examples: Examples,
+  method: Method,
+  chains: memory.MemoryState,
+  pool: Pool,
+  index: np.ndarray,
+  seed: int,
+  step: int,
+  layout: partitioning.Layout | None = None,
+) -> tuple[estep.WeightedRows, dict[str, Any]]:
+  """Weighs a minibatch of a pool that is there.
+
+  Args:
+    examples: N training questions.
+    method: says how.
+    chains: what is remembered.
+    pool: the loop's.
+    index: [M] int32, distinct questions.
+    seed: the run's.
+    step: from 1.
+    layout: where the pool's rows lie.
+
+  Returns:
+    The weighted rows, and metrics as those of `estep.e_step`; nothing is drawn.
+  """
+  offset = jax.random.uniform(rng.purpose_key(seed, "subsample", step))
+  rows, num_valid = weighted_rows(examples, method, pool, index, offset, layout)
+  return rows, {
+    "chain/accept_rate": int(pool.is_correct.sum())
+    / (len(examples) * method.num_draws),
+    "memory/correct_fraction": int(chains.is_correct.sum()) / len(examples),
+    "draws/capped_fraction": float(pool.capped_fraction),
+    "draws/unparseable_fraction": float(pool.unparseable_fraction),
+    "estimator/num_weighted": rows.num_weighted(),
+    "estimator/num_valid": num_valid,
+    "estimator/scale": 0.0,
+    "memory/age": float(memory.mean_age(chains, step)),
+    "time/sampling": 0.0,
+    "time/checking": 0.0,
+    "num_sampled": 0,
+    "num_tokens": 0,
+    "choices": estep.choices(index, rows.targets),
+  }
 
 
 def _begin_loop(
@@ -174,7 +222,7 @@ def _begin_loop(
   layout: partitioning.Layout | None,
 ) -> TrainState:
   """Takes a new pool over, and starts the fit again if it is to."""
-  chains = _remember(
+  chains = remember(
     state.memory, pool.tokens, pool.is_correct, state.step + 1, layout=layout
   )
   params = state.params
@@ -189,8 +237,23 @@ def _begin_loop(
 
 
 @functools.partial(jax.jit, static_argnames="layout")
-def _remember(chains, tokens, is_right, step, *, layout):
-  """Writes the first right rationale of each question that has one."""
+def remember(
+  chains: memory.MemoryState,
+  tokens: jax.Array,
+  is_right: jax.Array,
+  step: int,
+  *,
+  layout: partitioning.Layout | None = None,
+) -> memory.MemoryState:
+  """Writes the first right rationale of each question that has one.
+
+  Args:
+    chains: what was remembered.
+    tokens: [N, K, T], a pool's.
+    is_right: [N, K] bool.
+    step: from 1.
+    layout: where rows lie.
+  """
   first = jnp.argmax(is_right, axis=1)
   chosen = jnp.take_along_axis(tokens, first[:, None, None], axis=1)[:, 0]
   accepted = is_right & (jnp.arange(is_right.shape[1]) == first[:, None])
