@@ -178,8 +178,10 @@ class LatentTrainer(trainer.Trainer):
   def close(self) -> None:
     """Ends what T5X began, and the report."""
     super().close()
+    if self._report is None:
+      return
     chains = self.chains
-    if self._report and chains.memory is not None:
+    if chains.memory is not None:
       self._report.close(chains.step, self.train_state.params, chains.memory)
 
   def compile_train(self, batch) -> None:
