@@ -44,7 +44,9 @@ def run(
   try:
     runpy.run_module(_MODULE, run_name="__main__", alter_sys=True)
   except (UserError, RunError) as error:
-    raise type(error)(_first_line(error)) from None
+    # Its type may be one that gin made of ours.
+    kind = UserError if isinstance(error, UserError) else RunError
+    raise kind(_first_line(error)) from None
   except Exception as error:
     if not _is_of_parsing(error):
       raise
