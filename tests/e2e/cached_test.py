@@ -84,7 +84,13 @@ def assert_same_numbers(one, other):
       assert key.startswith("time/") or mine[key] == others[key]
 
 
-@pytest.mark.parametrize("before", ["", WITHOUT], ids=["installed", "lacking"])
+@pytest.mark.parametrize(
+  "before",
+  [
+    pytest.param("", id="installed", marks=pytest.mark.slow),
+    pytest.param(WITHOUT, id="lacking"),
+  ],
+)
 def test_a_cache_trains_without_tensorflow(
   through_seqio, cache, tmp_path, before
 ):

@@ -126,7 +126,17 @@ def smaller(method):
   ]
 
 
-@pytest.fixture(scope="module", params=METHODS)
+# Each step of these is another method's, but for the estimator.
+BY_NIGHT = {"maxrl", "rejection_sampling", "rloo", "trice_basic"}
+
+
+@pytest.fixture(
+  scope="module",
+  params=[
+    pytest.param(name, marks=pytest.mark.slow if name in BY_NIGHT else ())
+    for name in METHODS
+  ],
+)
 def whole(request, folder):
   """A method's run that nothing disturbs: configuration and report."""
   config, record = parse(folder, request.param, smaller(request.param))

@@ -193,6 +193,7 @@ def report_of(directory):
   return json.loads((directory / "report.json").read_text())
 
 
+@pytest.mark.slow
 def test_two_processes_one_is_killed_and_another_number_goes_on(place):
   directory = place / "killed"
   pod = start(place, "killed", 2)

@@ -234,7 +234,9 @@ def can_mount(directory):
   return subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("size", ["64k", "600k"])
+@pytest.mark.parametrize(
+  "size", ["64k", pytest.param("600k", marks=pytest.mark.slow)]
+)
 def test_a_full_disk_is_one_clear_line(tmp_path, size):
   directory = tmp_path / "small"
   directory.mkdir()
