@@ -1,14 +1,15 @@
 """What `t5x rerun`, `compare`, `verify` and `show` do."""
 
 import dataclasses
+import functools
 import pathlib
-import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from cot_latent.errors import UserError
 from cot_latent.reporting import (
   environment,
+  files,
   record,
   replication,
   seals,
@@ -83,7 +84,8 @@ def rerun(
     name: of the report.
     output: the new run's folder; None takes one in runs/.
     data_dir: as DATA_DIR; None takes what the run had.
-    checkpoint: as CHECKPOINT; None takes what the run had.
+    checkpoint: as CHECKPOINT, or T5X's INITIAL_CHECKPOINT_PATH; None takes
+      what the run had.
     allowed: of ALLOWANCES, what may differ.
 
   Returns:
@@ -100,20 +102,12 @@ def rerun(
       f"{path} is of a run that is {report['status']}: only a run that is "
       "complete can be compared with its repetition"
     )
-  if "t5x" in report:
-    raise UserError(
-      f"{path} is of a run inside T5X: give its command again with another "
-      f"MODEL_DIR ({shlex.join(report['identity']['argv'])}), and then t5x "
-      "compare with its report"
-    )
   folder = _new_folder(report, output)
-  from cot_latent.training import train
-
-  config, gin_record = _parse(report, checkpoint)
-  config = _moved(config, str(folder), data_dir)
-  prepared = train.prepare(config, gin_record)
-  _check_same(path, report, prepared.header, allowed)
-  train.train(prepared)
+  check = functools.partial(_check_same, path, report, allowed)
+  if "t5x" in report:
+    _repeat_inside_t5x(report, folder, data_dir, checkpoint, check)
+  else:
+    _repeat(report, folder, data_dir, checkpoint, check)
   found = replication.compare(path, folder / "report.json")
   again = record.read_file(folder / "report.json")
   verdict = {
@@ -132,6 +126,49 @@ def rerun(
   record.replace(path, record.with_verdict(report, verdict))
   text = f"{_text(found)}\nnoted in {path}; the new run is in {folder}"
   return text, found.verdict in _EXPECTED
+
+
+def _repeat(
+  report: Mapping[str, Any],
+  folder: pathlib.Path,
+  data_dir: str | None,
+  checkpoint: str | None,
+  check: Callable[[Mapping[str, Any]], None],
+) -> None:
+  """Runs the experiment of a report; `check` gets the new header before."""
+  from cot_latent.training import train
+
+  config, gin_record = _parse(report, checkpoint)
+  config = _moved(config, str(folder), data_dir)
+  prepared = train.prepare(config, gin_record)
+  check(prepared.header)
+  train.train(prepared)
+
+
+def _repeat_inside_t5x(
+  report: Mapping[str, Any],
+  folder: pathlib.Path,
+  data_dir: str | None,
+  checkpoint: str | None,
+  check: Callable[[Mapping[str, Any]], None],
+) -> None:
+  """The same by T5X, from the configuration that it read."""
+  from cot_latent.t5x import launch
+
+  folder.mkdir(parents=True, exist_ok=True)
+  gin_file = folder / "rerun.gin"
+  files.write_atomically(gin_file, report["configuration"]["resolved"])
+  changes = {
+    "MODEL_DIR": str(folder),
+    "DATA_DIR": data_dir,
+    "INITIAL_CHECKPOINT_PATH": checkpoint,
+  }
+  launch.run(
+    [str(gin_file)],
+    [f"{name} = {value!r}" for name, value in changes.items() if value],
+    (),
+    check=check,
+  )
 
 
 def export(name: str, output: str, checkpoint: str | None, dtype: Any) -> str:
@@ -232,8 +269,8 @@ def _moved(config, model_dir: str, data_dir: str | None):
 def _check_same(
   path: pathlib.Path,
   report: Mapping[str, Any],
-  header: Mapping[str, Any],
   allowed: Collection[str],
+  header: Mapping[str, Any],
 ) -> None:
   """Refuses a repetition that would not be one, naming the first field."""
   found = [

@@ -303,7 +303,8 @@ def test_the_quickstart_that_is_kept_is_repeated(capsys, tmp_path):
     *("rerun", kept, f"--output={tmp_path / 'again'}"),
     "--allow=code,packages",
   )
-  assert status == 0, text  # bitwise equal, or the same random choices
+  # Another machine rounds otherwise, and in the end chooses otherwise.
+  assert (status == 0) != ("verdict: statistically consistent" in text)
 
 
 def test_the_quickstart_that_is_kept_is_as_it_was_left(capsys):

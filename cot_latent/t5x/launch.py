@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 import runpy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -13,7 +13,7 @@ from t5x import gin_utils
 
 from cot_latent import gin_errors, gin_sources
 from cot_latent.errors import RunError, UserError
-from cot_latent.t5x import plan
+from cot_latent.t5x import plan, report
 
 _MODULE = "t5x.train"
 
@@ -23,6 +23,7 @@ def run(
   bindings: Sequence[str],
   search_paths: Sequence[str],
   flags: Sequence[str] = (),
+  check: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> None:
   """Runs T5X's train.py as the script that it is.
 
@@ -31,6 +32,8 @@ def run(
     bindings: lines such as "SEED = 3".
     search_paths: folders to look gin files up in.
     flags: further ones of T5X's.
+    check: is given the report's header before anything is trained, and raises
+      UserError if it should not be.
 
   Raises:
     UserError: for a mistake in the configuration.
@@ -41,6 +44,7 @@ def run(
   arguments.append(f"--gin_search_paths={','.join(('.', *search_paths))}")
   before = sys.argv
   sys.argv = ["t5x", *arguments, *flags]
+  report.check_header = check
   try:
     runpy.run_module(_MODULE, run_name="__main__", alter_sys=True)
   except (UserError, RunError) as error:
@@ -56,7 +60,7 @@ def run(
     if end.code:
       raise
   finally:
-    sys.argv = before
+    sys.argv, report.check_header = before, None
 
 
 def dry_run(

@@ -101,15 +101,31 @@ def bindings() -> dict[str, str]:
   for (scope, selector), parameters in sorted(gin_config._CONFIG.items()):
     if selector == "gin.macro":
       if scope not in _FREE_MACROS:
-        found[scope] = repr(parameters["value"])
+        found[scope] = _text(parameters["value"])
       continue
     if selector.endswith(_FREE_ENDINGS):
       continue
     name = f"{scope}/{selector}" if scope else selector
     for parameter, value in sorted(parameters.items()):
       if parameter not in _FREE_PARAMETERS:
-        found[f"{name}.{parameter}"] = repr(value)
+        found[f"{name}.{parameter}"] = _text(value)
   return found
+
+
+def _text(value: Any) -> str:
+  """A value as gin writes it, what it refers to by its whole name.
+
+  As they are written, names depend on what a gin file imports.
+  """
+  if isinstance(value, gin_config.ConfigurableReference):
+    name = "/".join(filter(None, value.config_key))
+    return f"@{name}()" if value.evaluate else f"@{name}"
+  if isinstance(value, dict):
+    items = (f"{_text(key)}: {_text(each)}" for key, each in value.items())
+    return f"{{{', '.join(items)}}}"
+  if isinstance(value, list | tuple):
+    return f"[{', '.join(map(_text, value))}]"
+  return repr(value)
 
 
 def configuration() -> dict[str, Any]:

@@ -9,7 +9,7 @@ import dataclasses
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from t5x import partitioning, trainer
@@ -30,6 +30,10 @@ from cot_latent.training import (
   results,
 )
 from cot_latent.training.evaluation import Output
+
+# What looks at a header before anything is written. A module's variable, for
+# between who sets it, `launch.run`, and the report stands T5X's own script.
+check_header: Callable[[Mapping[str, Any]], None] | None = None
 
 _NUM_SAMPLES_SHOWN = 6  # of each kind
 # What an evaluation leaves in the journal. T5X evaluates after it has saved,
@@ -116,6 +120,8 @@ class Report:
       end = step + self._relative
     self._steps, own = end - began_at, step - began_at
     sections, diff = self._sections(params, partitioner, num_microbatches)
+    if check_header is not None:
+      check_header(sections)
     self._store.fetch()
     folder, is_first = self._store.folder, processes.is_first()
     if is_first and not self._store.is_remote:
@@ -341,7 +347,7 @@ class Report:
         "method": latent.method.name,
         "seed": latent.seed,
         "argv": ["python", "-m", "t5x.train", *sys.argv[1:]],
-        "rerun": "the command of argv with another MODEL_DIR; then t5x compare",
+        "rerun": "t5x rerun report.json",
       },
       module=source.module,
       configuration=provenance.configuration() | {"experiment": settings},

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 
 import jax
 import jsonschema
@@ -194,16 +196,52 @@ def test_the_commands_read_it(whole, run, tmp_path):
   page = (whole / "report.html").read_text()
   assert "<summary>T5X</summary>" in page
   assert "logical axis rules" in page
-  for command in (
-    lambda: report_commands.rerun(str(run), None, None, None, ()),
-    lambda: report_commands.export(str(run), "nowhere", None, None),
-  ):
-    path = run / "report.json"
-    report = json.loads(path.read_text()) | {"status": "complete"}
-    path.write_text(files.to_json(record.sealed(report)))
-    with pytest.raises(UserError, match="of a run inside T5X") as raised:
-      command()
-    assert "\n" not in str(raised.value)
+  path = run / "report.json"
+  report = json.loads(path.read_text()) | {"status": "complete"}
+  path.write_text(files.to_json(record.sealed(report)))
+  with pytest.raises(UserError, match="of a run inside T5X") as raised:
+    report_commands.export(str(run), "nowhere", None, None)
+  assert "\n" not in str(raised.value)
+
+
+def rerun(*arguments):
+  return subprocess.run(
+    [sys.executable, "-m", "cot_latent.cli", "rerun", *map(str, arguments)],
+    cwd=runs.ROOT,
+    env=runs.environment(),
+    capture_output=True,
+    text=True,
+    timeout=runs.LIMIT,
+  )
+
+
+def test_it_is_repeated_from_its_report_alone(run, tmp_path):
+  (run / "config.gin").unlink()
+  output = tmp_path / "again"
+  done = rerun(run, f"--output={output}")
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert f"verdict: {replication.BITWISE}" in done.stdout
+  again, old = read(output), read(run)
+  assert again["digest"] == old["digest"]
+  assert old["replication"][-1]["verdict"] == replication.BITWISE
+  assert again["t5x"] == old["t5x"]
+
+
+def test_a_repetition_with_other_code_is_refused_before_it_begins(
+  run, tmp_path
+):
+  path = run / "report.json"
+  report = json.loads(path.read_text())
+  name = "cot_latent.training.estep"
+  assert name in report["code"]["files"]
+  report["code"]["files"][name] = "0" * 64
+  path.write_text(files.to_json(record.sealed(report)))
+  output = tmp_path / "again"
+  done = rerun(run, f"--output={output}")
+  assert done.returncode == 2
+  (line,) = [line for line in done.stderr.splitlines() if "t5x: error" in line]
+  assert "cannot be repeated here: code files.cot_latent.training.estep" in line
+  assert not [*output.glob("checkpoint_*"), *output.glob("report.json")]
 
 
 def test_tables_are_made_of_it(run, tmp_path):
