@@ -150,29 +150,30 @@ def measure(
 
 
 def measure_steps(
-  steps: dict[str, Callable[[], workloads.Step]],
+  steps: dict[str, Callable[[int], workloads.Step]],
   repeats: int,
   say: Callable[[str], None],
 ) -> dict[str, Any]:
-  """Measures the steps of W3 by turns."""
+  """Measures the steps of W3 by turns, each round with other draws."""
+  say("compiling")
   for run in steps.values():
-    run()
+    run(0)
   runs: dict[str, list[workloads.Step]] = {name: [] for name in steps}
   loads = []
-  for _ in range(repeats):
+  for number in range(repeats):
     loads.append(_load())
     for name, run in steps.items():
-      runs[name].append(run())
+      runs[name].append(run(number))
       say(f"{name}: {runs[name][-1].seconds:.2f} s")
   return {
     "title": "a whole step of TRICE",
     "steps": {
       name: {
-        "seconds": median(step.seconds for step in measured),
-        "sampling_seconds": median(step.sampling_seconds for step in measured),
-        "accept_rate": measured[0].accept_rate,
-        "num_rows": measured[0].num_rows,
-        "runs": [step.seconds for step in measured],
+        **{
+          field: float(np.mean([getattr(step, field) for step in measured]))
+          for field in workloads.Step._fields
+        },
+        "runs": [step._asdict() for step in measured],
       }
       for name, measured in runs.items()
     },
@@ -220,7 +221,7 @@ def table(found: dict[str, Any]) -> str:
         f"{step['seconds']:.1f}",
         f"{step['sampling_seconds']:.1f}",
         f"{step['accept_rate']:.0%}",
-        str(step["num_rows"]),
+        f"{step['num_rows']:.1f}",
       ]
       lines.append(f"| {' | '.join(cells)} |")
   return "\n".join(lines) + "\n"

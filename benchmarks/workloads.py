@@ -12,6 +12,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from benchmarks import limits
 from cot_latent.data import vocabularies
@@ -269,33 +270,46 @@ def few_shot_sampling(
   )
 
 
+def _m_step(
+  model: LanguageModel,
+  optimizer: optax.GradientTransformation,
+  rows_at_once: int | None = None,
+) -> tuple[Callable[[], Any], Callable[..., None]]:
+  """The trainer's own step at a rate of 0, which gives parameters on.
+
+  Returns:
+    What gives the parameters, which stay as they are; and the step, of prompts,
+    targets and weights, which waits for its end.
+  """
+  step = mstep.build(model, optimizer, rows_at_once)
+  params = model.init(jax.random.key(0))
+  state = [params, mstep.init_optimizer(model, optimizer, params)]
+
+  def run(prompts, targets, weights):
+    updated = step(*state, None, 0.0, prompts, targets, weights)
+    state[:] = updated.params, updated.opt_state
+    jax.block_until_ready(state)
+
+  return lambda: state[0], run
+
+
 def gradient(sizes: Sizes, with_peers: Collection[str] = ()) -> Workload:
   """W2."""
   vocab_size, rows = vocabularies.byte_vocabulary().size, sizes.batch_size
   target_length = sizes.mean_length
   model = language_model.build(sizes.decoder, vocab_size, _EOS, target_length)
-  params = model.init(jax.random.key(0))
+  _, m_step = _m_step(model, optax.identity())
   prompts = _prompts(sizes)[:rows]
   targets = _random_tokens(4, rows, target_length)
   weights = np.random.default_rng(5).normal(size=rows).astype(np.float32)
-
-  @jax.jit
-  def step(params, prefix, prompts):
-    def surrogate(params):
-      log_prob = model.log_prob(params, prompts, targets, prefix)
-      return -(weights * log_prob.sum(axis=1)).sum()
-
-    return jax.value_and_grad(surrogate)(params)
-
-  def ours():
-    jax.block_until_ready(step(params, *language_model.split_prefix(prompts)))
-    return 1.0
 
   def once(step):
     step(prompts, targets, weights)
     return 1.0
 
-  contenders: dict[str, Callable[[], float]] = {OURS: ours}
+  contenders: dict[str, Callable[[], float]] = {
+    OURS: functools.partial(once, m_step)
+  }
   if TRANSFORMERS in with_peers:
     from benchmarks import peers
 
@@ -329,7 +343,7 @@ class Step(NamedTuple):
     seconds: of all of it.
     sampling_seconds: of that, to draw.
     accept_rate: of its draws.
-    num_rows: sequences differentiated, with those that fill up.
+    num_rows: sequences that have weight.
   """
 
   seconds: float
@@ -338,11 +352,16 @@ class Step(NamedTuple):
   num_rows: int
 
 
-def trice_step(sizes: Sizes) -> dict[str, Callable[[], Step]]:
+def trice_step(sizes: Sizes) -> dict[str, Callable[[int], Step]]:
   """W3: one step of TRICE, for each acceptance and L.
 
   Whether a draw is right is a hash of its tokens, so that it is the same each
   time. The memory is full, of rationales as the model draws them.
+
+  Returns:
+    For each, a step by its number from 0. Steps of the same number have the
+    same draws and memories whatever acceptance and L, steps of other numbers
+    others. All is compiled before.
   """
   # Bytes that are no text are dropped by the true one, and draws of an unfitted
   # model would then often be equal.
@@ -368,18 +387,16 @@ def trice_step(sizes: Sizes) -> dict[str, Callable[[], Step]]:
     num_truncated=0,
   )
   index = np.arange(rows, dtype=np.int32)
-  optimizer = mstep.build_optimizer(OptimizerConfig(1e-3))
-  m_step = mstep.build(model, optimizer)
-  # Steps of rate 0 give the parameters on, and they stay as they are.
-  params = model.init(jax.random.key(0))
-  held = types.SimpleNamespace(
-    params=params, opt_state=mstep.init_optimizer(model, optimizer, params)
-  )
-  remembered = model.sample(params, examples.prompts[index], _keys(rows)).tokens
-  full = np.zeros((total, sizes.max_length), np.int32)
-  full[index] = remembered
+  adam = mstep.build_optimizer(OptimizerConfig(1e-3))
+  params, m_step = _m_step(model, adam, rows // 4)
 
-  def run(acceptance, num_scored):
+  @functools.cache
+  def remembered(step):
+    keys = jax.random.split(jax.random.key(step), rows)
+    drawn = model.sample(params(), examples.prompts[index], keys)
+    return np.pad(drawn.tokens, ((0, total - rows), (0, 0)))
+
+  def run(acceptance, num_scored, step):
     task: Any = types.SimpleNamespace(
       vocabulary=vocabulary, extract=functools.partial(_verdict, acceptance)
     )
@@ -388,28 +405,27 @@ def trice_step(sizes: Sizes) -> dict[str, Callable[[], Step]]:
     )
     everything = np.arange(total)
     state = memory.start(
-      memory.init(total, sizes.max_length), everything, full, everything < rows
+      memory.init(total, sizes.max_length),
+      *(everything, remembered(step), everything < rows),
     )
+    jax.block_until_ready(state)
     began = time.perf_counter()
     _, weighted, metrics = estep.e_step(
-      *(model, task, examples, method, held.params, state, index, 0, 1)
+      *(model, task, examples, method, params(), state, index, 0, step + 1)
     )
-    updated = m_step(
-      held.params,
-      held.opt_state,
-      None,
-      0.0,
-      *(weighted.prompts, weighted.targets, weighted.weights),
-    )
-    jax.block_until_ready(updated.params)
-    held.params, held.opt_state = updated.params, updated.opt_state
+    m_step(weighted.prompts, weighted.targets, weighted.weights)
     return Step(
       time.perf_counter() - began,
       metrics["time/sampling"],
       metrics["chain/accept_rate"],
-      len(weighted.weights),
+      weighted.num_weighted(),
     )
 
+  # Every width that a part may have.
+  for width in range(16, sizes.max_length + 1, 8):
+    targets = np.full((rows // 4, width), _EOS + 1, np.int32)
+    prompts = examples.prompts[: rows // 4]
+    m_step(prompts, targets, np.ones(rows // 4, np.float32))
   return {
     f"L = {num_scored or 2 * rows}, acceptance {acceptance}": functools.partial(
       run, acceptance, num_scored

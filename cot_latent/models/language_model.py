@@ -9,7 +9,7 @@ vocabulary.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -43,13 +43,15 @@ class LanguageModel(NamedTuple):
       report_done=None) -> Draws on the host, the same on every process.
       Temperature 0 is greedy decoding; `num_slots` rows are written at once, or
       all; `report_done` is called with the number of rows done.
-    log_prob: (params, prompts [B, P], targets [B, T], prefix [P']) -> [B, T]
-      nats.
+    begin: (params, prefix [P']) -> what all rows share that begin with it.
+    log_prob: (params, prompts [B, P], targets [B, T], shared=None) -> [B, T]
+      nats; `shared` is of `begin`, None where rows begin with no prefix.
     layout: where parameters and rows lie; None is one device.
   """
 
   init: Callable[[jax.Array], Params]
   sample: Callable[..., Draws]
+  begin: Callable[..., Any]
   log_prob: Callable[..., jax.Array]
   layout: partitioning.Layout | None = None
 
@@ -93,8 +95,12 @@ def build(
       params, *compact(np.asarray(prompts)), *settings, **named_settings
     )
 
-  def log_prob(params, prompts, targets, prefix=_NOTHING):
-    shared = network.begin(params, jnp.asarray(prefix))
+  def begin(params, prefix):
+    return network.begin(params, jnp.asarray(prefix))
+
+  def log_prob(params, prompts, targets, shared=None):
+    if shared is None:
+      shared = begin(params, _NOTHING)
     return network.log_prob(params, shared, prompts, targets)
 
   shardings = None
@@ -103,7 +109,11 @@ def build(
       layout, jax.eval_shape(network.init, jax.random.key(0))
     )
   return LanguageModel(
-    jax.jit(init, out_shardings=shardings), sample, jax.jit(log_prob), layout
+    jax.jit(init, out_shardings=shardings),
+    sample,
+    jax.jit(begin),
+    jax.jit(log_prob),
+    layout,
   )
 
 
@@ -156,11 +166,18 @@ def compact(prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return prefix, prompts[:, prompts.shape[1] - width :]
 
 
+def target_lengths(targets: np.ndarray) -> np.ndarray:
+  """[S] integers, the tokens of rows [S, T] before the padding behind them."""
+  is_used = targets[:, ::-1] != PAD_ID
+  return np.where(
+    is_used.any(axis=1), targets.shape[1] - is_used.argmax(axis=1), 0
+  )
+
+
 def trim_targets(targets: np.ndarray) -> np.ndarray:
   """Cuts the padding behind the longest of rows [S, T]; widths are few."""
-  targets = np.asarray(targets)
-  longest = int((targets != PAD_ID).any(axis=0).nonzero()[0].max(initial=0))
-  return targets[:, : _bucket(longest + 1)]
+  longest = int(target_lengths(targets).max(initial=1))
+  return targets[:, : _bucket(longest)]
 
 
 def _bucket(length: int) -> int:

@@ -98,7 +98,7 @@ def build(
     unknown = np.full(tokens.shape, np.nan, np.float32)
     return Draws(tokens, (tokens == eos_id).any(axis=1), unknown)
 
-  return LanguageModel(init=_none, sample=sample, log_prob=_none)
+  return LanguageModel(init=_none, sample=sample, begin=_none, log_prob=_none)
 
 
 def row_noise(

@@ -295,8 +295,9 @@ class Experiment:
       not finite; they are skipped, and one more ends the run.
     limits: beyond which the report says that the run was dead.
     tuning: what is trained: None is all parameters, `SoftPrompt` or `Lora`.
-    rows_at_once: rows that are differentiated at once, for the sake of memory;
-      gradients are summed. None is all.
+    rows_at_once: rows that are differentiated at once, each time as wide as the
+      longest of them; gradients are summed. None is a quarter of the
+      minibatch.
     mesh: how the run is spread over devices; that may change when it goes on.
   """
 

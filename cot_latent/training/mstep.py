@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from cot_latent.models import language_model, partitioning
@@ -65,7 +66,8 @@ class Updated(NamedTuple):
       optimizer are as they were before.
     loss: scalar, -sum_s weights[s] * log p(targets[s] | prompts[s]) before the
       step. Where weights are signed it means nothing.
-    log_prob: [S] nats, of the sequences before the step.
+    log_prob: [S] nats, of the sequences before the step; nan of those without
+      weight, which are not looked at.
   """
 
   params: Any
@@ -73,7 +75,7 @@ class Updated(NamedTuple):
   norm: jax.Array
   is_finite: jax.Array
   loss: jax.Array
-  log_prob: jax.Array
+  log_prob: np.ndarray
 
 
 def build(
@@ -81,12 +83,17 @@ def build(
   optimizer: optax.GradientTransformation,
   rows_at_once: int | None = None,
 ) -> Callable[..., Updated]:
-  """Builds the jitted step, on the mesh of the model if it has one.
+  """Builds the step, on the mesh of the model if it has one.
+
+  Rows are differentiated in parts, the longest first, so that each part is but
+  as wide as its own longest row and there are few shapes to compile for. What
+  all rows begin with is computed once for all parts: they add up the gradient
+  with respect to it too, which then goes the way back once.
 
   Args:
     model: the language model.
     optimizer: gives the direction.
-    rows_at_once: rows that are differentiated at once; None is all.
+    rows_at_once: rows of a part; None is all.
 
   Returns:
     (params, opt_state, frozen params, learning rate, prompts [S, P],
@@ -95,25 +102,134 @@ def build(
     come back laid out as they were.
   """
   layout = model.layout
-  if rows_at_once is not None:
-    rows_at_once = partitioning.padded(layout, "batch", rows_at_once)
+  functions = functools.cache(functools.partial(_compile, model, optimizer))
 
-  def step(params, opt_state, frozen, rate, prefix, prompts, targets, weights):
-    def surrogate(params, prompts, targets, weights):
+  def step(params, opt_state, frozen, rate, prompts, targets, weights):
+    state_places = _places((params, opt_state)) if layout else None
+    begin, zeros, add, finish = functions(state_places)
+    prefix, prompts = language_model.compact(prompts)
+    prefix = partitioning.place(layout, prefix)
+    size = min(rows_at_once or len(weights), len(weights))
+    size = partitioning.padded(layout, "batch", size)
+    parts = _parts(targets, weights, size)
+    shared = begin(params, frozen, prefix)
+    sums, scored = zeros(params, shared), []
+    for rows, part_weights in parts:
+      sums, log_prob = add(
+        sums,
+        params,
+        frozen,
+        shared,
+        partitioning.place_rows(layout, prompts[rows]),
+        partitioning.place_rows(
+          layout, language_model.trim_targets(targets[rows])
+        ),
+        partitioning.place_rows(layout, part_weights, repeat=False),
+      )
+      scored.append(log_prob)
+    params, opt_state, norm, is_finite, loss = finish(
+      params, opt_state, frozen, rate, prefix, sums
+    )
+    log_prob = np.full(len(weights), np.nan, np.float32)
+    for (rows, part_weights), part in zip(parts, scored, strict=True):
+      has_weight = part_weights != 0
+      log_prob[rows[has_weight]] = np.asarray(part)[has_weight]
+    return Updated(params, opt_state, norm, is_finite, loss, log_prob)
+
+  return step
+
+
+def _parts(
+  targets: np.ndarray, weights: np.ndarray, size: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Cuts the rows that have weight into parts, the longest rows first.
+
+  Args:
+    targets: [S, T] int32.
+    weights: [S] float32.
+    size: of a part.
+
+  Returns:
+    For each part, and there is at least one, the rows [size] and their weights
+    [size]; the last part is filled up with its last row, of weight 0.
+  """
+  lengths = language_model.target_lengths(targets)
+  order = np.argsort(-lengths, kind="stable")
+  order = order[weights[order] != 0]
+  missing = max(1, -(-len(order) // size)) * size - len(order)
+  filler = np.full(missing, order[-1] if len(order) else 0)
+  rows = np.concatenate([order, filler])
+  filled = np.pad(weights[order], (0, missing))
+  shape = (-1, size)
+  return list(zip(rows.reshape(shape), filled.reshape(shape), strict=True))
+
+
+class _Sums(NamedTuple):
+  """What parts of the rows add up.
+
+  Attributes:
+    loss: scalar.
+    gradient: of the loss with respect to what is trained, but for the way that
+      leads through what all rows share.
+    shared_gradient: with respect to the floating-point arrays of that.
+  """
+
+  loss: Any
+  gradient: Any
+  shared_gradient: Any
+
+
+def _places(tree: Any) -> Any:
+  """The shardings of a tree's arrays, hashable."""
+  leaves, treedef = jax.tree.flatten(tree)
+  return tuple(leaf.sharding for leaf in leaves), treedef
+
+
+def _compile(model: LanguageModel, optimizer, places):
+  """Compiles the step's functions: begin, zeros, add and finish.
+
+  Args:
+    model: the language model.
+    optimizer: gives the direction.
+    places: of parameters and optimizer, as `_places` gives them; None is one
+      device.
+  """
+  zero_places = added_places = updated_places = None
+  if places is not None and model.layout is not None:
+    everywhere = model.layout.sharding()
+    params_places, opt_places = jax.tree.unflatten(places[1], places[0])
+    zero_places = _Sums(everywhere, params_places, None)
+    added_places = (zero_places, everywhere)
+    updated_places = (params_places, opt_places, *[everywhere] * 3)
+
+  def begin(params, frozen, prefix):
+    return model.begin(tuning.merge(params, frozen), prefix)
+
+  def zeros(params, shared):
+    return jax.tree.map(
+      jnp.zeros_like, _Sums(jnp.float32(0), params, _inexact(shared))
+    )
+
+  def add(sums, params, frozen, shared, prompts, targets, weights):
+    def surrogate(params, inexact):
       whole = tuning.merge(params, frozen)
-      log_prob = model.log_prob(whole, prompts, targets, prefix).sum(axis=1)
+      log_prob = model.log_prob(
+        whole, prompts, targets, _replace_inexact(shared, inexact)
+      ).sum(axis=1)
       return -(weights * log_prob).sum(), log_prob
 
-    differentiate = jax.value_and_grad(surrogate, has_aux=True)
-    rows = (prompts, targets, weights)
-    if rows_at_once is None or rows_at_once >= len(weights):
-      (loss, log_prob), gradient = differentiate(params, *rows)
-    else:
-      loss, log_prob, gradient = _by_parts(
-        functools.partial(differentiate, params), rows, rows_at_once
-      )
+    differentiate = jax.value_and_grad(surrogate, argnums=(0, 1), has_aux=True)
+    (loss, log_prob), gradients = differentiate(params, _inexact(shared))
+    return jax.tree.map(jnp.add, sums, _Sums(loss, *gradients)), log_prob
+
+  def finish(params, opt_state, frozen, rate, prefix, sums):
+    _, way_back = jax.vjp(
+      lambda params: _inexact(begin(params, frozen, prefix)), params
+    )
+    (through_shared,) = way_back(sums.shared_gradient)
+    gradient = jax.tree.map(jnp.add, sums.gradient, through_shared)
     norm = optax.tree.norm(gradient)
-    is_finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+    is_finite = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
     updates, new_state = optimizer.update(gradient, opt_state, params)
     updates = jax.tree.map(lambda update: -rate * update, updates)
     new_params = optax.apply_updates(params, updates)
@@ -122,72 +238,31 @@ def build(
       (new_params, new_state),
       (params, opt_state),
     )
-    return Updated(params, opt_state, norm, is_finite, loss, log_prob)
+    return params, opt_state, norm, is_finite, sums.loss
 
-  if layout is None:
-    jitted = jax.jit(step, donate_argnums=(0, 1))
-
-    def step_here(params, opt_state, frozen, rate, prompts, targets, weights):
-      return jitted(
-        *(params, opt_state, frozen, rate),
-        *language_model.compact(prompts),
-        *(language_model.trim_targets(targets), weights),
-      )
-
-    return step_here
-
-  @functools.cache
-  def compiled(shardings, treedef):
-    places = jax.tree.unflatten(treedef, shardings)
-    everywhere = layout.sharding()
-    return jax.jit(
-      step,
-      donate_argnums=(0, 1),
-      out_shardings=Updated(*places, *[everywhere] * 4),
-    )
-
-  def step_rows(params, opt_state, frozen, rate, prompts, targets, weights):
-    leaves, treedef = jax.tree.flatten((params, opt_state))
-    shardings = tuple(leaf.sharding for leaf in leaves)
-    prefix, prompts = language_model.compact(prompts)
-    targets = language_model.trim_targets(targets)
-    return compiled(shardings, treedef)(
-      params,
-      opt_state,
-      frozen,
-      rate,
-      partitioning.place(layout, prefix),
-      partitioning.place_rows(layout, prompts),
-      partitioning.place_rows(layout, targets),
-      partitioning.place_rows(layout, weights, repeat=False),
-    )
-
-  return step_rows
+  return (
+    jax.jit(begin),
+    jax.jit(zeros, out_shardings=zero_places),
+    jax.jit(add, donate_argnums=0, out_shardings=added_places),
+    jax.jit(finish, donate_argnums=(0, 1), out_shardings=updated_places),
+  )
 
 
-def _by_parts(differentiate, rows, size: int):
-  """Sums values and gradients of parts of the rows, one after the other.
+def _inexact(tree: Any) -> list[jax.Array]:
+  """The leaves that can be differentiated by."""
+  return [
+    leaf
+    for leaf in jax.tree.leaves(tree)
+    if jnp.issubdtype(leaf.dtype, jnp.inexact)
+  ]
 
-  Args:
-    differentiate: rows -> (value, log-probs [S]), gradient.
-    rows: arrays of S rows, the last of which are weights; what fills the last
-      part up has no weight.
-    size: of a part.
-  """
-  total = len(rows[-1])
-  number = -(-total // size)
 
-  def parts(array):
-    widths = [(0, number * size - total)] + [(0, 0)] * (array.ndim - 1)
-    return jnp.pad(array, widths).reshape(number, size, *array.shape[1:])
-
-  def add(so_far, part):
-    (value, log_prob), gradient = differentiate(*part)
-    return jax.tree.map(jnp.add, so_far, (value, gradient)), log_prob
-
-  stacked = tuple(map(parts, rows))
-  first = jax.tree.map(lambda x: x[0], stacked)
-  (value, _), gradient = jax.eval_shape(differentiate, *first)
-  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (value, gradient))
-  (value, gradient), log_prob = jax.lax.scan(add, zeros, stacked)
-  return value, log_prob.reshape(-1)[:total], gradient
+def _replace_inexact(tree: Any, inexact: list[jax.Array]) -> Any:
+  """Puts other leaves where `_inexact` took some."""
+  left = iter(inexact)
+  return jax.tree.map(
+    lambda leaf: (
+      next(left) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
+    ),
+    tree,
+  )

@@ -205,7 +205,11 @@ class _Run:
     self.init_optimizer = functools.partial(
       mstep.init_optimizer, self.model, self.optimizer
     )
-    self.m_step = mstep.build(self.model, self.optimizer, config.rows_at_once)
+    self.m_step = mstep.build(
+      self.model,
+      self.optimizer,
+      config.rows_at_once or -(-config.batch_size // 4),
+    )
     # TensorBoard's own writer: CLU's starts TensorFlow.
     quiet.keep_tensorboard_from_tensorflow()
     self.writer: summary.Writer | None = None

@@ -309,8 +309,9 @@ def check_prefix(model):
   prefix, rest = language_model.split_prefix(whole)
   targets = random_targets(len(whole))
 
-  def score(params, *arguments):
-    return model.log_prob(params, *arguments).sum()
+  def score(params, prompts, targets, prefix=None):
+    shared = None if prefix is None else model.begin(params, prefix)
+    return model.log_prob(params, prompts, targets, shared).sum()
 
   expected = jax.jit(jax.value_and_grad(score))(params(), whole, targets)
   actual = jax.jit(jax.value_and_grad(score))(params(), rest, targets, prefix)

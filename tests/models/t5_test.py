@@ -614,7 +614,9 @@ def check_beginnings(config, params):
     start = params
     if number_soft:
       start = {**params, network.SOFT_PROMPT: embedding[soft]}
-    actual = model.log_prob(start, prompts(), targets(), prefix)
+    actual = model.log_prob(
+      start, prompts(), targets(), model.begin(start, prefix)
+    )
     check_close(actual, expected)
 
 
@@ -654,7 +656,9 @@ def test_a_common_beginning_is_drawn_from(folders):
   draws = model.sample(soft, rows, keys(4))
   scores = model.log_prob(soft, rows, draws.tokens)
   check_close(draws.log_prob, scores)
-  check_close(model.log_prob(soft, rest, draws.tokens, prefix), scores)
+  check_close(
+    model.log_prob(soft, rest, draws.tokens, model.begin(soft, prefix)), scores
+  )
 
 
 def test_a_soft_prompt_has_a_gradient(folders):

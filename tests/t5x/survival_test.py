@@ -64,8 +64,9 @@ def test_a_model_of_the_embedded_trainer_is_begun_with(tmp_path):
   source.mkdir()
   folders.write(source, SIZES, 264)
   path = moving.from_folder(str(source), str(tmp_path / "moved"))
-  flags = ("--gin.TRAIN_STEPS=2", f"--gin.INITIAL_CHECKPOINT_PATH='{path}'")
-  runs.run_well(directory, *flags, "--gin_file=gin/t5x/parameters_only.gin")
+  flags = ("--gin.TRAIN_STEPS=4", f"--gin.INITIAL_CHECKPOINT_PATH='{path}'")
+  only = "--gin_file=gin/t5x/parameters_only.gin"
+  runs.run_until(directory, 2, *flags, only)
   begun = runs.parameters(directory, 0)
   moved = runs.leaves(checkpoints.read(path).params, "target")
   for name, array in moved.items():
@@ -75,8 +76,7 @@ def test_a_model_of_the_embedded_trainer_is_begun_with(tmp_path):
   assert all((begun[name] == 0).all() for name in new)
   assert int(runs.memory(directory, 2)["num_proposed"].sum()) == 2 * 8
   # It goes on with the optimizer of its own checkpoint, not with a new one.
-  longer = ("--gin.TRAIN_STEPS=4", flags[1])
-  runs.run_well(directory, *longer, "--gin_file=gin/t5x/parameters_only.gin")
+  runs.run_well(directory, *flags, only)
   second, ended = (runs.parameters(directory, step) for step in (2, 4))
   (count,) = [name for name in ended if name.endswith("/count")]
   # Steps without a valid row are not counted.

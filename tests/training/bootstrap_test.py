@@ -53,7 +53,7 @@ class Scripted:
     def untouched(*_):
       raise NotImplementedError
 
-    return LanguageModel(untouched, self.sample, untouched)
+    return LanguageModel(untouched, self.sample, untouched, untouched)
 
 
 def draw(data, scripted, seed=0, room=999, task=None):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cot_latent.models import decoder, language_model
+from cot_latent.models.network import PAD_ID
 from cot_latent.training import mstep
 from cot_latent.training.experiment import OptimizerConfig
 from tests.asserts import assert_trees_equal
@@ -33,11 +34,11 @@ def rows(seed=0, num=4):
   return prompts, targets, weights
 
 
-def step(optimizer, *batch, rate=1e-2):
+def step(optimizer, *batch, rate=1e-2, size=None):
   """Takes one step; the arguments are donated, so they are copied first."""
   params = jax.tree.map(jnp.copy, PARAMS)
   opt_state = optimizer.init(params)
-  return build(MODEL, optimizer)(params, opt_state, None, rate, *batch)
+  return build(MODEL, optimizer, size)(params, opt_state, None, rate, *batch)
 
 
 class Plain:
@@ -69,8 +70,8 @@ def gradient_of_sum(prompts, targets, weights):
   return total
 
 
-def check_gradient(batch, expected, rate=1.0):
-  moved, _, norm, *_ = step(Plain, *batch, rate=rate)
+def check_gradient(batch, expected, rate=1.0, size=None):
+  moved, _, norm, *_ = step(Plain, *batch, rate=rate, size=size)
   steps = jax.tree.map(jnp.subtract, moved, PARAMS)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, rate * b, rtol=0, atol=2e-5),
@@ -121,6 +122,85 @@ def test_rows_without_weight_change_nothing():
     np.concatenate([weights, 0 * more[2]]),
   )
   check_gradient(filled, gradient_of_sum(*rows()))
+
+
+# Parts.
+
+
+def ragged(beginning=(), lengths=(5, 2, 17, 1, 40, 3, 9)):
+  """Rows of these lengths, of which the last has no weight."""
+  rng = np.random.default_rng(3)
+  prompts = rng.integers(2, 11, (len(lengths), 3), np.int32)
+  prompts = np.concatenate(
+    [np.tile(np.int32(beginning), (len(lengths), 1)), prompts], axis=1
+  )
+  targets = rng.integers(2, 11, (len(lengths), 48), np.int32)
+  for row, length in zip(targets, lengths, strict=True):
+    row[length - 1] = EOS
+    row[length:] = PAD_ID
+  weights = rng.normal(size=len(lengths)).astype(np.float32)
+  weights[-1] = 0
+  return prompts, targets, weights
+
+
+BEGINNING = np.arange(2, 10).repeat(5)
+
+
+@pytest.mark.parametrize(
+  ("beginning", "size"),
+  [((), 2), (BEGINNING, 4)],
+  ids=["no beginning", "beginning"],
+)
+def test_parts_give_the_gradient_of_the_whole(beginning, size):
+  batch = prompts, targets, weights = ragged(beginning)
+  check_gradient(batch, gradient_of_sum(*batch), size=size)
+  updated = step(Plain, *batch, size=size)
+  log_prob = MODEL.log_prob(PARAMS, prompts, targets).sum(axis=1)
+  np.testing.assert_allclose(
+    updated.log_prob, np.where(weights == 0, np.nan, log_prob), rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    updated.loss, -(weights * log_prob).sum(), rtol=1e-4, atol=1e-5
+  )
+
+
+def test_the_way_back_through_what_rows_share_counts(monkeypatch):
+  batch = ragged(BEGINNING)
+  monkeypatch.setattr(mstep, "_inexact", lambda tree: [])
+  monkeypatch.setattr(mstep, "_replace_inexact", lambda tree, inexact: tree)
+  with pytest.raises(AssertionError):
+    check_gradient(batch, gradient_of_sum(*batch), size=3)  # compiled here
+
+
+def test_parts_are_as_wide_as_their_longest_row_and_share_a_beginning():
+  begun, scored = [], []
+
+  def begin(params, prefix):
+    begun.append(prefix.shape)
+    return MODEL.begin(params, prefix)
+
+  def log_prob(params, prompts, targets, shared):
+    scored.append((prompts.shape, targets.shape))
+    return MODEL.log_prob(params, prompts, targets, shared)
+
+  model = MODEL._replace(begin=begin, log_prob=log_prob)
+  prompts, targets, weights = ragged(BEGINNING)
+  # Functions are traced once for each shape: there and back, and the parts.
+  take = mstep.build(model, Plain, 2)
+  for _ in range(2):
+    take(
+      jax.tree.map(jnp.copy, PARAMS), (), None, 0.1, prompts, targets, weights
+    )
+  assert begun == [(40,), (40,)]
+  assert scored == [((2, 3), (2, 48)), ((2, 3), (2, 16))]
+
+
+def test_a_batch_without_weight_moves_nothing():
+  prompts, targets, weights = ragged()
+  updated = step(Plain, prompts, targets, 0 * weights, size=2)
+  assert_trees_equal(updated.params, PARAMS)
+  assert updated.norm == updated.loss == 0
+  assert np.isnan(updated.log_prob).all()
 
 
 def test_step_raises_the_likelihood_of_positive_weights():

@@ -45,7 +45,7 @@ class Scripted:
     def untouched(*_):
       raise NotImplementedError
 
-    return LanguageModel(untouched, self.sample, untouched)
+    return LanguageModel(untouched, self.sample, untouched, untouched)
 
 
 def keys_of(scripted):

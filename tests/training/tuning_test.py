@@ -64,9 +64,9 @@ def check_text(own_tokens):
   params = tuning.merge(trained, frozen)
   targets = common.random_targets()
   scores = model.log_prob(params, common.prompts(), targets)
-  expected = common.compiled().log_prob(
-    common.params(), common.prompts(), targets, tokens()
-  )
+  plain = common.compiled()
+  shared = plain.begin(common.params(), tokens())
+  expected = plain.log_prob(common.params(), common.prompts(), targets, shared)
   np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-4)
   draws = model.sample(params, common.prompts(), common.keys())
   scores = model.log_prob(params, common.prompts(), draws.tokens)
