@@ -204,15 +204,7 @@ class Report:
       "usage",
       peak_memory_bytes=environment.peak_memory(),
       first_step_seconds=self._first_step_seconds,
-      compilation={
-        name: now - before
-        for name, now, before in zip(
-          compilation.Compilations._fields,
-          compilation.so_far(),
-          self._compiled_before,
-          strict=True,
-        )
-      },
+      compilation=compilation.since(self._compiled_before),
     )
     # T5X's parameters are not read again to be hashed.
     journal.add(

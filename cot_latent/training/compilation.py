@@ -63,6 +63,16 @@ def so_far() -> Compilations:
   return _so_far
 
 
+def since(before: Compilations) -> dict[str, float]:
+  """What has been compiled since `so_far` gave `before`, for the journal."""
+  return {
+    name: now - then
+    for name, now, then in zip(
+      Compilations._fields, _so_far, before, strict=True
+    )
+  }
+
+
 def _note(event: str, **_) -> None:
   global _so_far
   if event == "/jax/compilation_cache/cache_hits":

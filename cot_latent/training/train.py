@@ -635,15 +635,7 @@ class _Run:
       "usage",
       peak_memory_bytes=environment.peak_memory(),
       first_step_seconds=self.first_step_seconds,
-      compilation={
-        name: now - before
-        for name, now, before in zip(
-          compilation.Compilations._fields,
-          compilation.so_far(),
-          self.compiled_before,
-          strict=True,
-        )
-      },
+      compilation=compilation.since(self.compiled_before),
     )
     self.journal.sync()
     sha256 = self.checkpoints.save(state)

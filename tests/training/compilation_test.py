@@ -22,8 +22,7 @@ for size in (2, 2, 3):
   x = jax.device_put(jnp.ones((size, size)))
   before = compilation.so_far()
   function(x).block_until_ready()
-  now = compilation.so_far()
-  print(json.dumps([n - b for n, b in zip(now, before)]))
+  print(json.dumps(list(compilation.since(before).values())))
 print(json.dumps(jax.config.jax_compilation_cache_dir))
 """
 
