@@ -389,22 +389,14 @@ class Report:
   def _plan(self) -> dict[str, Any]:
     """Counts what the run will cost."""
     latent, steps = self._latent, self._steps
-    method, size = latent.method, latent.batch_size
-    is_empty = method.memory_start == "empty"
-    num_evaluations = 1 + -(-steps // self._period if self._period else 0)
-    sampled = {
-      "memory_start": 0 if is_empty else len(latent.examples),
-      "steps": 0 if method.refit else steps * size * method.num_draws,
-      "evaluation": len(self.test) * num_evaluations,
-    }
-    scored = {"base": 0, "steps": steps * method.max_scored(size)}
-    return {
-      "steps": steps,
-      "sequences_sampled": sum(sampled.values()),
-      "sequences_scored": sum(scored.values()),
-      "sampled_by_phase": sampled,
-      "scored_by_phase": scored,
-    }
+    num_evaluations = 1 + (-(-steps // self._period) if self._period else 0)
+    return experiment.plan_of(
+      latent.method,
+      steps=steps,
+      batch_size=latent.batch_size,
+      num_train=len(latent.examples),
+      num_answers=len(self.test) * num_evaluations,
+    )
 
 
 def _drop_evaluation(path: pathlib.Path, step: int) -> None:

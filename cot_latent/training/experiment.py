@@ -405,9 +405,41 @@ def plan(experiment: Experiment, num_train: int, num_test: int) -> dict:
     Sequences sampled and scored (differentiated), in all and by phase; the
     scored ones are an upper bound, since a row without weight is left out.
   """
-  method, evaluation = experiment.method, experiment.evaluation
-  steps, batch_size = experiment.steps, experiment.batch_size
+  steps, evaluation = experiment.steps, experiment.evaluation
   num_greedy = 1 + -(-steps // evaluation.period)
+  num_sampled = (1 + (steps > 0)) * evaluation.num_samples
+  return plan_of(
+    experiment.method,
+    steps=steps,
+    batch_size=experiment.batch_size,
+    num_train=num_train,
+    num_answers=num_test * (num_greedy + num_sampled),
+    num_base=base_rows(experiment),
+  )
+
+
+def plan_of(
+  method: Method,
+  *,
+  steps: int,
+  batch_size: int,
+  num_train: int,
+  num_answers: int,
+  num_base: int = 0,
+) -> dict:
+  """Counts as `plan` does, whatever the trainer.
+
+  Args:
+    method: the E-step.
+    steps: of the method.
+    batch_size: M.
+    num_train: N, training questions.
+    num_answers: completions that all evaluations draw.
+    num_base: sequences that the base model is fitted to.
+
+  Returns:
+    What `plan` gives.
+  """
   if method.refit is None:
     drawn = steps * batch_size * method.num_draws
   elif method.refit.source == "human":
@@ -418,13 +450,9 @@ def plan(experiment: Experiment, num_train: int, num_test: int) -> dict:
   sampled = {
     "memory_start": 0 if method.memory_start == "empty" else num_train,
     "steps": drawn,
-    "evaluation": num_test
-    * (num_greedy + (1 + (steps > 0)) * evaluation.num_samples),
+    "evaluation": num_answers,
   }
-  scored = {
-    "base": base_rows(experiment),
-    "steps": steps * method.max_scored(batch_size),
-  }
+  scored = {"base": num_base, "steps": steps * method.max_scored(batch_size)}
   return {
     "steps": steps,
     "sequences_sampled": sum(sampled.values()),
