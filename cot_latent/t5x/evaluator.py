@@ -10,6 +10,7 @@ import seqio
 
 from cot_latent.t5x import checks
 from cot_latent.t5x.report import Report
+from cot_latent.training import evaluation
 from cot_latent.training.evaluation import Output
 
 _PREDICTIONS = seqio.metrics.ModelOutputType.PREDICTION
@@ -69,7 +70,9 @@ class Evaluator:
         tokens |= zip(ids, outputs[task.name][_PREDICTIONS], strict=True)
     test = report.test
     return [
-      _output(report, place, np.asarray(tokens[name], np.int32).ravel())
+      evaluation.judge(
+        report.task, test, place, np.asarray(tokens[name], np.int32).ravel()
+      )
       for place, name in enumerate(test.ids)
       if name in tokens
     ]
@@ -79,21 +82,3 @@ class Evaluator:
       rows = self._made.cached_task_datasets[task].as_numpy_iterator()
       self._ids[task] = [row["id"].decode() for row in rows]
     return self._ids[task]
-
-
-def _output(report: Report, place: int, tokens: np.ndarray) -> Output:
-  """Judges one completion, [T] int32, as the embedded trainer does."""
-  task, test = report.task, report.test
-  has_ended = bool((tokens == task.vocabulary.eos_id).any())
-  (text,) = task.vocabulary.decode_rows(tokens[None])
-  extracted = task.extract(text) if has_ended else None
-  return Output(
-    id=test.ids[place],
-    task=test.tasks[place],
-    question=test.questions[place],
-    target=test.answers[place],
-    completions=[text],
-    ended=[has_ended],
-    extracted=extracted,
-    is_correct=extracted == test.answers[place],
-  )

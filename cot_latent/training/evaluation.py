@@ -94,17 +94,49 @@ def evaluate(
   outputs = []
   for i in range(len(examples)):
     own = slice(i * repeats, (i + 1) * repeats)
-    extracted = scoring.majority(drawn.answers[own])
     outputs.append(
-      Output(
-        id=examples.ids[i],
-        task=examples.tasks[i],
-        question=examples.questions[i],
-        target=examples.answers[i],
-        completions=drawn.texts[own],
-        ended=drawn.ended[own].tolist(),
-        extracted=extracted,
-        is_correct=extracted == examples.answers[i],
+      _output(
+        examples,
+        i,
+        drawn.texts[own],
+        drawn.ended[own].tolist(),
+        scoring.majority(drawn.answers[own]),
       )
     )
   return outputs
+
+
+def judge(
+  task: Task, examples: Examples, place: int, tokens: np.ndarray
+) -> Output:
+  """Judges one completion, whoever drew it.
+
+  Args:
+    task: says what an answer is.
+    examples: the questions.
+    place: which of them was answered.
+    tokens: [T] int32; without EOS they were cut, and have no answer.
+  """
+  has_ended = bool((tokens == task.vocabulary.eos_id).any())
+  (text,) = task.vocabulary.decode_rows(tokens[None])
+  extracted = task.extract(text) if has_ended else None
+  return _output(examples, place, [text], [has_ended], extracted)
+
+
+def _output(
+  examples: Examples,
+  place: int,
+  completions: list[str],
+  ended: list[bool],
+  extracted: str | None,
+) -> Output:
+  return Output(
+    id=examples.ids[place],
+    task=examples.tasks[place],
+    question=examples.questions[place],
+    target=examples.answers[place],
+    completions=completions,
+    ended=ended,
+    extracted=extracted,
+    is_correct=extracted == examples.answers[place],
+  )

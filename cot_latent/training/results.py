@@ -13,7 +13,7 @@ from cot_latent.data.examples import Examples, Task
 from cot_latent.inference import memory
 from cot_latent.models import partitioning
 from cot_latent.reporting import files, stats
-from cot_latent.training import processes, tuning
+from cot_latent.training import evaluation, processes, tuning
 from cot_latent.training.evaluation import Output
 
 OUTPUTS = "outputs"
@@ -123,19 +123,10 @@ def memory_samples(
 ) -> Iterator[dict[str, Any]]:
   """Makes samples of the first remembered rationales, with their history."""
   shown = partitioning.to_host(jax.tree.map(lambda rows: rows[:num], state))
-  texts = task.vocabulary.decode_rows(shown.tokens[: len(train)])
-  for i, text in enumerate(texts):
-    output = Output(
-      id=train.ids[i],
-      task=train.tasks[i],
-      question=train.questions[i],
-      target=train.answers[i],
-      completions=[text],
-      ended=[True],
-      extracted=task.extract(text),
-      is_correct=bool(shown.is_correct[i]),
-    )
+  for i, tokens in enumerate(shown.tokens[: len(train)]):
+    output = evaluation.judge(task, train, i, tokens)
     yield sample("memory", output) | {
+      "is_correct": bool(shown.is_correct[i]),
       "accepted_at": int(shown.accepted_at[i]),
       "num_proposed": int(shown.num_proposed[i]),
       "num_accepted": int(shown.num_accepted[i]),

@@ -55,3 +55,17 @@ def test_every_evaluation_draws_anew(setting):
 
 def test_greedy_needs_no_random_number(setting):
   assert evaluate(setting, seed=0, step=0) == evaluate(setting, seed=5, step=9)
+
+
+def test_a_completion_that_was_cut_has_no_answer(setting):
+  _, task, _, examples = setting
+  tokens = examples.targets[1]
+  output = evaluation.judge(task, examples, 1, tokens)
+  assert (output.id, output.target) == (examples.ids[1], examples.answers[1])
+  assert output.ended == [True]
+  assert task.extract(output.completions[0]) == output.extracted
+  cut = tokens * (tokens != task.vocabulary.eos_id)
+  without = evaluation.judge(task, examples, 1, cut)
+  assert without.completions == output.completions
+  assert (without.ended, without.extracted) == ([False], None)
+  assert not without.is_correct
