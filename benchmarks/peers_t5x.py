@@ -15,8 +15,9 @@ from t5x import decoding, models
 from t5x.examples.decoder_only import network as decoder_only
 from t5x.examples.t5 import network as encoder_decoder
 
+from cot_latent.models import t5
+
 _SETTINGS: dict[str, Any] = {
-  "vocabulary": seqio.PassThroughVocabulary(1),
   "optimizer_def": None,
   # As many as there are, as T5X wants it where nothing is cut off.
   "decode_fn": functools.partial(
@@ -54,45 +55,53 @@ class Peer:
     self.is_causal = is_causal
 
 
-def t5(config: Any, vocab_size: int) -> Peer:
-  """An EncoderDecoderModel of a T5Config's sizes."""
-  network = encoder_decoder.Transformer(
-    encoder_decoder.T5Config(
-      vocab_size=vocab_size,
-      emb_dim=config.embed_dim,
-      num_heads=config.num_heads,
-      num_encoder_layers=config.num_encoder_layers,
-      num_decoder_layers=config.num_decoder_layers,
-      head_dim=config.head_dim,
-      mlp_dim=config.mlp_dim,
-      mlp_activations=("gelu", "linear"),
-      dropout_rate=0.0,
+def network(config: Any, vocab_size: int, **changes: Any) -> Any:
+  """T5X's network of a T5Config's or a DecoderConfig's sizes.
+
+  Args:
+    config: ours.
+    vocab_size: V.
+    **changes: other fields of T5X's config.
+  """
+  settings = {
+    "vocab_size": vocab_size,
+    "emb_dim": config.embed_dim,
+    "num_heads": config.num_heads,
+    "head_dim": config.head_dim,
+    "mlp_dim": config.mlp_dim,
+    "mlp_activations": ("gelu", "linear"),
+    "dropout_rate": 0.0,
+  }
+  if isinstance(config, t5.T5Config):
+    settings["num_encoder_layers"] = config.num_encoder_layers
+    settings["num_decoder_layers"] = config.num_decoder_layers
+    return encoder_decoder.Transformer(
+      encoder_decoder.T5Config(**settings | changes)
     )
-  )
-  settings = dict(_SETTINGS)
-  vocabulary = settings.pop("vocabulary")
-  return Peer(
-    models.EncoderDecoderModel(network, vocabulary, vocabulary, **settings),
-    is_causal=False,
+  settings["num_layers"] = config.num_layers
+  settings["logits_via_embedding"] = True
+  return decoder_only.DecoderWrapper(
+    decoder_only.TransformerConfig(**settings | changes)
   )
 
 
-def decoder(config: Any, vocab_size: int) -> Peer:
-  """A DecoderOnlyModel of a DecoderConfig's sizes."""
-  network = decoder_only.DecoderWrapper(
-    decoder_only.TransformerConfig(
-      vocab_size=vocab_size,
-      emb_dim=config.embed_dim,
-      num_heads=config.num_heads,
-      num_layers=config.num_layers,
-      head_dim=config.head_dim,
-      mlp_dim=config.mlp_dim,
-      mlp_activations=("silu", "linear"),
-      dropout_rate=0.0,
-      logits_via_embedding=True,
+def model(network: Any, vocabulary: Any, **settings: Any) -> Any:
+  """T5X's model of a network, with one vocabulary."""
+  if isinstance(network, encoder_decoder.Transformer):
+    return models.EncoderDecoderModel(
+      network, vocabulary, vocabulary, **settings
     )
-  )
-  return Peer(models.DecoderOnlyModel(network, **_SETTINGS), is_causal=True)
+  return models.DecoderOnlyModel(network, vocabulary, **settings)
+
+
+def build(config: Any, vocab_size: int) -> Peer:
+  """The peer of a model with a T5Config's or a DecoderConfig's sizes."""
+  is_causal = not isinstance(config, t5.T5Config)
+  # As our own model has it.
+  activation = "silu" if is_causal else "gelu"
+  peer = network(config, vocab_size, mlp_activations=(activation, "linear"))
+  vocabulary = seqio.PassThroughVocabulary(1)
+  return Peer(model(peer, vocabulary, **_SETTINGS), is_causal)
 
 
 def sampler(

@@ -196,7 +196,7 @@ def plain_sampling(sizes: Sizes, with_peers: Collection[str] = ()) -> Workload:
 
     contenders[T5X] = functools.partial(
       peers_t5x.sampler(
-        peers_t5x.t5(config, vocab_size),
+        peers_t5x.build(config, vocab_size),
         *(length, _EOS, functools.partial(_set_eos_rate, 0.0), rows),
       ),
       prompts,
@@ -254,7 +254,7 @@ def few_shot_sampling(
     change = functools.partial(_set_eos_rate, rate)
     contenders[T5X] = functools.partial(
       peers_t5x.sampler(
-        peers_t5x.decoder(sizes.decoder, vocab_size),
+        peers_t5x.build(sizes.decoder, vocab_size),
         *(sizes.max_length, _EOS, change, sizes.batch_size),
       ),
       of_peers,
@@ -318,8 +318,8 @@ def gradient(sizes: Sizes, with_peers: Collection[str] = ()) -> Workload:
   if T5X in with_peers:
     from benchmarks import peers_t5x
 
-    decoder_only = peers_t5x.decoder(sizes.decoder, vocab_size)
-    contenders[T5X] = functools.partial(once, peers_t5x.gradient(decoder_only))
+    peer = peers_t5x.build(sizes.decoder, vocab_size)
+    contenders[T5X] = functools.partial(once, peers_t5x.gradient(peer))
   return Workload(
     f"gradient of {rows} rows, {sizes.prefix} + {sizes.question} + "
     f"{target_length} tokens",

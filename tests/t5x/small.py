@@ -6,17 +6,15 @@ import seqio
 from t5x import (
   adafactor,
   decoding,
-  models,
   optimizers,
   partitioning,
   utils,
 )
-from t5x.examples.decoder_only import network as decoder_network
-from t5x.examples.t5 import network
 
+from benchmarks import peers_t5x
 from cot_latent.data import examples
 from cot_latent.inference import estimators
-from cot_latent.models import t5
+from cot_latent.models import decoder, t5
 from cot_latent.t5x import checks, features, latent, latent_trainer
 from cot_latent.training import experiment
 from tests.training import toy
@@ -35,49 +33,30 @@ GOOD = checks.Settings(0, False, True, True)
 
 
 def encoder_decoder(optimizer=None, dropout_rate=0.0, **changes):
-  config = network.T5Config(
-    vocab_size=VOCABULARY.vocab_size,
-    emb_dim=SIZES.embed_dim,
-    num_heads=SIZES.num_heads,
-    num_encoder_layers=SIZES.num_encoder_layers,
-    num_decoder_layers=SIZES.num_decoder_layers,
-    head_dim=SIZES.head_dim,
-    mlp_dim=SIZES.mlp_dim,
-    mlp_activations=("gelu", "linear"),
-    dropout_rate=dropout_rate,
-  )
-  settings = {
-    "decode_fn": decoding.temperature_sample,
-    "loss_normalizing_factor": 1,
-  }
-  return models.EncoderDecoderModel(
-    network.Transformer(config),
-    VOCABULARY,
-    VOCABULARY,
-    optimizer or adafactor.Adafactor(),
-    **settings | changes,
-  )
+  settings = {"loss_normalizing_factor": 1}
+  return _model(SIZES, dropout_rate, optimizer, **settings | changes)
 
 
 def decoder_only(optimizer=None, **changes):
-  config = decoder_network.TransformerConfig(
-    vocab_size=VOCABULARY.vocab_size,
-    emb_dim=16,
-    num_heads=2,
-    num_layers=2,
-    head_dim=8,
-    mlp_dim=32,
-    mlp_activations=("gelu", "linear"),
-    dropout_rate=0.0,
-    logits_via_embedding=True,
+  sizes = decoder.DecoderConfig(
+    SIZES.num_decoder_layers,
+    SIZES.embed_dim,
+    SIZES.num_heads,
+    SIZES.head_dim,
+    SIZES.mlp_dim,
   )
-  settings = {"decode_fn": decoding.temperature_sample}
-  return models.DecoderOnlyModel(
-    decoder_network.DecoderWrapper(config),
-    VOCABULARY,
-    optimizer or adafactor.Adafactor(),
-    **settings | changes,
+  return _model(sizes, 0.0, optimizer, **changes)
+
+
+def _model(sizes, dropout_rate, optimizer, **changes):
+  network = peers_t5x.network(
+    sizes, VOCABULARY.vocab_size, dropout_rate=dropout_rate
   )
+  settings = {
+    "decode_fn": decoding.temperature_sample,
+    "optimizer_def": optimizer or adafactor.Adafactor(),
+  }
+  return peers_t5x.model(network, VOCABULARY, **settings | changes)
 
 
 def sgd():
