@@ -19,6 +19,7 @@ from cot_latent.models.network import (
   prompt_mask,
   score,
   target_mask,
+  without_soft_prompt,
 )
 
 
@@ -64,8 +65,8 @@ def build(
   module = decoder.Decoder(config, vocab_size, lora, layout)
 
   def apply(params, *arguments, **fields):
-    own = {k: v for k, v in params.items() if k != SOFT_PROMPT}
-    return module.apply({"params": own}, *arguments, **fields)
+    variables = {"params": without_soft_prompt(params)}
+    return module.apply(variables, *arguments, **fields)
 
   def init(rng_key):
     tokens = jnp.ones((1, 1), jnp.int32)

@@ -25,6 +25,7 @@ from cot_latent.models.network import (
   prompt_mask,
   score,
   target_mask,
+  without_soft_prompt,
 )
 
 
@@ -67,8 +68,8 @@ def build(
   module = t5.T5(config, vocab_size, lora, layout)
 
   def apply(params, *arguments, **fields):
-    own = {k: v for k, v in params.items() if k != SOFT_PROMPT}
-    return module.apply({"params": own}, *arguments, **fields)
+    variables = {"params": without_soft_prompt(params)}
+    return module.apply(variables, *arguments, **fields)
 
   def init(rng_key):
     return module.init(rng_key, jnp.ones((1, 1), jnp.int32))["params"]

@@ -42,6 +42,11 @@ class Network(NamedTuple):
   log_prob: Callable[..., jax.Array]
 
 
+def without_soft_prompt(params: Params) -> Params:
+  """The parameters of the network itself, as its module takes them."""
+  return {name: v for name, v in params.items() if name != SOFT_PROMPT}
+
+
 def prompt_mask(prompts: jax.Array) -> jax.Array:
   """[B, P] bool, False on the padding before each prompt.
 
