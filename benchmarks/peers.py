@@ -28,8 +28,8 @@ class EosRate:
 
 def llama(config: Any, vocab_size: int) -> Any:
   """A LlamaForCausalLM of a DecoderConfig's sizes."""
-  torch.manual_seed(0)
-  return transformers.LlamaForCausalLM(
+  return _build(
+    transformers.LlamaForCausalLM,
     transformers.LlamaConfig(
       vocab_size=vocab_size,
       hidden_size=config.embed_dim,
@@ -40,14 +40,14 @@ def llama(config: Any, vocab_size: int) -> Any:
       head_dim=config.head_dim,
       max_position_embeddings=2048,
       tie_word_embeddings=True,
-    )
-  ).eval()
+    ),
+  )
 
 
 def t5(config: Any, vocab_size: int) -> Any:
   """A T5ForConditionalGeneration of a T5Config's sizes."""
-  torch.manual_seed(0)
-  return transformers.T5ForConditionalGeneration(
+  return _build(
+    transformers.T5ForConditionalGeneration,
     transformers.T5Config(
       vocab_size=vocab_size,
       d_model=config.embed_dim,
@@ -59,8 +59,14 @@ def t5(config: Any, vocab_size: int) -> Any:
       feed_forward_proj="gated-gelu",
       tie_word_embeddings=False,
       decoder_start_token_id=0,
-    )
-  ).eval()
+    ),
+  )
+
+
+def _build(model: Any, config: Any) -> Any:
+  """A model with parameters at random, the same each time."""
+  torch.manual_seed(0)
+  return model(config).eval()
 
 
 def sampler(

@@ -18,7 +18,8 @@ from benchmarks import limits
 from cot_latent.data import vocabularies
 from cot_latent.data.examples import Examples
 from cot_latent.inference import estimators, memory
-from cot_latent.models import decoder, language_model, t5
+from cot_latent.models import language_model, t5
+from cot_latent.models.decoder import DecoderConfig
 from cot_latent.models.language_model import LanguageModel
 from cot_latent.models.network import target_mask
 from cot_latent.training import estep, mstep
@@ -28,6 +29,17 @@ OURS, TRANSFORMERS, T5X = "ours", "transformers", "T5X"
 PEERS = (TRANSFORMERS, T5X)
 ACCEPTANCES = (0.3, 0.6, 0.95)
 _EOS = 1
+_PLAIN = t5.T5Config(
+  num_encoder_layers=8,
+  num_decoder_layers=8,
+  embed_dim=512,
+  num_heads=6,
+  head_dim=64,
+  mlp_dim=1024,
+)
+_DECODER = DecoderConfig(
+  num_layers=8, embed_dim=512, num_heads=8, head_dim=64, mlp_dim=1536
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +47,8 @@ class Sizes:
   """Of models and data; the issue's, unless it is a test.
 
   Attributes:
-    num_layers: of each model; the encoder-decoder has as many twice.
-    embed_dim: E.
-    head_dim: D.
-    num_heads: of W1's model.
-    mlp_dim: of W1's model.
-    plain_heads: of W0's.
-    plain_mlp_dim: of W0's.
+    plain: W0's model.
+    decoder: the others'.
     plain_length: W0's prompt, and what is drawn.
     prefix: W1's prefix, in tokens.
     question: W1's questions, in tokens.
@@ -53,13 +60,8 @@ class Sizes:
     num_peer_questions: so many of W1's are the peer's.
   """
 
-  num_layers: int = 8
-  embed_dim: int = 512
-  head_dim: int = 64
-  num_heads: int = 8
-  mlp_dim: int = 1536
-  plain_heads: int = 6
-  plain_mlp_dim: int = 1024
+  plain: t5.T5Config = _PLAIN
+  decoder: DecoderConfig = _DECODER
   plain_length: int = 128
   prefix: int = 600
   question: int = 64
@@ -69,17 +71,6 @@ class Sizes:
   num_slots: tuple[int, ...] = (32, 64, 128)
   batch_size: int = 32
   num_peer_questions: int = 32
-
-  @property
-  def decoder(self) -> decoder.DecoderConfig:
-    """W1's model."""
-    return decoder.DecoderConfig(
-      num_layers=self.num_layers,
-      embed_dim=self.embed_dim,
-      num_heads=self.num_heads,
-      head_dim=self.head_dim,
-      mlp_dim=self.mlp_dim,
-    )
 
 
 class Workload(NamedTuple):
@@ -165,15 +156,7 @@ def _num_tokens(draws: Any) -> np.ndarray:
 
 def plain_sampling(sizes: Sizes, with_peers: Collection[str] = ()) -> Workload:
   """W0."""
-  config = t5.T5Config(
-    num_encoder_layers=sizes.num_layers,
-    num_decoder_layers=sizes.num_layers,
-    embed_dim=sizes.embed_dim,
-    num_heads=sizes.plain_heads,
-    head_dim=sizes.head_dim,
-    mlp_dim=sizes.plain_mlp_dim,
-  )
-  vocab_size = vocabularies.byte_vocabulary().size
+  config, vocab_size = sizes.plain, vocabularies.byte_vocabulary().size
   length, rows = sizes.plain_length, sizes.batch_size
   prompts, keys = _random_tokens(3, rows, length), _keys(rows)
   model = _with_eos_rate(config, vocab_size, length, 0.0)

@@ -1,18 +1,15 @@
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from benchmarks import limits, speed, workloads
+from cot_latent.models import decoder, t5
 
 TOY = workloads.Sizes(
-  num_layers=1,
-  embed_dim=16,
-  head_dim=8,
-  num_heads=2,
-  mlp_dim=16,
-  plain_heads=2,
-  plain_mlp_dim=16,
+  plain=t5.T5Config(1, 1, 16, 2, 8, 16),
+  decoder=decoder.DecoderConfig(1, 16, 2, 8, 16),
   plain_length=4,
   prefix=40,
   question=4,
@@ -43,8 +40,8 @@ def test_every_workload_that_can_run_is_measured(found):
 
 
 def test_rationales_have_the_mean_length_that_was_asked_for():
-  sizes = workloads.Sizes(
-    **{**vars(TOY), "num_questions": 400, "max_length": 64, "num_slots": (400,)}
+  sizes = dataclasses.replace(
+    TOY, num_questions=400, max_length=64, num_slots=(400,)
   )
   workload = workloads.few_shot_sampling(sizes, with_peers=())
   mean = workload.contenders["ours, 400 slots"]() / 400
