@@ -124,7 +124,7 @@ def draw_and_check(
   )
 
 
-def draw_all(
+def draw_batches(
   model: LanguageModel,
   task: Task,
   params,
@@ -136,8 +136,8 @@ def draw_all(
   batch_size: int,
   temperature: float = 1.0,
   report_done: Callable[[int], None] | None = None,
-) -> Checked:
-  """Draws for any number R of rows, some of them at a time.
+) -> Iterator[Checked]:
+  """Draws for any number R of rows, and yields them as soon as there are many.
 
   Args:
     model: the language model.
@@ -152,50 +152,9 @@ def draw_all(
     temperature: as for `draw_and_check`.
     report_done: called with the number of rows done.
 
-  Returns:
-    R completions and their verdicts.
+  Yields:
+    Completions and their verdicts, in the order of the rows.
   """
-  parts = list(
-    draw_batches(
-      model,
-      task,
-      params,
-      prompts,
-      examples,
-      rows,
-      number,
-      rng_key,
-      batch_size,
-      temperature,
-      report_done,
-    )
-  )
-  return Checked(
-    tokens=np.concatenate([part.tokens for part in parts]),
-    texts=list(itertools.chain(*(part.texts for part in parts))),
-    answers=list(itertools.chain(*(part.answers for part in parts))),
-    is_correct=np.concatenate([part.is_correct for part in parts]),
-    ended=np.concatenate([part.ended for part in parts]),
-    log_prob=np.concatenate([part.log_prob for part in parts]),
-    sampling_seconds=sum(part.sampling_seconds for part in parts),
-    checking_seconds=sum(part.checking_seconds for part in parts),
-  )
-
-
-def draw_batches(
-  model: LanguageModel,
-  task: Task,
-  params,
-  prompts: np.ndarray,
-  examples: Examples,
-  rows: np.ndarray,
-  number: np.ndarray,
-  rng_key: jax.Array,
-  batch_size: int,
-  temperature: float = 1.0,
-  report_done: Callable[[int], None] | None = None,
-) -> Iterator[Checked]:
-  """Draws as `draw_all` does, and yields rows as soon as there are many."""
   for start in range(0, len(rows), _BATCHES * batch_size):
     part = slice(start, start + _BATCHES * batch_size)
     chosen = rows[part]
@@ -210,6 +169,21 @@ def draw_batches(
       num_slots=batch_size,
       report_done=_add(start, report_done),
     )
+
+
+def draw_all(*arguments: Any, **settings: Any) -> Checked:
+  """Draws as `draw_batches` does, and gives all R rows at once."""
+  parts = list(draw_batches(*arguments, **settings))
+  return Checked(
+    tokens=np.concatenate([part.tokens for part in parts]),
+    texts=list(itertools.chain(*(part.texts for part in parts))),
+    answers=list(itertools.chain(*(part.answers for part in parts))),
+    is_correct=np.concatenate([part.is_correct for part in parts]),
+    ended=np.concatenate([part.ended for part in parts]),
+    log_prob=np.concatenate([part.log_prob for part in parts]),
+    sampling_seconds=sum(part.sampling_seconds for part in parts),
+    checking_seconds=sum(part.checking_seconds for part in parts),
+  )
 
 
 def _add(start: int, report_done: Callable[[int], None] | None):
