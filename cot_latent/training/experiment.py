@@ -331,6 +331,14 @@ class Experiment:
       raise UserError("Experiment.model_dir is empty; None names the folder")
     if self.base_dir == "":
       raise UserError("Experiment.base_dir is empty; None shares nothing")
+    for name in ("model_dir", "base_dir"):
+      path = getattr(self, name)
+      # As a path of a disk it would be a folder here, named "gs:".
+      if path and "://" in path:
+        raise UserError(
+          f"Experiment.{name} = {path!r} is a bucket's address, and a folder "
+          "of a file system is needed: mount the bucket, or train inside T5X"
+        )
 
 
 def run_id(config: Experiment) -> str:

@@ -66,6 +66,8 @@ def test_an_optimizer_that_cannot_work_is_refused(name, value, message):
     ({"seed": 2**32}, "must be between"),
     ({"steps": -1}, "steps = -1 must be at least 0"),
     ({"model_dir": ""}, "model_dir is empty"),
+    ({"model_dir": "gs://b/x"}, "model_dir = 'gs://b/x' is a bucket's address"),
+    ({"base_dir": "gs://b/x"}, "base_dir = 'gs://b/x' is a bucket's address"),
     ({"base_dir": ""}, "base_dir is empty"),
   ],
 )
