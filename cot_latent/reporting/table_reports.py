@@ -25,7 +25,7 @@ class Run(NamedTuple):
     seed: the run's.
     task: the task's name.
     split: that was evaluated.
-    num_questions: of that split.
+    num_questions: of that split that were answered.
     fingerprint: of the split, prompts included.
     ids: hash over the questions' ids.
     settings: of the evaluation.
@@ -174,15 +174,18 @@ def _run(file: str, report: dict[str, Any]) -> Run:
   identity, cost = report["identity"], report["cost"]
   experiment = report["configuration"]["experiment"]
   split = report["data"]["splits"][experiment["task"]["test_split"]]
+  task, results = report["data"]["task"], report["results"]
+  # T5X may ask the first of them only (EVALUATOR_NUM_EXAMPLES).
+  answered = [row["total"] for row in results if row["task"] == task]
   return Run(
     file=file,
     digest=report["digest"],
     run_id=identity["run_id"],
     method=identity["method"],
     seed=identity["seed"],
-    task=report["data"]["task"],
+    task=task,
     split=experiment["task"]["test_split"],
-    num_questions=split["num_examples"],
+    num_questions=min(answered, default=split["num_examples"]),
     fingerprint=split["fingerprint"],
     ids=split["ids_sha256"],
     settings={
@@ -191,7 +194,7 @@ def _run(file: str, report: dict[str, Any]) -> Run:
       "prompt_length": experiment["task"]["prompt_length"],
     },
     last_step=report["plan"]["steps"],
-    results=report["results"],
+    results=results,
     cost={
       "sequences_sampled": cost["sequences_sampled"],
       "sequences_scored": cost["sequences_scored"],

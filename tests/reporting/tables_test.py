@@ -502,7 +502,10 @@ CHANGES = [
   ({"schema_version": 1}, "has schema version 1; this program reads 2"),
   ({"identity__method": "tricky"}, "is of method 'tricky', which no row names"),
   ({f"{TEST}__fingerprint": "c"}, "test fingerprint is 'c' and not "),
-  ({f"{TEST}__num_examples": 9}, "number of test questions is 9 and not 200"),
+  (
+    {"results": [made_up.result(10, "greedy", 9) | {"total": 9}]},
+    "number of test questions is 9 and not 200",
+  ),
   ({"data__task": "chain_v2"}, "task is 'chain_v2' and not 'chain_v1'"),
   ({f"{TASK}__max_length": 41}, "max_length is 41 and not 40 as in"),
   ({f"{TASK}__prompt_length": 33}, "prompt_length is 33 and not 32 as in"),
