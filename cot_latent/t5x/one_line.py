@@ -1,14 +1,23 @@
-"""Mistakes in one line where T5X's train.py is run by itself."""
+"""How T5X's train.py ends where it is run by itself: as `t5x train` does.
 
+`python -m t5x.train` has no place where a mistake or SIGTERM could be caught.
+"""
+
+import contextlib
+import signal
 import sys
 
-from cot_latent.errors import RunError, UserError
+from cot_latent.errors import Preempted, RunError, UserError
+from cot_latent.training import preemption
+
+_EXIT_PREEMPTED = 143
+_held = contextlib.ExitStack()  # until the process ends
 
 
 def install() -> None:
-  """Has Python say a mistake without a traceback.
+  """Has Python say a mistake without a traceback, and mind SIGTERM.
 
-  `python -m t5x.train` has no place where it could be caught.
+  Where somebody minds it already, as `t5x train` does, that stays.
   """
   before = sys.excepthook
   if getattr(before, "__module__", "") == __name__:
@@ -17,7 +26,12 @@ def install() -> None:
   def say(kind, error, trace) -> None:
     if issubclass(kind, UserError | RunError):
       print(f"t5x: error: {str(error).splitlines()[0]}", file=sys.stderr)
+    elif issubclass(kind, Preempted):
+      print("t5x: error: ended by SIGTERM", file=sys.stderr)
+      sys.exit(_EXIT_PREEMPTED)
     else:
       before(kind, error, trace)
 
   sys.excepthook = say
+  if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    _held.enter_context(preemption.handled())

@@ -4,6 +4,7 @@ T5X's step counts those of the pretrained checkpoint too. In a report steps are
 the method's, from 0; its part `t5x` says at which of T5X's they began.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import pathlib
@@ -39,6 +40,7 @@ _NUM_SAMPLES_SHOWN = 6  # of each kind
 # What an evaluation leaves in the journal. T5X evaluates after it has saved,
 # and once more where it goes on.
 _OF_EVALUATION = ("result", "evaluation_seconds", "output", "sample")
+_INTERRUPTIONS = (KeyboardInterrupt, Preempted, trainer.PreemptionError)
 
 
 class Report:
@@ -145,6 +147,8 @@ class Report:
       if is_first
       else processes.Record(folder, resume_at)
     )
+    # T5X has many places outside of steps and evaluations where it may end.
+    atexit.register(self._end_as_python_does)
     self._write("running")
 
   def begun(self, params: Any, seconds: float, num_sampled: int) -> None:
@@ -243,14 +247,21 @@ class Report:
     """Has the report say what ended the run."""
     try:
       yield
-    except (KeyboardInterrupt, Preempted, trainer.PreemptionError):
-      self._end("interrupted")
-      raise
     except BaseException as error:
-      # Nothing, such as a full disk, must hide what went wrong first.
-      with contextlib.suppress(Exception):
-        self._end("failed", f"{type(error).__name__}: {error}"[:500])
+      self._end_by(error)
       raise
+
+  def _end_as_python_does(self) -> None:
+    """Ends a report that nothing else has, with what Python ends by."""
+    self._end_by(getattr(sys, "last_value", None))
+
+  def _end_by(self, error: BaseException | None) -> None:
+    # Nothing, such as a full disk, must hide what went wrong first.
+    with contextlib.suppress(Exception):
+      if error is None or isinstance(error, _INTERRUPTIONS):
+        self._end("interrupted")
+      else:
+        self._end("failed", f"{type(error).__name__}: {error}"[:500])
 
   def _end(self, status: str, error: str | None = None) -> None:
     if self._record is None:
@@ -259,6 +270,7 @@ class Report:
     self._record.close()
     self._record = None
     self._held.close()
+    atexit.unregister(self._end_as_python_does)
 
   def _write(self, status: str, error: str | None = None) -> None:
     assert self._record is not None

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -175,6 +176,22 @@ def test_killed_and_gone_on_with_it_is_the_same_report(whole, tmp_path):
   assert done.returncode != 0
   assert "belongs to another run" in done.stderr
   assert (directory / "report.json").read_bytes() == content
+
+
+def test_sigterm_is_said_by_t5x_train_too(tmp_path):
+  directory = tmp_path / "run"
+  runs.run_until(directory, 2, by=signal.SIGTERM, status=143)
+  report = read(directory)
+  assert (report["status"], report["error"]) == ("interrupted", None)
+
+
+def test_what_fails_outside_of_steps_and_evaluations_is_said(tmp_path):
+  directory = tmp_path / "run"
+  done = runs.run(directory, "--gin.train_script.train.actions={'NO': []}")
+  assert done.returncode != 0
+  report = read(directory)
+  assert report["status"] == "failed"
+  assert report["error"].startswith("ValueError: actions keys must be one of")
 
 
 def test_compare_names_another_partitioning(whole, run):

@@ -54,8 +54,15 @@ def run_well(directory, *flags, **settings):
   return done
 
 
-def run_until(directory, step, *flags, **settings):
-  """Runs it, and kills it as soon as there is a checkpoint of the step."""
+def run_until(
+  directory,
+  step,
+  *flags,
+  by=signal.SIGKILL,
+  status=-signal.SIGKILL,
+  **settings,
+):
+  """Runs it, and ends it as soon as there is a checkpoint of the step."""
   log = pathlib.Path(f"{directory}.log")
   with log.open("w") as stream:
     process = subprocess.Popen(
@@ -70,8 +77,8 @@ def run_until(directory, step, *flags, **settings):
       assert process.poll() is None, log.read_text()[-3000:]
       assert time.monotonic() < deadline
       time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.send_signal(by)
+    assert process.wait(LIMIT) == status
 
 
 def memory(directory, step):
