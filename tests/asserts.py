@@ -2,6 +2,9 @@
 
 import jax
 import numpy as np
+import pytest
+
+from cot_latent.errors import UserError
 
 EXACT = 1e-12
 
@@ -53,3 +56,14 @@ def assert_trees_equal(actual, expected):
     one, other = np.asarray(one), np.asarray(other)
     assert one.dtype == other.dtype
     np.testing.assert_array_equal(one, other)
+
+
+def message_of(function, *args, **settings):
+  """Checks that a call is refused by a UserError of one line, and gives it."""
+  with pytest.raises(UserError) as error:
+    function(*args, **settings)
+  text = str(error.value)
+  assert type(error.value) is UserError
+  assert len(text.splitlines()) == 1
+  assert len(text) < 600
+  return text

@@ -21,6 +21,7 @@ from cot_latent.data.examples import Source
 from cot_latent.data.prompts import COMPACT, DIRECT, Prompts
 from cot_latent.errors import UserError
 from cot_latent.tasks import common, table
+from tests.asserts import message_of
 from tests.data.examples_test import spell
 from tests.tasks import golden, pipeline
 
@@ -293,16 +294,6 @@ def test_a_cache_is_opened_without_tensorflow(toy, tmp_path):
 
 
 # What cannot be stored ---------------------------------------------------
-
-
-def message_of(function, *args, **settings):
-  with pytest.raises(UserError) as error:
-    function(*args, **settings)
-  text = str(error.value)
-  assert type(error.value) is UserError
-  assert len(text.splitlines()) == 1
-  assert len(text) < 500
-  return text
 
 
 def test_a_checker_of_ones_own_cannot_be_stored():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cot_latent.data import files
 from cot_latent.errors import UserError
+from tests.asserts import message_of
 
 fixed = hypothesis.settings(
   derandomize=True, deadline=None, max_examples=200, database=None
@@ -23,16 +24,6 @@ def write(tmp_path):
     return path
 
   return write
-
-
-def message_of(function, *args):
-  with pytest.raises(UserError) as error:
-    function(*args)
-  text = str(error.value)
-  assert type(error.value) is UserError
-  assert len(text.splitlines()) == 1
-  assert len(text) < 400
-  return text
 
 
 def test_text_is_read_as_it_is(write):

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from cot_latent.data import cache, prompts, vocabularies
 from cot_latent.data.examples import Source
 from cot_latent.data.seqio_task import wrap_vocabulary
-from cot_latent.errors import UserError
 from cot_latent.tasks import common
 from cot_latent.tasks.datasets import bbh, gsm8k
+from tests.asserts import message_of
 from tests.data import cache_test, checkpoints
 from tests.tasks import golden, pipeline
 
@@ -602,16 +602,6 @@ def test_a_variant_for_t5x():
 
 
 # What is refused ---------------------------------------------------------
-
-
-def message_of(function, *args, **settings):
-  with pytest.raises(UserError) as error:
-    function(*args, **settings)
-  text = str(error.value)
-  assert type(error.value) is UserError
-  assert len(text.splitlines()) == 1
-  assert len(text) < 500
-  return text
 
 
 EOS = {"eos_token": "<|end_of_text|>"}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from cot_latent.data import answers, examples, scoring, vocabularies
 from cot_latent.data.prompts import Prompts
 from cot_latent.errors import UserError
+from tests.asserts import message_of
 
 fixed = hypothesis.settings(
   derandomize=True, deadline=None, max_examples=200, database=None
@@ -72,16 +73,6 @@ def score(tmp_path):
 
   score.path = tmp_path / "outputs.jsonl"
   return score
-
-
-def message_of(score, *lines, **settings):
-  with pytest.raises(UserError) as error:
-    score(*lines, **settings)
-  text = str(error.value)
-  assert type(error.value) is UserError
-  assert len(text.splitlines()) == 1
-  assert len(text) < 400
-  return text
 
 
 def test_a_completion(score):

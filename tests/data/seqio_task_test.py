@@ -11,8 +11,8 @@ import tensorflow as tf
 from cot_latent.data import examples, seqio_task
 from cot_latent.data.examples import Source
 from cot_latent.data.prompts import COMPACT, PAPER, Prompts
-from cot_latent.errors import UserError
 from cot_latent.tasks import common
+from tests.asserts import message_of
 from tests.data import examples_test
 from tests.data.examples_test import ROWS, check_rows
 from tests.tasks import pipeline
@@ -105,16 +105,6 @@ def as_task(name):
 
 def open_task(name, **settings):
   return examples.open_task(Source(name, **settings))
-
-
-def message_of(function, *args, **settings):
-  with pytest.raises(UserError) as error:
-    function(*args, **settings)
-  text = str(error.value)
-  assert type(error.value) is UserError
-  assert len(text.splitlines()) == 1
-  assert len(text) < 400
-  return text
 
 
 def load(name, split="train"):

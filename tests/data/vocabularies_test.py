@@ -14,6 +14,7 @@ from cot_latent.data.seqio_task import wrap_vocabulary
 from cot_latent.errors import UserError
 from cot_latent.tasks import common
 from cot_latent.tasks.datasets import bbh, gsm8k
+from tests import asserts
 from tests.tasks import pipeline
 
 fixed = hypothesis.settings(
@@ -152,14 +153,7 @@ def check(name, texts, encode=None):
   )
 
 
-def message_of(*args, **kwargs):
-  with pytest.raises(UserError) as error:
-    check(*args, **kwargs)
-  text = str(error.value)
-  assert type(error.value) is UserError
-  assert len(text.splitlines()) == 1
-  assert len(text) < 400
-  return text
+message_of = functools.partial(asserts.message_of, check)
 
 
 def test_what_is_lost_is_named():

@@ -14,21 +14,11 @@ from cot_latent.data.prompts import COMPACT, DIRECT, PAPER, Prompts
 from cot_latent.errors import UserError
 from cot_latent.tasks import all as all_tasks
 from cot_latent.tasks import bbh, common
+from tests.asserts import message_of
 from tests.tasks import pipeline
 
 ROOM = {"prompt_length": 500, "target_length": 500}
 FEW_SHOT = Prompts(exemplars="task")
-
-
-def message_of(function, *args, **settings):
-  """The message of a mistake is one line."""
-  with pytest.raises(UserError) as error:
-    function(*args, **settings)
-  text = str(error.value)
-  assert type(error.value) is UserError
-  assert len(text.splitlines()) == 1
-  assert len(text) < 400
-  return text
 
 
 @pytest.fixture

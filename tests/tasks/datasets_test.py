@@ -27,8 +27,8 @@ from tensorflow_datasets.core import constants
 from tensorflow_datasets.core.download import downloader
 from tensorflow_datasets.core.utils import tqdm_utils
 
-from cot_latent.errors import UserError
 from cot_latent.tasks.datasets import bbh, checked, gsm8k, source
+from tests.asserts import message_of
 from tests.tasks import golden
 
 # `check_golden` says how to make it anew; what is published changes then, so
@@ -142,17 +142,6 @@ def use_address(address, monkeypatch):
 
 
 TABLE = checked.read_table()
-
-
-def message_of(function, *args):
-  """The one line of a UserError."""
-  with pytest.raises(UserError) as error:
-    function(*args)
-  text = str(error.value)
-  assert type(error.value) is UserError
-  assert len(text.splitlines()) == 1
-  assert len(text) < 600
-  return text
 
 
 # The files and what is made of them.

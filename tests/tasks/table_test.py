@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from cot_latent.data import examples
 from cot_latent.data.examples import Source
-from cot_latent.errors import UserError
 from cot_latent.tasks import common, table
+from tests.asserts import message_of
 from tests.tasks import pipeline
 
 fixed = hypothesis.settings(
@@ -48,16 +48,6 @@ def open_table(name):
 
 def load(name, split="train"):
   return open_table(name).load(split, **ROOM)
-
-
-def message_of(function, *args, **settings):
-  with pytest.raises(UserError) as error:
-    function(*args, **settings)
-  text = str(error.value)
-  assert type(error.value) is UserError
-  assert len(text.splitlines()) == 1
-  assert len(text) < 400
-  return text
 
 
 def to_jsonl(rows):
