@@ -312,14 +312,14 @@ def test_real_texts_survive(data_dir):
   texts = []
   for split in ("train", "test"):
     (path,) = (folder / "gsm8k").glob(f"{split}*.jsonl")
-    for row in gsm8k.read_rows(path)[::7]:
+    for row in gsm8k.read_rows(path)[::14]:
       texts += [(row["question"][:9], row[n]) for n in ("question", "answer")]
   for task in bbh.TASKS:
     rows = bbh.read_rows(folder / "bbh" / "tasks" / f"{task}.json")
     for row in bbh.make_examples(task, rows, "test"):
-      for name in ("prior", "guide"):
-        texts.append((row["id"], prompts.PAPER.fill(name, row)))
-  assert len(texts) > 5000
+      # The guide holds all of the question.
+      texts.append((row["id"], prompts.PAPER.fill("guide", row)))
+  assert len(texts) > 3000
   for kind in ("llama_3", "qwen", "gemma", "llama_2"):
     wrapped = wrap_vocabulary(load(kind))
     vocabularies.check_round_trip(wrapped.encode, wrapped.decode, texts, kind)

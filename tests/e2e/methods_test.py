@@ -5,6 +5,7 @@ import functools
 import json
 import pathlib
 import re
+import shutil
 
 import jax
 import pytest
@@ -298,7 +299,7 @@ def test_stopped_anywhere_a_method_s_run_ends_the_same(whole, tmp_path):
 
 
 # Where each process is killed: the first one, those after it, and how often
-# they save. What comes before is done anew in each: every place of a run of 20
+# they save. What comes before is done anew in each: every place of a run of 11
 # steps is met, the ends of epochs (3 steps) and of loops among them.
 EVERYWHERE = {
   "with only the memory moved": (("after_e_step", 1), ("after_e_step", 2), 1),
@@ -314,11 +315,11 @@ LEAN = {
   ("trice", "in a checkpoint"),
   ("rest_em", "with only the memory moved"),
 }
-LONG = 20
+LONG = 11
 
 
 def long_run(folder, method):
-  """The configuration of a run of 20 steps."""
+  """The configuration of a run of 11 steps."""
   bindings = [*smaller(method), f"TRAIN_STEPS = {LONG}"]
   if method == "few_shot":
     bindings.pop()
@@ -383,17 +384,28 @@ def test_killed_at_every_step_a_method_s_run_ends_the_same(
   assert not [name for name in names if "tmp" in name]
 
 
-@pytest.mark.parametrize("forgotten", ["pool", "base_params", "memory"])
-def test_a_loop_resumed_without_a_part_would_be_seen(
-  folder, tmp_path, monkeypatch, forgotten
-):
-  """The broken twins: a resume within a loop that starts a part anew."""
+@pytest.fixture(scope="module")
+def looped(folder):
+  """A run with loops, whole and killed within one: reports and folders."""
   config, _ = parse(folder, "rest_em", smaller("rest_em"))
   config = dataclasses.replace(config, checkpoint_period=1)
-  alone = dataclasses.replace(config, model_dir=str(tmp_path / "alone"))
-  report = toy.run(alone)
-  config = dataclasses.replace(config, model_dir=str(tmp_path / "twin"))
-  run_until(config, ("after_save", 6))  # step 5, of a loop that ends with 6
+  whole, killed = (
+    dataclasses.replace(config, model_dir=str(folder / f"looped_{name}"))
+    for name in ("whole", "killed")
+  )
+  report = toy.run(whole)
+  run_until(killed, ("after_save", 6))  # step 5, of a loop that ends with 6
+  return (whole, report), killed
+
+
+@pytest.mark.parametrize("forgotten", ["pool", "base_params", "memory"])
+def test_a_loop_resumed_without_a_part_would_be_seen(
+  looped, tmp_path, monkeypatch, forgotten
+):
+  """The broken twins: a resume within a loop that starts a part anew."""
+  whole, killed = looped
+  config = dataclasses.replace(killed, model_dir=str(tmp_path / "twin"))
+  shutil.copytree(killed.model_dir, config.model_dir)
   restore = checkpoints.Checkpoints.restore
 
   def forgetful(self, like):
@@ -404,4 +416,4 @@ def test_a_loop_resumed_without_a_part_would_be_seen(
     patch.setattr(checkpoints.Checkpoints, "restore", forgetful)
     again = toy.run(config)
   with pytest.raises(AssertionError):
-    assert_same_run((alone, report), (config, again))
+    assert_same_run(whole, (config, again))

@@ -42,14 +42,20 @@ TOLERANCE, SHARE, WORST = 1e-4, 1e-4, 1e-2
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-  """A folder with the task as a file, the run's gin file and one whole run."""
+  """A folder with the task as a file, and the run's gin file."""
   folder = tmp_path_factory.mktemp("pods")
   cache = folder / "chain.npz"
   assert cli.main(["cache", "--task=chain", f"--output={cache}"]) == 0
   tasks = f"CACHE = '{cache}'\nBASE_CACHE = '{cache}'\n"
   (folder / "small.gin").write_text(SMALL + tasks)
-  start(folder, "alone", 1).finish(0)
   return folder
+
+
+@pytest.fixture(scope="module")
+def alone(place):
+  """The folder of one whole run, by one process."""
+  start(place, "alone", 1).finish(0)
+  return place / "alone"
 
 
 class Pod:
@@ -175,9 +181,9 @@ def assert_params_agree(one, other):
 
 
 @pytest.mark.slow
-def test_parameters_that_do_not_agree_are_seen(place):
+def test_parameters_that_do_not_agree_are_seen(alone):
   """The broken twins: one row, one step of the learning rate, one outlier."""
-  params = params_of(place / "alone")
+  params = params_of(alone)
   kernel = params["layer_0"]["up"]["kernel"]
   for change in (
     np.eye(len(kernel), 1) * 2e-4,
@@ -194,7 +200,7 @@ def report_of(directory):
 
 
 @pytest.mark.slow
-def test_two_processes_one_is_killed_and_another_number_goes_on(place):
+def test_two_processes_one_is_killed_and_another_number_goes_on(place, alone):
   directory = place / "killed"
   pod = start(place, "killed", 2)
   wait_for_step(pod, directory, 3)
@@ -215,7 +221,7 @@ def test_two_processes_one_is_killed_and_another_number_goes_on(place):
   assert resume["step"] == 2
   assert resume["environment"]["num_processes"] == [2, 1]
   assert resume["environment"]["mesh.model"] == [1, 2]
-  assert_same_run(place / "alone", directory)
+  assert_same_run(alone, directory)
 
 
 def test_processes_that_disagree_stop(place):
@@ -240,7 +246,7 @@ def test_sigterm_to_one_process_saves_in_all(place):
 
 
 @pytest.mark.slow
-def test_four_processes_without_the_first_and_then_two(place):
+def test_four_processes_without_the_first_and_then_two(place, alone):
   directory = place / "four"
   pod = start(place, "four", 4, "--gin.NUM_MODEL_SHARDS=2")
   wait_for_step(pod, directory, 3)
@@ -249,16 +255,16 @@ def test_four_processes_without_the_first_and_then_two(place):
     process.communicate(timeout=200)
     assert process.returncode != 0
   start(place, "four", 2, "--gin.NUM_MODEL_SHARDS=2", num_devices=2).finish(0)
-  assert_same_run(place / "alone", directory)
+  assert_same_run(alone, directory)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [2, 4])
-def test_several_undisturbed_processes(place, num_processes):
+def test_several_undisturbed_processes(place, alone, num_processes):
   name = f"undisturbed{num_processes}"
   said = start(place, name, num_processes).finish(0)
   assert [errors for _, errors in said[1:]] == [""] * (num_processes - 1)
-  assert_same_run(place / "alone", place / name)
+  assert_same_run(alone, place / name)
   report = report_of(place / name)
   assert report["environment"]["num_processes"] == num_processes
 

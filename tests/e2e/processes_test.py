@@ -13,19 +13,32 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from cot_latent.reporting import lock, record
+from cot_latent import cli
+from cot_latent.reporting import record
 from tests.asserts import assert_trees_equal
 
+STEPS = 40
 SMALL = [
   "--gin_file=gin/runs/quickstart.gin",
   "--gin.BASE_STEPS=300",
-  "--gin.TRAIN_STEPS=60",
+  f"--gin.TRAIN_STEPS={STEPS}",
   "--gin.BATCH_SIZE=8",
-  "--gin.EVAL_PERIOD=25",
+  "--gin.EVAL_PERIOD=15",
   "--gin.NUM_VOTES=2",
   "--gin.CHECKPOINT_PERIOD=3",
 ]
 ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cached_task(tmp_path_factory):
+  """Has the processes start without TensorFlow."""
+  path = tmp_path_factory.mktemp("cache") / "chain.npz"
+  assert cli.main(["cache", "--task=chain", f"--output={path}"]) == 0
+  flags = [f"--gin.CACHE='{path}'", f"--gin.BASE_CACHE='{path}'"]
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sys.modules[__name__], "SMALL", [*SMALL, *flags])
+    yield
 
 
 def command(directory):
@@ -112,29 +125,22 @@ def test_killed_and_interrupted_runs_end_as_if_left_alone(tmp_path):
   undisturbed = start(alone)
   status, output, errors = finish(undisturbed)
   assert status == 0, errors
-  assert "60 steps of trice on chain_v1" in output
+  assert f"{STEPS} steps of trice on chain_v1" in output
 
   killed = start(stopped)
-  wait_for_step(killed, stopped, 10)
+  wait_for_step(killed, stopped, 8)
   killed.send_signal(signal.SIGKILL)
   killed.communicate()
   assert killed.returncode == -signal.SIGKILL
   assert report_of(stopped)["status"] == "running"
 
   interrupted = start(stopped)
-  wait_for_step(interrupted, stopped, 20, num_resumed=1)
+  wait_for_step(interrupted, stopped, 16, num_resumed=1)
   interrupted.send_signal(signal.SIGINT)
   check_stopped(interrupted, stopped, 130, "interrupted")
 
-  with lock.hold(stopped):
-    status, _, errors = finish(start(stopped))
-  assert status == 2
-  assert errors == (
-    f"t5x: error: MODEL_DIR {stopped} is in use by another process: wait for "
-    "it, or choose another MODEL_DIR\n"
-  )
   preempted = start(stopped)
-  wait_for_step(preempted, stopped, 30, num_resumed=2)
+  wait_for_step(preempted, stopped, 24, num_resumed=2)
   preempted.send_signal(signal.SIGTERM)
   check_stopped(preempted, stopped, 143, "ended by SIGTERM")
   # It has saved what it had done.
@@ -150,7 +156,7 @@ def test_killed_and_interrupted_runs_end_as_if_left_alone(tmp_path):
   assert len(other["continuity"]["resumes"]) == 3
   # It says something that they agree, for much has happened.
   assert sum(row["estimator/is_skipped"] for row in one["metrics"]) == 0
-  assert sum(row["chain/accept_rate"] > 0 for row in one["metrics"]) > 20
+  assert sum(row["chain/accept_rate"] > 0 for row in one["metrics"]) > 12
   assert one["results"] == other["results"]
   assert one["samples"] == other["samples"]
   for mine, others in zip(one["metrics"], other["metrics"], strict=True):
@@ -158,7 +164,7 @@ def test_killed_and_interrupted_runs_end_as_if_left_alone(tmp_path):
     for key in mine:
       assert key.startswith("time/") or mine[key] == others[key]
   state, again = last_checkpoint(alone), last_checkpoint(stopped)
-  assert int(state["step"]) == 60
+  assert int(state["step"]) == STEPS
   assert np.any(state["memory"]["tokens"])
   assert_trees_equal(state, again)
 

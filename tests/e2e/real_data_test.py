@@ -58,13 +58,21 @@ def check_rescored(report, directory, task, data_dir, capsys):
     }
 
 
+@pytest.fixture(scope="module")
+def base_flags(tmp_path_factory):
+  """One kind of synthetic task, read once; the lengths are the task's own."""
+  path = tmp_path_factory.mktemp("cache") / "base.npz"
+  task = "synthetic_boolean_expressions"
+  assert cli.main(["cache", f"--task={task}", f"--output={path}"]) == 0
+  return [f"--gin.BASE_TASK='{task}'", f"--gin.BASE_CACHE='{path}'"]
+
+
 @pytest.mark.parametrize("name", bbh.TASKS)
-def test_every_bbh_task_fits_its_lengths(name, data_dir, capsys):
+def test_every_bbh_task_fits_its_lengths(name, base_flags, data_dir, capsys):
   arguments = [
     "--gin_file=gin/runs/bbh_tiny.gin",
     f"--gin.TASK='bbh_{name}'",
-    # One kind is read sooner than all; the lengths are the task's own.
-    "--gin.BASE_TASK='synthetic_boolean_expressions'",
+    *base_flags,
     f"--data_dir={data_dir}",
   ]
   assert cli.main(["train", *arguments, "--dry_run"]) == 0

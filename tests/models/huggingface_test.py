@@ -96,7 +96,17 @@ def largest_difference(model, config, params):
   return np.abs(checkpoints.logits(config, params) - expected).max()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+# Their options are others' as well.
+BY_NIGHT = {"llama_tied", "qwen2"}
+
+
+@pytest.mark.parametrize(
+  "architecture",
+  [
+    pytest.param(name, marks=pytest.mark.slow if name in BY_NIGHT else ())
+    for name in ARCHITECTURES
+  ],
+)
 def test_the_same_as_transformers(made, architecture):
   model, folder = made(architecture)
   config, params = load(folder)

@@ -68,8 +68,8 @@ def test_draws_are_scored_as_drawn(temperature):
   ("part", "twin"),
   [
     (twins.TURN, twins.late_positions),
-    (twins.ATTEND, twins.misses_the_newest),
-    (twins.ATTEND, twins.sees_padding),
+    pytest.param(twins.ATTEND, twins.misses_the_newest, marks=pytest.mark.slow),
+    pytest.param(twins.ATTEND, twins.sees_padding, marks=pytest.mark.slow),
   ],
 )
 def test_twins_scored_otherwise_are_rejected(part, twin):
@@ -207,13 +207,21 @@ def check_slots(model, num_slots, temperature=1.0):
   assert len(done) > 2
 
 
-@pytest.mark.parametrize("num_slots", [1, 2, 5, 16])
+@pytest.mark.parametrize(
+  "num_slots",
+  [
+    1,
+    pytest.param(2, marks=pytest.mark.slow),
+    5,
+    pytest.param(16, marks=pytest.mark.slow),
+  ],
+)
 def test_rows_that_take_turns_are_drawn_as_if_at_once(num_slots):
   check_slots(compiled(), num_slots)
 
 
 def test_greedy_rows_take_turns_too():
-  check_slots(compiled(), 8, temperature=0.0)
+  check_slots(compiled(), 5, temperature=0.0)  # compiled already
 
 
 @pytest.mark.slow
