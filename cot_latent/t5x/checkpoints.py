@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from t5x import checkpoints
 
-from cot_latent.errors import UserError
+from cot_latent.errors import RunError, UserError
 
 
 class Stored(NamedTuple):
@@ -44,6 +44,63 @@ def read(path: str) -> Stored:
     )
   params = jax.tree.map(np.asarray, state["target"])
   return Stored(params, int(np.asarray(state["state"]["step"])))
+
+
+def write(path: str, params: dict[str, Any]) -> None:
+  """Writes parameters alone as a checkpoint of step 0, in Orbax's form.
+
+  Args:
+    path: of the checkpoint, such as DIR/checkpoint_0.
+    params: T5X's.
+  """
+  folder = epath.Path(path)
+  state = {
+    "target": jax.tree.map(np.asarray, params),
+    "state": {"step": np.int32(0)},
+  }
+  with ocp.PyTreeCheckpointer() as writer:
+    writer.save(folder / "state", state)
+  # T5X looks for this part too; without a memory in it one is begun.
+  (folder / "dataset").mkdir()
+
+
+def keep_state(path: str, state: Any) -> None:
+  """Keeps arrays beside T5X's checkpoints; each process writes its part.
+
+  Args:
+    path: of a folder, replaced if it is there. It appears when it is whole.
+    state: the arrays.
+  """
+  with ocp.PyTreeCheckpointer() as writer:
+    writer.save(epath.Path(path), state, force=True)
+
+
+def kept_state(path: str, like: Any) -> Any:
+  """Reads what was kept, each process no more than its part.
+
+  Args:
+    path: as for `keep_state`.
+    like: arrays of the same shapes that lie where these shall, or what
+      `described` makes of them.
+
+  Raises:
+    RunError: if it is lost, or of something else.
+  """
+  like = described(like)
+  restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+  try:
+    with ocp.PyTreeCheckpointer() as reader:
+      return reader.restore(
+        epath.Path(path), item=like, restore_args=restore_args
+      )
+  except (KeyError, OSError, TypeError, ValueError) as error:
+    line = str(error).partition("\n")[0]
+    raise RunError(f"{path} cannot be used: {line:.200}") from error
+
+
+def described(tree: Any) -> Any:
+  """Shapes, types and places of arrays, without what is in them."""
+  return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
 
 
 def _read_orbax(folder: epath.Path) -> dict[str, Any]:

@@ -21,8 +21,10 @@ from cot_latent.errors import UserError
 from cot_latent.inference.memory import MemoryState
 from cot_latent.t5x import paths
 from cot_latent.t5x.features import Features
+from cot_latent.training.state import Pool
 
 _SUFFIX = ".memory.npz"
+_POOL = "pool_"  # before the names of a pool's arrays
 
 
 @dataclasses.dataclass
@@ -34,11 +36,13 @@ class Chains:
     began_at: T5X's step when it was made; T5X goes on counting where the
       pretrained checkpoint stopped.
     step: T5X's step that it belongs to.
+    pool: the rationales of the present outer loop; None without such loops.
   """
 
   memory: MemoryState | None = None
   began_at: int = 0
   step: int = 0
+  pool: Pool | None = None
 
 
 class RationaleIterator(dataset_iterator.DatasetIterator):
@@ -83,6 +87,7 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
     """Writes the chains into a checkpoint, if there are any."""
     if self.chains.memory is None:
       return
+    pool = {} if self.chains.pool is None else self.chains.pool._asdict()
     stream = io.BytesIO()
     np.savez_compressed(
       stream,
@@ -91,6 +96,7 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
       began_at=np.array(self.chains.began_at),
       step=np.array(self.chains.step),
       **jax.tree.map(np.asarray, self.chains.memory._asdict()),
+      **{_POOL + name: np.asarray(array) for name, array in pool.items()},
     )
     content = stream.getvalue()
     if self.before_saving:
@@ -123,9 +129,15 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
         f"the memory in {path} is of other questions, or of rationales of "
         "another length: choose another MODEL_DIR"
       )
+    pool = {
+      name.removeprefix(_POOL): arrays.pop(name)
+      for name in list(arrays)
+      if name.startswith(_POOL)
+    }
     self.chains = Chains(
       began_at=int(arrays.pop("began_at")),
       step=int(arrays.pop("step")),
+      pool=Pool(**pool) if pool else None,
       memory=MemoryState(**arrays),
     )
 

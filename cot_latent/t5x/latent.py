@@ -33,6 +33,7 @@ class Latent:
     batch_size: M.
     converter: makes T5X's features.
     iterator: what T5X trains on, with the memory; None before T5X asks for it.
+    model_dir: the run's folder.
   """
 
   def __init__(
@@ -58,7 +59,6 @@ class Latent:
       UserError: if T5X would compute something else than the method.
     """
     one_line.install()
-    check_method(method)
     checks.check_model(model)
     checks.check_settings(checks.gin_settings(), seed)
     self.config = task
@@ -70,13 +70,14 @@ class Latent:
         f"a minibatch of {batch_size} does not fit the {len(self.examples)} "
         f"examples of split {task.train_split!r}: set a smaller BATCH_SIZE"
       )
-    width = max(
-      self.examples.prompts.shape[1],
-      0 if method.memory_start == "empty" else self.examples.guides.shape[1],
-    )
+    width = self.examples.prompts.shape[1]
+    if method.memory_start != "empty" or (
+      method.refit is not None and method.refit.hint_on_failure
+    ):
+      width = max(width, self.examples.guides.shape[1])
     self.converter = features.converter(model, width, task.max_length)
     self.iterator: RationaleIterator | None = None
-    self._model_dir = model_dir
+    self.model_dir = model_dir
 
   def __call__(
     self,
@@ -96,24 +97,9 @@ class Latent:
     self.iterator = RationaleIterator(
       self.converter.zeros(self.batch_size // num_shards),
       f"{self.examples.fingerprint()} {self.config.max_length}",
-      self._model_dir,
+      self.model_dir,
     )
     return self.iterator
-
-
-def check_method(method: Method) -> None:
-  """Refuses a method that T5X's loop over steps cannot hold.
-
-  Raises:
-    UserError: naming the method.
-  """
-  refit = method.refit
-  if refit is None or (refit.source == "human" and refit.stop_loss is None):
-    return
-  raise UserError(
-    f"method {method.name!r} has outer loops (experiment.Refit), which T5X's "
-    "train does not: use the embedded trainer (docs/t5x.md)"
-  )
 
 
 @functools.cache

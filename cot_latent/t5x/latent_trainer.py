@@ -16,13 +16,12 @@ from t5x import trainer, utils
 
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import memory, rng
-from cot_latent.t5x import sampler
+from cot_latent.t5x import loops, sampler
 from cot_latent.t5x.dataset import Chains
 from cot_latent.t5x.latent import Latent
 from cot_latent.t5x.report import Report
 from cot_latent.training import estep, refit
 from cot_latent.training.progress import Progress
-from cot_latent.training.state import Pool
 
 # T5X averages these over the loss's weights, which are signed here.
 _MEANINGLESS = (
@@ -93,7 +92,6 @@ class LatentTrainer(trainer.Trainer):
     parts = max(self._num_microbatches or 1, 1)
     self._unit = sampler.padded(self._partitioner, 1) * parts
     self._start_memory(int(utils.get_local_data(self.train_state.step)))
-    self._pool = self._fill_pool()
 
   @property
   def chains(self) -> Chains:
@@ -109,17 +107,20 @@ class LatentTrainer(trainer.Trainer):
   def _start_memory(self, step: int) -> None:
     chains, latent = self.chains, self._latent
     if jax.process_count() > 1:
-      _share(chains, len(latent.examples), latent.config.max_length)
+      _share(chains, latent)
     if chains.memory is not None:
       if chains.step != step:
         raise UserError(
           f"the checkpoint has parameters of step {step} and a rationale "
           f"memory of step {chains.step}: begin from another one"
         )
+      loops.check(latent, chains)
       self._open_report(is_new=False)
       return
     chains.began_at = chains.step = step
+    chains.pool = loops.empty_pool(latent)
     self._open_report(is_new=True)
+    loops.keep_first(latent, self.train_state)
     began = time.perf_counter()
     chains.memory = estep.start_memory(
       self._sampler,
@@ -139,20 +140,6 @@ class LatentTrainer(trainer.Trainer):
         time.perf_counter() - began,
         0 if is_empty else len(latent.examples),
       )
-
-  def _fill_pool(self) -> Pool | None:
-    """The rationales of the data, for a method that learns from them."""
-    latent = self._latent
-    method, size = latent.method, latent.batch_size
-    if method.refit is None:
-      return None
-    number, length = len(latent.examples), latent.config.max_length
-    return refit.fill(
-      *(self._sampler, latent.task, latent.examples, method, None),
-      *(latent.seed, 0, 1),
-      refit.empty_pool(number, method.num_draws, length),
-      *(size, lambda done: None),
-    ).pool
 
   def _open_report(self, is_new: bool) -> None:
     if self._report is None:
@@ -197,7 +184,11 @@ class LatentTrainer(trainer.Trainer):
     del batch  # it has the shapes alone
     began = time.perf_counter()
     step = int(utils.get_local_data(train_state.step))
+    train_state, cost = loops.begin(
+      self._latent, self.chains, self._sampler, train_state, step
+    )
     rows, measured = self._e_step(train_state.params, step)
+    measured |= cost
     differentiating = time.perf_counter()
     weighted = self._place(self._convert(rows))
     run = self._step_for(len(weighted["decoder_target_tokens"]), train_state)
@@ -209,6 +200,7 @@ class LatentTrainer(trainer.Trainer):
           f"the loss of step {step + 1} is not finite: try a lower learning "
           "rate, in another MODEL_DIR"
         )
+      loops.end(self._latent, self.chains, step + 1, loss)
     else:
       # Without a valid row there is no estimate; T5X's count goes on.
       metrics = self._nothing(train_state, weighted)
@@ -246,13 +238,9 @@ class LatentTrainer(trainer.Trainer):
       latent.seed, "order", own_step, len(latent.examples), latent.batch_size
     )
     chains.step = step + 1
-    if (pool := self._pool) is not None:
-      if own_step == 0:
-        chains.memory = refit.remember(
-          chains.memory, pool.tokens, pool.is_correct, 1
-        )
+    if chains.pool is not None:
       return refit.pool_step(
-        *(latent.examples, latent.method, chains.memory, pool, index),
+        *(latent.examples, latent.method, chains.memory, chains.pool, index),
         *(latent.seed, own_step + 1),
       )
     chains.memory, rows, measured = estep.e_step(
@@ -324,14 +312,17 @@ def _number(metric: Any) -> float:
   return float(utils.get_local_data(metric.total))
 
 
-def _share(chains: Chains, num_examples: int, length: int) -> None:
+def _share(chains: Chains, latent: Latent) -> None:
   """Gives all processes the first one's chains: not all restore them."""
   is_there, began_at, step = multihost_utils.broadcast_one_to_all(
     np.array([chains.memory is not None, chains.began_at, chains.step])
   ).tolist()
   chains.began_at, chains.step = began_at, step
   if is_there:
-    own = chains.memory
+    own, pool = chains.memory, chains.pool
     if own is None:
-      own = memory.init(num_examples, length)
-    chains.memory = multihost_utils.broadcast_one_to_all(own)
+      own = memory.init(len(latent.examples), latent.config.max_length)
+      pool = loops.empty_pool(latent)
+    chains.memory, chains.pool = multihost_utils.broadcast_one_to_all(
+      (own, pool)
+    )

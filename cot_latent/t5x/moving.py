@@ -8,10 +8,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
-
 from cot_latent.errors import UserError
 from cot_latent.models import huggingface
 from cot_latent.models.t5 import T5Config
@@ -59,14 +55,7 @@ def from_folder(source: str, directory: str) -> str:
   path = paths.absolute(directory) / "checkpoint_0"
   if path.exists():
     raise UserError(f"{path} exists: give a folder that has none")
-  state = {
-    "target": convert.to_t5x(config, jax.tree.map(np.asarray, params)),
-    "state": {"step": np.int32(0)},
-  }
-  with ocp.PyTreeCheckpointer() as writer:
-    writer.save(path / "state", state)
-  # T5X looks for this part too; without a memory in it one is begun.
-  (path / "dataset").mkdir()
+  checkpoints.write(str(path), convert.to_t5x(config, params))
   return str(path)
 
 

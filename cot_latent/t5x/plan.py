@@ -25,6 +25,7 @@ def describe(train: Any) -> str:
     return f"T5X's own training, to step {steps:,}; no rationales are drawn"
   method, size = latent.method, latent.batch_size
   num_sampled = 0 if method.refit else size * method.num_draws
+  by_loop = method.drawn_by_loop(len(latent.examples))
   return (
     f"method {method.name} on {latent.task.name}, to step {steps:,}, the steps "
     "of the checkpoint included\n"
@@ -33,6 +34,7 @@ def describe(train: Any) -> str:
     f"{latent.converter.target_length} tokens of a rationale\n"
     f"a step samples {num_sampled:,} sequences and differentiates "
     f"{method.max_scored(size):,} at most"
+    + (f"\nan outer loop samples {by_loop:,} at most" if by_loop else "")
   )
 
 

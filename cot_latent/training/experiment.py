@@ -104,6 +104,10 @@ class Refit:
       steps = num_steps
     return min(steps, self.max_steps or steps, num_steps)
 
+  def begins_anew(self) -> bool:
+    """Whether there may be a second loop, with an optimizer as at first."""
+    return self.first_steps is not None or self.stop_loss is not None
+
   def num_loops(self, num_steps: int) -> int:
     """Loops in a run, none of which ends early."""
     loops, done = 0, 0
@@ -169,6 +173,19 @@ class Method:
       ) from None
     if getattr(weights, "shape", None) != (2, 1 + self.num_draws):
       raise UserError("Method.estimator must give weights [M, 1 + K]")
+
+  def drawn_by_loop(self, num_train: int) -> int:
+    """Sequences that an outer loop draws for N questions at most."""
+    if self.refit is None or self.refit.source == "human":
+      return 0
+    # Not all need the hint.
+    return num_train * self.num_draws * (1 + self.refit.hint_on_failure)
+
+  def drawn_by_steps(self, steps: int, batch_size: int, num_train: int) -> int:
+    """Sequences that the steps of a run draw, at most."""
+    if self.refit is None:
+      return steps * batch_size * self.num_draws
+    return self.refit.num_loops(steps) * self.drawn_by_loop(num_train)
 
   def max_scored(self, batch_size: int) -> int:
     """The most sequences that one step differentiates."""
@@ -448,16 +465,9 @@ def plan_of(
   Returns:
     What `plan` gives.
   """
-  if method.refit is None:
-    drawn = steps * batch_size * method.num_draws
-  elif method.refit.source == "human":
-    drawn = 0
-  else:  # at most: not all need the hint
-    drawn = method.refit.num_loops(steps) * num_train * method.num_draws
-    drawn *= 1 + method.refit.hint_on_failure
   sampled = {
     "memory_start": 0 if method.memory_start == "empty" else num_train,
-    "steps": drawn,
+    "steps": method.drawn_by_steps(steps, batch_size, num_train),
     "evaluation": num_answers,
   }
   scored = {"base": num_base, "steps": steps * method.max_scored(batch_size)}

@@ -101,17 +101,28 @@ def loop_steps(config: Experiment, pool: Pool | None) -> int:
 
 def end_early(
   refit: Refit | None,
-  state: TrainState,
+  pool: Pool | None,
+  step: int,
   loss: float,
   layout: partitioning.Layout | None = None,
-) -> TrainState:
-  """Ends the loop after this step if its minibatch is fitted well enough."""
-  if refit is None or state.pool is None or refit.stop_loss is None:
-    return state
+) -> Pool | None:
+  """Ends the loop after a step if its minibatch is fitted well enough.
+
+  Args:
+    refit: the loops, if there are any.
+    pool: the present loop's.
+    step: steps taken, this one included.
+    loss: of the minibatch, in nats a sequence.
+    layout: where the pool's rows lie.
+
+  Returns:
+    The pool, which ends here or when it did before.
+  """
+  if refit is None or pool is None or refit.stop_loss is None:
+    return pool
   if loss >= refit.stop_loss:
-    return state
-  ends_at = partitioning.place(layout, np.int32(state.step))
-  return state._replace(pool=state.pool._replace(ends_at=ends_at))
+    return pool
+  return pool._replace(ends_at=partitioning.place(layout, np.int32(step)))
 
 
 def e_step(
@@ -140,33 +151,29 @@ def e_step(
   """
   pool, method, step = state.pool, config.method, state.step + 1
   assert pool is not None
-  num_sampled, num_tokens, sampling, checking = 0, 0, 0.0, 0.0
+  cost = {}
   if state.step == int(pool.ends_at):
-    filled = fill(
+    loop = int(pool.loop) + 1
+    collected = collect(
       model,
       task,
       examples,
       method,
       state.model_params(),
       config.seed,
-      state.step,
-      config.steps,
-      pool,
+      loop,
       config.evaluation.batch_size,
-      Progress(f"loop {int(pool.loop) + 1}", len(examples) * method.num_draws),
+      Progress(f"loop {loop}", len(examples) * method.num_draws),
     )
-    pool, num_sampled, num_tokens, sampling, checking = filled
+    pool = next_pool(
+      pool, collected, method, state.step, config.steps, model.layout
+    )
+    cost = collected.cost()
     state = _begin_loop(state, pool, init_optimizer, model.layout)
   rows, metrics = pool_step(
     *(examples, method, state.memory, pool, index, config.seed, step),
     layout=model.layout,
   )
-  cost = {
-    "time/sampling": sampling,
-    "time/checking": checking,
-    "num_sampled": num_sampled,
-    "num_tokens": num_tokens,
-  }
   return state, rows, metrics | cost
 
 
@@ -268,38 +275,41 @@ def remember(
   return partitioning.constrain(layout, chains, "examples")
 
 
-class Filled(NamedTuple):
-  """A pool, and what filling it cost.
+class Collected(NamedTuple):
+  """The rationales of a loop.
 
   Attributes:
-    pool: the pool.
-    num_sampled: sequences drawn.
-    num_tokens: of those that are in the pool.
-    sampling_seconds: to draw them.
-    checking_seconds: to check them.
+    checked: N x K rows, a question's one after the other.
+    num_sampled: sequences drawn; more than the rows where some were hinted,
+      and none where people wrote them.
   """
 
-  pool: Pool
+  checked: estep.Checked
   num_sampled: int
-  num_tokens: int
-  sampling_seconds: float
-  checking_seconds: float
+
+  def cost(self) -> dict[str, Any]:
+    """Those metrics of `estep.e_step` that say what drawing took."""
+    checked, is_drawn = self.checked, self.num_sampled > 0
+    return {
+      "time/sampling": checked.sampling_seconds,
+      "time/checking": checked.checking_seconds,
+      "num_sampled": self.num_sampled,
+      "num_tokens": int((checked.tokens != 0).sum()) if is_drawn else 0,
+    }
 
 
-def fill(
+def collect(
   model: LanguageModel,
   task: Task,
   examples: Examples,
   method: Method,
   params,
   seed: int,
-  step: int,
-  num_steps: int,
-  old: Pool,
+  loop: int,
   batch_size: int,
   report_done: Callable[[int], None],
-) -> Filled:
-  """Begins a loop.
+) -> Collected:
+  """Draws a loop's rationales, or takes those of the data.
 
   Args:
     model: the language model.
@@ -309,70 +319,19 @@ def fill(
     method: says how many draws a question, and how.
     params: of the model as it is now, before any restart.
     seed: the run's.
-    step: steps taken so far.
-    num_steps: of the run.
-    old: the last loop's pool.
+    loop: the loop's number, from 0.
     batch_size: rows drawn together.
     report_done: called with the number of draws made.
 
   Returns:
-    The loop's pool.
+    The rationales, right and wrong ones.
   """
-  refit, loop = method.refit, int(old.loop) + 1
+  refit = method.refit
   assert refit is not None
+  if refit.source == "human":
+    return given(task, examples)
   rows = np.repeat(np.arange(len(examples)), method.num_draws)
   number = np.tile(np.arange(method.num_draws), len(examples))
-  if refit.source == "human":
-    drawn, num_sampled = _human(task, examples), 0
-  else:
-    drawn, num_sampled = _draw(
-      model,
-      task,
-      examples,
-      refit,
-      params,
-      seed,
-      loop,
-      rows,
-      number,
-      batch_size,
-      report_done,
-    )
-  shape = (len(examples), method.num_draws)
-  pool = _place_pool(
-    model.layout,
-    tokens=drawn.tokens.reshape(*shape, -1),
-    is_correct=drawn.is_correct.reshape(shape),
-    capped_fraction=1 - drawn.ended.mean(dtype=np.float32),
-    unparseable_fraction=np.mean(
-      [a is None for a in drawn.answers], dtype=np.float32
-    ),
-    loop=np.int32(loop),
-    ends_at=np.int32(min(step + refit.loop_steps(loop, num_steps), num_steps)),
-  )
-  return Filled(
-    pool,
-    num_sampled,
-    int((drawn.tokens != 0).sum()) if num_sampled else 0,
-    drawn.sampling_seconds,
-    drawn.checking_seconds,
-  )
-
-
-def _draw(
-  model,
-  task,
-  examples,
-  refit,
-  params,
-  seed,
-  loop,
-  rows,
-  number,
-  batch_size,
-  report_done,
-) -> tuple[estep.Checked, int]:
-  """Draws from the question alone, and from the guide where that failed."""
 
   def draw(prompts, chosen, attempt, report):
     return estep.draw_all(
@@ -392,17 +351,18 @@ def _draw(
   drawn = draw(examples.prompts, slice(None), 0, report_done)
   failed = np.flatnonzero(~drawn.is_correct)
   if not refit.hint_on_failure or not len(failed):
-    return drawn, len(rows)
+    return Collected(drawn, len(rows))
   again = draw(examples.guides, failed, 1, None)
   drawn.tokens[failed] = again.tokens
   drawn.is_correct[failed] = again.is_correct
-  return drawn._replace(
+  checked = drawn._replace(
     sampling_seconds=drawn.sampling_seconds + again.sampling_seconds,
     checking_seconds=drawn.checking_seconds + again.checking_seconds,
-  ), len(rows) + len(failed)
+  )
+  return Collected(checked, len(rows) + len(failed))
 
 
-def _human(task: Task, examples: Examples) -> estep.Checked:
+def given(task: Task, examples: Examples) -> Collected:
   """Takes the rationales of the data, checked as the model's are."""
   texts = task.vocabulary.decode_rows(examples.targets)
   # One that was truncated to T tokens lacks its end.
@@ -411,7 +371,7 @@ def _human(task: Task, examples: Examples) -> estep.Checked:
     task.extract(text) if has_ended else None
     for text, has_ended in zip(texts, ended, strict=True)
   ]
-  return estep.Checked(
+  checked = estep.Checked(
     tokens=examples.targets,
     texts=texts,
     answers=answers,
@@ -422,6 +382,41 @@ def _human(task: Task, examples: Examples) -> estep.Checked:
     log_prob=np.zeros(len(texts), np.float32),
     sampling_seconds=0.0,
     checking_seconds=0.0,
+  )
+  return Collected(checked, 0)
+
+
+def next_pool(
+  old: Pool,
+  collected: Collected,
+  method: Method,
+  step: int,
+  num_steps: int,
+  layout: partitioning.Layout | None = None,
+) -> Pool:
+  """Makes the pool of the loop that begins.
+
+  Args:
+    old: the last loop's.
+    collected: the rationales of this one.
+    method: says how many of them a question has, and how long a loop is.
+    step: steps taken so far.
+    num_steps: of the run, with which the loop ends at the latest.
+    layout: where the pool's rows lie.
+  """
+  refit, loop, checked = method.refit, int(old.loop) + 1, collected.checked
+  assert refit is not None
+  shape = (-1, method.num_draws)
+  return _place_pool(
+    layout,
+    tokens=checked.tokens.reshape(*shape, checked.tokens.shape[-1]),
+    is_correct=checked.is_correct.reshape(shape),
+    capped_fraction=1 - checked.ended.mean(dtype=np.float32),
+    unparseable_fraction=np.mean(
+      [a is None for a in checked.answers], dtype=np.float32
+    ),
+    loop=np.int32(loop),
+    ends_at=np.int32(min(step + refit.loop_steps(loop, num_steps), num_steps)),
   )
 
 

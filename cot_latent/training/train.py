@@ -483,7 +483,10 @@ class _Run:
       is_finite = bool(updated.is_finite)
       state = state._replace(params=updated.params, opt_state=updated.opt_state)
       if is_finite:
-        state = refit.end_early(config.method.refit, state, loss, self.layout)
+        pool = refit.end_early(
+          config.method.refit, state.pool, step, loss, self.layout
+        )
+        state = state._replace(pool=pool)
       else:
         self.stop_if_hopeless(step)
     gradient_seconds = time.perf_counter() - differentiating

@@ -3,8 +3,7 @@
 import pytest
 
 from cot_latent.errors import UserError
-from cot_latent.t5x import checks, latent
-from cot_latent.training import experiment
+from cot_latent.t5x import checks
 from tests.t5x import small
 
 
@@ -49,14 +48,3 @@ def test_models(change, message):
   with pytest.raises(UserError, match=message) as raised:
     checks.check_model(small.encoder_decoder(**change))
   assert "\n" not in str(raised.value)
-
-
-def test_outer_loops_are_refused_by_name():
-  looped = small.method(
-    name="star",
-    memory_start="empty",
-    refit=experiment.Refit("greedy", first_steps=4),
-  )
-  with pytest.raises(UserError, match="'star' has outer loops"):
-    latent.check_method(looped)
-  latent.check_method(small.method())

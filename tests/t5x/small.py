@@ -86,9 +86,15 @@ def make_latent(model, monkeypatch, the_method=None, batch_size=8):
 
 
 def make_trainer(
-  model, made, num_partitions=1, num_microbatches=None, key=0, report=None
+  model,
+  made,
+  num_partitions=1,
+  num_microbatches=None,
+  key=0,
+  report=None,
+  params=None,
 ):
-  """A trainer as train.py makes it, on all devices."""
+  """A trainer as train.py makes it, on all devices; params are T5X's."""
   partitioner = partitioning.PjitPartitioner(
     num_partitions=num_partitions,
     logical_axis_rules=partitioning.standard_logical_axis_rules(),
@@ -104,6 +110,10 @@ def make_trainer(
     partitioner=partitioner,
   )
   state = initializer.from_scratch(jax.random.PRNGKey(key))
+  if params is not None:
+    leaves = map(jax.numpy.asarray, jax.tree.leaves(params))
+    structure = jax.tree.structure(state.params)
+    state = state.replace_params(jax.tree.unflatten(structure, leaves))
   return latent_trainer.LatentTrainer(
     model=model,
     train_state=state,

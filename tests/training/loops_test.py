@@ -187,8 +187,11 @@ def test_of_several_right_rationales_the_first_is_remembered(monkeypatch, seed):
     is_correct=jnp.asarray(generator.random((N, 3)) < 0.5),
     ends_at=jnp.int32(5),
   )
-  filled = refit.Filled(pool, 3 * N, 30 * N, 0.5, 0.25)
-  monkeypatch.setattr(refit, "fill", lambda *_: filled)
+  cost = {"num_sampled": 3 * N, "num_tokens": 30 * N}
+  cost |= {"time/sampling": 0.5, "time/checking": 0.25}
+  collected = type("Collected", (), {"cost": lambda self: cost})()
+  monkeypatch.setattr(refit, "collect", lambda *_: collected)
+  monkeypatch.setattr(refit, "next_pool", lambda *_: pool)
   state = TrainState(
     *({}, {}, memory.init(N, length), 4), pool._replace(ends_at=jnp.int32(4))
   )
@@ -240,16 +243,14 @@ def test_the_checkpoint_keeps_the_base_model(star):
 
 def test_a_loop_ends_when_the_loss_is_low():
   pool = empty_pool()._replace(ends_at=jnp.int32(9))
-  state = TrainState(None, None, memory.init(N, LENGTH), 4, pool)
   settings = Refit("greedy", stop_loss=0.5)
-  assert int(refit.end_early(settings, state, 0.49).pool.ends_at) == 4
+  assert int(refit.end_early(settings, pool, 4, 0.49).ends_at) == 4
   for same in (
-    refit.end_early(settings, state, 0.5),
-    refit.end_early(Refit("greedy"), state, 0.0),
+    refit.end_early(settings, pool, 4, 0.5),
+    refit.end_early(Refit("greedy"), pool, 4, 0.0),
   ):
-    assert int(same.pool.ends_at) == 9
-  without = state._replace(pool=None)
-  assert refit.end_early(None, without, 0.0) is without
+    assert int(same.ends_at) == 9
+  assert refit.end_early(None, None, 4, 0.0) is None
 
 
 def test_steps_saved_go_to_the_loops_that_follow(folder, star):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import Counter
+from typing import NamedTuple
 
 import hypothesis
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from cot_latent.errors import UserError
 from cot_latent.inference import rivals
 from cot_latent.training import experiment, refit
 from cot_latent.training.experiment import Method, Refit
+from cot_latent.training.state import Pool
 from tests.training import toy
 from tests.training.scripted import Scripted, keys_of, spelled
 from tests.training.watching import POOLED, empty_pool, looped
@@ -156,22 +158,27 @@ def knowing(data, plain, hinted):
   return Scripted(data.task, say)
 
 
+class Filled(NamedTuple):
+  pool: Pool
+  num_sampled: int
+
+
 def fill(data, model, method, step=0, old=None, num_steps=20):
-  done = []
-  filled = refit.fill(
+  """Gives the pool, the sequences drawn for it, and what was reported."""
+  done, old = [], old or empty_pool(method.num_draws)
+  collected = refit.collect(
     model.as_model(),
     data.task,
     data.train,
     method,
     None,
     seed=0,
-    step=step,
-    num_steps=num_steps,
-    old=old or empty_pool(method.num_draws),
+    loop=int(old.loop) + 1,
     batch_size=BATCH,
     report_done=done.append,
   )
-  return filled, done
+  pool = refit.next_pool(old, collected, method, step, num_steps)
+  return Filled(pool, collected.num_sampled), done
 
 
 def asked(model):

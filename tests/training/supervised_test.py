@@ -185,10 +185,8 @@ def test_a_truncated_rationale_is_wrong_and_counted():
   """Even where its answer is still there, as here the parity may be."""
   config = limited("truncate")
   data = toy.load(config)
-  pool = refit.fill(
-    *(toy.make_model(config), data.task, data.train, config.method, None),
-    *(0, 0, 5, empty_pool(), 8, None),
-  ).pool
+  collected = refit.given(data.task, data.train)
+  pool = refit.next_pool(empty_pool(), collected, config.method, 0, 5)
   is_whole = (data.train.targets == data.task.vocabulary.eos_id).any(axis=1)
   np.testing.assert_array_equal(pool.is_correct[:, 0], is_whole)
   share = 1 - is_whole.mean()

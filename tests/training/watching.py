@@ -73,7 +73,7 @@ def watch(config):
   """Runs an experiment and notes what its steps had."""
   steps: list[Before] = []
   seen: dict[str, Any] = {}
-  e_step, step, fill = refit.e_step, train._Run.step, refit.fill
+  e_step, step, collect = refit.e_step, train._Run.step, refit.collect
   draw_all = estep.draw_all
 
   def noting_e_step(*arguments):
@@ -81,9 +81,9 @@ def watch(config):
     seen.update(state=copied(state), rows=rows, index=arguments[-1])
     return state, rows, metrics
 
-  def noting_fill(*arguments):
+  def noting_collect(*arguments):
     seen["filled_from"] = copied(arguments[4])
-    return fill(*arguments)
+    return collect(*arguments)
 
   def noting_draw_all(*arguments, **settings):
     drawn = draw_all(*arguments, **settings)
@@ -101,7 +101,7 @@ def watch(config):
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(refit, "e_step", noting_e_step)
-    patch.setattr(refit, "fill", noting_fill)
+    patch.setattr(refit, "collect", noting_collect)
     patch.setattr(estep, "draw_all", noting_draw_all)
     patch.setattr(train._Run, "step", noting_step)
     report = toy.run(config)

@@ -1,0 +1,168 @@
+"""Outer loops inside T5X.
+
+When one begins, a pool of rationales is drawn with T5X's parameters, and the
+fit begins from the state that the run began with, parameters and optimizer.
+That is kept in the run's folder and read again each time: no device has to
+hold it, and a run that goes on reads the same. (Of T5X's checkpoints, among
+which it is the first one, T5X deletes the old.)
+
+Reference: see `cot_latent.training.refit`, which has the method.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from cot_latent.errors import UserError
+from cot_latent.models.language_model import LanguageModel
+from cot_latent.t5x import checkpoints, paths
+from cot_latent.t5x.dataset import Chains
+from cot_latent.t5x.latent import Latent
+from cot_latent.training import refit
+from cot_latent.training.progress import Progress
+from cot_latent.training.state import Pool
+
+# Steps of a run whose end only T5X's train knows.
+_ENDLESS = int(np.iinfo(np.int32).max)
+
+
+def empty_pool(latent: Latent) -> Pool | None:
+  """The pool before the first step; None for a method without loops."""
+  method = latent.method
+  if method.refit is None:
+    return None
+  return refit.empty_pool(
+    len(latent.examples), method.num_draws, latent.config.max_length
+  )
+
+
+def keep_first(latent: Latent, train_state: Any) -> None:
+  """Keeps what fits begin from, if there may be a second one.
+
+  Args:
+    latent: the experiment.
+    train_state: T5X's before the run's first step.
+  """
+  if latent.method.refit is not None and latent.method.refit.begins_anew():
+    checkpoints.keep_state(_first(latent), train_state.state_dict())
+
+
+def check(latent: Latent, chains: Chains) -> None:
+  """Checks that a run that goes on has what its loops need.
+
+  Args:
+    latent: the experiment.
+    chains: as a checkpoint had them.
+
+  Raises:
+    UserError: if the pool is another method's, or what fits begin from is
+      lost.
+  """
+  method, pool, empty = latent.method, chains.pool, empty_pool(latent)
+  if (pool and pool.tokens.shape) != (empty and empty.tokens.shape):
+    raise UserError(
+      f"the checkpoint's memory is not that of method {method.name!r} with "
+      f"{method.num_draws} draws a question: choose another MODEL_DIR"
+    )
+  if method.refit is None or not method.refit.begins_anew():
+    return
+  if not paths.absolute(_first(latent)).is_dir():
+    raise UserError(
+      f"{_first(latent)} is lost, from which method {method.name!r} begins "
+      "each outer loop: choose another MODEL_DIR"
+    )
+
+
+def begin(
+  latent: Latent,
+  chains: Chains,
+  model: LanguageModel,
+  train_state: Any,
+  step: int,
+) -> tuple[Any, dict[str, Any]]:
+  """Where a loop begins, fills the pool and starts the fit again.
+
+  Args:
+    latent: the experiment.
+    chains: gets the new pool, and the memory of it.
+    model: draws.
+    train_state: T5X's before the step, whose parameters the model draws with;
+      where a fit is started again it is used up.
+    step: T5X's, of the steps taken so far.
+
+  Returns:
+    T5X's state to go on with, and those metrics of the step that say what
+    drawing took; none where no loop begins.
+
+  Raises:
+    RunError: if what fits begin from cannot be read.
+  """
+  method, pool = latent.method, chains.pool
+  own_step = step - chains.began_at
+  if pool is None or own_step != int(pool.ends_at):
+    return train_state, {}
+  assert method.refit is not None
+  assert chains.memory is not None
+  loop = int(pool.loop) + 1
+  collected = refit.collect(
+    model,
+    latent.task,
+    latent.examples,
+    method,
+    train_state.params,
+    latent.seed,
+    loop,
+    latent.batch_size * method.num_draws,
+    Progress(f"loop {loop}", len(latent.examples) * method.num_draws),
+  )
+  pool = refit.next_pool(pool, collected, method, own_step, _ENDLESS)
+  chains.memory = refit.remember(
+    chains.memory, pool.tokens, pool.is_correct, own_step + 1
+  )
+  chains.pool = pool
+  if loop > 0:  # the first one begins as the run does
+    train_state = _begin_fit(train_state, _first(latent), method.refit.restart)
+  return train_state, collected.cost()
+
+
+def end(latent: Latent, chains: Chains, step: int, loss: float) -> None:
+  """Ends the loop if a minibatch is fitted well enough.
+
+  Args:
+    latent: the experiment.
+    chains: with the pool.
+    step: T5X's, this one included.
+    loss: of the step, in nats a sequence.
+  """
+  own_step = step - chains.began_at
+  chains.pool = refit.end_early(
+    latent.method.refit, chains.pool, own_step, loss
+  )
+
+
+def _begin_fit(train_state: Any, first: str, restart: bool) -> Any:
+  """Begins a fit as the run began, but that T5X's step goes on.
+
+  Args:
+    train_state: T5X's, of which nothing may be used any more.
+    first: where the first state is kept.
+    restart: whether parameters begin anew too, and not the optimizer alone.
+
+  Returns:
+    T5X's state, which lies where the old one does.
+  """
+  now = train_state.state_dict()
+  like = checkpoints.described(now)
+  replaced = [now["state"]["param_states"]] + [now["target"]] * restart
+  # As T5X's step does, give the place away: there may be none for two states.
+  jax.tree.map(lambda array: array.delete(), replaced)
+  state = checkpoints.kept_state(first, like)
+  state["state"]["step"] = now["state"]["step"]
+  if not restart:
+    state["target"] = now["target"]
+  return train_state.restore_state(state)
+
+
+def _first(latent: Latent) -> str:
+  return str(paths.absolute(latent.model_dir) / "first_state")
