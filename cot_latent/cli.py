@@ -438,17 +438,24 @@ def _train(options: argparse.Namespace) -> int:
   return status
 
 
+def _t5x_launch(asked_for: str):
+  """The module that hands over to T5X, for a file that asks for it."""
+  if importlib.util.find_spec("t5x") is None:
+    raise UserError(
+      f"{asked_for} is for T5X, which is not installed: pip install "
+      "'cot-latent[t5x]' (docs/t5x.md)"
+    )
+  from cot_latent.t5x import launch
+
+  return launch
+
+
 def _train_in_t5x(options: argparse.Namespace) -> int:
   """Hands over to T5X's own train.py."""
   if options.strict:
     raise UserError("--strict: T5X's train does not know it; leave it out")
-  if importlib.util.find_spec("t5x") is None:
-    raise UserError(
-      f"{options.gin_file[0]} is for T5X, which is not installed: pip install "
-      "'cot-latent[t5x]' (docs/t5x.md)"
-    )
+  launch = _t5x_launch(options.gin_file[0])
   from cot_latent import configuration
-  from cot_latent.t5x import launch
 
   gin_files, bindings, search_paths = _gin_options(options)
   folders = [*search_paths, *configuration.package_folders()]
@@ -598,6 +605,10 @@ def _rerun(options: argparse.Namespace) -> int:
         f"{', '.join(report_commands.ALLOWANCES)}"
       )
   _silence_logs()
+
+  def repeat_inside_t5x(*arguments) -> None:
+    _t5x_launch(options.report).repeat(*arguments)
+
   return _print_verdict(
     *report_commands.rerun(
       options.report,
@@ -605,6 +616,7 @@ def _rerun(options: argparse.Namespace) -> int:
       options.data_dir,
       options.checkpoint,
       allowed,
+      repeat_inside_t5x,
     )
   )
 

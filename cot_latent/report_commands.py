@@ -9,7 +9,6 @@ from typing import Any
 from cot_latent.errors import UserError
 from cot_latent.reporting import (
   environment,
-  files,
   record,
   replication,
   seals,
@@ -77,6 +76,7 @@ def rerun(
   data_dir: str | None,
   checkpoint: str | None,
   allowed: Collection[str],
+  repeat_inside_t5x: Callable[..., None],
 ) -> tuple[str, bool]:
   """Repeats a run from its report alone, and compares.
 
@@ -87,6 +87,7 @@ def rerun(
     checkpoint: as CHECKPOINT, or T5X's INITIAL_CHECKPOINT_PATH; None takes
       what the run had.
     allowed: of ALLOWANCES, what may differ.
+    repeat_inside_t5x: `t5x.launch.repeat`, for the report of a run inside T5X.
 
   Returns:
     The comparison; and whether the new run is the same.
@@ -105,7 +106,7 @@ def rerun(
   folder = _new_folder(report, output)
   check = functools.partial(_check_same, path, report, allowed)
   if "t5x" in report:
-    _repeat_inside_t5x(report, folder, data_dir, checkpoint, check)
+    repeat_inside_t5x(report, folder, data_dir, checkpoint, check)
   else:
     _repeat(report, folder, data_dir, checkpoint, check)
   found = replication.compare(path, folder / "report.json")
@@ -143,32 +144,6 @@ def _repeat(
   prepared = train.prepare(config, gin_record)
   check(prepared.header)
   train.train(prepared)
-
-
-def _repeat_inside_t5x(
-  report: Mapping[str, Any],
-  folder: pathlib.Path,
-  data_dir: str | None,
-  checkpoint: str | None,
-  check: Callable[[Mapping[str, Any]], None],
-) -> None:
-  """The same by T5X, from the configuration that it read."""
-  from cot_latent.t5x import launch
-
-  folder.mkdir(parents=True, exist_ok=True)
-  gin_file = folder / "rerun.gin"
-  files.write_atomically(gin_file, report["configuration"]["resolved"])
-  changes = {
-    "MODEL_DIR": str(folder),
-    "DATA_DIR": data_dir,
-    "INITIAL_CHECKPOINT_PATH": checkpoint,
-  }
-  launch.run(
-    [str(gin_file)],
-    [f"{name} = {value!r}" for name, value in changes.items() if value],
-    (),
-    check=check,
-  )
 
 
 def export(name: str, output: str, checkpoint: str | None, dtype: Any) -> str:

@@ -69,6 +69,7 @@ def test_a_new_task(tmp_path):
   assert not ROOT.is_relative_to(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_new_method(tmp_path):
   files, commands = read_page("new_method.md")
   assert {"my_methods.py", "all_right.gin"} == set(files)

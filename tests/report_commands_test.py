@@ -294,6 +294,35 @@ def test_a_run_is_repeated_from_its_report_alone(run, capsys, tmp_path):
   assert "holds a run that is complete already" in text
 
 
+def test_a_run_inside_t5x_is_not_repeated_without_t5x(
+  run, capsys, tmp_path, monkeypatch
+):
+  path = tmp_path / "report.json"
+  report = json.loads((run / "report.json").read_text())
+  report["t5x"] = {
+    "revision": None,
+    "is_modified": None,
+    "version": "0",
+    "began_at": 0,
+    "partitioning": {
+      "partitioner": "PjitPartitioner",
+      "mesh": {"data": 1, "model": 1},
+      "num_devices": 1,
+      "num_partitions": 1,
+      "model_parallel_submesh": None,
+      "logical_axis_rules": [],
+      "num_microbatches": None,
+    },
+  }
+  path.write_text(files.to_json(record.sealed(report)))
+  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+  output = tmp_path / "again"
+  status, text = call(capsys, "rerun", path, f"--output={output}")
+  assert status == 2
+  assert f"{path} is for T5X, which is not installed: pip install" in text
+  assert not output.exists()
+
+
 @pytest.mark.slow
 def test_the_quickstart_that_is_kept_is_repeated(capsys, tmp_path):
   kept = tmp_path / "quickstart"

@@ -13,6 +13,7 @@ from t5x import gin_utils
 
 from cot_latent import gin_errors, gin_sources
 from cot_latent.errors import RunError, UserError
+from cot_latent.reporting import files
 from cot_latent.t5x import plan, report
 
 _MODULE = "t5x.train"
@@ -61,6 +62,38 @@ def run(
       raise
   finally:
     sys.argv, report.check_header = before, None
+
+
+def repeat(
+  report: Mapping[str, Any],
+  folder: pathlib.Path,
+  data_dir: str | None,
+  checkpoint: str | None,
+  check: Callable[[Mapping[str, Any]], None],
+) -> None:
+  """Runs again what a report is of, from the configuration that T5X read.
+
+  Args:
+    report: of a run inside T5X.
+    folder: the new run's.
+    data_dir: as DATA_DIR; None takes what the run had.
+    checkpoint: as INITIAL_CHECKPOINT_PATH; None takes what the run had.
+    check: as for `run`.
+
+  Raises:
+    UserError: for a mistake in the configuration.
+    RunError: if the run cannot go on.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  gin_file = folder / "rerun.gin"
+  files.write_atomically(gin_file, report["configuration"]["resolved"])
+  changes = {
+    "MODEL_DIR": str(folder),
+    "DATA_DIR": data_dir,
+    "INITIAL_CHECKPOINT_PATH": checkpoint,
+  }
+  bindings = [f"{name} = {value!r}" for name, value in changes.items() if value]
+  run([str(gin_file)], bindings, (), check=check)
 
 
 def dry_run(

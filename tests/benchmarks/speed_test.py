@@ -39,6 +39,7 @@ def test_every_workload_that_can_run_is_measured(found):
       assert figures["share_of_limit"]["arithmetic"] > 0
 
 
+@pytest.mark.slow
 def test_rationales_have_the_mean_length_that_was_asked_for():
   sizes = dataclasses.replace(
     TOY, num_questions=400, max_length=64, num_slots=(400,)

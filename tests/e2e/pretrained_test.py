@@ -168,6 +168,7 @@ def test_the_base_model_may_have_moved(sources, tuned, tmp_path, capsys):
   assert "exists: give a folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_all_parameters_of_an_encoder_decoder(sources, tmp_path):
   source, directory = sources["byt5_small"], tmp_path / "run"
   report = train("byt5_small", source, directory, "LEARNING_RATE=1e-2")

@@ -234,6 +234,7 @@ def test_a_twin_that_forgets_is_rejected():
       check_slots(model, 8)
 
 
+@pytest.mark.slow
 def test_slots_become_fewer(monkeypatch):
   """When nothing waits, and where it makes up for compiling."""
   monkeypatch.setattr(sampling, "_WORTH_SHRINKING", 1)

@@ -548,6 +548,7 @@ def check_slots(folder):
   check_close(draws.log_prob, expected.log_prob)
 
 
+@pytest.mark.slow
 def test_slots_change_nothing(folders, monkeypatch):
   drawn_at_once(folders / "byt5")
   monkeypatch.setattr(sampling, "_WORTH_SHRINKING", 1)

@@ -187,7 +187,7 @@ def test_sigterm_is_said_by_t5x_train_too(tmp_path):
 
 def test_what_fails_outside_of_steps_and_evaluations_is_said(tmp_path):
   directory = tmp_path / "run"
-  done = runs.run(directory, "--gin.train_script.train.actions={'NO': []}")
+  done = runs.run(directory, "--gin_file=tests/t5x/unknown_action.gin")
   assert done.returncode != 0
   report = read(directory)
   assert report["status"] == "failed"

@@ -181,6 +181,7 @@ def check_time(measure):
   assert min(times) <= SECONDS
 
 
+@pytest.mark.slow
 def test_all_27_are_opened_in_a_moment(data_dir):
   took = []
 

@@ -1,5 +1,6 @@
 """Held-out answers: order, votes, and independence of the batches."""
 
+import numpy as np
 import pytest
 
 from cot_latent.data import scoring
@@ -59,7 +60,8 @@ def test_greedy_needs_no_random_number(setting):
 
 def test_a_completion_that_was_cut_has_no_answer(setting):
   _, task, _, examples = setting
-  tokens = examples.targets[1]
+  ids = task.vocabulary.encode("what it said")
+  tokens = np.int32([*ids, task.vocabulary.eos_id, 0])
   output = evaluation.judge(task, examples, 1, tokens)
   assert (output.id, output.target) == (examples.ids[1], examples.answers[1])
   assert output.ended == [True]

@@ -77,7 +77,7 @@ def assert_same_run(one, other):
 # What a process does again and again, and may be killed before or after.
 DOINGS = (
   ("row", files.Journal, "add"),
-  ("fill", refit, "fill"),  # a pool
+  ("fill", refit, "next_pool"),  # a pool
   # The memory is moved, and neither parameters nor anything on disk.
   ("e_step", estep, "e_step"),
   ("e_step", refit, "e_step"),

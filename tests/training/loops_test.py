@@ -87,6 +87,7 @@ def test_star_draws_with_the_last_fit_and_begins_from_the_base(star):
     assert int(step.state.pool.ends_at) == [2, 5, 8][loop]
 
 
+@pytest.mark.slow
 def test_loops_that_do_not_begin_anew_would_be_seen(folder):
   settings = dataclasses.replace(STAR, restart=False)
   watched = watch(quick(folder / "going_on", looped(settings)))
