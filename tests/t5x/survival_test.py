@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from cot_latent.models import t5
 from cot_latent.t5x import checkpoints, moving
-from tests.t5x import folders, runs
+from tests.t5x import fitted, folders, runs
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +47,10 @@ def test_a_memory_that_was_lost_is_noticed(tmp_path):
   assert not (directory / "checkpoint_6").exists()
 
 
-# Of tests/t5x/small.gin.
-SIZES = t5.T5Config(
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-  embed_dim=16,
-  num_heads=2,
-  head_dim=8,
-  mlp_dim=32,
-)
-
-
 def test_a_model_of_the_embedded_trainer_is_begun_with(tmp_path):
   source, directory = tmp_path / "source", tmp_path / "run"
   source.mkdir()
-  folders.write(source, SIZES, 264)
+  folders.write(source, fitted.SMALL, 264)
   path = moving.from_folder(str(source), str(tmp_path / "moved"))
   flags = ("--gin.TRAIN_STEPS=4", f"--gin.INITIAL_CHECKPOINT_PATH='{path}'")
   only = "--gin_file=gin/t5x/parameters_only.gin"
