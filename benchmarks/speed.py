@@ -6,7 +6,8 @@ measured, and the others' figures stay as they were.
 
 In each round everything is measured once, one after the other: the machine, and
 each contender. Figures are medians over the rounds, so that what else the
-machine does meanwhile falls on all alike. What compiles is run once before.
+machine does meanwhile falls on all alike; those of W3 are means, for each of
+its rounds has other draws. What compiles is run once before.
 """
 
 import argparse

@@ -65,7 +65,7 @@ def run(
 
 
 def repeat(
-  report: Mapping[str, Any],
+  old: Mapping[str, Any],
   folder: pathlib.Path,
   data_dir: str | None,
   checkpoint: str | None,
@@ -74,7 +74,7 @@ def repeat(
   """Runs again what a report is of, from the configuration that T5X read.
 
   Args:
-    report: of a run inside T5X.
+    old: the report of a run inside T5X.
     folder: the new run's.
     data_dir: as DATA_DIR; None takes what the run had.
     checkpoint: as INITIAL_CHECKPOINT_PATH; None takes what the run had.
@@ -86,7 +86,7 @@ def repeat(
   """
   folder.mkdir(parents=True, exist_ok=True)
   gin_file = folder / "rerun.gin"
-  files.write_atomically(gin_file, report["configuration"]["resolved"])
+  files.write_atomically(gin_file, old["configuration"]["resolved"])
   changes = {
     "MODEL_DIR": str(folder),
     "DATA_DIR": data_dir,
