@@ -120,27 +120,35 @@ def check_stopped(process, directory, wanted, what):
   assert report_of(directory)["status"] == "interrupted"
 
 
-def test_killed_and_interrupted_runs_end_as_if_left_alone(tmp_path):
-  alone, stopped = tmp_path / "alone", tmp_path / "stopped"
-  undisturbed = start(alone)
-  status, output, errors = finish(undisturbed)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+  """The folder of a run that nothing disturbs."""
+  directory = tmp_path_factory.mktemp("alone") / "run"
+  status, output, errors = finish(start(directory))
   assert status == 0, errors
   assert f"{STEPS} steps of trice on chain_v1" in output
+  return directory
 
+
+def kill(stopped, step, num_resumed):
   killed = start(stopped)
-  wait_for_step(killed, stopped, 8)
+  wait_for_step(killed, stopped, step, num_resumed)
   killed.send_signal(signal.SIGKILL)
   killed.communicate()
   assert killed.returncode == -signal.SIGKILL
   assert report_of(stopped)["status"] == "running"
 
+
+def interrupt(stopped, step, num_resumed):
   interrupted = start(stopped)
-  wait_for_step(interrupted, stopped, 16, num_resumed=1)
+  wait_for_step(interrupted, stopped, step, num_resumed)
   interrupted.send_signal(signal.SIGINT)
   check_stopped(interrupted, stopped, 130, "interrupted")
 
+
+def preempt(stopped, step, num_resumed):
   preempted = start(stopped)
-  wait_for_step(preempted, stopped, 24, num_resumed=2)
+  wait_for_step(preempted, stopped, step, num_resumed)
   preempted.send_signal(signal.SIGTERM)
   check_stopped(preempted, stopped, 143, "ended by SIGTERM")
   # It has saved what it had done.
@@ -148,12 +156,22 @@ def test_killed_and_interrupted_runs_end_as_if_left_alone(tmp_path):
   last = json.loads(lines[-1])["step"]
   assert (stopped / "checkpoints" / str(last)).is_dir()
 
+
+@pytest.mark.parametrize(
+  "ends",
+  [[kill], pytest.param([kill, interrupt, preempt], marks=pytest.mark.slow)],
+  ids=len,
+)
+def test_runs_that_are_ended_end_as_if_left_alone(alone, tmp_path, ends):
+  stopped = tmp_path / "stopped"
+  for number, end in enumerate(ends):
+    end(stopped, 8 * (number + 1), number)
   status, _, errors = finish(start(stopped))
   assert status == 0, errors
   one, other = record.read_whole(alone), record.read_whole(stopped)
   assert other["status"] == "complete"
   assert one["digest"] == other["digest"]
-  assert len(other["continuity"]["resumes"]) == 3
+  assert len(other["continuity"]["resumes"]) == len(ends)
   # It says something that they agree, for much has happened.
   assert sum(row["estimator/is_skipped"] for row in one["metrics"]) == 0
   assert sum(row["chain/accept_rate"] > 0 for row in one["metrics"]) > 12
@@ -206,10 +224,8 @@ DEATHS = [
 
 
 @pytest.mark.slow
-def test_killed_within_a_checkpoint_ends_as_if_left_alone(tmp_path):
-  alone, killed = tmp_path / "alone", tmp_path / "killed"
-  status, _, errors = finish(start(alone))
-  assert status == 0, errors
+def test_killed_within_a_checkpoint_ends_as_if_left_alone(alone, tmp_path):
+  killed = tmp_path / "killed"
   for place, meant, _ in DEATHS:
     arguments = command(killed)[3:]
     done = subprocess.run(
