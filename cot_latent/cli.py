@@ -408,25 +408,26 @@ def _train(options: argparse.Namespace) -> int:
     options.process_count,
     options.process_index,
   )
+  if where != (None, None, None) and not options.multiprocess:
+    raise UserError(
+      "--coordinator_address, --process_count and --process_index need "
+      "--multiprocess"
+    )
   from cot_latent import configuration
 
   gin_files, _, search_paths = _gin_options(options)
-  if configuration.asks_for_t5x(gin_files, search_paths):
-    return _train_in_t5x(options)
+  is_for_t5x = configuration.asks_for_t5x(gin_files, search_paths)
+  train = _train_in_t5x if is_for_t5x else _train_here
   if not options.multiprocess:
-    if where != (None, None, None):
-      raise UserError(
-        "--coordinator_address, --process_count and --process_index need "
-        "--multiprocess"
-      )
-    return _train_here(options)
+    return train(options)
   from cot_latent.training import processes
 
-  processes.join(*where)
+  if not is_for_t5x:  # T5X's train joins them itself
+    processes.join(*where)
 
   def run() -> int:
     with processes.one_line():
-      return _train_here(options)
+      return train(options)
 
   status = _EXIT_ERROR
   try:
@@ -442,11 +443,16 @@ def _t5x_launch(asked_for: str):
   """The module that hands over to T5X, for a file that asks for it."""
   if importlib.util.find_spec("t5x") is None:
     raise UserError(
-      f"{asked_for} is for T5X, which is not installed: pip install "
-      "'cot-latent[t5x]' (docs/t5x.md)"
+      f"{asked_for} is for T5X, which is not installed: docs/t5x.md, "
+      "Installing, has the two commands"
     )
-  from cot_latent.t5x import launch
-
+  try:
+    from cot_latent.t5x import launch
+  except ModuleNotFoundError as error:
+    raise UserError(
+      f"{asked_for} is for T5X, which lacks {error.name}: docs/t5x.md, "
+      "Installing, names all that it needs"
+    ) from error
   return launch
 
 

@@ -9,6 +9,9 @@ from etils import epath
 from t5x import checkpoints
 
 from cot_latent.errors import RunError, UserError
+from cot_latent.t5x import paths
+
+NOT_READ = ocp.PLACEHOLDER
 
 
 class Stored(NamedTuple):
@@ -32,7 +35,7 @@ def read(path: str) -> Stored:
   Raises:
     UserError: if there is none.
   """
-  folder = epath.Path(path)
+  folder = paths.absolute(path)  # Orbax takes no other
   if (folder / "state").is_dir():
     state = _read_orbax(folder / "state")
   elif (folder / "checkpoint").is_file():
@@ -50,18 +53,23 @@ def write(path: str, params: dict[str, Any]) -> None:
   """Writes parameters alone as a checkpoint of step 0, in Orbax's form.
 
   Args:
-    path: of the checkpoint, such as DIR/checkpoint_0.
+    path: of the checkpoint, such as DIR/checkpoint_0. It appears when it is
+      whole.
     params: T5X's.
   """
-  folder = epath.Path(path)
+  folder = paths.absolute(path)
+  partial = folder.with_name(f"{folder.name}.partial")
+  if partial.exists():  # somebody was ended here before
+    partial.rmtree()
   state = {
     "target": jax.tree.map(np.asarray, params),
     "state": {"step": np.int32(0)},
   }
   with ocp.PyTreeCheckpointer() as writer:
-    writer.save(folder / "state", state)
+    writer.save(partial / "state", state)
   # T5X looks for this part too; without a memory in it one is begun.
-  (folder / "dataset").mkdir()
+  (partial / "dataset").mkdir()
+  partial.rename(folder)
 
 
 def keep_state(path: str, state: Any) -> None:
@@ -81,7 +89,7 @@ def kept_state(path: str, like: Any) -> Any:
   Args:
     path: as for `keep_state`.
     like: arrays of the same shapes that lie where these shall, or what
-      `described` makes of them.
+      `described` makes of them; `NOT_READ` stands for what is to be left.
 
   Raises:
     RunError: if it is lost, or of something else.
@@ -100,7 +108,17 @@ def kept_state(path: str, like: Any) -> Any:
 
 def described(tree: Any) -> Any:
   """Shapes, types and places of arrays, without what is in them."""
-  return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+
+  def describe(leaf):
+    if leaf is NOT_READ:
+      return leaf
+    place = leaf.sharding
+    if not leaf.shape and isinstance(place, jax.sharding.NamedSharding):
+      # Several processes restore a number to a place that JAX then refuses.
+      place = jax.sharding.NamedSharding(place.mesh, jax.P())
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+  return jax.tree.map(describe, tree)
 
 
 def _read_orbax(folder: epath.Path) -> dict[str, Any]:

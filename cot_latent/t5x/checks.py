@@ -8,6 +8,9 @@ import inspect
 from typing import Any, NamedTuple
 
 import gin
+import jax
+from gin import config as gin_config
+from t5x import models
 
 from cot_latent.errors import UserError
 
@@ -19,6 +22,8 @@ class Settings(NamedTuple):
 
   Attributes:
     random_seed: of initial parameters.
+    save_dtype: of the parameters in checkpoints.
+    ignored: what is bound for T5X's own trainer, and not for this project's.
     use_hardware_rng: whether random numbers depend on the hardware.
     save_dataset: whether checkpoints hold the training iterator.
     save: whether there are checkpoints.
@@ -28,6 +33,8 @@ class Settings(NamedTuple):
   use_hardware_rng: Any
   save_dataset: Any
   save: Any
+  save_dtype: Any = None
+  ignored: tuple[str, ...] = ()
 
 
 def gin_settings() -> Settings:
@@ -37,7 +44,14 @@ def gin_settings() -> Settings:
     use_hardware_rng=_bound("train.use_hardware_rng"),
     save_dataset=_bound("SaveCheckpointConfig.save_dataset"),
     save=_bound("CheckpointConfig.save"),
+    save_dtype=_bound("SaveCheckpointConfig.dtype"),
+    ignored=_ignored(),
   )
+
+
+def evaluates_first() -> bool:
+  """Whether T5X evaluates whenever a run begins or goes on."""
+  return bool(_bound("train.run_eval_before_training"))
 
 
 def evaluates_greedily() -> bool:
@@ -78,6 +92,16 @@ def check_settings(settings: Settings, seed: int) -> None:
       "utils.SaveCheckpointConfig.save_dataset must be True: the rationale "
       "memory lies in that part of a checkpoint"
     )
+  if settings.save_dtype not in (None, "float32"):
+    raise UserError(
+      f"utils.SaveCheckpointConfig.dtype = {settings.save_dtype!r}: a run "
+      "would go on from rounded parameters; set 'float32'"
+    )
+  for name in settings.ignored:
+    raise UserError(
+      f"trainer.Trainer.{name} does not reach this project's trainer: bind "
+      f"latent_trainer.LatentTrainer.{name} instead"
+    )
 
 
 def check_model(model: Any) -> None:
@@ -90,6 +114,11 @@ def check_model(model: Any) -> None:
     UserError: naming the binding.
   """
   name = type(model).__name__
+  if type(model).loss_fn is not models.BaseTransformerModel.loss_fn:
+    raise UserError(
+      f"MODEL is a {name}, whose loss is another one than T5X's "
+      "EncoderDecoderModel and DecoderOnlyModel have: the method needs theirs"
+    )
   if model._z_loss:
     raise UserError(
       f"Z_LOSS = {model._z_loss} (models.{name}.z_loss) adds to the "
@@ -118,6 +147,45 @@ def check_model(model: Any) -> None:
       f"models.{name}.decode_fn cannot draw samples: set models.{name}."
       "decode_fn = @decoding.temperature_sample"
     )
+
+
+def check_loss_draws_nothing(model: Any, params: Any, batch: Any) -> None:
+  """Checks that a network has no dropout, however it is configured.
+
+  Args:
+    model: T5X's.
+    params: its parameters, or their shapes.
+    batch: features, or their shapes.
+
+  Raises:
+    UserError: if the loss depends on random numbers.
+  """
+  trace = jax.make_jaxpr(model.loss_fn)
+  if "random_bits" in str(trace(params, batch, jax.random.key(0))):
+    raise UserError(
+      f"the loss of {type(model.module).__name__} draws random numbers, as "
+      "dropout does: what is scored must be what was drawn; turn it off"
+    )
+
+
+def _ignored() -> tuple[str, ...]:
+  """Names of what is bound for T5X's trainer alone."""
+  theirs, own = map(_bindings, (".trainer.Trainer", ".LatentTrainer"))
+  return tuple(
+    name
+    for name, value in sorted(theirs.items())
+    if value is not None and value != own.get(name)
+  )
+
+
+def _bindings(ending: str) -> dict[str, Any]:
+  """All that gin binds of what has a name of this ending, unresolved."""
+  return {
+    name: value
+    for (_, selector), parameters in gin_config._CONFIG.items()
+    if f".{selector}".endswith(ending)
+    for name, value in parameters.items()
+  }
 
 
 def _dropout_rate(module: Any) -> float:

@@ -36,8 +36,9 @@ def from_t5x(config: T5Config, params: Mapping[str, Any]) -> Tree:
     Parameters of `models.t5.T5`.
 
   Raises:
-    UserError: if they are of another model.
+    UserError: if they are of another model, or of a kind that T5X has not.
   """
+  _check_kind(config)
   flat = _flat(params)
   pairs = list(_pairs(config))
   _check_names(flat, {pair.theirs for pair in pairs}, "T5X's checkpoint")
@@ -48,6 +49,7 @@ def from_t5x(config: T5Config, params: Mapping[str, Any]) -> Tree:
 
 def to_t5x(config: T5Config, params: Mapping[str, Any]) -> Tree:
   """The other way; see `from_t5x`."""
+  _check_kind(config)
   flat = _flat(params)
   pairs = list(_pairs(config))
   _check_names(flat, {pair.own for pair in pairs}, "the model")
@@ -57,15 +59,24 @@ def to_t5x(config: T5Config, params: Mapping[str, Any]) -> Tree:
 
 
 def _flat(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  flat = traverse_util.flatten_dict(_plain(params), sep="/")
+  flat = traverse_util.flatten_dict(plain(params), sep="/")
   return {name: np.asarray(array) for name, array in flat.items()}
 
 
-def _plain(tree: Any) -> Any:
-  """A tree of dicts, whatever mappings it was of."""
+def plain(tree: Any) -> Any:
+  """Makes dicts of a tree's mappings, whatever they are."""
   if isinstance(tree, Mapping):
-    return {name: _plain(part) for name, part in tree.items()}
+    return {name: plain(part) for name, part in tree.items()}
   return tree
+
+
+def _check_kind(config: T5Config) -> None:
+  if config.scale_outputs != config.tie_embeddings:
+    raise UserError(
+      f"a T5 with tie_embeddings = {config.tie_embeddings} and scale_outputs = "
+      f"{config.scale_outputs}: T5X's has both or neither, so that this one "
+      "cannot be moved"
+    )
 
 
 def _check_names(flat, wanted: set[str], what: str) -> None:

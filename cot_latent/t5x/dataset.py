@@ -141,10 +141,6 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
       memory=MemoryState(**arrays),
     )
 
-  def load(self, filename) -> None:
-    """What CLU called `restore` before, and T5X still does."""
-    self.restore(filename)
-
 
 def _find(path: epath.Path) -> epath.Path | None:
   """Finds the file, or that of another process: all hold the same.

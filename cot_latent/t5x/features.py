@@ -4,9 +4,7 @@ B rows, P prompt tokens, T target tokens.
 """
 
 import dataclasses
-from collections.abc import Mapping
 
-import jax
 import numpy as np
 from t5x import models
 
@@ -64,14 +62,6 @@ class Converter:
       "decoder_causal_attention": (
         np.arange(tokens.shape[1]) <= lengths[:, None]
       ).astype(np.int32),
-    }
-
-  def spec(self, rows: int) -> Mapping[str, jax.ShapeDtypeStruct]:
-    """The shapes and types of the features of so many rows."""
-    empty = self.zeros(rows)
-    return {
-      name: jax.ShapeDtypeStruct(array.shape, array.dtype)
-      for name, array in empty.items()
     }
 
   def zeros(self, rows: int) -> Features:

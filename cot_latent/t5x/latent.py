@@ -7,12 +7,13 @@ import functools
 from typing import Any
 
 import seqio
+from etils import epath
 from t5x import models
 
 from cot_latent.data import examples
 from cot_latent.data.examples import Source
 from cot_latent.errors import UserError
-from cot_latent.t5x import checks, features, one_line
+from cot_latent.t5x import checks, features, one_line, paths
 from cot_latent.t5x.dataset import RationaleIterator
 from cot_latent.tasks import common
 from cot_latent.training import loading
@@ -26,6 +27,7 @@ class Latent:
   E-step needs.
 
   Attributes:
+    config: the questions and their lengths.
     task: vocabulary and answers.
     examples: N training questions.
     method: how rationales are drawn and weighed.
@@ -61,6 +63,12 @@ class Latent:
     one_line.install()
     checks.check_model(model)
     checks.check_settings(checks.gin_settings(), seed)
+    if not epath.Path(model_dir).is_absolute():
+      whole = str(paths.absolute(model_dir))
+      raise UserError(
+        f"MODEL_DIR = {model_dir!r} must begin at the root, as T5X's "
+        f"checkpoints want it: set MODEL_DIR = {whole!r}"
+      )
     self.config = task
     self.method, self.seed, self.batch_size = method, seed, batch_size
     self.task = examples.open_task(task.source)
@@ -87,7 +95,11 @@ class Latent:
     feature_converter_cls: Any,
     **settings: Any,
   ) -> RationaleIterator:
-    """Gives T5X its training iterator; see `t5x.utils.GetDatasetCallable`."""
+    """Gives T5X its training iterator; see `t5x.utils.GetDatasetCallable`.
+
+    Raises:
+      UserError: if T5X was given another size of a minibatch.
+    """
     del shard_id, feature_converter_cls, settings
     if cfg.batch_size != self.batch_size:
       raise UserError(

@@ -16,11 +16,11 @@ from t5x import trainer, utils
 
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import memory, rng
-from cot_latent.t5x import loops, sampler
+from cot_latent.t5x import checks, loops, provenance, sampler
 from cot_latent.t5x.dataset import Chains
 from cot_latent.t5x.latent import Latent
 from cot_latent.t5x.report import Report
-from cot_latent.training import estep, refit
+from cot_latent.training import estep, processes, refit
 from cot_latent.training.progress import Progress
 
 # T5X averages these over the loss's weights, which are signed here.
@@ -75,10 +75,14 @@ class LatentTrainer(trainer.Trainer):
       **settings: of `t5x.trainer.Trainer`.
 
     Raises:
-      UserError: if the memory is not that of the parameters.
+      UserError: if the memory is not that of the parameters, if the network
+        has dropout, or if processes were asked for different things.
     """
     settings.setdefault("weight_metrics_computer", GradientNorm())
     super().__init__(*arguments, **settings)
+    checks.check_loss_draws_nothing(
+      self._model, self.train_state.params, latent.converter.zeros(1)
+    )
     self._latent, self._report = latent, report
     self._steps: dict[int, Any] = {}
     self._empty_metrics: Any = None
@@ -106,6 +110,12 @@ class LatentTrainer(trainer.Trainer):
 
   def _start_memory(self, step: int) -> None:
     chains, latent = self.chains, self._latent
+    processes.check_agreement(
+      [
+        *(provenance.bindings(), latent.seed, latent.model_dir),
+        latent.examples.fingerprint(),
+      ]
+    )
     if jax.process_count() > 1:
       _share(chains, latent)
     if chains.memory is not None:
@@ -191,14 +201,16 @@ class LatentTrainer(trainer.Trainer):
     measured |= cost
     differentiating = time.perf_counter()
     weighted = self._place(self._convert(rows))
-    run = self._step_for(len(weighted["decoder_target_tokens"]), train_state)
     if measured["estimator/num_valid"]:
-      train_state, metrics = run(train_state, weighted)
-      loss = float(utils.get_local_data(metrics["loss"].total))
-      if not np.isfinite(loss):
+      size = len(weighted["decoder_target_tokens"])
+      train_state, metrics = self._step_for(size, train_state)(
+        train_state, weighted
+      )
+      loss = _number(metrics["loss"])
+      if not np.isfinite([loss, _norm(metrics) or 0.0]).all():
         raise RunError(
-          f"the loss of step {step + 1} is not finite: try a lower learning "
-          "rate, in another MODEL_DIR"
+          f"loss or gradient of step {step + 1} is not finite: try a lower "
+          "learning rate, in another MODEL_DIR"
         )
       loops.end(self._latent, self.chains, step + 1, loss)
     else:
@@ -290,21 +302,31 @@ class LatentTrainer(trainer.Trainer):
       self._empty_metrics = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes
       )
-    return dict(self._empty_metrics)
+    rate = jnp.asarray([self._learning_rate_fn(train_state.step)])
+    average, last = clu.metrics.Average, clu.metrics.LastValue
+    return self._empty_metrics | {
+      "learning_rate": average.from_model_output(rate),
+      "learning_rate/current": last.from_model_output(rate),
+    }
 
 
 def _for_report(metrics, measured: dict[str, Any]) -> dict[str, Any]:
   """T5X's metrics of one step, by the names that a report has."""
-  norm = metrics.get(_NORM, metrics.get(_THEIR_NORM))
   return {
     "num_scored": measured["estimator/num_weighted"],
     "estimator/is_skipped": int(measured["estimator/num_valid"] == 0),
     "grad/is_finite": 1,  # or the run had ended
-    "grad/norm": None if norm is None else _number(norm),
+    "grad/norm": _norm(metrics),
     "grad/loss": _number(metrics["loss"]),
     "sampler/log_prob_gap": None,  # T5X's loop does not say what it drew by
     "optimizer/learning_rate": _number(metrics["learning_rate"]),
   }
+
+
+def _norm(metrics) -> float | None:
+  """The gradient's length; None if nothing measures it."""
+  norm = metrics.get(_NORM, metrics.get(_THEIR_NORM))
+  return None if norm is None else _number(norm)
 
 
 def _number(metric: Any) -> float:

@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import runpy
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from gin import config as gin_config
 from t5x import gin_utils
 
 from cot_latent import gin_errors, gin_sources
-from cot_latent.errors import RunError, UserError
+from cot_latent.errors import Preempted, RunError, UserError
 from cot_latent.reporting import files
 from cot_latent.t5x import plan, report
 
@@ -47,7 +48,8 @@ def run(
   sys.argv = ["t5x", *arguments, *flags]
   report.check_header = check
   try:
-    runpy.run_module(_MODULE, run_name="__main__", alter_sys=True)
+    with _said():
+      runpy.run_module(_MODULE, run_name="__main__", alter_sys=True)
   except (UserError, RunError) as error:
     # Its type may be one that gin made of ours.
     kind = UserError if isinstance(error, UserError) else RunError
@@ -81,10 +83,13 @@ def repeat(
     check: as for `run`.
 
   Raises:
-    UserError: for a mistake in the configuration.
+    UserError: for a mistake in the configuration, or by `check`; the folder
+      is as it was then.
     RunError: if the run cannot go on.
   """
+  folder = folder.absolute()
   folder.mkdir(parents=True, exist_ok=True)
+  is_empty = not any(folder.iterdir())
   gin_file = folder / "rerun.gin"
   files.write_atomically(gin_file, old["configuration"]["resolved"])
   changes = {
@@ -93,7 +98,13 @@ def repeat(
     "INITIAL_CHECKPOINT_PATH": checkpoint,
   }
   bindings = [f"{name} = {value!r}" for name, value in changes.items() if value]
-  run([str(gin_file)], bindings, (), check=check)
+  try:
+    run([str(gin_file)], bindings, (), check=check)
+  except UserError:
+    # T5X has written files of its own before a report could be begun.
+    if is_empty and not (folder / "report.json").exists():
+      shutil.rmtree(folder)
+    raise
 
 
 def dry_run(
@@ -154,6 +165,16 @@ def parse(
   with gin_errors.explained("in the configuration"):
     gin.finalize()
     return gin.get_configurable(train_script.train)
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[None]:
+  """Has the report say what ended the run, wherever that was."""
+  try:
+    yield
+  except (Exception, KeyboardInterrupt, Preempted) as error:
+    report.end_by(error)
+    raise
 
 
 @contextlib.contextmanager

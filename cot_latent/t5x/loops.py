@@ -154,6 +154,10 @@ def _begin_fit(train_state: Any, first: str, restart: bool) -> Any:
   """
   now = train_state.state_dict()
   like = checkpoints.described(now)
+  if not restart:
+    like["target"] = jax.tree.map(
+      lambda leaf: checkpoints.NOT_READ, like["target"]
+    )
   replaced = [now["state"]["param_states"]] + [now["target"]] * restart
   # As T5X's step does, give the place away: there may be none for two states.
   jax.tree.map(lambda array: array.delete(), replaced)

@@ -34,6 +34,8 @@ _FREE_ENDINGS = (
   "Report",
   "vocabulary",  # by the hash that the section on the data has
 )
+# Of these endings: whether the optimizer is the checkpoint's or a new one.
+_DECISIVE_PARAMETERS = ("assignment_map",)
 _FREE_PARAMETERS = (
   "cache",
   "checkpoint_cfg",
@@ -103,11 +105,12 @@ def bindings() -> dict[str, str]:
       if scope not in _FREE_MACROS:
         found[scope] = _text(parameters["value"])
       continue
-    if selector.endswith(_FREE_ENDINGS):
-      continue
+    is_free = selector.endswith(_FREE_ENDINGS)
     name = f"{scope}/{selector}" if scope else selector
     for parameter, value in sorted(parameters.items()):
-      if parameter not in _FREE_PARAMETERS:
+      if parameter in _DECISIVE_PARAMETERS or not (
+        is_free or parameter in _FREE_PARAMETERS
+      ):
         found[f"{name}.{parameter}"] = _text(value)
   return found
 

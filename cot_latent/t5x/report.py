@@ -19,7 +19,7 @@ from cot_latent.errors import Preempted, UserError
 from cot_latent.inference.memory import MemoryState
 from cot_latent.reporting import environment, files, lock, record, seals
 from cot_latent.reporting.liveness import Limits
-from cot_latent.t5x import provenance, store
+from cot_latent.t5x import checks, provenance, store
 from cot_latent.t5x.latent import Latent
 from cot_latent.training import (
   compilation,
@@ -35,6 +35,7 @@ from cot_latent.training.evaluation import Output
 # What looks at a header before anything is written. A module's variable, for
 # between who sets it, `launch.run`, and the report stands T5X's own script.
 check_header: Callable[[Mapping[str, Any]], None] | None = None
+_open: set["Report"] = set()  # in this process, for `end_by`
 
 _NUM_SAMPLES_SHOWN = 6  # of each kind
 # What an evaluation leaves in the journal. T5X evaluates after it has saved,
@@ -113,13 +114,19 @@ class Report:
       num_microbatches: of a step.
 
     Raises:
-      UserError: if the folder belongs to another run or is in use, or if steps
-        are missing in its journal.
+      UserError: if the folder belongs to another run or is in use, if steps
+        are missing in its journal, or if TRAIN_STEPS is less than the steps of
+        the checkpoint.
     """
     self._began_at = began_at
     end = self._total_steps
     if self._relative:
       end = step + self._relative
+    if end < step:
+      raise UserError(
+        f"TRAIN_STEPS = {end} counts the {step} steps of the checkpoint too: "
+        f"set TRAIN_STEPS = {step} and what is to be trained"
+      )
     self._steps, own = end - began_at, step - began_at
     sections, diff = self._sections(params, partitioner, num_microbatches)
     if check_header is not None:
@@ -132,15 +139,20 @@ class Report:
     old = self._old(is_new)
     if old is not None:
       record.check_same_run(pathlib.Path(self._model_dir), old, sections)
-      if old["status"] in record.FINISHED and own == self._steps:
+      if old["status"] in record.FINISHED:
         self._held.close()
-        return  # nothing is left to do
+        if own == self._steps:
+          return  # nothing is left to do
+        raise UserError(
+          f"{self._model_dir} has the report of a complete run, and its last "
+          "checkpoint is gone: choose another MODEL_DIR"
+        )
       self._take_over(sections, old, None if is_new else own)
     self._header = sections
     if old is None and is_first and diff:
       files.write_atomically(folder / record.DIFF, diff)
     resume_at = None if is_new else own
-    if resume_at is not None and is_first:
+    if resume_at is not None and is_first and checks.evaluates_first():
       _drop_evaluation(folder / record.JOURNAL, resume_at)
     self._record = (
       record.Record(folder, sections, resume_at)
@@ -148,7 +160,8 @@ class Report:
       else processes.Record(folder, resume_at)
     )
     # T5X has many places outside of steps and evaluations where it may end.
-    atexit.register(self._end_as_python_does)
+    atexit.register(_end_as_python_does)
+    _open.add(self)
     self._write("running")
 
   def begun(self, params: Any, seconds: float, num_sampled: int) -> None:
@@ -248,14 +261,11 @@ class Report:
     try:
       yield
     except BaseException as error:
-      self._end_by(error)
+      self.end_by(error)
       raise
 
-  def _end_as_python_does(self) -> None:
-    """Ends a report that nothing else has, with what Python ends by."""
-    self._end_by(getattr(sys, "last_value", None))
-
-  def _end_by(self, error: BaseException | None) -> None:
+  def end_by(self, error: BaseException | None) -> None:
+    """Ends the report with what ended the run; None is not known."""
     # Nothing, such as a full disk, must hide what went wrong first.
     with contextlib.suppress(Exception):
       if error is None or isinstance(error, _INTERRUPTIONS):
@@ -270,7 +280,7 @@ class Report:
     self._record.close()
     self._record = None
     self._held.close()
-    atexit.unregister(self._end_as_python_does)
+    _open.discard(self)
 
   def _write(self, status: str, error: str | None = None) -> None:
     assert self._record is not None
@@ -409,6 +419,20 @@ class Report:
       num_train=len(latent.examples),
       num_answers=len(self.test) * num_evaluations,
     )
+
+
+def end_by(error: BaseException | None) -> None:
+  """Ends the reports of this process that nothing else has ended.
+
+  Args:
+    error: that ends the run; None is not known.
+  """
+  for each in tuple(_open):
+    each.end_by(error)
+
+
+def _end_as_python_does() -> None:
+  end_by(getattr(sys, "last_value", None))
 
 
 def _drop_evaluation(path: pathlib.Path, step: int) -> None:

@@ -39,17 +39,19 @@ def build(
 
   def predict(params, batch, key_data, temperature):
     start = jnp.zeros(len(key_data), jnp.int32)
-    settings: dict[str, Any] = {}
+    # None is to the end of the row, whatever evaluations are bound to.
+    limit = None
     if converter.is_decoder_only:
       start = batch["decoder_causal_attention"].sum(axis=1) - 1
-      settings["max_decode_steps"] = converter.target_length
+      limit = converter.target_length
     tokens, _ = model.predict_batch_with_aux(
       params,
       batch,
       num_decodes=1,  # several come sorted by how probable they are
       return_all_decodes=False,
-      decoder_params=settings
-      | {
+      decoder_params={
+        "max_decode_steps": limit,
+        "max_decode_steps_hard_limit": None,
         # The callback makes the largest logit a draw at temperature 1.
         "temperature": 0.0,
         "topk": 0,

@@ -21,7 +21,7 @@ def trained():
       yield (
         state,
         trainer._partitioner,
-        convert._plain(small.host(state.params)),
+        convert.plain(small.host(state.params)),
       )
 
 

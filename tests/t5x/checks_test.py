@@ -1,5 +1,6 @@
 """What T5X would do otherwise is refused, by the binding's name."""
 
+import jax
 import pytest
 
 from cot_latent.errors import UserError
@@ -22,6 +23,8 @@ def test_good_settings_pass():
     ({"use_hardware_rng": True}, "USE_HARDWARE_RNG = True"),
     ({"save_dataset": False}, r"SaveCheckpointConfig\.save_dataset must"),
     ({"save_dataset": None}, r"SaveCheckpointConfig\.save_dataset must"),
+    ({"save_dtype": "bfloat16"}, "dtype = 'bfloat16'"),
+    ({"ignored": ("num_microbatches",)}, r"LatentTrainer\.num_microbatches"),
   ],
 )
 def test_settings(change, message):
@@ -48,3 +51,33 @@ def test_models(change, message):
   with pytest.raises(UserError, match=message) as raised:
     checks.check_model(small.encoder_decoder(**change))
   assert "\n" not in str(raised.value)
+
+
+def test_a_loss_of_its_own_is_refused():
+  class WithMore(type(small.encoder_decoder())):
+    def loss_fn(self, *arguments):
+      loss, metrics = super().loss_fn(*arguments)
+      return loss + 1.0, metrics
+
+  model = small.encoder_decoder()
+  model.__class__ = WithMore
+  with pytest.raises(UserError, match="is a WithMore, whose loss"):
+    checks.check_model(model)
+
+
+def test_dropout_is_noticed_wherever_it_is_set():
+  for rate, make in ((0.0, small.decoder_only), (0.1, small.encoder_decoder)):
+    model = make(dropout_rate=rate) if rate else make()
+    batch = small.widths(model).zeros(1)
+    shapes = {name: part.shape for name, part in batch.items()}
+    variables = jax.eval_shape(
+      lambda key, model=model, shapes=shapes: model.get_initial_variables(
+        key, shapes
+      ),
+      jax.random.key(0),
+    )
+    if not rate:
+      checks.check_loss_draws_nothing(model, variables["params"], batch)
+      continue
+    with pytest.raises(UserError, match="Transformer draws random numbers"):
+      checks.check_loss_draws_nothing(model, variables["params"], batch)

@@ -45,7 +45,7 @@ def stored(tmp_path, place="run/checkpoint_7/dataset"):
 def test_what_is_saved_is_restored(tmp_path):
   folder = stored(tmp_path)
   again = make(tmp_path)
-  again.load(str(folder / "train_ds-000-of-001"))
+  again.restore(str(folder / "train_ds-000-of-001"))
   assert_same(filled(), again.chains)
 
 

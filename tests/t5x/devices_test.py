@@ -1,5 +1,7 @@
 """1, 2 and 8 simulated devices make the same run, up to rounding."""
 
+import json
+
 import pytest
 
 from tests.t5x import runs
@@ -28,6 +30,8 @@ def test_devices_agree(alone, tmp_path, number):
     gin_file=FILES[number],
     num_devices=number,
   )
+  report = json.loads((directory / "report.json").read_text())
+  assert report["t5x"]["partitioning"]["num_devices"] == number
   runs.assert_same(runs.memory(alone, 4), runs.memory(directory, 4))
   runs.assert_same(
     runs.parameters(alone, 4), runs.parameters(directory, 4), TOLERANCE

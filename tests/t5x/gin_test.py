@@ -34,7 +34,7 @@ def dry_run(capsys, name, *flags):
   status = cli.main(
     [
       *("train", "--dry_run", f"--gin_file={name}"),
-      *("--gin.MODEL_DIR='nowhere'", *flags),
+      *("--gin.MODEL_DIR='/nowhere'", *flags),
     ]
   )
   return status, capsys.readouterr()
@@ -55,7 +55,7 @@ def test_a_run_dry_runs(name, capsys, data_dir):
     assert "a step samples" in shown.out
   else:
     assert "no rationales are drawn" in shown.out
-  assert not pathlib.Path("nowhere").exists()
+  assert not pathlib.Path("/nowhere").exists()
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_run_dry_runs(name, capsys, data_dir):
 def test_another_size_dry_runs(model, width, data_dir):
   # In a process of its own: gin cannot tell T5X's networks from each other.
   done = runs.run_well(
-    "nowhere",
+    "/nowhere",
     *("--dry_run", "--gin_file=gin/t5x/trice_gsm8k_common.gin"),
     *("--gin.INITIAL_CHECKPOINT_PATH='nowhere'", f"--data_dir={data_dir}"),
     *("--gin.VOCABULARY_FILE=None", "--gin.TRAIN_STEPS=1_000_100"),
@@ -95,6 +95,16 @@ CHAIN = "gin/t5x/trice_chain.gin"
     ("--gin.RANDOM_SEED=5", "RANDOM_SEED = 5 and SEED = 0"),
     ("--gin.USE_HARDWARE_RNG=True", "USE_HARDWARE_RNG = True"),
     ("--gin.utils.SaveCheckpointConfig.save_dataset=False", "save_dataset"),
+    ("--gin.utils.SaveCheckpointConfig.dtype='bfloat16'", "'bfloat16'"),
+    (
+      "--gin.trainer.Trainer.num_microbatches=2",
+      "bind latent_trainer.LatentTrainer.num_microbatches",
+    ),
+    (
+      "--gin.trainer.Trainer.learning_rate_fn=@examples.Source",
+      "bind latent_trainer.LatentTrainer.learning_rate_fn",
+    ),
+    ("--gin.MODEL_DIR='runs/x'", "MODEL_DIR = 'runs/x' must begin at the root"),
     ("--gin.TASK='chian'", "did you mean chain"),
     ("--gin.BATCH_SIZE=100_000", "set a smaller BATCH_SIZE"),
     ("--gin.MAX_LENGTH='x'", "TaskConfig.max_length"),

@@ -15,8 +15,8 @@ import pytest
 from cot_latent import report_commands
 from cot_latent.errors import RunError, UserError
 from cot_latent.reporting import files, record, replication, seals, tables
+from cot_latent.t5x import launch, store
 from cot_latent.t5x import report as reports
-from cot_latent.t5x import store
 from tests.t5x import runs, small
 from tests.t5x.trainer_test import train
 
@@ -178,6 +178,49 @@ def test_killed_and_gone_on_with_it_is_the_same_report(whole, tmp_path):
   assert (directory / "report.json").read_bytes() == content
 
 
+def refused(directory, message, *flags):
+  """Checks that one line refuses to run there."""
+  done = runs.run(directory, *flags)
+  assert done.returncode != 0
+  (line,) = [x for x in done.stderr.splitlines() if x.startswith("t5x: error")]
+  assert message in line
+
+
+def test_a_complete_report_without_checkpoints_is_kept(run):
+  for path in run.glob("checkpoint_*"):
+    shutil.rmtree(path)
+  content = (run / "report.json").read_bytes()
+  refused(run, "complete run, and its last checkpoint is gone")
+  assert (run / "report.json").read_bytes() == content
+
+
+def test_a_run_counts_from_its_checkpoint_on(whole, tmp_path):
+  directory = tmp_path / "run"
+  base = f"--gin.INITIAL_CHECKPOINT_PATH='{whole}/checkpoint_{STEPS}'"
+  refused(directory, "counts the 6 steps", base, "--gin.TRAIN_STEPS=5")
+  assert not list(directory.glob("checkpoint_*"))
+  flags = [base, f"--gin.TRAIN_STEPS={STEPS + 4}"]
+  runs.run_until(directory, STEPS + 2, *flags)
+  runs.run_well(directory, *flags)
+  report = read(directory)
+  assert report["t5x"]["began_at"] == STEPS
+  assert report["plan"]["steps"] == 4
+  assert [row["step"] for row in report["results"]] == [0, 2, 4]
+  assert (
+    report["model"]["params_sha256"]["0"]
+    == (read(whole)["model"]["params_sha256"][str(STEPS)])
+  )
+  done = rerun(tmp_path, directory)
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert f"verdict: {replication.BITWISE}" in done.stdout
+  # A method without steps ends where it begins.
+  method = ["--gin_file=gin/methods/few_shot.gin"]
+  alone = tmp_path / "alone"
+  runs.run_well(alone, *method, base, f"--gin.TRAIN_STEPS={STEPS}")
+  report = read(alone)
+  assert (report["plan"]["steps"], len(report["results"])) == (0, 1)
+
+
 def test_sigterm_is_said_by_t5x_train_too(tmp_path):
   directory = tmp_path / "run"
   runs.run_until(directory, 2, by=signal.SIGTERM, status=143)
@@ -221,10 +264,10 @@ def test_the_commands_read_it(whole, run, tmp_path):
   assert "\n" not in str(raised.value)
 
 
-def rerun(*arguments):
+def rerun(folder, *arguments):
   return subprocess.run(
     [sys.executable, "-m", "cot_latent.cli", "rerun", *map(str, arguments)],
-    cwd=runs.ROOT,
+    cwd=folder,
     env=runs.environment(),
     capture_output=True,
     text=True,
@@ -234,19 +277,17 @@ def rerun(*arguments):
 
 def test_it_is_repeated_from_its_report_alone(run, tmp_path):
   (run / "config.gin").unlink()
-  output = tmp_path / "again"
-  done = rerun(run, f"--output={output}")
+  done = rerun(tmp_path, run)
   assert done.returncode == 0, done.stderr[-3000:]
   assert f"verdict: {replication.BITWISE}" in done.stdout
-  again, old = read(output), read(run)
+  old = read(run)
+  again = read(tmp_path / f"runs/{old['identity']['run_id']}-rerun-1")
   assert again["digest"] == old["digest"]
   assert old["replication"][-1]["verdict"] == replication.BITWISE
   assert again["t5x"] == old["t5x"]
 
 
-def test_a_repetition_with_other_code_is_refused_before_it_begins(
-  run, tmp_path
-):
+def test_a_repetition_with_other_code_is_refused_unless_allowed(run, tmp_path):
   path = run / "report.json"
   report = json.loads(path.read_text())
   name = "cot_latent.training.estep"
@@ -254,11 +295,14 @@ def test_a_repetition_with_other_code_is_refused_before_it_begins(
   report["code"]["files"][name] = "0" * 64
   path.write_text(files.to_json(record.sealed(report)))
   output = tmp_path / "again"
-  done = rerun(run, f"--output={output}")
+  done = rerun(tmp_path, run, f"--output={output}")
   assert done.returncode == 2
   (line,) = [line for line in done.stderr.splitlines() if "t5x: error" in line]
   assert "cannot be repeated here: code files.cot_latent.training.estep" in line
-  assert not [*output.glob("checkpoint_*"), *output.glob("report.json")]
+  assert not output.exists()
+  done = rerun(tmp_path, run, f"--output={output}", "--allow=code")
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert f"verdict: {replication.BITWISE}" in done.stdout
 
 
 def test_tables_are_made_of_it(run, tmp_path):
@@ -323,6 +367,22 @@ def test_what_ended_the_run_is_said(made, monkeypatch):
       train(trainer, 1, start=1)
   found = read(directory)
   assert (found["status"], found["error"]) == ("failed", "RunError: the reason")
+
+
+def test_what_ended_it_is_said_where_t5x_train_catches_it(made, monkeypatch):
+  model, latent, report, directory = made
+
+  def end(*_, **__):
+    raise UserError("the reason\n  In call to configurable 'train'")
+
+  monkeypatch.setattr(launch.runpy, "run_module", end)
+  with small.make_trainer(model, latent, report=report) as trainer:
+    train(trainer, 1)
+    with pytest.raises(UserError, match=r"^the reason$"):
+      launch.run((), (), ())
+  found = read(directory)
+  assert found["status"] == "failed"
+  assert found["error"].startswith("UserError: the reason")
 
 
 def test_two_processes_do_not_share_a_folder(made):

@@ -83,8 +83,10 @@ def run_until(
 
 def memory(directory, step):
   """The chains of a checkpoint, as arrays."""
-  (path,) = (directory / f"checkpoint_{step}").rglob("*.memory.npz")
-  with np.load(io.BytesIO(path.read_bytes())) as stored:
+  paths = (directory / f"checkpoint_{step}").rglob("*.memory.npz")
+  first, *others = (path.read_bytes() for path in paths)
+  assert all(other == first for other in others)  # each process saves it
+  with np.load(io.BytesIO(first)) as stored:
     return dict(stored)
 
 

@@ -32,9 +32,11 @@ RATE = 1e-2
 GOOD = checks.Settings(0, False, True, True)
 
 
-def encoder_decoder(optimizer=None, dropout_rate=0.0, **changes):
+def encoder_decoder(optimizer=None, dropout_rate=0.0, network=None, **changes):
+  """A T5; network has settings of T5X's T5Config, changes of its model."""
+  network = {"dropout_rate": dropout_rate} | (network or {})
   settings = {"loss_normalizing_factor": 1}
-  return _model(SIZES, dropout_rate, optimizer, **settings | changes)
+  return _model(SIZES, network, optimizer, **settings | changes)
 
 
 def decoder_only(optimizer=None, **changes):
@@ -45,13 +47,11 @@ def decoder_only(optimizer=None, **changes):
     SIZES.head_dim,
     SIZES.mlp_dim,
   )
-  return _model(sizes, 0.0, optimizer, **changes)
+  return _model(sizes, {}, optimizer, **changes)
 
 
-def _model(sizes, dropout_rate, optimizer, **changes):
-  network = peers_t5x.network(
-    sizes, VOCABULARY.vocab_size, dropout_rate=dropout_rate
-  )
+def _model(sizes, network, optimizer, **changes):
+  network = peers_t5x.network(sizes, VOCABULARY.vocab_size, **network)
   settings = {
     "decode_fn": decoding.temperature_sample,
     "optimizer_def": optimizer or adafactor.Adafactor(),
@@ -81,7 +81,7 @@ def make_latent(model, monkeypatch, the_method=None, batch_size=8):
     examples.Source(toy.PARITY), prompt_length=32, max_length=8
   )
   return latent.Latent(
-    model, task, the_method or method(), 0, batch_size, "nowhere"
+    model, task, the_method or method(), 0, batch_size, "/nowhere"
   )
 
 
@@ -101,12 +101,12 @@ def make_trainer(
   )
   config = utils.DatasetConfig("none", {}, "train", made.batch_size, False, 0)
   made(config, 0, 1, model.FEATURE_CONVERTER_CLS)
-  spec = made.converter.spec(made.batch_size)
+  empty = made.converter.zeros(made.batch_size)
   initializer = utils.TrainStateInitializer(
     optimizer_def=model.optimizer_def,
     init_fn=model.get_initial_variables,
-    input_shapes={name: part.shape for name, part in spec.items()},
-    input_types={name: part.dtype for name, part in spec.items()},
+    input_shapes={name: part.shape for name, part in empty.items()},
+    input_types={name: part.dtype for name, part in empty.items()},
     partitioner=partitioner,
   )
   state = initializer.from_scratch(jax.random.PRNGKey(key))

@@ -3,12 +3,15 @@
 import jax
 import numpy as np
 import pytest
+from t5x import optimizers
 
 from cot_latent.errors import RunError, UserError
 from cot_latent.models import language_model
 from cot_latent.t5x import convert
 from cot_latent.training import estep
 from tests.t5x import small
+
+NORM = "latent/grad/norm"
 
 
 def train(trainer, steps, start=0):
@@ -57,26 +60,71 @@ def test_the_memory_is_that_of_the_embedded_trainer(monkeypatch):
     )
 
 
-def nothing_right(trainer, monkeypatch):
-  """No draw and no remembered rationale is right."""
-  monkeypatch.setattr(
-    type(trainer._latent.task), "extract", lambda self, text: "neither"
-  )
+def learnt(trainer):
+  """Parameters and moments, and the count of T5X's steps."""
+  state = small.host(trainer.train_state.state_dict())
+  return state, state["state"].pop("step")
 
 
 def test_without_a_valid_row_nothing_is_learnt(monkeypatch):
-  model = small.encoder_decoder(small.sgd())
-  made = small.make_latent(
-    model, monkeypatch, small.method(memory_start="empty")
-  )
+  # Adam's moments would move parameters on without a gradient.
+  model = small.encoder_decoder(optimizers.adam(small.RATE))
+  made = small.make_latent(model, monkeypatch)
   with small.make_trainer(model, made) as trainer:
-    nothing_right(trainer, monkeypatch)
-    before = small.host(trainer.train_state.params)
-    shown = train(trainer, 2)
-    after = small.host(trainer.train_state.params)
-    assert int(trainer.train_state.step) == 2
+    train(trainer, 1)
+    before, step = learnt(trainer)
+    assert step == 1
+    whole = trainer._e_step
+
+    def without_weights(params, step):
+      rows, measured = whole(params, step)
+      weights = np.zeros_like(rows.weights)
+      return (
+        rows._replace(weights=weights),
+        measured | {"estimator/num_valid": 0},
+      )
+
+    monkeypatch.setattr(trainer, "_e_step", without_weights)
+    shown = train(trainer, 2, start=1)
+    after, step = learnt(trainer)
+    assert step == 3
+    # A step of T5X's on the same rows is another thing.
+    monkeypatch.setattr(
+      trainer,
+      "_e_step",
+      lambda *arguments: (
+        without_weights(*arguments)[0],
+        without_weights(*arguments)[1] | {"estimator/num_valid": 1},
+      ),
+    )
+    train(trainer, 1, start=3)
+    other, _ = learnt(trainer)
   jax.tree.map(np.testing.assert_array_equal, before, after)
+  with pytest.raises(AssertionError):
+    jax.tree.map(np.testing.assert_array_equal, before, other)
   assert shown["latent/estimator/num_valid"].value == 0
+  assert shown["learning_rate/current"].value == pytest.approx(small.RATE)
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run(monkeypatch):
+  model = small.encoder_decoder(small.sgd())
+  made = small.make_latent(model, monkeypatch)
+  with small.make_trainer(model, made) as trainer:
+    whole = trainer._step_for
+
+    def overflowing(size, train_state):
+      run = whole(size, train_state)
+
+      def step(train_state, batch):
+        train_state, metrics = run(train_state, batch)
+        norm = type(metrics[NORM]).from_model_output(np.array([np.inf]))
+        return train_state, metrics | {NORM: norm}
+
+      return step
+
+    monkeypatch.setattr(trainer, "_step_for", overflowing)
+    with pytest.raises(RunError, match="gradient of step 1 is not finite"):
+      train(trainer, 1)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(monkeypatch):
