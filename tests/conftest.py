@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(
 
 def _by_night() -> list[str]:
   lines = pathlib.Path(__file__).with_name("by_night.txt").read_text()
-  return [line for line in lines.splitlines() if not line.startswith("#")]
+  return [line for line in lines.split("\n") if line and line[0] != "#"]
 
 
 @pytest.fixture(scope="session")

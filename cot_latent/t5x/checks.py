@@ -13,6 +13,7 @@ from gin import config as gin_config
 from t5x import models
 
 from cot_latent.errors import UserError
+from cot_latent.t5x import paths
 
 _MISSING = object()
 
@@ -22,11 +23,12 @@ class Settings(NamedTuple):
 
   Attributes:
     random_seed: of initial parameters.
-    save_dtype: of the parameters in checkpoints.
-    ignored: what is bound for T5X's own trainer, and not for this project's.
     use_hardware_rng: whether random numbers depend on the hardware.
     save_dataset: whether checkpoints hold the training iterator.
     save: whether there are checkpoints.
+    save_dtype: of the parameters in checkpoints.
+    restore_path: of the checkpoint that a run begins with.
+    ignored: what is bound for T5X's own trainer, and not for this project's.
   """
 
   random_seed: Any
@@ -34,6 +36,7 @@ class Settings(NamedTuple):
   save_dataset: Any
   save: Any
   save_dtype: Any = None
+  restore_path: Any = None
   ignored: tuple[str, ...] = ()
 
 
@@ -45,6 +48,7 @@ def gin_settings() -> Settings:
     save_dataset=_bound("SaveCheckpointConfig.save_dataset"),
     save=_bound("CheckpointConfig.save"),
     save_dtype=_bound("SaveCheckpointConfig.dtype"),
+    restore_path=_bound("RestoreCheckpointConfig.path"),
     ignored=_ignored(),
   )
 
@@ -97,6 +101,9 @@ def check_settings(settings: Settings, seed: int) -> None:
       f"utils.SaveCheckpointConfig.dtype = {settings.save_dtype!r}: a run "
       "would go on from rounded parameters; set 'float32'"
     )
+  path = settings.restore_path
+  if isinstance(path, str):
+    paths.check_absolute("INITIAL_CHECKPOINT_PATH", path)
   for name in settings.ignored:
     raise UserError(
       f"trainer.Trainer.{name} does not reach this project's trainer: bind "
@@ -149,19 +156,24 @@ def check_model(model: Any) -> None:
     )
 
 
-def check_loss_draws_nothing(model: Any, params: Any, batch: Any) -> None:
+def check_loss_draws_nothing(model: Any, batch: Any) -> None:
   """Checks that a network has no dropout, however it is configured.
 
   Args:
-    model: T5X's.
-    params: its parameters, or their shapes.
-    batch: features, or their shapes.
+    model: T5X's, of which nothing is computed.
+    batch: features.
 
   Raises:
     UserError: if the loss depends on random numbers.
   """
+  shapes = {name: array.shape for name, array in batch.items()}
+  types = {name: array.dtype for name, array in batch.items()}
+  key = jax.random.key(0)
+  params = jax.eval_shape(
+    lambda key: model.get_initial_variables(key, shapes, types)["params"], key
+  )
   trace = jax.make_jaxpr(model.loss_fn)
-  if "random_bits" in str(trace(params, batch, jax.random.key(0))):
+  if "random_bits" in str(trace(params, batch, key)):
     raise UserError(
       f"the loss of {type(model.module).__name__} draws random numbers, as "
       "dropout does: what is scored must be what was drawn; turn it off"
@@ -170,22 +182,15 @@ def check_loss_draws_nothing(model: Any, params: Any, batch: Any) -> None:
 
 def _ignored() -> tuple[str, ...]:
   """Names of what is bound for T5X's trainer alone."""
-  theirs, own = map(_bindings, (".trainer.Trainer", ".LatentTrainer"))
   return tuple(
-    name
-    for name, value in sorted(theirs.items())
-    if value is not None and value != own.get(name)
+    sorted(
+      name
+      for (_, selector), parameters in gin_config._CONFIG.items()
+      if f".{selector}".endswith(".trainer.Trainer")
+      for name, value in parameters.items()
+      if value is not None
+    )
   )
-
-
-def _bindings(ending: str) -> dict[str, Any]:
-  """All that gin binds of what has a name of this ending, unresolved."""
-  return {
-    name: value
-    for (_, selector), parameters in gin_config._CONFIG.items()
-    if f".{selector}".endswith(ending)
-    for name, value in parameters.items()
-  }
 
 
 def _dropout_rate(module: Any) -> float:

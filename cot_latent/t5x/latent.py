@@ -7,7 +7,6 @@ import functools
 from typing import Any
 
 import seqio
-from etils import epath
 from t5x import models
 
 from cot_latent.data import examples
@@ -63,12 +62,7 @@ class Latent:
     one_line.install()
     checks.check_model(model)
     checks.check_settings(checks.gin_settings(), seed)
-    if not epath.Path(model_dir).is_absolute():
-      whole = str(paths.absolute(model_dir))
-      raise UserError(
-        f"MODEL_DIR = {model_dir!r} must begin at the root, as T5X's "
-        f"checkpoints want it: set MODEL_DIR = {whole!r}"
-      )
+    paths.check_absolute("MODEL_DIR", model_dir)
     self.config = task
     self.method, self.seed, self.batch_size = method, seed, batch_size
     self.task = examples.open_task(task.source)
@@ -84,6 +78,7 @@ class Latent:
     ):
       width = max(width, self.examples.guides.shape[1])
     self.converter = features.converter(model, width, task.max_length)
+    checks.check_loss_draws_nothing(model, self.converter.zeros(1))
     self.iterator: RationaleIterator | None = None
     self.model_dir = model_dir
 

@@ -16,7 +16,7 @@ from t5x import trainer, utils
 
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import memory, rng
-from cot_latent.t5x import checks, loops, provenance, sampler
+from cot_latent.t5x import loops, provenance, sampler
 from cot_latent.t5x.dataset import Chains
 from cot_latent.t5x.latent import Latent
 from cot_latent.t5x.report import Report
@@ -75,14 +75,11 @@ class LatentTrainer(trainer.Trainer):
       **settings: of `t5x.trainer.Trainer`.
 
     Raises:
-      UserError: if the memory is not that of the parameters, if the network
-        has dropout, or if processes were asked for different things.
+      UserError: if the memory is not that of the parameters, or if processes
+        were asked for different things.
     """
     settings.setdefault("weight_metrics_computer", GradientNorm())
     super().__init__(*arguments, **settings)
-    checks.check_loss_draws_nothing(
-      self._model, self.train_state.params, latent.converter.zeros(1)
-    )
     self._latent, self._report = latent, report
     self._steps: dict[int, Any] = {}
     self._empty_metrics: Any = None

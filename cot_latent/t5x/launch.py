@@ -15,7 +15,7 @@ from t5x import gin_utils
 from cot_latent import gin_errors, gin_sources
 from cot_latent.errors import Preempted, RunError, UserError
 from cot_latent.reporting import files
-from cot_latent.t5x import plan, report
+from cot_latent.t5x import paths, plan, report
 
 _MODULE = "t5x.train"
 
@@ -83,11 +83,14 @@ def repeat(
     check: as for `run`.
 
   Raises:
-    UserError: for a mistake in the configuration, or by `check`; the folder
-      is as it was then.
+    UserError: for a mistake in the configuration, or by `check`.
     RunError: if the run cannot go on.
+
+  Whatever ends it before there is a report, a folder that was empty or not
+  there is so again.
   """
   folder = folder.absolute()
+  was_there = folder.exists()
   folder.mkdir(parents=True, exist_ok=True)
   is_empty = not any(folder.iterdir())
   gin_file = folder / "rerun.gin"
@@ -95,15 +98,17 @@ def repeat(
   changes = {
     "MODEL_DIR": str(folder),
     "DATA_DIR": data_dir,
-    "INITIAL_CHECKPOINT_PATH": checkpoint,
+    "INITIAL_CHECKPOINT_PATH": checkpoint and str(paths.absolute(checkpoint)),
   }
   bindings = [f"{name} = {value!r}" for name, value in changes.items() if value]
   try:
     run([str(gin_file)], bindings, (), check=check)
-  except UserError:
+  except BaseException:
     # T5X has written files of its own before a report could be begun.
     if is_empty and not (folder / "report.json").exists():
       shutil.rmtree(folder)
+      if was_there:
+        folder.mkdir()
     raise
 
 

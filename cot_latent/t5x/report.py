@@ -116,13 +116,13 @@ class Report:
     Raises:
       UserError: if the folder belongs to another run or is in use, if steps
         are missing in its journal, or if TRAIN_STEPS is less than the steps of
-        the checkpoint.
+        the checkpoint that it begins with.
     """
     self._began_at = began_at
     end = self._total_steps
     if self._relative:
       end = step + self._relative
-    if end < step:
+    if is_new and end < step:
       raise UserError(
         f"TRAIN_STEPS = {end} counts the {step} steps of the checkpoint too: "
         f"set TRAIN_STEPS = {step} and what is to be trained"

@@ -44,7 +44,7 @@ def dry_run(capsys, name, *flags):
 def test_a_run_dry_runs(name, capsys, data_dir):
   flags = []
   if "base" not in name:
-    flags.append("--gin.INITIAL_CHECKPOINT_PATH='nowhere'")
+    flags.append("--gin.INITIAL_CHECKPOINT_PATH='/nowhere'")
   if "gsm8k" in name:
     flags += ["--gin.VOCABULARY_FILE=None", "--gin.TRAIN_STEPS=1_000_100"]
     flags.append(f"--data_dir={data_dir}")
@@ -72,7 +72,7 @@ def test_another_size_dry_runs(model, width, data_dir):
   done = runs.run_well(
     "/nowhere",
     *("--dry_run", "--gin_file=gin/t5x/trice_gsm8k_common.gin"),
-    *("--gin.INITIAL_CHECKPOINT_PATH='nowhere'", f"--data_dir={data_dir}"),
+    *("--gin.INITIAL_CHECKPOINT_PATH='/nowhere'", f"--data_dir={data_dir}"),
     *("--gin.VOCABULARY_FILE=None", "--gin.TRAIN_STEPS=1_000_100"),
     gin_file=model,
     by_t5x=False,
@@ -105,6 +105,7 @@ CHAIN = "gin/t5x/trice_chain.gin"
       "bind latent_trainer.LatentTrainer.learning_rate_fn",
     ),
     ("--gin.MODEL_DIR='runs/x'", "MODEL_DIR = 'runs/x' must begin at the root"),
+    ("--gin.INITIAL_CHECKPOINT_PATH='x'", "PATH = 'x' must begin at the root"),
     ("--gin.TASK='chian'", "did you mean chain"),
     ("--gin.BATCH_SIZE=100_000", "set a smaller BATCH_SIZE"),
     ("--gin.MAX_LENGTH='x'", "TaskConfig.max_length"),
@@ -113,7 +114,7 @@ CHAIN = "gin/t5x/trice_chain.gin"
   ],
 )
 def test_a_mistake_is_one_line(flag, message, capsys):
-  given = [flag, "--gin.INITIAL_CHECKPOINT_PATH=[]"]
+  given = ["--gin.INITIAL_CHECKPOINT_PATH=[]", flag]
   status, shown = dry_run(capsys, CHAIN, *given)
   assert status == 2
   (line,) = [
@@ -121,6 +122,17 @@ def test_a_mistake_is_one_line(flag, message, capsys):
   ]
   assert configs_test.re.search(message, line)
   assert "Traceback" not in shown.err
+
+
+def test_another_learning_rate_is_bound_for_this_trainer(capsys):
+  rate = "mine/utils.create_learning_rate_scheduler"
+  status, shown = dry_run(
+    capsys,
+    CHAIN,
+    "--gin.INITIAL_CHECKPOINT_PATH=[]",
+    f"--gin.latent_trainer.LatentTrainer.learning_rate_fn=@{rate}()",
+  )
+  assert status == 0, shown.err
 
 
 def test_what_t5x_gives_and_asks_for_is_known():

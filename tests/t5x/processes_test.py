@@ -46,6 +46,17 @@ def commands(directory, *flags, own=()):
   ]
 
 
+started = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _end_what_is_left():
+  """Processes wait for each other, for ever if a test has failed."""
+  yield
+  for process in started:
+    process.kill()
+
+
 def start(directory, *flags, own=()):
   processes = []
   for number, command in enumerate(commands(directory, *flags, own=own)):
@@ -59,6 +70,7 @@ def start(directory, *flags, own=()):
           stderr=stream,
         )
       )
+  started.extend(processes)
   return processes
 
 
@@ -118,8 +130,10 @@ def test_two_make_the_run_of_one(whole, flags, tmp_path):
 def test_one_that_is_killed_ends_both_and_they_go_on(whole, flags, tmp_path):
   directory = tmp_path / "run"
   processes = start(directory, *flags)
+  deadline = time.monotonic() + runs.LIMIT
   while not (directory / "checkpoint_2").is_dir():
     assert processes[0].poll() is None, finish(directory, processes)
+    assert time.monotonic() < deadline
     time.sleep(0.02)
   processes[1].send_signal(signal.SIGKILL)
   statuses, _ = finish(directory, processes)

@@ -415,6 +415,26 @@ def test_steps_that_are_missing_are_named(made, monkeypatch):
   assert [r["step"] for r in read(directory)["continuity"]["resumes"]] == [2]
 
 
+@pytest.mark.parametrize("comes_again", [True, False])
+def test_an_evaluation_is_dropped_where_it_comes_again(
+  made, monkeypatch, comes_again
+):
+  model, latent, report, directory = made
+  with small.make_trainer(model, latent, report=report) as trainer:
+    train(trainer, 2)
+    row = {"seconds": 1.0, "num_sampled": 0}
+    report._record.journal.add(2, "evaluation_seconds", **row)
+    report.saving(2, "0" * 64)
+    state, chains = trainer.train_state, latent.iterator.chains
+  monkeypatch.setattr(reports.checks, "evaluates_first", lambda: comes_again)
+  again = reports.Report(latent, str(directory), 3, 3)
+  settings = (chains.step, chains.began_at, False, state.params)
+  again.open(*settings, trainer._partitioner, None)
+  rows = files.read_rows(directory / record.JOURNAL, None)
+  left = record.of_kind(rows, "evaluation_seconds")
+  assert len(left) == (0 if comes_again else 1)
+
+
 def test_a_bucket_gets_what_is_written(tmp_path):
   bucket = tmp_path / "bucket"
   (bucket / "outputs").mkdir(parents=True)
