@@ -14,7 +14,7 @@ SMALL = [
   "--gin.BASE_STEPS=60",
   "--gin.TRAIN_STEPS=3",
   "--gin.BATCH_SIZE=8",
-  "--gin.EVAL_PERIOD=2",
+  "--gin.EVAL_PERIOD=3",
   "--gin.NUM_VOTES=2",
 ]
 HEAVY = ("tensorflow", "seqio", "tensorflow_datasets", "tensorflow_text")

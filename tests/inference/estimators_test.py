@@ -1,5 +1,6 @@
 """What every estimator must keep to."""
 
+import functools
 import inspect
 
 import hypothesis
@@ -277,9 +278,11 @@ def test_unguarded_weights_are_rejected(broken):
 
 
 def when_all_are_right(weigh, num_draws, size):
-  """Weights as they are trained with: merged, and compiled."""
+  """Weights as they are trained with: merged, and compiled as users do."""
 
-  @jax.jit
+  @functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 3}
+  )
   def merged(old, draws):
     taken = catalog.take(old, draws)
     return estimators.merge_accepted(taken, weigh(taken))

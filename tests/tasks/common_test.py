@@ -397,7 +397,7 @@ def make_variant(case, data_dir):
   task, settings = EVALUATED[case]
   if "vocabulary" in settings:
     settings = settings | {"vocabulary": whole()}
-  name = f"toy_{case}"
+  name = f"variant_{case}"
   assert common.variant(task, name, data_dir=data_dir, **settings) == name
   return name
 
