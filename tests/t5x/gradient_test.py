@@ -78,7 +78,7 @@ def gradients(monkeypatch, num_microbatches=None, change=None, **settings):
     got = t5x_gradient(trainer, change(rows) if change else rows)
   # T5X's trees are frozen.
   return jax.tree.unflatten(
-    jax.tree.structure(wanted), jax.tree.leaves(convert._plain(got))
+    jax.tree.structure(wanted), jax.tree.leaves(convert.plain(got))
   ), wanted
 
 
