@@ -54,7 +54,7 @@ def test_a_model_of_the_embedded_trainer_is_begun_with(tmp_path):
   path = moving.from_folder(str(source), str(tmp_path / "moved"))
   flags = ("--gin.TRAIN_STEPS=4", f"--gin.INITIAL_CHECKPOINT_PATH='{path}'")
   only = "--gin_file=gin/t5x/parameters_only.gin"
-  runs.run_well(directory, *flags, only)
+  runs.run_until(directory, 2, *flags, only)
   begun = runs.parameters(directory, 0)
   moved = runs.leaves(checkpoints.read(path).params, "target")
   for name, array in moved.items():
@@ -62,12 +62,12 @@ def test_a_model_of_the_embedded_trainer_is_begun_with(tmp_path):
   new = [name for name in begun if name.startswith("state/param_states")]
   assert new
   assert all((begun[name] == 0).all() for name in new)
+  assert int(runs.memory(directory, 2)["num_proposed"].sum()) == 2 * 8
   # It goes on with the optimizer of its own checkpoint, not with a new one.
-  killed = tmp_path / "killed"
-  runs.run_until(killed, 2, *flags, only)
-  assert int(runs.memory(killed, 2)["num_proposed"].sum()) == 2 * 8
-  runs.run_well(killed, *flags, only)
-  runs.assert_same(runs.parameters(directory, 4), runs.parameters(killed, 4))
+  runs.run_well(directory, *flags, only)
+  alone = tmp_path / "alone"
+  runs.run_well(alone, *flags, only)
+  runs.assert_same(runs.parameters(alone, 4), runs.parameters(directory, 4))
   # Without that file T5X looks for an optimizer, and finds none.
   refused = runs.run(tmp_path / "twin", *flags)
   assert refused.returncode != 0
