@@ -15,8 +15,6 @@ from t5x import models
 from cot_latent.errors import UserError
 from cot_latent.t5x import paths
 
-_MISSING = object()
-
 
 class Settings(NamedTuple):
   """What T5X's `train` is given; None where gin binds nothing.

@@ -1,5 +1,7 @@
 """The trainer's steps: E-step, then T5X's own."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -76,27 +78,21 @@ def test_without_a_valid_row_nothing_is_learnt(monkeypatch):
     assert step == 1
     whole = trainer._e_step
 
-    def without_weights(params, step):
+    def without_weights(num_valid, params, step):
       rows, measured = whole(params, step)
       weights = np.zeros_like(rows.weights)
       return (
         rows._replace(weights=weights),
-        measured | {"estimator/num_valid": 0},
+        measured | {"estimator/num_valid": num_valid},
       )
 
-    monkeypatch.setattr(trainer, "_e_step", without_weights)
+    skipped, taken = (functools.partial(without_weights, n) for n in (0, 1))
+    monkeypatch.setattr(trainer, "_e_step", skipped)
     shown = train(trainer, 2, start=1)
     after, step = learnt(trainer)
     assert step == 3
     # A step of T5X's on the same rows is another thing.
-    monkeypatch.setattr(
-      trainer,
-      "_e_step",
-      lambda *arguments: (
-        without_weights(*arguments)[0],
-        without_weights(*arguments)[1] | {"estimator/num_valid": 1},
-      ),
-    )
+    monkeypatch.setattr(trainer, "_e_step", taken)
     train(trainer, 1, start=3)
     other, _ = learnt(trainer)
   jax.tree.map(np.testing.assert_array_equal, before, after)
