@@ -33,7 +33,7 @@ test: setup .venv/peers
 # Everything, the long checks included, and as users compile it.
 nightly: setup .venv/peers
 	$(BIN)/python -m pytest
-	$(BIN)/python -m tests.data.checkers_fuzz --seconds 300
+	$(BIN)/python -m tests.data.answers.checkers_fuzz --seconds 300
 
 # Needs T5X as well, in .venv or on PYTHONPATH (docs/t5x.md); fails without it.
 test-t5x: setup
@@ -48,6 +48,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 # Resolves anew. The lock holds hashes and no index address.
 lock:

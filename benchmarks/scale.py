@@ -133,10 +133,11 @@ def _be_a_host(options: argparse.Namespace) -> None:
   import numpy as np
   import orbax.checkpoint as ocp
 
+  from cot_latent.em import estep
   from cot_latent.inference import estimators, rng
   from cot_latent.models import partitioning
   from cot_latent.reporting import environment
-  from cot_latent.training import estep, processes
+  from cot_latent.runtime import processes
 
   index, port, folder = options.process
   processes.join(f"localhost:{port}", options.processes, int(index))

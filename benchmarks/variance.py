@@ -18,7 +18,7 @@ as far for each question as it takes.
 - TRICE's memories are at stationarity: exact posterior draws. They lag behind a
   model that learns, and then TRICE is biased, which is not shown.
 - Normalisation: a method's mean is w grad log pi, with a w of its own (see
-  cot_latent/inference/rivals.py), and a small estimate has a small variance.
+  cot_latent/inference/baselines.py), and a small estimate has a small variance.
   So each is divided by its w first. All then have the mean grad log pi, and the
   variances say who tells it best; an optimizer such as Adam does not see a
   constant factor. The unit is the variance of one score of an exact posterior
@@ -38,7 +38,7 @@ import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
-from cot_latent.inference import estimators, rivals
+from cot_latent.inference import baselines, estimators
 from tests import toys
 from tests.exact import moments
 
@@ -72,14 +72,14 @@ METHODS = {
   ),
   "TRICE, basic": Method(estimators.basic(), 8, 1, "#000000", "-", "D"),
   "rejection sampling, per question": Method(
-    rivals.rejection_sampling(), 2, 4, "#D55E00", "-", "^"
+    baselines.rejection_sampling(), 2, 4, "#D55E00", "-", "^"
   ),
   "rejection sampling, pooled": Method(
-    rivals.rejection_sampling(pooled=True), 2, 4, "#E69F00", "--", "v"
+    baselines.rejection_sampling(pooled=True), 2, 4, "#E69F00", "--", "v"
   ),
-  "RLOO": Method(rivals.rloo(), 2, 4, "#009E73", "-", "P"),
-  "GRPO": Method(rivals.grpo(), 2, 4, "#CC79A7", (0, (1, 1.5)), "X"),
-  "MaxRL": Method(rivals.maxrl(), 2, 4, "#7A5195", (0, (5, 1, 1, 1)), "*"),
+  "RLOO": Method(baselines.rloo(), 2, 4, "#009E73", "-", "P"),
+  "GRPO": Method(baselines.grpo(), 2, 4, "#CC79A7", (0, (1, 1.5)), "X"),
+  "MaxRL": Method(baselines.maxrl(), 2, 4, "#7A5195", (0, (5, 1, 1, 1)), "*"),
 }
 LOWEST, HIGHEST, NUM_POINTS = 0.02, 0.999, 45
 

@@ -15,15 +15,16 @@ import numpy as np
 import optax
 
 from benchmarks import limits
-from cot_latent.data import vocabularies
-from cot_latent.data.examples import Examples
+from cot_latent.data.task import Examples
+from cot_latent.em import estep
+from cot_latent.em.method import Method
 from cot_latent.inference import estimators, memory
-from cot_latent.models import language_model, t5
+from cot_latent.models import language_model, t5, vocabularies
 from cot_latent.models.decoder import DecoderConfig
 from cot_latent.models.language_model import LanguageModel
 from cot_latent.models.network import target_mask
-from cot_latent.training import estep, mstep
-from cot_latent.training.experiment import Method, OptimizerConfig
+from cot_latent.training import mstep
+from cot_latent.training.experiment import OptimizerConfig
 
 OURS, TRANSFORMERS, T5X = "ours", "transformers", "T5X"
 PEERS = (TRANSFORMERS, T5X)

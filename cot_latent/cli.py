@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from cot_latent import __version__
 from cot_latent.errors import Preempted, RunError, UserError
-from cot_latent.training import preemption
+from cot_latent.runtime import preemption
 
 _EXIT_ERROR, _EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130
 _EXIT_PIPE, _EXIT_PREEMPTED = 141, 143
@@ -293,14 +293,14 @@ def _parser() -> argparse.ArgumentParser:
   for command in (show, verify, rerun, export):
     command.add_argument("report", help="a report.json, or a run's folder")
 
-  tables = _add_plain(
+  make_tables = _add_plain(
     commands,
     "tables",
     _tables,
     "make a table and a plot for a paper from the reports of runs",
   )
-  tables.add_argument("spec", help="what the table shows, a TOML file")
-  tables.add_argument(
+  make_tables.add_argument("spec", help="what the table shows, a TOML file")
+  make_tables.add_argument(
     "--output", metavar="DIR", help="where to write; without it, beside SPEC"
   )
   return parser
@@ -413,14 +413,14 @@ def _train(options: argparse.Namespace) -> int:
       "--coordinator_address, --process_count and --process_index need "
       "--multiprocess"
     )
-  from cot_latent import configuration
+  from cot_latent.configuration import parsing
 
   gin_files, _, search_paths = _gin_options(options)
-  is_for_t5x = configuration.asks_for_t5x(gin_files, search_paths)
+  is_for_t5x = parsing.asks_for_t5x(gin_files, search_paths)
   train = _train_in_t5x if is_for_t5x else _train_here
   if not options.multiprocess:
     return train(options)
-  from cot_latent.training import processes
+  from cot_latent.runtime import processes
 
   if not is_for_t5x:  # T5X's train joins them itself
     processes.join(*where)
@@ -461,10 +461,10 @@ def _train_in_t5x(options: argparse.Namespace) -> int:
   if options.strict:
     raise UserError("--strict: T5X's train does not know it; leave it out")
   launch = _t5x_launch(options.gin_file[0])
-  from cot_latent import configuration
+  from cot_latent.configuration import parsing
 
   gin_files, bindings, search_paths = _gin_options(options)
-  folders = [*search_paths, *configuration.package_folders()]
+  folders = [*search_paths, *parsing.package_folders()]
   if options.dry_run:
     print(launch.dry_run(gin_files, bindings, folders))
     return 0
@@ -480,12 +480,13 @@ def _train_in_t5x(options: argparse.Namespace) -> int:
 
 def _train_here(options: argparse.Namespace) -> int:
   """Trains in this process, which may be one of several."""
-  from cot_latent import configuration
+  from cot_latent.configuration import parsing
   from cot_latent.reporting import summary
-  from cot_latent.training import processes, train
+  from cot_latent.runtime import processes
+  from cot_latent.training import train
 
   _silence_logs()
-  config, gin_record = configuration.parse(*_gin_options(options))
+  config, gin_record = parsing.parse(*_gin_options(options))
   prepared = train.prepare(config, gin_record)
   is_first = processes.is_first()
   if options.dry_run and not is_first:
@@ -511,7 +512,7 @@ def _train_here(options: argparse.Namespace) -> int:
 
 
 def _study(options: argparse.Namespace) -> int:
-  from cot_latent import study
+  from cot_latent.commands import study
 
   gin_files, bindings, search_paths = _gin_options(options)
   runs = study.plan(
@@ -541,9 +542,10 @@ def _silence_logs() -> None:
 
 
 def _tasks(options: argparse.Namespace) -> int:
-  from cot_latent import configuration, task_commands
+  from cot_latent.commands import tasks as task_commands
+  from cot_latent.configuration import parsing
 
-  source = configuration.parse_source(
+  source = parsing.parse_source(
     _ANY_TASK if options.task is None else options.task, *_gin_options(options)
   )
   if options.task is None:
@@ -554,9 +556,10 @@ def _tasks(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
-  from cot_latent import configuration, task_commands
+  from cot_latent.commands import tasks as task_commands
+  from cot_latent.configuration import parsing
 
-  source = configuration.parse_source(options.task, *_gin_options(options))
+  source = parsing.parse_source(options.task, *_gin_options(options))
   print(
     task_commands.score(
       source, options.convention, options.outputs, options.verdicts
@@ -566,42 +569,43 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _cache(options: argparse.Namespace) -> int:
-  from cot_latent import configuration, task_commands
+  from cot_latent.commands import tasks as task_commands
+  from cot_latent.configuration import parsing
 
-  source = configuration.parse_source(options.task, *_gin_options(options))
+  source = parsing.parse_source(options.task, *_gin_options(options))
   print(task_commands.cache(source, options.output))
   return 0
 
 
 def _tables(options: argparse.Namespace) -> int:
-  from cot_latent.reporting import tables
+  from cot_latent.reporting.tables import make as make_tables
 
   output = None if options.output is None else pathlib.Path(options.output)
-  print(tables.make(pathlib.Path(options.spec), output), end="")
+  print(make_tables.make(pathlib.Path(options.spec), output), end="")
   return 0
 
 
 def _show(options: argparse.Namespace) -> int:
-  from cot_latent import report_commands
+  from cot_latent.commands import reports as report_commands
 
   print(report_commands.show(options.report))
   return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
-  from cot_latent import report_commands
+  from cot_latent.commands import reports as report_commands
 
   return _print_verdict(*report_commands.verify(options.report))
 
 
 def _compare(options: argparse.Namespace) -> int:
-  from cot_latent import report_commands
+  from cot_latent.commands import reports as report_commands
 
   return _print_verdict(*report_commands.compare(options.one, options.other))
 
 
 def _rerun(options: argparse.Namespace) -> int:
-  from cot_latent import report_commands
+  from cot_latent.commands import reports as report_commands
 
   allowed = [name.strip() for name in options.allow.split(",") if name.strip()]
   for name in allowed:
@@ -628,7 +632,7 @@ def _rerun(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-  from cot_latent import report_commands
+  from cot_latent.commands import reports as report_commands
 
   _silence_logs()
   print(

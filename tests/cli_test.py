@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 import cot_latent
-from cot_latent import cli, configuration
+from cot_latent import cli
+from cot_latent.configuration import parsing
 from cot_latent.errors import UserError
 from cot_latent.training import train
 
@@ -147,7 +148,7 @@ def test_one_line_is_demanded():
   ],
 )
 def test_exit_codes(capsys, monkeypatch, error, status, message):
-  monkeypatch.setattr(configuration, "parse", fail(error))
+  monkeypatch.setattr(parsing, "parse", fail(error))
   assert cli.main(["train", QUICKSTART]) == status
   out, err = capsys.readouterr()
   assert out == ""
@@ -158,13 +159,13 @@ def test_exit_codes(capsys, monkeypatch, error, status, message):
 def test_a_full_disk_is_seen_behind_another_error(capsys, monkeypatch):
   error = RuntimeError("could not save")
   error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
-  monkeypatch.setattr(configuration, "parse", fail(error))
+  monkeypatch.setattr(parsing, "parse", fail(error))
   assert cli.main(["train", QUICKSTART]) == 1
   assert "the disk is full" in capsys.readouterr().err
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
-  monkeypatch.setattr(configuration, "parse", fail(ZeroDivisionError("bug")))
+  monkeypatch.setattr(parsing, "parse", fail(ZeroDivisionError("bug")))
   with pytest.raises(ZeroDivisionError, match="bug"):
     cli.main(["train", QUICKSTART])
 
@@ -176,7 +177,7 @@ def asked(monkeypatch):
   def run(*arguments):
     seen = []
     monkeypatch.setattr(
-      configuration, "parse", lambda *given: seen.append(given) or fail_parse()
+      parsing, "parse", lambda *given: seen.append(given) or fail_parse()
     )
     assert cli.main(["train", *arguments]) == 2
     return seen[0]
@@ -197,7 +198,7 @@ def test_t5x_forms_of_the_flags(asked):
     "--gin_bindings=A = 'x=y'",
     "--gin_bindings",
     "B = 2",
-    "--gin.experiment.Method.name='n=1'",
+    "--gin.method.Method.name='n=1'",
     "--gin_search_paths=one, two,",
   )
   assert files == ["a.gin", "b.gin"]
@@ -205,7 +206,7 @@ def test_t5x_forms_of_the_flags(asked):
     "SEED = 3",
     "A = 'x=y'",
     "B = 2",
-    "experiment.Method.name = 'n=1'",
+    "method.Method.name = 'n=1'",
   ]
   assert paths == ["one", "two"]
 
@@ -216,7 +217,7 @@ def test_data_dir_is_a_binding(asked):
   flags = [f"--data_dir={folder}", "--gin.DATA_DIR='other'"]
   _, bindings, _ = asked(QUICKSTART, *flags)
   assert bindings == ["DATA_DIR = 'other'", f"DATA_DIR = {folder!r}"]
-  made = configuration.parse_source("chain", [], bindings, [])
+  made = parsing.parse_source("chain", [], bindings, [])
   assert made.data_dir == folder
 
 

@@ -14,8 +14,10 @@ import pytest
 from gin import config_parser
 
 import cot_latent
-from cot_latent import cli, configuration
+from cot_latent import cli
+from cot_latent.configuration import parsing
 from cot_latent.data import prompts
+from cot_latent.em import plan
 from cot_latent.errors import UserError
 from cot_latent.training import experiment
 
@@ -299,12 +301,12 @@ def test_a_file_has_its_own_imports(name):
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_needs_what_its_headers_say(run):
   given = placeholders(run)
-  made, _ = configuration.parse([run], given, [])
+  made, _ = parsing.parse([run], given, [])
   assert isinstance(made, experiment.Experiment)
   for left_out in given:
     others = [binding for binding in given if binding != left_out]
     with pytest.raises(UserError, match=left_out.split()[0]):
-      configuration.parse([run], others, [])
+      parsing.parse([run], others, [])
 
 
 def check_all_used(resolved, operative):
@@ -321,7 +323,7 @@ def check_all_used(resolved, operative):
 
 @pytest.mark.parametrize("run", RUNS)
 def test_nothing_in_a_run_is_unused(run):
-  _, record = configuration.parse([run], placeholders(run), [])
+  _, record = parsing.parse([run], placeholders(run), [])
   resolved, operative = record["resolved"], record["operative"]
   check_all_used(resolved, operative)
   for dead in ("NOTHING_USES = 3\n", "a/experiment.Method.num_draws = 2\n"):
@@ -331,18 +333,18 @@ def test_nothing_in_a_run_is_unused(run):
 
 @pytest.mark.parametrize("run", RUNS)
 def test_the_resolved_text_gives_the_same_experiment(run, tmp_path):
-  made, record = configuration.parse([run], placeholders(run), [])
+  made, record = parsing.parse([run], placeholders(run), [])
   path = tmp_path / "resolved.gin"
   path.write_text(record["resolved"])
-  again, of_text = configuration.parse([str(path)], [], [])
+  again, of_text = parsing.parse([str(path)], [], [])
   assert of_text["resolved"] == record["resolved"]
   assert of_text["operative"] == record["operative"]
-  assert experiment.as_dict(again) == experiment.as_dict(made)
+  assert plan.as_dict(again) == plan.as_dict(made)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_bears_its_file_name(method):
-  made, _ = configuration.parse(["gin/runs/quickstart.gin", method], [], [])
+  made, _ = parsing.parse(["gin/runs/quickstart.gin", method], [], [])
   assert made.method.name == pathlib.Path(method).stem
 
 
@@ -357,16 +359,16 @@ LEFT_BEHIND = {
 @functools.cache
 def made_of(files, bindings=()):
   run = "gin/runs/quickstart.gin"
-  return configuration.parse([run, *files], list(bindings), [])[0]
+  return parsing.parse([run, *files], list(bindings), [])[0]
 
 
 def check_replaces(before, method):
   """Checks that of two methods' files the later one has its way."""
-  after = experiment.as_dict(made_of((before, method)))
-  assert after["method"] == experiment.as_dict(made_of((method,)))["method"]
+  after = plan.as_dict(made_of((before, method)))
+  assert after["method"] == plan.as_dict(made_of((method,)))["method"]
   files, bindings = LEFT_BEHIND.get(before, ([], []))
   expected = made_of((*files, method), tuple(bindings))
-  assert after == experiment.as_dict(expected)
+  assert after == plan.as_dict(expected)
 
 
 @pytest.mark.parametrize(
@@ -410,7 +412,7 @@ ASKED_FOR = {
 
 
 def with_prompts(run, name, *bindings):
-  return configuration.parse([run, name], [*placeholders(run), *bindings], [])
+  return parsing.parse([run, name], [*placeholders(run), *bindings], [])
 
 
 @pytest.mark.parametrize(("run", "name"), [*itertools.product(RUNS, PROMPTS)])
@@ -432,14 +434,14 @@ def test_prompts_after_a_run(run, name):
 
 @pytest.mark.parametrize("run", RUNS)
 def test_without_prompts_a_task_has_its_own(run):
-  made, _ = configuration.parse([run], placeholders(run), [])
+  made, _ = parsing.parse([run], placeholders(run), [])
   assert made.task.source.prompts is None
   assert made.base.source.prompts is None
 
 
 def test_prompts_before_a_run_would_be_lost():
   run = "gin/runs/quickstart.gin"
-  made, _ = configuration.parse(["gin/prompts/direct.gin", run], [], [])
+  made, _ = parsing.parse(["gin/prompts/direct.gin", run], [], [])
   assert made.task.source.prompts is None
 
 
@@ -508,7 +510,7 @@ def test_a_task_in_a_run(name, tmp_path):
   bindings = ["CACHE = 'a.npz'", "VOCABULARY = 'v'", "TASK_MODULE = 'm'"]
   if name in OPEN_TASKS:
     bindings.append(f"TASK = '{OPEN_TASKS[name]}'")
-  made, record = configuration.parse([str(path)], bindings, [])
+  made, record = parsing.parse([str(path)], bindings, [])
   source, base = made.task.source, made.base.source
   assert source.task == OPEN_TASKS.get(name, pathlib.Path(name).stem)
   assert (source.cache, source.vocabulary) == ("a.npz", "v")
@@ -600,6 +602,6 @@ def test_the_command_says_how_to_install_t5x(capsys, monkeypatch):
     assert error.count("\n") == 1
     assert f"{name} is for T5X, which is not installed: docs/t5x.md" in error
   # The others stay with the embedded trainer.
-  assert configuration.asks_for_t5x(["gin/t5x/trice_chain.gin"], [])
+  assert parsing.asks_for_t5x(["gin/t5x/trice_chain.gin"], [])
   for run in RUNS:
-    assert not configuration.asks_for_t5x([run], [])
+    assert not parsing.asks_for_t5x([run], [])

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 import cot_latent
 
 ROOT = pathlib.Path(cot_latent.__file__).parents[1]
-SOURCES = ("cot_latent", "gin", "tasks")
+SOURCES = ("cot_latent", "gin")
 
 
 def read_lock(text):

@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from cot_latent.data import answers, hugging_face, vocabularies
-from cot_latent.data.examples import Source, Task, TokenizedSplit
+from cot_latent.data.answers import forms as answer_forms
 from cot_latent.data.prompts import Prompts
+from cot_latent.data.source import Source
+from cot_latent.data.task import Task, TokenizedSplit
 from cot_latent.errors import UserError
+from cot_latent.models import vocabularies
+from cot_latent.models.hf import tokenizer as hf_tokenizer
 
 _FORMAT = 1
 _TEXTS = ("ids", "tasks", "questions", "answers")
@@ -144,7 +147,7 @@ def _describe(task: Task) -> dict[str, Any]:
 def _describe_vocabulary(vocabulary: vocabularies.Vocabulary) -> list:
   """The vocabulary without its model; three fields where they are all."""
   described = [vocabulary.name, vocabulary.size, vocabulary.eos_id]
-  if vocabulary.name.startswith(hugging_face.KIND):
+  if vocabulary.name.startswith(hf_tokenizer.KIND):
     return [*described, vocabulary.bos_id, vocabulary.padding_id]
   if vocabulary.bos_id is not None:
     return [*described, vocabulary.bos_id]
@@ -158,8 +161,8 @@ def _make_vocabulary(
   if not model:
     return vocabularies.byte_vocabulary(size - vocabularies.NUM_BYTES)
   make = (
-    hugging_face.make_vocabulary
-    if name.startswith(hugging_face.KIND)
+    hf_tokenizer.make_vocabulary
+    if name.startswith(hf_tokenizer.KIND)
     else vocabularies.sentencepiece_vocabulary
   )
   return make(name, model, size, eos_id, *more)
@@ -206,7 +209,7 @@ def _make_task(arrays, described, splits) -> Task:
     form=form,
     kinds=kinds,
     conventions={
-      task: answers.conventions(task, form, kind, prompts.is_direct)
+      task: answer_forms.conventions(task, form, kind, prompts.is_direct)
       for task, kind in kinds.items()
     },
     splits=list(splits),

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from cot_latent.errors import UserError
-from cot_latent.validation import check_positive, check_types
+from cot_latent.runtime.validation import check_positive, check_types
 
 _FIELD = re.compile(r"\{(\w*)\}")
 

@@ -5,10 +5,10 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cot_latent.data import files
-from cot_latent.data.checkers import Convention
-from cot_latent.data.examples import Task
+from cot_latent.data.answers.checkers import Convention
+from cot_latent.data.task import Task
 from cot_latent.errors import UserError
+from cot_latent.runtime import text_files
 
 
 class Verdict(NamedTuple):
@@ -64,7 +64,7 @@ def score(
   """
   known = _LazyRows(task)
   verdicts = []
-  for place, line in files.read_jsonl(path):
+  for place, line in text_files.read_jsonl(path):
     try:
       verdicts.append(_score_line(task, convention, known, place, line))
     except UserError as error:

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cot_latent.data import answers, vocabularies
-from cot_latent.data.examples import Source, Task, TokenizedSplit
+from cot_latent.data.answers import forms as answer_forms
 from cot_latent.data.prompts import Prompts
-from cot_latent.data.vocabularies import Vocabulary
+from cot_latent.data.source import Source
+from cot_latent.data.task import Task, TokenizedSplit
 from cot_latent.errors import UserError
+from cot_latent.models import vocabularies
+from cot_latent.models.vocabularies import Vocabulary
 from cot_latent.tasks import all as _  # noqa: F401  (registers them)
 from cot_latent.tasks import common
 from cot_latent.tasks.vocabularies import (
@@ -189,11 +191,11 @@ def _conventions(part: _Part, source: Source):
   task, info = part
   if info is None:
     own = functools.partial(task.postprocess_fn, example=None, is_target=False)
-    return {"own": answers.own("own", own)}
+    return {"own": answer_forms.own("own", own)}
   if info.extract is not None:
-    return {"own": answers.own("own", info.extract)}
+    return {"own": answer_forms.own("own", info.extract)}
   is_direct = (source.prompts or info.prompts).is_direct
-  return answers.conventions(task.name, info.form, info.kind, is_direct)
+  return answer_forms.conventions(task.name, info.form, info.kind, is_direct)
 
 
 def _read_split(

@@ -20,7 +20,11 @@ import jax.numpy as jnp
 from cot_latent.errors import UserError
 from cot_latent.models import partitioning
 from cot_latent.models.lora import Lora, Projection
-from cot_latent.validation import added_later, check_positive, check_types
+from cot_latent.runtime.validation import (
+  added_later,
+  check_positive,
+  check_types,
+)
 
 DType = Literal["float32", "bfloat16"]
 

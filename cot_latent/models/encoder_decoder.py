@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cot_latent.models import partitioning, t5
+from cot_latent.models.api import PAD_ID
 from cot_latent.models.decoder import Cache
 from cot_latent.models.lora import Lora
 from cot_latent.models.network import (
-  PAD_ID,
   SOFT_PROMPT,
   Network,
   Params,

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cot_latent.errors import UserError
-from cot_latent.validation import check_positive, check_types
+from cot_latent.runtime.validation import check_positive, check_types
 
 TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
 _DOWN, _UP = "lora_down", "lora_up"

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cot_latent.errors import UserError
-from cot_latent.validation import check_positive, check_types
+from cot_latent.runtime.validation import check_positive, check_types
 
 _AXES = ("data", "model")
 _BLOCK_BYTES = 2**28

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cot_latent.models import partitioning
-from cot_latent.models.network import PAD_ID, Network, log_prob_of
+from cot_latent.models.api import PAD_ID
+from cot_latent.models.network import Network, log_prob_of
 
 # A batch in which this part alone is not over yet is cut down to it, if that
 # makes up for compiling once more.

@@ -25,7 +25,7 @@ from cot_latent.errors import UserError
 from cot_latent.models import partitioning
 from cot_latent.models.decoder import Cache, DType, LayerCache, RMSNorm
 from cot_latent.models.lora import Lora, Projection
-from cot_latent.validation import check_positive, check_types
+from cot_latent.runtime.validation import check_positive, check_types
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import cot_latent
-from cot_latent.reporting import files
+from cot_latent.runtime import files
 
 # Variables that change what is computed, or where.
 _VARIABLES = re.compile(

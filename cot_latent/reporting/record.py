@@ -19,7 +19,8 @@ from typing import Any
 import jsonschema
 
 from cot_latent.errors import UserError
-from cot_latent.reporting import files, liveness, lock, page, seals
+from cot_latent.reporting import health, page, seals
+from cot_latent.runtime import files, lock
 
 SCHEMA_VERSION = 2
 FINISHED = ("complete", "suspect")  # such a run has nothing left to do
@@ -135,7 +136,7 @@ def build(
     error: what went wrong, in a line.
   """
   live = measured(rows, header["liveness"]["limits"])
-  flags = liveness.red_flags(live["liveness"])
+  flags = health.red_flags(live["liveness"])
   if status == "complete" and flags:
     status = "suspect"
   identity = header["identity"]
@@ -181,7 +182,7 @@ def measured(
 
   return {
     "results": of_kind(rows, "result"),
-    "liveness": liveness.measure(metrics, limits),
+    "liveness": health.measure(metrics, limits),
     "cost": {
       "steps_skipped": sum(row["estimator/is_skipped"] for row in metrics),
       "seconds": seconds | {"total": sum(seconds.values())},

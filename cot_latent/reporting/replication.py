@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import scipy.stats
 
-from cot_latent.reporting import environment, files, record, seals
+from cot_latent.reporting import environment, record, seals
+from cot_latent.runtime import files
 
 BITWISE, CHOICES, CONSISTENT, DIFFERENT = (
   "bitwise equal",

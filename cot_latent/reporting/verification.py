@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cot_latent.errors import UserError
-from cot_latent.reporting import files, record, seals
+from cot_latent.reporting import record, seals
+from cot_latent.runtime import files
 
 # A line of outputs -> the answer counted, and whether it is right.
 Rescore = Callable[[Mapping[str, Any]], tuple[str | None, bool]]

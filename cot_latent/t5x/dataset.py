@@ -17,11 +17,11 @@ import numpy as np
 from clu.data import dataset_iterator
 from etils import epath
 
+from cot_latent.em.outer_loops import Pool
 from cot_latent.errors import UserError
 from cot_latent.inference.memory import MemoryState
 from cot_latent.t5x import paths
 from cot_latent.t5x.features import Features
-from cot_latent.training.state import Pool
 
 _SUFFIX = ".memory.npz"
 _POOL = "pool_"  # before the names of a pool's arrays

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import seqio
 
+from cot_latent.em import evaluation
+from cot_latent.em.evaluation import Output
 from cot_latent.t5x import checks
 from cot_latent.t5x.report import Report
-from cot_latent.training import evaluation
-from cot_latent.training.evaluation import Output
 
 _PREDICTIONS = seqio.metrics.ModelOutputType.PREDICTION
 

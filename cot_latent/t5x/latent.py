@@ -9,14 +9,14 @@ from typing import Any
 import seqio
 from t5x import models
 
-from cot_latent.data import examples
-from cot_latent.data.examples import Source
+from cot_latent.data.open import open_task
+from cot_latent.data.source import Source, TaskConfig
+from cot_latent.em import training_data
+from cot_latent.em.method import Method
 from cot_latent.errors import UserError
 from cot_latent.t5x import checks, features, one_line, paths
 from cot_latent.t5x.dataset import RationaleIterator
 from cot_latent.tasks import common
-from cot_latent.training import loading
-from cot_latent.training.experiment import Method, TaskConfig
 
 
 class Latent:
@@ -65,8 +65,8 @@ class Latent:
     paths.check_absolute("MODEL_DIR", model_dir)
     self.config = task
     self.method, self.seed, self.batch_size = method, seed, batch_size
-    self.task = examples.open_task(task.source)
-    self.examples = loading.load_train(self.task, task, method)
+    self.task = open_task(task.source)
+    self.examples = training_data.load_train(self.task, task, method)
     if len(self.examples) < batch_size:
       raise UserError(
         f"a minibatch of {batch_size} does not fit the {len(self.examples)} "

@@ -14,14 +14,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from t5x import trainer, utils
 
+from cot_latent.em import estep, outer_loops
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import memory, rng
+from cot_latent.runtime import processes
+from cot_latent.runtime.progress import Progress
 from cot_latent.t5x import loops, provenance, sampler
 from cot_latent.t5x.dataset import Chains
 from cot_latent.t5x.latent import Latent
 from cot_latent.t5x.report import Report
-from cot_latent.training import estep, processes, refit
-from cot_latent.training.progress import Progress
 
 # T5X averages these over the loss's weights, which are signed here.
 _MEANINGLESS = (
@@ -248,7 +249,7 @@ class LatentTrainer(trainer.Trainer):
     )
     chains.step = step + 1
     if chains.pool is not None:
-      return refit.pool_step(
+      return outer_loops.pool_step(
         *(latent.examples, latent.method, chains.memory, chains.pool, index),
         *(latent.seed, own_step + 1),
       )

@@ -12,9 +12,10 @@ import gin
 from gin import config as gin_config
 from t5x import gin_utils
 
-from cot_latent import gin_errors, gin_sources
+from cot_latent.configuration import errors as gin_errors
+from cot_latent.configuration import sources as gin_sources
 from cot_latent.errors import Preempted, RunError, UserError
-from cot_latent.reporting import files
+from cot_latent.runtime import files
 from cot_latent.t5x import paths, plan, report
 
 _MODULE = "t5x.train"

@@ -6,7 +6,7 @@ That is kept in the run's folder and read again each time: no device has to
 hold it, and a run that goes on reads the same. (Of T5X's checkpoints, among
 which it is the first one, T5X deletes the old.)
 
-Reference: see `cot_latent.training.refit`, which has the method.
+Reference: see `cot_latent.em.outer_loops`, which has the method.
 """
 
 from typing import Any
@@ -14,14 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from cot_latent.em import outer_loops
+from cot_latent.em.outer_loops import Pool
 from cot_latent.errors import UserError
 from cot_latent.models.language_model import LanguageModel
+from cot_latent.runtime.progress import Progress
 from cot_latent.t5x import checkpoints, paths
 from cot_latent.t5x.dataset import Chains
 from cot_latent.t5x.latent import Latent
-from cot_latent.training import refit
-from cot_latent.training.progress import Progress
-from cot_latent.training.state import Pool
 
 # Steps of a run whose end only T5X's train knows.
 _ENDLESS = int(np.iinfo(np.int32).max)
@@ -32,7 +32,7 @@ def empty_pool(latent: Latent) -> Pool | None:
   method = latent.method
   if method.refit is None:
     return None
-  return refit.empty_pool(
+  return outer_loops.empty_pool(
     len(latent.examples), method.num_draws, latent.config.max_length
   )
 
@@ -105,7 +105,7 @@ def begin(
   assert method.refit is not None
   assert chains.memory is not None
   loop = int(pool.loop) + 1
-  collected = refit.collect(
+  collected = outer_loops.collect(
     model,
     latent.task,
     latent.examples,
@@ -116,8 +116,8 @@ def begin(
     latent.batch_size * method.num_draws,
     Progress(f"loop {loop}", len(latent.examples) * method.num_draws),
   )
-  pool = refit.next_pool(pool, collected, method, own_step, _ENDLESS)
-  chains.memory = refit.remember(
+  pool = outer_loops.next_pool(pool, collected, method, own_step, _ENDLESS)
+  chains.memory = outer_loops.remember(
     chains.memory, pool.tokens, pool.is_correct, own_step + 1
   )
   chains.pool = pool
@@ -136,7 +136,7 @@ def end(latent: Latent, chains: Chains, step: int, loss: float) -> None:
     loss: of the step, in nats a sequence.
   """
   own_step = step - chains.began_at
-  chains.pool = refit.end_early(
+  chains.pool = outer_loops.end_early(
     latent.method.refit, chains.pool, own_step, loss
   )
 

@@ -8,7 +8,7 @@ import signal
 import sys
 
 from cot_latent.errors import Preempted, RunError, UserError
-from cot_latent.training import preemption
+from cot_latent.runtime import preemption
 
 _EXIT_PREEMPTED = 143
 _held = contextlib.ExitStack()  # until the process ends

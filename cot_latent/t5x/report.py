@@ -15,22 +15,16 @@ from typing import Any
 
 from t5x import partitioning, trainer
 
+from cot_latent.em import header, plan, results, training_data
+from cot_latent.em.evaluation import Output
 from cot_latent.errors import Preempted, UserError
 from cot_latent.inference.memory import MemoryState
-from cot_latent.reporting import environment, files, lock, record, seals
-from cot_latent.reporting.liveness import Limits
+from cot_latent.models import digests
+from cot_latent.reporting import environment, record, seals, silent
+from cot_latent.reporting.health import Limits
+from cot_latent.runtime import compilation, files, lock, processes
 from cot_latent.t5x import checks, provenance, store
 from cot_latent.t5x.latent import Latent
-from cot_latent.training import (
-  compilation,
-  digests,
-  experiment,
-  header,
-  loading,
-  processes,
-  results,
-)
-from cot_latent.training.evaluation import Output
 
 # What looks at a header before anything is written. A module's variable, for
 # between who sets it, `launch.run`, and the report stands T5X's own script.
@@ -84,7 +78,7 @@ class Report:
       prompt_length=task.prompt_length,
       over_long=task.over_long,
     )
-    self._record: record.Record | processes.Record | None = None
+    self._record: record.Record | silent.Record | None = None
     self._header: dict[str, Any] = {}
     self._held = contextlib.ExitStack()
     self._began_at = self._steps = 0
@@ -157,7 +151,7 @@ class Report:
     self._record = (
       record.Record(folder, sections, resume_at)
       if is_first
-      else processes.Record(folder, resume_at)
+      else silent.Record(folder, resume_at)
     )
     # T5X has many places outside of steps and evaluations where it may end.
     atexit.register(_end_as_python_does)
@@ -386,8 +380,8 @@ class Report:
     """What the run is, by the names that the embedded trainer's have."""
     latent = self._latent
     return {
-      "task": experiment.as_dict(latent.config),
-      "method": experiment.as_dict(latent.method),
+      "task": plan.as_dict(latent.config),
+      "method": plan.as_dict(latent.method),
       "evaluation": {"num_samples": 0, "period": self._period},
       "model_dir": self._model_dir,
       "seed": latent.seed,
@@ -399,7 +393,7 @@ class Report:
 
   def _data(self) -> dict[str, Any]:
     latent = self._latent
-    return loading.describe_splits(
+    return training_data.describe_splits(
       latent.task,
       None,
       {
@@ -412,7 +406,7 @@ class Report:
     """Counts what the run will cost."""
     latent, steps = self._latent, self._steps
     num_evaluations = 1 + (-(-steps // self._period) if self._period else 0)
-    return experiment.plan_of(
+    return plan.plan_of(
       latent.method,
       steps=steps,
       batch_size=latent.batch_size,

@@ -11,22 +11,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from cot_latent.data.examples import Examples
-from cot_latent.data.vocabularies import Vocabulary
+from cot_latent.data.task import Examples
+from cot_latent.em.plan import as_dict
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import rng
-from cot_latent.models import huggingface, partitioning
-from cot_latent.models.language_model import PAD_ID, LanguageModel
-from cot_latent.reporting import files, lock
-from cot_latent.training import mstep, processes
-from cot_latent.training.experiment import (
-  BaseConfig,
-  Checkpoint,
-  Experiment,
-  as_dict,
-)
+from cot_latent.models import partitioning
+from cot_latent.models.api import PAD_ID
+from cot_latent.models.hf import weights as hf_weights
+from cot_latent.models.language_model import LanguageModel
+from cot_latent.models.vocabularies import Vocabulary
+from cot_latent.runtime import files, lock, processes
+from cot_latent.runtime.progress import Progress
+from cot_latent.training import mstep
+from cot_latent.training.experiment import BaseConfig, Checkpoint, Experiment
 from cot_latent.training.loading import Data
-from cot_latent.training.progress import Progress
 
 
 def fit(
@@ -181,8 +179,8 @@ def _load(
   """Loads a pretrained model, its rows in the order of the vocabulary."""
   assert isinstance(config.base, Checkpoint)
   folder = pathlib.Path(config.base.path)
-  params = huggingface.load(folder, config.model, vocabulary.size, layout)
-  return huggingface.exchange(params, 0, vocabulary.padding_id)
+  params = hf_weights.load(folder, config.model, vocabulary.size, layout)
+  return hf_weights.exchange(params, 0, vocabulary.padding_id)
 
 
 def _write(path: pathlib.Path, params: Any) -> None:

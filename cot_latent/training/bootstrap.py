@@ -13,12 +13,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from cot_latent.data.examples import Examples, Task
+from cot_latent.data.task import Examples, Task
+from cot_latent.em import estep
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import rng
-from cot_latent.models.language_model import PAD_ID, LanguageModel
-from cot_latent.reporting import files
-from cot_latent.training import estep, processes
+from cot_latent.models.api import PAD_ID
+from cot_latent.models.language_model import LanguageModel
+from cot_latent.runtime import files, processes
 
 _PASSES = 4  # over the training questions, before giving up
 _FILE = "exemplars.jsonl"

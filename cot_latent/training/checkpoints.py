@@ -10,8 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cot_latent.errors import UserError
-from cot_latent.reporting import files
-from cot_latent.training import processes
+from cot_latent.runtime import files, processes
 from cot_latent.training.state import TrainState
 
 _MANIFEST = "sha256.json"

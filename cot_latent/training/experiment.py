@@ -4,193 +4,24 @@ M questions a minibatch, K draws a question, L sequences scored a step.
 """
 
 import dataclasses
-import inspect
 import math
-from collections.abc import Callable
-from typing import Literal
 
-import jax
-
-from cot_latent.data.examples import OverLong, Source
+from cot_latent.data.source import OverLong, Source, TaskConfig
+from cot_latent.em.method import Method
+from cot_latent.em.plan import as_dict, plan_of
 from cot_latent.errors import UserError
-from cot_latent.inference import transition
 from cot_latent.models.decoder import DecoderConfig
 from cot_latent.models.partitioning import MeshConfig
 from cot_latent.models.t5 import T5Config
-from cot_latent.reporting import files
-from cot_latent.reporting.liveness import Limits
-from cot_latent.training.tuning import Tuning
-from cot_latent.validation import (
+from cot_latent.reporting.health import Limits
+from cot_latent.runtime import files
+from cot_latent.runtime.validation import (
   added_later,
   check_positive,
   check_types,
   check_within,
-  is_to_be_told,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskConfig:
-  """Which questions, and how long they and their rationales may be.
-
-  Attributes:
-    source: the task.
-    prompt_length: P, tokens; prompt and hinted prompt must fit.
-    max_length: T, tokens of a rationale with its answer and EOS.
-    over_long: what becomes of an example that does not fit (`Task.load`).
-    train_split: the questions with a memory.
-    test_split: the held-out questions.
-  """
-
-  source: Source
-  prompt_length: int
-  max_length: int
-  over_long: OverLong = "error"
-  train_split: str = "train"
-  test_split: str = "test"
-
-  def __post_init__(self):
-    check_types(self)
-    check_positive(self, "prompt_length", "max_length")
-
-
-@dataclasses.dataclass(frozen=True)
-class Refit:
-  """Outer loops: rationales of all questions, then a fit to the right ones.
-
-  Attributes:
-    source: "sample" draws them at temperature 1, "greedy" decodes them, "human"
-      takes those of the data.
-    hint_on_failure: draw once more where the answer is wrong, from the question
-      with its answer as a hint.
-    restart: begin every fit from the base model, and not where the last ended.
-    first_steps: steps of the first loop; None is one loop of all steps.
-    growth: each loop's steps over those of the one before.
-    max_steps: of a loop.
-    stop_loss: end a loop when a minibatch's loss, in nats a sequence, is below
-      it; the steps saved go to the loops that follow. None never does.
-  """
-
-  source: Literal["sample", "greedy", "human"]
-  hint_on_failure: bool = False
-  restart: bool = False
-  first_steps: int | None = None
-  growth: float = 1.0
-  max_steps: int | None = None
-  stop_loss: float | None = None
-
-  def __post_init__(self):
-    check_types(self)
-    check_within(self, "growth", 1, math.inf)
-    for name in ("first_steps", "max_steps"):
-      if getattr(self, name) is not None:
-        check_positive(self, name)
-    if self.source == "human" and (self.hint_on_failure or self.first_steps):
-      raise UserError(
-        "Refit.source = 'human' is one loop without hints: leave "
-        "hint_on_failure and first_steps out"
-      )
-
-  def loop_steps(self, loop: int, num_steps: int) -> int:
-    """Steps of a loop, from 0, in a run of `num_steps`; at most those.
-
-    Reference: Phan et al. 2023, appendix F: 40, growing by 20% up to 200.
-    """
-    if self.first_steps is None:
-      return num_steps
-    try:
-      steps = round(self.first_steps * self.growth**loop)
-    except OverflowError:
-      steps = num_steps
-    return min(steps, self.max_steps or steps, num_steps)
-
-  def begins_anew(self) -> bool:
-    """Whether there may be a second loop, with an optimizer as at first."""
-    return self.first_steps is not None or self.stop_loss is not None
-
-  def num_loops(self, num_steps: int) -> int:
-    """Loops in a run, none of which ends early."""
-    loops, done = 0, 0
-    while done < num_steps:
-      done += self.loop_steps(loops, num_steps)
-      loops += 1
-    return loops
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-  """How rationales are drawn and what weight they get.
-
-  Attributes:
-    name: for the report.
-    estimator: a Transition -> weights [M, 1 + K] (inference/estimators.py).
-    memory_start: the prompt that the first rationales are drawn from: "guide"
-      (the question with its answer as a hint), "prior" (the question alone),
-      or "empty", to start without any.
-    num_draws: K.
-    num_scored: L, or None to score every sequence that has weight.
-    refit: outer loops, between which nothing is drawn; None draws afresh in
-      every step.
-  """
-
-  name: str
-  estimator: Callable
-  memory_start: Literal["guide", "prior", "empty"] = "guide"
-  num_draws: int = 1
-  num_scored: int | None = None
-  refit: Refit | None = None
-
-  def __post_init__(self):
-    check_types(self)
-    check_positive(self, "num_draws")
-    if self.refit is not None:
-      if self.memory_start != "empty":
-        raise UserError(
-          "Method.memory_start must be 'empty' with outer loops, which fill "
-          "the memory themselves"
-        )
-      if self.refit.source == "human" and self.num_draws != 1:
-        raise UserError(
-          "there is one human rationale a question: num_draws = 1"
-        )
-    if self.num_scored is not None:
-      check_positive(self, "num_scored")
-    if not inspect.isfunction(self.estimator):
-      raise UserError(
-        "Method.estimator must be a plain function, so that the report can "
-        f"tell its settings, not {self.estimator!r:.60}"
-      )
-    # On shapes alone, so that a misfit is found before anything is computed.
-    example = transition.shapes(num_rows=2, num_draws=self.num_draws, length=1)
-    try:
-      weights = jax.eval_shape(self.estimator, example)
-    except ValueError as error:
-      raise UserError(f"Method.estimator: {error}") from None
-    except TypeError as error:
-      raise UserError(
-        f"Method.estimator: {error}; in gin, write it with (), as in "
-        "@estimators.basic()"
-      ) from None
-    if getattr(weights, "shape", None) != (2, 1 + self.num_draws):
-      raise UserError("Method.estimator must give weights [M, 1 + K]")
-
-  def drawn_by_loop(self, num_train: int) -> int:
-    """Sequences that an outer loop draws for N questions at most."""
-    if self.refit is None or self.refit.source == "human":
-      return 0
-    # Not all need the hint.
-    return num_train * self.num_draws * (1 + self.refit.hint_on_failure)
-
-  def drawn_by_steps(self, steps: int, batch_size: int, num_train: int) -> int:
-    """Sequences that the steps of a run draw, at most."""
-    if self.refit is None:
-      return steps * batch_size * self.num_draws
-    return self.refit.num_loops(steps) * self.drawn_by_loop(num_train)
-
-  def max_scored(self, batch_size: int) -> int:
-    """The most sequences that one step differentiates."""
-    everything = batch_size * (1 + self.num_draws)
-    return min(self.num_scored or everything, everything)
+from cot_latent.training.tuning import Tuning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -389,29 +220,6 @@ def run_id(config: Experiment) -> str:
   )
 
 
-def as_dict(config) -> dict:
-  """Writes an experiment as nested dicts of plain values.
-
-  A function is written as its name and the values that it closes over: for an
-  estimator, the settings that it was built with.
-  """
-
-  def plain(value):
-    if dataclasses.is_dataclass(value):
-      return {
-        field.name: plain(getattr(value, field.name))
-        for field in dataclasses.fields(value)
-        if is_to_be_told(value, field)
-      }
-    if inspect.isfunction(value):
-      settings = inspect.getclosurevars(value).nonlocals
-      name = f"{value.__module__}.{value.__qualname__.split('.')[0]}"
-      return {"name": name} | {k: plain(v) for k, v in settings.items()}
-    return value
-
-  return plain(config)
-
-
 def base_rows(experiment: Experiment) -> int:
   """Counts the sequences that the base model is fitted to."""
   base = experiment.base
@@ -441,40 +249,3 @@ def plan(experiment: Experiment, num_train: int, num_test: int) -> dict:
     num_answers=num_test * (num_greedy + num_sampled),
     num_base=base_rows(experiment),
   )
-
-
-def plan_of(
-  method: Method,
-  *,
-  steps: int,
-  batch_size: int,
-  num_train: int,
-  num_answers: int,
-  num_base: int = 0,
-) -> dict:
-  """Counts as `plan` does, whatever the trainer.
-
-  Args:
-    method: the E-step.
-    steps: of the method.
-    batch_size: M.
-    num_train: N, training questions.
-    num_answers: completions that all evaluations draw.
-    num_base: sequences that the base model is fitted to.
-
-  Returns:
-    What `plan` gives.
-  """
-  sampled = {
-    "memory_start": 0 if method.memory_start == "empty" else num_train,
-    "steps": method.drawn_by_steps(steps, batch_size, num_train),
-    "evaluation": num_answers,
-  }
-  scored = {"base": num_base, "steps": steps * method.max_scored(batch_size)}
-  return {
-    "steps": steps,
-    "sequences_sampled": sum(sampled.values()),
-    "sequences_scored": sum(scored.values()),
-    "sampled_by_phase": sampled,
-    "scored_by_phase": scored,
-  }

@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 
-from cot_latent.data import examples
+from cot_latent.data.open import open_task
 from cot_latent.errors import UserError
-from cot_latent.models import huggingface, language_model, lora
-from cot_latent.reporting import lock
+from cot_latent.models import language_model, lora
+from cot_latent.models.hf import weights as hf_weights
+from cot_latent.runtime import lock
 from cot_latent.training import checkpoints, tuning
 from cot_latent.training.experiment import Checkpoint, Experiment
 
@@ -18,7 +19,7 @@ def export(
   config: Experiment,
   directory: pathlib.Path,
   folder: pathlib.Path,
-  dtype: huggingface.StoredType | None = None,
+  dtype: hf_weights.StoredType | None = None,
 ) -> int:
   """Writes the model of a run's last checkpoint.
 
@@ -55,7 +56,7 @@ def export(
   if not saved_in.is_dir():
     raise UserError(f"no checkpoints in {directory}: give the run's own folder")
   source = pathlib.Path(config.base.path)
-  vocabulary = examples.open_task(config.task.source).vocabulary
+  vocabulary = open_task(config.task.source).vocabulary
   params: Any
   with (
     lock.hold(directory),
@@ -75,9 +76,9 @@ def export(
     trained, _ = tuning.split(shapes, config.tuning)
     params = saved.restore_params(trained)
   if isinstance(config.tuning, lora.Lora):
-    frozen = huggingface.load(source, config.model, vocabulary.size)
-    frozen = huggingface.exchange(frozen, 0, vocabulary.padding_id)
+    frozen = hf_weights.load(source, config.model, vocabulary.size)
+    frozen = hf_weights.exchange(frozen, 0, vocabulary.padding_id)
     params = lora.merged(tuning.merge(params, frozen), config.tuning)
-  params = huggingface.exchange(params, 0, vocabulary.padding_id)
-  huggingface.save(folder, params, source, dtype)
+  params = hf_weights.exchange(params, 0, vocabulary.padding_id)
+  hf_weights.save(folder, params, source, dtype)
   return step

@@ -2,31 +2,8 @@
 
 from typing import Any, NamedTuple
 
-import jax
-
+from cot_latent.em.outer_loops import Pool
 from cot_latent.training import tuning
-
-
-class Pool(NamedTuple):
-  """The rationales that the steps of an outer loop learn from.
-
-  N training questions, K rationales each, T tokens.
-
-  Attributes:
-    tokens: [N, K, T] int32.
-    is_correct: [N, K] bool.
-    capped_fraction: scalar, of the draws, those cut by T.
-    unparseable_fraction: scalar, those without an answer.
-    loop: scalar int32, the loop's number, from 0.
-    ends_at: scalar int32, the step after which the next one begins.
-  """
-
-  tokens: jax.Array
-  is_correct: jax.Array
-  capped_fraction: jax.Array
-  unparseable_fraction: jax.Array
-  loop: jax.Array
-  ends_at: jax.Array
 
 
 class TrainState(NamedTuple):

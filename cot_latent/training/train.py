@@ -11,37 +11,41 @@ import jax
 import numpy as np
 from tensorboard import summary
 
-from cot_latent import quiet
-from cot_latent.data import examples
-from cot_latent.data.examples import Source, Task
+from cot_latent.data.open import open_task
+from cot_latent.data.source import Source
+from cot_latent.data.task import Task
+from cot_latent.em import (
+  estep,
+  evaluation,
+  header,
+  outer_loops,
+  plan,
+  results,
+  training_data,
+)
 from cot_latent.errors import Preempted, RunError, UserError
 from cot_latent.inference import rng
-from cot_latent.models import language_model, lora, partitioning
-from cot_latent.reporting import (
-  environment,
+from cot_latent.models import api, digests, language_model, lora, partitioning
+from cot_latent.reporting import environment, record, silent
+from cot_latent.runtime import (
+  compilation,
   files,
   lock,
-  record,
+  preemption,
+  processes,
+  tf_startup,
 )
+from cot_latent.runtime.progress import Progress
 from cot_latent.training import (
   base,
   bootstrap,
   checkpoints,
-  compilation,
-  digests,
-  estep,
-  evaluation,
   experiment,
-  header,
   loading,
+  loops,
   mstep,
-  preemption,
-  processes,
-  refit,
-  results,
   tuning,
 )
-from cot_latent.training.progress import Progress
 from cot_latent.training.state import TrainState
 
 _NUM_SAMPLES_SHOWN = 6  # of each kind, in the report
@@ -76,7 +80,7 @@ class Prepared(NamedTuple):
 def prepare(
   config: experiment.Experiment,
   gin_record: dict[str, Any],
-  open_task: Callable[[Source], Task] = examples.open_task,
+  open_task: Callable[[Source], Task] = open_task,
 ) -> Prepared:
   """Loads the data and checks all that can be checked; writes nothing.
 
@@ -124,7 +128,7 @@ def train(prepared: Prepared) -> dict[str, Any]:
   directory, old = prepared.directory, prepared.old
   processes.check_agreement(
     [
-      experiment.as_dict(config) | {"model_dir": str(directory)},
+      plan.as_dict(config) | {"model_dir": str(directory)},
       partitioning.describe(partitioning.build(config.mesh)),
       sections["data"],
       sections["randomness"],
@@ -161,10 +165,10 @@ def _train(prepared: Prepared) -> dict[str, Any]:
     sections["continuity"]["resumes"].append(
       {"step": resume_at, **prepared.resumption}
     )
-  run_record: record.Record | processes.Record = (
+  run_record: record.Record | silent.Record = (
     record.Record(directory, sections, resume_at)
     if is_first
-    else processes.Record(directory, resume_at)
+    else silent.Record(directory, resume_at)
   )
   with contextlib.closing(run_record), contextlib.closing(saved):
     try:
@@ -211,7 +215,7 @@ class _Run:
       config.rows_at_once or -(-config.batch_size // 4),
     )
     # TensorBoard's own writer: CLU's starts TensorFlow.
-    quiet.keep_tensorboard_from_tensorflow()
+    tf_startup.keep_tensorboard_from_tensorflow()
     self.writer: summary.Writer | None = None
     if processes.is_first():
       self.writer = summary.Writer(str(directory / "tensorboard"))
@@ -335,7 +339,7 @@ class _Run:
   def first_state(self, state: TrainState) -> TrainState:
     """Makes the state before any step of parameters and memory."""
     state = state._replace(opt_state=self.init_optimizer(state.params))
-    return refit.first_state(self.config, state, self.layout)
+    return loops.first_state(self.config, state, self.layout)
 
   def is_bootstrapped(self) -> bool:
     """Whether worked examples are drawn, for prompts or a soft prompt."""
@@ -394,9 +398,9 @@ class _Run:
       longer = bootstrap.put_before(
         self.data.soft_task, train, exemplars, train
       )
-      tokens = loading.common_beginning(
-        [row[row != language_model.PAD_ID] for row in longer.prompts],
-        [row[row != language_model.PAD_ID] for row in train.prompts],
+      tokens = training_data.common_beginning(
+        [row[row != api.PAD_ID] for row in longer.prompts],
+        [row[row != api.PAD_ID] for row in train.prompts],
         train.bos_id,
       )
       self.data = self.data._replace(soft_tokens=tokens)
@@ -457,7 +461,7 @@ class _Run:
     if config.method.refit is None:
       state, rows, measured = self.e_step(state, index)
     else:
-      state, rows, measured = refit.e_step(
+      state, rows, measured = loops.e_step(
         self.model,
         self.task,
         self.data.train,
@@ -483,7 +487,7 @@ class _Run:
       is_finite = bool(updated.is_finite)
       state = state._replace(params=updated.params, opt_state=updated.opt_state)
       if is_finite:
-        pool = refit.end_early(
+        pool = outer_loops.end_early(
           config.method.refit, state.pool, step, loss, self.layout
         )
         state = state._replace(pool=pool)
@@ -529,7 +533,7 @@ class _Run:
   def learning_rate(self, state: TrainState) -> jax.Array:
     """The schedule's value; it begins anew with each outer loop."""
     config = self.config
-    num_steps = refit.loop_steps(config, state.pool)
+    num_steps = loops.loop_steps(config, state.pool)
     schedule = mstep.learning_rate(config.optimizer, num_steps)
     return schedule(mstep.num_updates(state.opt_state))
 
@@ -611,7 +615,11 @@ class _Run:
     written = [results.write_memory(self.directory, step, ids, state.memory)]
     if isinstance(self.config.tuning, tuning.SoftPrompt):
       written.append(
-        results.write_soft_prompt(self.directory, step, state.params)
+        results.write_soft_prompt(
+          self.directory,
+          step,
+          tuning.soft_prompt_bytes(partitioning.to_host(state.params)),
+        )
       )
     for row in written:
       self.journal.add(step, "output", **row)
@@ -663,7 +671,7 @@ def _note_checkpoint(journal: files.Journal, step: int, sha256: str) -> None:
 
 def _build_model(
   config: experiment.Experiment,
-  task: examples.Task,
+  task: Task,
   layout: partitioning.Layout | None,
   with_lora: bool = True,
 ) -> language_model.LanguageModel:
@@ -711,7 +719,7 @@ def _header(
       "rerun": "t5x rerun report.json",
     },
     module=config.task.source.module,
-    configuration=gin_record | {"experiment": experiment.as_dict(config)},
+    configuration=gin_record | {"experiment": plan.as_dict(config)},
     data=loading.describe_data(config, loaded),
     params=jax.eval_shape(model.init, rng.purpose_key(config.seed, "params")),
     topology=partitioning.describe(layout),

@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from cot_latent.data.examples import Source
+from cot_latent.data.source import Source
 from cot_latent.errors import UserError
 from cot_latent.models import lora, partitioning
 from cot_latent.models.language_model import LanguageModel
 from cot_latent.models.network import SOFT_PROMPT
-from cot_latent.validation import check_positive, check_types
+from cot_latent.runtime.validation import check_positive, check_types
 
 Tree = Mapping[str, Any]
 

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import seqio
 
-from cot_latent.data import cache, examples
-from cot_latent.data.examples import Source
+from cot_latent.data import cache
+from cot_latent.data.open import open_task
 from cot_latent.data.prompts import COMPACT, DIRECT, Prompts
+from cot_latent.data.source import Source
 from cot_latent.errors import UserError
 from cot_latent.tasks import common, table
 from tests.asserts import message_of
-from tests.data.examples_test import spell
+from tests.data.task_test import spell
 from tests.tasks import golden, pipeline
 
 ROWS = {
@@ -61,7 +62,7 @@ def open_toy(name="toy", rows=None, source=None, **settings):
     **TOY | settings,
   )
   try:
-    task = examples.open_task(source or Source(name))
+    task = open_task(source or Source(name))
     for split in task.splits:
       task.read(split)
     return task
@@ -86,7 +87,7 @@ def open_mixture():
       )
       names.append(name)
     common.register_mixture("toy_mix", names)
-    task = examples.open_task(Source("toy_mix"))
+    task = open_task(Source("toy_mix"))
     for split in task.splits:
       task.read(split)
     return task
@@ -125,7 +126,7 @@ def store(task, path):
 
 def reopen(opened, path, **settings):
   settings = {"task": opened.name, "cache": str(path)} | settings
-  return examples.open_task(Source(**settings))
+  return open_task(Source(**settings))
 
 
 def check_arrays(one, other):
@@ -257,8 +258,10 @@ def test_there_is_no_pickle(toy, tmp_path):
 
 OTHER_PROCESS = """
 import json, sys
-from cot_latent.data import cache, examples
-task = examples.open_task(examples.Source(**json.loads(sys.argv[1])))
+from cot_latent.data import cache
+from cot_latent.data.open import open_task
+from cot_latent.data.source import Source
+task = open_task(Source(**json.loads(sys.argv[1])))
 if sys.argv[2]:
   open(sys.argv[2], "wb").write(cache.to_bytes(task)[0])
 print(cache.fingerprint(task), "tensorflow" in sys.modules)
@@ -723,7 +726,7 @@ def test_another_preprocessor_changes_the_fingerprint():
       metric_fns=[],
     )
     try:
-      built.append(cache.fingerprint(examples.open_task(Source(name))))
+      built.append(cache.fingerprint(open_task(Source(name))))
     finally:
       seqio.TaskRegistry.remove(name)
   assert len(set(built)) == 2
@@ -741,7 +744,7 @@ def test_no_path_changes_the_fingerprint(tmp_path):
     table.register("toy_table", str(folder / "rows.jsonl"), kind="integer")
     prompts = Prompts(exemplars=str(folder / "worked.jsonl"))
     try:
-      task = examples.open_task(
+      task = open_task(
         Source("toy_table", prompts=prompts, vocabulary=str(model))
       )
       found.add(cache.fingerprint(task))

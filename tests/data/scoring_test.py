@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from cot_latent.data import answers, examples, scoring, vocabularies
+from cot_latent.data import scoring
+from cot_latent.data.answers import forms as answer_forms
 from cot_latent.data.prompts import Prompts
+from cot_latent.data.task import Task, TokenizedSplit
 from cot_latent.errors import UserError
+from cot_latent.models import vocabularies
 from tests.asserts import message_of
 
 fixed = hypothesis.settings(
@@ -29,7 +32,7 @@ KNOWN = {
 def read(split):
   columns = zip(*KNOWN[split], strict=True)
   tokens = [[NO_TOKENS] * len(KNOWN[split])] * 3
-  return examples.TokenizedSplit(*map(list, columns), *tokens)
+  return TokenizedSplit(*map(list, columns), *tokens)
 
 
 def refuse(split):
@@ -38,14 +41,14 @@ def refuse(split):
 
 def make_task(kinds, read=refuse, form="sentence"):
   """A task, or for several kinds a mixture."""
-  return examples.Task(
+  return Task(
     name="toy",
     vocabulary=vocabularies.byte_vocabulary(),
     prompts=Prompts(),
     form=form,
     kinds=kinds,
     conventions={
-      name: answers.conventions(name, form, kind, is_direct=False)
+      name: answer_forms.conventions(name, form, kind, is_direct=False)
       for name, kind in kinds.items()
     },
     splits=["train", "test"],

@@ -8,13 +8,14 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from cot_latent.data import examples, seqio_task
-from cot_latent.data.examples import Source
+from cot_latent.data import seqio_task
+from cot_latent.data.open import open_task as open_source
 from cot_latent.data.prompts import COMPACT, PAPER, Prompts
+from cot_latent.data.source import Source
 from cot_latent.tasks import common
 from tests.asserts import message_of
-from tests.data import examples_test
-from tests.data.examples_test import ROWS, check_rows
+from tests.data import task_test as examples_test
+from tests.data.task_test import ROWS, check_rows
 from tests.tasks import pipeline
 
 ROOM = {"prompt_length": 100, "target_length": 100}
@@ -104,7 +105,7 @@ def as_task(name):
 
 
 def open_task(name, **settings):
-  return examples.open_task(Source(name, **settings))
+  return open_source(Source(name, **settings))
 
 
 def load(name, split="train"):

@@ -30,17 +30,17 @@ SCRIPT = """
 import dataclasses, json, pathlib, sys
 import jax, numpy as np
 from cot_latent.models import decoder, partitioning
-from cot_latent.inference import rivals
-from cot_latent.training import estep
-from cot_latent.training.experiment import Method, Refit
+from cot_latent.em import estep
+from cot_latent.em.method import Method, OuterLoops
+from cot_latent.inference import baselines
 from tests.training import toy
 from tests.training.kills import last_state, run_until
 
 STAR = Method(
   "star",
-  rivals.rejection_sampling(pooled=True),
+  baselines.rejection_sampling(pooled=True),
   memory_start="empty",
-  refit=Refit("greedy", hint_on_failure=True, restart=True, first_steps=3),
+  refit=OuterLoops("greedy", hint_on_failure=True, restart=True, first_steps=3),
 )
 root = pathlib.Path(sys.argv[1])
 assert len(jax.devices()) == 8

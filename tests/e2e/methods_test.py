@@ -11,7 +11,8 @@ import jax
 import pytest
 
 import cot_latent
-from cot_latent import configuration
+from cot_latent.configuration import parsing
+from cot_latent.em import plan
 from cot_latent.training import base, checkpoints, experiment, mstep
 from tests.training import toy
 from tests.training.kills import (
@@ -57,8 +58,8 @@ CHECKPOINT_PERIOD = 2
 SMALLER = {"NUM_SCORED": 5, "NUM_DRAWS": 2, "LOOP_STEPS": 3}
 
 ESTIMATORS = "cot_latent.inference.estimators"
-RIVALS = "cot_latent.inference.rivals"
-POOLED = {"name": f"{RIVALS}.rejection_sampling", "pooled": True}
+BASELINES = "cot_latent.inference.baselines"
+POOLED = {"name": f"{BASELINES}.rejection_sampling", "pooled": True}
 CONTROL = {
   "name": f"{ESTIMATORS}.control_variate",
   "correct_first_acceptance": False,
@@ -68,11 +69,11 @@ KNOWN = {
   "cot_supervised": POOLED,
   "direct": POOLED,
   "few_shot": {"name": f"{ESTIMATORS}.basic"},
-  "grpo": {"name": f"{RIVALS}.grpo"},
-  "maxrl": {"name": f"{RIVALS}.maxrl"},
+  "grpo": {"name": f"{BASELINES}.grpo"},
+  "maxrl": {"name": f"{BASELINES}.maxrl"},
   "rejection_sampling": POOLED | {"pooled": False},
   "rest_em": POOLED,
-  "rloo": {"name": f"{RIVALS}.rloo"},
+  "rloo": {"name": f"{BASELINES}.rloo"},
   "star": POOLED,
   "trice": CONTROL,
   "trice_basic": {"name": f"{ESTIMATORS}.basic"},
@@ -111,9 +112,7 @@ def folder(tmp_path_factory):
 def parse(folder, method, bindings):
   """Reads the small run with a method: experiment and record."""
   files = [str(folder / "small.gin"), f"gin/methods/{method}.gin"]
-  return configuration.parse(
-    files, [*bindings, f"BASE_DIR = '{folder}/bases'"], []
-  )
+  return parsing.parse(files, [*bindings, f"BASE_DIR = '{folder}/bases'"], [])
 
 
 def smaller(method):
@@ -275,11 +274,11 @@ def test_a_method_s_setting_changes_the_report(folder):
   """The broken twin: a setting that the report would not tell apart."""
   for name, binding in (
     ("trice", "estimators.control_variate.correct_first_acceptance = True"),
-    ("rejection_sampling", "rivals.rejection_sampling.pooled = True"),
+    ("rejection_sampling", "baselines.rejection_sampling.pooled = True"),
     ("star", "LOOP_STEPS = 4"),
   ):
     one, other = parse(folder, name, [])[0], parse(folder, name, [binding])[0]
-    assert experiment.as_dict(one.method) != experiment.as_dict(other.method)
+    assert plan.as_dict(one.method) != plan.as_dict(other.method)
     assert experiment.run_id(one) != experiment.run_id(other)
 
 

@@ -11,8 +11,8 @@ import torch
 import transformers
 
 from cot_latent import cli
-from cot_latent.models import huggingface
-from tests.data import checkpoints as tokenizers
+from cot_latent.models.hf import weights as hf_weights
+from tests.models.hf import tokenizer_checkpoints as tokenizers
 
 torch.set_num_threads(1)
 
@@ -33,7 +33,7 @@ SMALL = [
   "ROWS_AT_ONCE=5",
   "DTYPE='float32'",
   "PARAM_DTYPE='float32'",
-  "experiment.TaskConfig.prompt_length=64",
+  "source.TaskConfig.prompt_length=64",
 ]
 
 
@@ -207,7 +207,7 @@ def test_a_soft_prompt_leaves_the_model_alone(sources, tmp_path, capsys):
   )
   (path,) = (directory / "outputs").glob("*-soft_prompt.npy")
   prompt = np.load(path)
-  config = huggingface.read_config(source)
+  config = hf_weights.read_config(source)
   assert prompt.dtype == np.float32
   assert prompt.shape[1] == config.embed_dim
   command = ["export", str(directory), f"--output={tmp_path / 'export'}"]

@@ -224,7 +224,7 @@ DEATHS = [
   (f"{_ATOMIC}:finalize:0", "", None),
   (f"{_ATOMIC}:finalize:2", "", 0),
   ("cot_latent.training.checkpoints:_write_manifest:2", "", 6),
-  ("cot_latent.reporting.files:write_atomically:1", "sha256.json", 9),
+  ("cot_latent.runtime.files:write_atomically:1", "sha256.json", 9),
   ("cot_latent.training.mstep:num_updates:7", "", 15),
 ]
 

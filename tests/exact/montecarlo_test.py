@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cot_latent.data import examples, vocabularies
-from cot_latent.inference import estimators, memory, rivals, rng
-from cot_latent.models import decoder, language_model
-from cot_latent.training import estep
-from cot_latent.training.experiment import Method
+from cot_latent.data.task import Examples, Task
+from cot_latent.em import estep
+from cot_latent.em.method import Method
+from cot_latent.inference import baselines, estimators, memory, rng
+from cot_latent.models import decoder, language_model, vocabularies
 from tests.exact import moments
 
 LENGTH, SIZE, NUM_COORDINATES = 3, 3, 6
@@ -54,8 +54,8 @@ class World(NamedTuple):
 
   model: language_model.LanguageModel
   params: dict
-  task: examples.Task
-  data: examples.Examples
+  task: Task
+  data: Examples
   state: memory.MemoryState
   sequences: np.ndarray
   probability: np.ndarray
@@ -95,7 +95,7 @@ def world():
   params = model.init(rng.purpose_key(1, "params"))  # far from uniform
   prompts = np.array([[0, 2, 3], [3, 3, 2], [0, 0, 3]], np.int32)
   ids = ["one", "two", "three"]
-  data = examples.Examples(
+  data = Examples(
     ids=ids,
     tasks=["parity"] * SIZE,
     questions=ids,
@@ -236,7 +236,7 @@ METHODS = {
   "one draw": TRICE,
   "two draws": SEVERAL,
   "subsampled": dataclasses.replace(SEVERAL, num_scored=2),
-  "rloo": Method("rloo", rivals.rloo(), num_draws=2),
+  "rloo": Method("rloo", baselines.rloo(), num_draws=2),
 }
 
 

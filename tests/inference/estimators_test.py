@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from cot_latent.inference import estimators, rivals
+from cot_latent.inference import baselines, estimators
 from tests.asserts import assert_trees_equal
 from tests.inference import catalog
 
@@ -104,7 +104,7 @@ def test_every_estimator_is_found():
   assert found >= {"basic", "control_variate"}
   assert found >= {"rejection_sampling", "rloo", "grpo", "maxrl"}
   assert found >= catalog.SEVERAL
-  modules = estimators, rivals
+  modules = estimators, baselines
   closures = {
     name
     for module in modules
@@ -134,7 +134,7 @@ def test_shape_and_type(case, num_draws, size):
 
 
 @pytest.mark.parametrize(
-  "build", [estimators.control_variate, rivals.rejection_sampling]
+  "build", [estimators.control_variate, baselines.rejection_sampling]
 )
 @pytest.mark.parametrize("option", [1, None, "True"])
 def test_options_are_true_or_false(build, option):

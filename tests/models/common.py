@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from cot_latent.models import decoder, language_model
-from cot_latent.models.language_model import PAD_ID
+from cot_latent.models.api import PAD_ID
 
 # No two sizes alike, and the base is not the default one.
 CONFIG = decoder.DecoderConfig(

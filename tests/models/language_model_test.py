@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cot_latent.models import network
-from cot_latent.models.language_model import PAD_ID
+from cot_latent.models.api import PAD_ID
 from tests.asserts import assert_trees_equal
 from tests.models import oracles, twins
 from tests.models.common import (

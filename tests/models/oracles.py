@@ -8,7 +8,7 @@ import functools
 import jax
 import numpy as np
 
-from cot_latent.models.language_model import PAD_ID
+from cot_latent.models.api import PAD_ID
 
 
 def unpadded(prompt):

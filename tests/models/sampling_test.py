@@ -13,7 +13,7 @@ import scipy.stats
 
 from cot_latent.inference import rng
 from cot_latent.models import decoder, language_model, sampling
-from cot_latent.models.language_model import PAD_ID
+from cot_latent.models.api import PAD_ID
 from tests.asserts import assert_trees_equal
 from tests.models import oracles, twins
 from tests.models.common import (

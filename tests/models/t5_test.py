@@ -16,14 +16,14 @@ import safetensors.numpy
 from cot_latent.errors import UserError
 from cot_latent.models import (
   encoder_decoder,
-  huggingface,
   language_model,
   lora,
   network,
   sampling,
   t5,
 )
-from cot_latent.models.language_model import PAD_ID
+from cot_latent.models.api import PAD_ID
+from cot_latent.models.hf import weights as hf_weights
 from tests.asserts import assert_trees_equal
 from tests.models import twins
 
@@ -103,8 +103,8 @@ def folders(tmp_path_factory):
 
 @functools.cache
 def loaded(folder):
-  config = huggingface.read_config(folder)
-  return config, huggingface.load(folder, config, VOCABULARY)
+  config = hf_weights.read_config(folder)
+  return config, hf_weights.load(folder, config, VOCABULARY)
 
 
 def build(config, length=LENGTH, **changes):
@@ -316,7 +316,7 @@ def test_an_export_is_the_same_for_us_and_for_transformers(
   folders, variant, tmp_path
 ):
   config, params = loaded(folders / variant)
-  huggingface.save(tmp_path / "export", params, folders / variant)
+  hf_weights.save(tmp_path / "export", params, folders / variant)
   again, read = loaded(tmp_path / "export")
   assert again == config
   assert_trees_equal(read, params)
@@ -343,11 +343,11 @@ def test_a_checkpoint_in_shards_and_in_bfloat16(folders, tmp_path):
   half = peer(folders / "byt5").bfloat16()
   half.save_pretrained(tmp_path / "b")
   peer.cache_clear()  # torch converts in place
-  config = huggingface.read_config(tmp_path / "b", param_dtype="bfloat16")
-  read = huggingface.load(tmp_path / "b", config, VOCABULARY)
+  config = hf_weights.read_config(tmp_path / "b", param_dtype="bfloat16")
+  read = hf_weights.load(tmp_path / "b", config, VOCABULARY)
   cast = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
   assert_trees_equal(read, cast)
-  huggingface.save(tmp_path / "c", read, tmp_path / "b", max_file_bytes=4_000)
+  hf_weights.save(tmp_path / "c", read, tmp_path / "b", max_file_bytes=4_000)
   assert len([*(tmp_path / "c").glob("*.safetensors")]) > 2
   model = transformers.T5ForConditionalGeneration.from_pretrained(
     tmp_path / "c", dtype="auto"
@@ -396,7 +396,7 @@ def changed(folders, tmp_path):
 )
 def test_an_unsupported_option_is_refused_by_name(changed, change, message):
   with pytest.raises(UserError, match=re.escape(message)) as error:
-    huggingface.read_config(changed(**change))
+    hf_weights.read_config(changed(**change))
   assert "config.json" in str(error.value)
 
 
@@ -408,19 +408,19 @@ def test_options_of_older_checkpoints(folders, changed):
       **dict.fromkeys(newer),
       tie_word_embeddings=variant == "t5_1_0",
     )
-    assert huggingface.read_config(folder) == loaded(folders / variant)[0]
+    assert hf_weights.read_config(folder) == loaded(folders / variant)[0]
   # The first T5 had no number of decoder layers and no word on its MLP.
   folder = changed("t5_1_0", num_decoder_layers=None, feed_forward_proj=None)
-  assert huggingface.read_config(folder) == loaded(folders / "t5_1_0")[0]
+  assert hf_weights.read_config(folder) == loaded(folders / "t5_1_0")[0]
 
 
 def test_another_models_tensors_are_refused(folders, changed):
   def check(match, **changes):
     folder = changed(**changes)
-    config = huggingface.read_config(folder)
-    size = huggingface.vocab_size(folder)
+    config = hf_weights.read_config(folder)
+    size = hf_weights.vocab_size(folder)
     with pytest.raises(UserError, match=match):
-      huggingface.load(folder, config, size)
+      hf_weights.load(folder, config, size)
 
   check(r"lacks the tensor decoder\.block\.2\.", num_decoder_layers=3)
   check(r"has the tensor decoder\.block\.1\.", num_decoder_layers=1)
@@ -446,13 +446,13 @@ def test_known_copies_are_passed_over(folders, tmp_path):
   with_copies = {**stored, **copy, unused: np.ones((8, 3), np.float32)}
   safetensors.numpy.save_file(with_copies, path)
   assert_trees_equal(loaded(folder), loaded(source))
-  huggingface.save(tmp_path / "export", loaded(folder)[1], folder)
+  hf_weights.save(tmp_path / "export", loaded(folder)[1], folder)
   written = safetensors.numpy.load_file(tmp_path / "export/model.safetensors")
   assert written.keys() == stored.keys()
   with_copies["decoder.embed_tokens.weight"] = stored["shared.weight"] + 1
   safetensors.numpy.save_file(with_copies, path)
   with pytest.raises(UserError, match="not the copy of shared"):
-    huggingface.load(folder, loaded(source)[0], VOCABULARY)
+    hf_weights.load(folder, loaded(source)[0], VOCABULARY)
 
 
 # Sampling and scores.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from cot_latent.models import causal, decoder
-from cot_latent.models.language_model import PAD_ID
+from cot_latent.models.api import PAD_ID
 
 TURN, ATTEND = (decoder, "turn"), (decoder, "attend")
 SIGHT = decoder, "sight"

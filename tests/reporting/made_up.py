@@ -4,14 +4,9 @@ import dataclasses
 import pathlib
 
 import cot_latent
-from cot_latent.reporting import (
-  files,
-  liveness,
-  record,
-  seals,
-  stats,
-  table_spec,
-)
+from cot_latent.reporting import health, record, seals, stats
+from cot_latent.reporting.tables import spec as table_spec
+from cot_latent.runtime import files
 
 ROOT = pathlib.Path(cot_latent.__file__).parents[1]
 TOTAL = 200
@@ -118,7 +113,7 @@ def make_header(method="trice", seed=0, steps=10):
       "variables": {},
     },
     "plan": {"steps": steps, "sequences_sampled": 9, "sequences_scored": 9},
-    "liveness": {"limits": dataclasses.asdict(liveness.Limits())},
+    "liveness": {"limits": dataclasses.asdict(health.Limits())},
     "continuity": {"resumes": []},
     "replication": [],
     "parts": [],

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from cot_latent.errors import UserError
-from cot_latent.reporting import files, page, record
+from cot_latent.reporting import page, record
+from cot_latent.runtime import files
 from tests.reporting import made_up
 
 HEADER = made_up.make_header(steps=4)

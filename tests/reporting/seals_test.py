@@ -6,7 +6,8 @@ import json
 import pytest
 
 from cot_latent.errors import UserError
-from cot_latent.reporting import files, record, seals
+from cot_latent.reporting import record, seals
+from cot_latent.runtime import files
 from tests.reporting import made_up
 
 SEALED = ("hashes", "seal")

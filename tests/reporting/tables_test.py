@@ -11,16 +11,14 @@ import sys
 import pytest
 
 from cot_latent.errors import UserError
-from cot_latent.reporting import (
-  stats,
-  table_cells,
-  table_plot,
-  table_reports,
-  table_spec,
-  table_text,
-  tables,
-)
+from cot_latent.reporting import stats
 from cot_latent.reporting.comparison import Estimate
+from cot_latent.reporting.tables import cells as table_cells
+from cot_latent.reporting.tables import make as make_tables
+from cot_latent.reporting.tables import plot as table_plot
+from cot_latent.reporting.tables import reports as table_reports
+from cot_latent.reporting.tables import spec as table_spec
+from cot_latent.reporting.tables import text as table_text
 from tests.reporting import made_up
 from tests.reporting.made_up import make_report, write_case
 
@@ -54,7 +52,7 @@ def filled(path):
 
 
 def test_the_table_in_markdown(tmp_path):
-  text = tables.make(write_case(tmp_path))
+  text = make_tables.make(write_case(tmp_path))
   assert text == (tmp_path / "chain.md").read_text()
   lines = text.splitlines()
   # 180, 184 and 188 of 200, and 6 more than the baseline with an s.d. of 2.
@@ -74,7 +72,7 @@ def test_the_table_in_markdown(tmp_path):
 
 
 def test_numbers_are_at_full_precision(tmp_path):
-  tables.make(write_case(tmp_path))
+  make_tables.make(write_case(tmp_path))
   rows = read_csv(tmp_path)
   for method, correct in made_up.GREEDY.items():
     for seed, right in enumerate(correct):
@@ -102,7 +100,7 @@ def test_numbers_are_at_full_precision(tmp_path):
 
 
 def test_every_cell_names_its_reports(tmp_path):
-  tables.make(write_case(tmp_path))
+  make_tables.make(write_case(tmp_path))
   made = json.loads((tmp_path / "chain.cells.json").read_text())
   assert len(made["cells"]) == 2 * 3
   for cell in made["cells"]:
@@ -122,7 +120,7 @@ def test_reports_in_folders_give_the_same(tmp_path):
   one, other = tmp_path / "one", tmp_path / "other"
   one.mkdir()
   other.mkdir()
-  text = tables.make(write_case(one))
+  text = make_tables.make(write_case(one))
   path = write_case(other)
   for compact in list((other / "runs").iterdir()):
     seed, method = int(compact.stem[-1]), compact.stem[:-2]
@@ -136,12 +134,12 @@ def test_reports_in_folders_give_the_same(tmp_path):
       sampled,
     )
     made_up.write(other / "runs" / compact.stem / "report.json", report)
-  assert tables.make(path) == text
+  assert make_tables.make(path) == text
   assert (one / "chain.csv").read_bytes() == (other / "chain.csv").read_bytes()
 
 
 def test_one_seed_has_the_interval_over_questions(tmp_path):
-  text = tables.make(write_case(tmp_path, seeds=[1]))
+  text = make_tables.make(write_case(tmp_path, seeds=[1]))
   low, high = stats.wilson_interval(184, 200)
   assert f"| TRICE | 92.0 \\[{100 * low:.1f}, {100 * high:.1f}\\] |" in text
   assert "one seed (1), with Wilson’s 95% interval" in text
@@ -168,7 +166,9 @@ COST_SPEC = made_up.SPEC.replace("sequences_sampled", "{cost}")
   ],
 )
 def test_costs(tmp_path, cost, shown):
-  text = tables.make(write_case(tmp_path, COST_SPEC.replace("{cost}", cost)))
+  text = make_tables.make(
+    write_case(tmp_path, COST_SPEC.replace("{cost}", cost))
+  )
   (line,) = re.findall(r"^\| TRICE \| \*\*.*$", text, re.MULTILINE)
   assert line.endswith(f" {shown} |")
 
@@ -180,7 +180,7 @@ def test_the_result_is_of_the_step_that_is_asked_for(tmp_path, step, is_first):
   spec = made_up.SPEC.replace(
     'decoder = "greedy"', f'decoder = "greedy"\nstep = {step}'
   )
-  text = tables.make(write_case(tmp_path, spec))
+  text = make_tables.make(write_case(tmp_path, spec))
   # 30, 31 and 32 of 200
   assert ("| TRICE | 15.5 ± " in text) == is_first
 
@@ -190,7 +190,7 @@ def test_a_step_without_evaluation_is_refused(tmp_path):
     'decoder = "greedy"', 'decoder = "greedy"\nstep = 3'
   )
   with pytest.raises(UserError, match=r"has 0 results of .* at step 3, and"):
-    tables.make(write_case(tmp_path, spec))
+    make_tables.make(write_case(tmp_path, spec))
 
 
 MIXTURE_SPEC = """
@@ -223,7 +223,7 @@ def write_mixture(folder, spec=MIXTURE_SPEC):
 
 
 def test_a_mixture(tmp_path):
-  text = tables.make(write_mixture(tmp_path))
+  text = make_tables.make(write_mixture(tmp_path))
   # An average over tasks has no interval over questions.
   (line,) = re.findall(r"^\| trice \|.*$", text, re.MULTILINE)
   cells = [cell.strip() for cell in line.split("|")[2:-1]]
@@ -255,7 +255,7 @@ paper = [
 
 
 def test_figures_of_papers_stand_beside_ours(tmp_path):
-  text = tables.make(write_case(tmp_path, PAPER_SPEC))
+  text = make_tables.make(write_case(tmp_path, PAPER_SPEC))
   lines = text.splitlines()
   assert lines[2] == "| Method | Greedy | Greedy (A) | Greedy (B) | Valid (A) |"
   assert lines[4:7] == [
@@ -279,7 +279,7 @@ def test_figures_of_papers_stand_beside_ours(tmp_path):
 
 def test_a_transposed_table(tmp_path):
   spec = "transposed = true\n" + PAPER_SPEC
-  lines = tables.make(write_case(tmp_path, spec)).splitlines()
+  lines = make_tables.make(write_case(tmp_path, spec)).splitlines()
   assert lines[2] == (
     r"|  | TRICE | TRICE (A) | trice\_basic | STaR | STaR (A) | STaR (B) |"
   )
@@ -296,7 +296,7 @@ def test_nothing_run_at_all(tmp_path):
       '  { method = "trice", label = "TRICE" },\n', ""
     )
   )
-  text = tables.make(path)
+  text = make_tables.make(path)
   assert text.count("not run") == 2 + 1  # and the note on it
   assert "Differences" not in text
   made = {p.name for p in tmp_path.iterdir() if p.is_file()}
@@ -350,17 +350,17 @@ def check_same_bytes(make, tmp_path, monkeypatch):
 
 
 def test_equal_reports_give_equal_bytes(tmp_path, monkeypatch):
-  check_same_bytes(tables.make, tmp_path, monkeypatch)
+  check_same_bytes(make_tables.make, tmp_path, monkeypatch)
 
 
 def with_the_path(path, output):
-  tables.make(path, output)
+  make_tables.make(path, output)
   with (output / "chain.tex").open("a") as file:
     file.write(f"% from {path}\n")
 
 
 def in_the_folder_s_order(path, output):
-  tables.make(path, output)
+  make_tables.make(path, output)
   names = sorted(
     (path.parent / "runs").iterdir(), key=lambda p: p.stat().st_ino
   )
@@ -368,7 +368,7 @@ def in_the_folder_s_order(path, output):
 
 
 def with_a_date(path, output):
-  tables.make(path, output)
+  make_tables.make(path, output)
   (output / "chain.svg").write_text(
     str((path.parent / "runs").stat().st_mtime_ns)
   )
@@ -384,7 +384,7 @@ def test_what_depends_on_the_machine_is_noticed(tmp_path, monkeypatch, broken):
 
 def test_no_file_has_a_date_or_a_path(tmp_path):
   path = write_case(tmp_path)
-  tables.make(path)
+  make_tables.make(path)
   for ending in ENDINGS:
     content = (tmp_path / f"chain{ending}").read_bytes()
     assert str(tmp_path).encode() not in content
@@ -445,7 +445,7 @@ NASTY_SPEC = (
 
 @pytest.mark.parametrize("spec", [made_up.SPEC, NASTY_SPEC, PAPER_SPEC])
 def test_latex_is_balanced_and_escaped(tmp_path, spec):
-  tables.make(write_case(tmp_path, spec))
+  make_tables.make(write_case(tmp_path, spec))
   text = (tmp_path / "chain.tex").read_text()
   check_latex(text)
   assert text.count(r"\toprule") == text.count(r"\bottomrule") == 2
@@ -470,7 +470,7 @@ def test_other_escapes_are_rejected(tmp_path, monkeypatch, broken):
 
 
 def test_markdown_is_escaped(tmp_path):
-  text = tables.make(write_case(tmp_path, NASTY_SPEC))
+  text = make_tables.make(write_case(tmp_path, NASTY_SPEC))
   for line in re.findall(r"^\|.*$", text, re.MULTILINE):
     assert len(re.findall(r"(?<!\\)\|", line)) in (4, 5)
   assert "<b>" not in text.replace("\\<", "")
@@ -483,7 +483,7 @@ def check_refused(path, *parts):
   """Checks that nothing is written, and why, in one line."""
   before = {p: p.read_bytes() for p in path.parent.rglob("*") if p.is_file()}
   with pytest.raises(UserError) as caught:
-    tables.make(path)
+    make_tables.make(path)
   message = str(caught.value)
   assert "\n" not in message
   for part in parts:
@@ -536,7 +536,7 @@ def test_what_is_left_out_of_no_report_makes_a_table(tmp_path):
   # What the refusals above start from is taken.
   path = write_case(tmp_path)
   made_up.write(tmp_path / "runs/trice-1.json", make_report("trice", 1))
-  assert tables.make(path)
+  assert make_tables.make(path)
 
 
 @pytest.mark.parametrize(
@@ -623,7 +623,7 @@ def write_by_task(folder, spec=MIXTURE_SPEC, methods=("trice",), seeds=(0,)):
 
 def test_tasks_that_were_learnt_one_by_one(tmp_path):
   spec = MIXTURE_SPEC.replace('"part_v1"', '"other_v1"')
-  text = tables.make(write_by_task(tmp_path, spec))
+  text = make_tables.make(write_by_task(tmp_path, spec))
   (line,) = re.findall(r"^\| .*trice .*$", text, re.MULTILINE)
   shown = [cell.split()[0] for cell in line.strip("| ").split("|")[1:]]
   assert shown[0] == "62.5"  # all: 250 of 400
@@ -638,10 +638,10 @@ def test_tasks_learnt_one_by_one_before_the_end(tmp_path):
     'decoder = "greedy"', 'decoder = "greedy"\nstep = 5'
   )
   path = write_by_task(tmp_path, spec)
-  assert "| 62.5" in tables.make(path)
+  assert "| 62.5" in make_tables.make(path)
   path.write_text(spec.replace("step = 5", "step = 3"))
   with pytest.raises(UserError, match=r"has 0 results .* at step 3"):
-    tables.make(path)
+    make_tables.make(path)
 
 
 def test_a_task_that_one_method_lacks(tmp_path):
@@ -649,7 +649,7 @@ def test_a_task_that_one_method_lacks(tmp_path):
     "[[columns]]", '[[rows]]\nmethod = "star"\n[[columns]]', 1
   )
   path = write_by_task(tmp_path, spec, ("trice", "star"))
-  assert tables.make(path)
+  assert make_tables.make(path)
   for made in tmp_path.glob("mixture.[!t]*"):
     made.unlink()
   (tmp_path / "runs/star-other_v1-0.json").unlink()
@@ -684,7 +684,7 @@ def test_prompts_of_its_own(tmp_path, changes, message):
   report = make_report("trice", 1, **changes)
   made_up.write(tmp_path / "runs/trice-1.json", report)
   if message is None:
-    assert "With prompts of their own: TRICE." in tables.make(path)
+    assert "With prompts of their own: TRICE." in make_tables.make(path)
   else:
     check_refused(path, "trice-1.json", message)
 
@@ -739,7 +739,7 @@ SPEC_CHANGES = [
 def test_a_description_that_does_not_fit(tmp_path, old, new, message):
   path = write_case(tmp_path, made_up.SPEC.replace(old, new))
   if message is None:
-    assert tables.make(path)
+    assert make_tables.make(path)
   else:
     check_refused(path, str(path), message)
 
@@ -798,7 +798,7 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path, monkeypatch, failing):
 
   monkeypatch.setattr(pathlib.Path, "replace", fail)
   with pytest.raises(OSError, match="no"):
-    tables.make(path)
+    make_tables.make(path)
   after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
   assert after == before
 
@@ -824,12 +824,12 @@ def test_a_file_in_the_place_of_the_folder(tmp_path):
   path = write_case(tmp_path)
   for output in (path, path / "below"):
     with pytest.raises(UserError, match="is no folder: give another with"):
-      tables.make(path, output)
+      make_tables.make(path, output)
 
 
 def test_another_folder(tmp_path):
   path = write_case(tmp_path)
-  tables.make(path, tmp_path / "new/out")
+  make_tables.make(path, tmp_path / "new/out")
   names = {p.name for p in (tmp_path / "new/out").iterdir()}
   assert names == {f"chain{ending}" for ending in ENDINGS}
   assert not (tmp_path / "chain.md").exists()
@@ -929,14 +929,14 @@ def test_the_repository_s_tables(tmp_path, path):
     assert row.method.removesuffix("_few_shot") in methods
   if spec.reports.exists():
     # Made anew from the reports that are kept, they are the same to the byte.
-    tables.make(path, tmp_path)
+    make_tables.make(path, tmp_path)
     kept = sorted(path.parent.glob(f"{path.stem}.[!t]*"))
     kept.append(path.with_suffix(".tex"))
     assert len(kept) == 6
     for file in kept:
       assert (tmp_path / file.name).read_bytes() == file.read_bytes(), file.name
   if path.stem.startswith("paper") and not spec.reports.exists():
-    text = tables.make(path, tmp_path)
+    text = make_tables.make(path, tmp_path)
     check_latex((tmp_path / f"{path.stem}.tex").read_text())
     measured = [column for column in spec.columns if column.is_measured]
     cells = len(spec.rows) * len(measured)

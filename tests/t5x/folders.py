@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from cot_latent.models import huggingface, language_model
-from tests.models import hub_configs
+from cot_latent.models import language_model
+from cot_latent.models.hf import weights as hf_weights
+from tests.models.hf import hub_configs
 from tests.t5x import small
 
 
@@ -25,13 +26,13 @@ def write(folder, sizes, vocab_size, **settings):
   (folder / "config.json").write_text(json.dumps(settings))
   model = language_model.build(sizes, vocab_size, 1, 8)
   params = small.host(model.init(jax.random.key(0)))
-  family = huggingface.FAMILIES["t5"]
+  family = hf_weights.FAMILIES["t5"]
   safetensors.numpy.save_file(
     {
       family.name(path, sizes): np.ascontiguousarray(
-        huggingface._stored(path, array)
+        hf_weights._stored(path, array)
       )
-      for path, array in huggingface._leaves(params)
+      for path, array in hf_weights._leaves(params)
     },
     folder / "model.safetensors",
   )

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from t5x import train as train_script
 
-from cot_latent import cli, configuration
+from cot_latent import cli
+from cot_latent.configuration import parsing
 from cot_latent.t5x import launch
 from tests import configs_test
 from tests.t5x import fitted, runs
 
-FOLDERS = configuration.package_folders()
+FOLDERS = parsing.package_folders()
 RUNS = [
   name
   for name in configs_test.IN_T5X
@@ -101,7 +102,7 @@ CHAIN = "gin/t5x/trice_chain.gin"
       "bind latent_trainer.LatentTrainer.num_microbatches",
     ),
     (
-      "--gin.trainer.Trainer.learning_rate_fn=@examples.Source",
+      "--gin.trainer.Trainer.learning_rate_fn=@source.Source",
       "bind latent_trainer.LatentTrainer.learning_rate_fn",
     ),
     ("--gin.MODEL_DIR='runs/x'", "MODEL_DIR = 'runs/x' must begin at the root"),

@@ -5,9 +5,10 @@ import numpy as np
 import optax
 import pytest
 
+from cot_latent.em import estep
 from cot_latent.models import language_model
 from cot_latent.t5x import convert
-from cot_latent.training import estep, mstep
+from cot_latent.training import mstep
 from tests.t5x import small
 
 TOLERANCE = 1e-5

@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 from t5x import optimizers
 
+from cot_latent.em import outer_loops
+from cot_latent.em.method import OuterLoops
 from cot_latent.errors import RunError, UserError
-from cot_latent.inference import rivals
+from cot_latent.inference import baselines
 from cot_latent.models import language_model
-from cot_latent.reporting import files, record, replication
+from cot_latent.reporting import record, replication
+from cot_latent.runtime import files
 from cot_latent.t5x import checkpoints, convert, loops
-from cot_latent.training import refit
-from cot_latent.training.experiment import Refit
 from tests.t5x import fitted, runs, small
 from tests.t5x.trainer_test import train
 
 METHODS = {
-  "star": (Refit("greedy", True, True, 2, 1.5), 1),
-  "rest_em": (Refit("sample", False, True, 2), 3),
+  "star": (OuterLoops("greedy", True, True, 2, 1.5), 1),
+  "rest_em": (OuterLoops("sample", False, True, 2), 3),
 }
 
 
@@ -30,7 +31,7 @@ def make(monkeypatch, directory, name, **changes):
   settings, num_draws = METHODS[name]
   method = small.method(
     name=name,
-    estimator=rivals.rejection_sampling(pooled=True),
+    estimator=baselines.rejection_sampling(pooled=True),
     memory_start="empty",
     num_draws=num_draws,
     refit=dataclasses.replace(settings, **changes),
@@ -45,12 +46,12 @@ def embedded_pool(trainer, params, old, step):
   """The pool that the embedded trainer fills with the same parameters."""
   made = trainer._latent
   model = language_model.build(small.SIZES, 259, 1, 8)
-  collected = refit.collect(
+  collected = outer_loops.collect(
     *(model, made.task, made.examples, made.method),
     *(convert.from_t5x(small.SIZES, params), made.seed, int(old.loop) + 1),
     *(8, lambda done: None),
   )
-  return refit.next_pool(old, collected, made.method, step, 100)
+  return outer_loops.next_pool(old, collected, made.method, step, 100)
 
 
 def assert_same(one, other):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from cot_latent.errors import UserError
-from cot_latent.models import huggingface, language_model
+from cot_latent.models import language_model
+from cot_latent.models.hf import weights as hf_weights
 from cot_latent.t5x import checkpoints, convert, moving
 from tests.t5x import folders, small
 
@@ -27,8 +28,8 @@ def scores_by_t5x(params, prompts, targets):
 
 
 def scores_by_folder(folder, prompts, targets):
-  config = huggingface.read_config(folder)
-  params = huggingface.load(folder, config, VOCABULARY)
+  config = hf_weights.read_config(folder)
+  params = hf_weights.load(folder, config, VOCABULARY)
   model = language_model.build(config, VOCABULARY, 1, 8)
   return np.asarray(model.log_prob(params, prompts, targets)).sum(axis=1)
 
@@ -53,7 +54,7 @@ def test_there_and_back(source, tmp_path):
   assert moving.to_folder(path, str(source), str(again)) == 0
   check_same(stored.params, again)
   one, other = (
-    huggingface.load(folder, huggingface.read_config(folder), VOCABULARY)
+    hf_weights.load(folder, hf_weights.read_config(folder), VOCABULARY)
     for folder in (source, again)
   )
   jax.tree.map(np.testing.assert_array_equal, one, other)

@@ -12,9 +12,11 @@ import jsonschema
 import numpy as np
 import pytest
 
-from cot_latent import report_commands
+from cot_latent.commands import reports as report_commands
 from cot_latent.errors import RunError, UserError
-from cot_latent.reporting import files, record, replication, seals, tables
+from cot_latent.reporting import record, replication, seals
+from cot_latent.reporting.tables import make as make_tables
+from cot_latent.runtime import files
 from cot_latent.t5x import launch, store
 from cot_latent.t5x import report as reports
 from tests.t5x import runs, small
@@ -290,7 +292,7 @@ def test_it_is_repeated_from_its_report_alone(run, tmp_path):
 def test_a_repetition_with_other_code_is_refused_unless_allowed(run, tmp_path):
   path = run / "report.json"
   report = json.loads(path.read_text())
-  name = "cot_latent.training.estep"
+  name = "cot_latent.em.estep"
   assert name in report["code"]["files"]
   report["code"]["files"][name] = "0" * 64
   path.write_text(files.to_json(record.sealed(report)))
@@ -298,7 +300,7 @@ def test_a_repetition_with_other_code_is_refused_unless_allowed(run, tmp_path):
   done = rerun(tmp_path, run, f"--output={output}")
   assert done.returncode == 2
   (line,) = [line for line in done.stderr.splitlines() if "t5x: error" in line]
-  assert "cannot be repeated here: code files.cot_latent.training.estep" in line
+  assert "cannot be repeated here: code files.cot_latent.em.estep" in line
   assert not output.exists()
   done = rerun(tmp_path, run, f"--output={output}", "--allow=code")
   assert done.returncode == 0, done.stderr[-3000:]
@@ -321,7 +323,7 @@ def test_tables_are_made_of_it(run, tmp_path):
     'rows = [{ method = "trice", label = "TRICE" }]\n'
     'columns = [{ label = "Greedy", decoder = "greedy" }]\n'
   )
-  text = tables.make(spec)
+  text = make_tables.make(spec)
   accuracy = report["results"][-1]["accuracy"]
   assert f"{100 * accuracy:.1f}" in text
 

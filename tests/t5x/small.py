@@ -12,11 +12,11 @@ from t5x import (
 )
 
 from benchmarks import peers_t5x
-from cot_latent.data import examples
+from cot_latent.data.source import Source, TaskConfig
+from cot_latent.em.method import Method
 from cot_latent.inference import estimators
 from cot_latent.models import decoder, t5
 from cot_latent.t5x import checks, features, latent, latent_trainer
-from cot_latent.training import experiment
 from tests.training import toy
 
 VOCABULARY = seqio.ByteVocabulary(extra_ids=0)
@@ -70,16 +70,14 @@ def method(**changes):
     "estimator": estimators.control_variate(),
     "memory_start": "prior",
   }
-  return experiment.Method(**settings | changes)
+  return Method(**settings | changes)
 
 
 def make_latent(model, monkeypatch, the_method=None, batch_size=8):
   """What gin would make, on a toy task."""
   toy.register()
   monkeypatch.setattr(checks, "gin_settings", lambda: GOOD)
-  task = experiment.TaskConfig(
-    examples.Source(toy.PARITY), prompt_length=32, max_length=8
-  )
+  task = TaskConfig(Source(toy.PARITY), prompt_length=32, max_length=8)
   return latent.Latent(
     model, task, the_method or method(), 0, batch_size, "/nowhere"
   )

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from t5x import optimizers
 
+from cot_latent.em import estep
 from cot_latent.errors import RunError, UserError
 from cot_latent.models import language_model
 from cot_latent.t5x import convert
-from cot_latent.training import estep
 from tests.t5x import small
 
 NORM = "latent/grad/norm"

@@ -10,7 +10,8 @@ import re
 
 import pytest
 
-from cot_latent.data import cache, checkers
+from cot_latent.data import cache
+from cot_latent.data.answers import checkers
 from cot_latent.data.prompts import PAPER, Prompts
 from cot_latent.tasks import bbh, common
 from cot_latent.tasks.datasets.bbh import _place, split_rows

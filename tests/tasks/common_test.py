@@ -8,9 +8,9 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from cot_latent.data import examples
-from cot_latent.data.examples import Source
+from cot_latent.data.open import open_task
 from cot_latent.data.prompts import COMPACT, DIRECT, PAPER, Prompts
+from cot_latent.data.source import Source
 from cot_latent.errors import UserError
 from cot_latent.tasks import all as all_tasks
 from cot_latent.tasks import bbh, common
@@ -47,7 +47,7 @@ def register(forget):
 
 
 def load(name, **settings):
-  return examples.open_task(Source(name, **settings)).load("train", **ROOM)
+  return open_task(Source(name, **settings)).load("train", **ROOM)
 
 
 # Files of ones own -------------------------------------------------------
@@ -135,7 +135,7 @@ def test_answers_of_another_kind_are_named(tmp_path):
   path.write_bytes(in_json(*rows))
   bbh.register("toy_file", str(path), "choice")
   assert message_of(load, "toy_file") == (
-    f"{path}, examples[2]: the answer 'C' is not (A), (B), ...; mend the row, "
+    f"{path}, examples[2]: the answer 'C' is not (A), (B), ...; fix the row, "
     "or register the task with another kind of answer"
   )
 
@@ -148,7 +148,7 @@ def test_a_file_that_was_mended_is_read_again(tmp_path):
   message_of(load, "toy_file")
   rows = [{"input": f"q{n}", "target": f" a{n} "} for n in range(10)]
   path.write_bytes(in_json(*rows))
-  task = examples.open_task(Source("toy_file"))
+  task = open_task(Source("toy_file"))
   loaded = [task.load(split, **ROOM) for split in ("train", "test")]
   assert list(map(len, loaded)) == [6, 4]
   found = {
@@ -230,7 +230,7 @@ def test_no_rows_at_all(register):
 
 def test_texts_are_not_taken_for_templates(register):
   """Nor is any byte lost: braces, newlines, zeros and all of Unicode."""
-  task = examples.open_task(Source(register(toy_rows)))
+  task = open_task(Source(register(toy_rows)))
   loaded = task.load("train", **ROOM)
   for place, row in enumerate(toy_rows("train")):
     prompt = task.vocabulary.decode(loaded.prompts[place].tolist())
@@ -359,8 +359,8 @@ def test_prefixes_of_prompts_and_guides(register):
   before = "Question: w\nAnswer: {}Let's think step by step.\nIt is W.\n\n"
   for model in (None, whole()):
     encode = common.load_vocabulary(model).encode
-    task = examples.open_task(Source(name, prompts=FEW_SHOT, vocabulary=model))
-    plain = examples.open_task(Source(name, vocabulary=model))
+    task = open_task(Source(name, prompts=FEW_SHOT, vocabulary=model))
+    plain = open_task(Source(name, vocabulary=model))
     rows, wanted = task.read("train"), plain.read("train")
     for place in range(len(rows.ids)):
       for column, hint in (("prompts", ""), ("guides", "The answer is W. ")):

@@ -8,8 +8,9 @@ import pathlib
 import pytest
 import seqio
 
-from cot_latent.data import examples
+from cot_latent.data.open import open_task
 from cot_latent.data.prompts import DIRECT
+from cot_latent.data.source import Source
 from cot_latent.errors import UserError
 from cot_latent.tasks import bbh, common, synthetic
 from tests.tasks import pipeline
@@ -220,9 +221,7 @@ def test_the_whole_benchmark(data_dir):
 
 def test_a_form_is_for_all_its_tasks(data_dir):
   """Checked without reading a row of it."""
-  task = examples.open_task(
-    examples.Source("bbh", data_dir=data_dir, prompts=DIRECT)
-  )
+  task = open_task(Source("bbh", data_dir=data_dir, prompts=DIRECT))
   for ways in task.conventions.values():
     assert next(iter(ways)) == "direct"
   assert task.extract(" (B)\n") == "(B)"
@@ -240,7 +239,7 @@ def test_a_mixture_of_different_forms_is_refused():
   seqio.MixtureRegistry.add("toy_mix", [("chain_v1", 1.0), ("gsm8k_v1", 1.0)])
   try:
     with pytest.raises(UserError) as error:
-      examples.open_task(examples.Source("toy_mix"))
+      open_task(Source("toy_mix"))
   finally:
     seqio.MixtureRegistry.remove("toy_mix")
   assert str(error.value) == (
@@ -250,7 +249,7 @@ def test_a_mixture_of_different_forms_is_refused():
 
 
 def test_the_synthetic_mixture_opened():
-  task = examples.open_task(examples.Source("synthetic"))
+  task = open_task(Source("synthetic"))
   assert task.name == "synthetic_v1"
   assert list(task.rationale_splits) == list(task.splits)
   rows = task.read("test")

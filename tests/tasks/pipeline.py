@@ -14,7 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import sentencepiece
 
-from cot_latent.data import cache, examples
+from cot_latent.data import cache
+from cot_latent.data.open import open_task as open_source
+from cot_latent.data.source import Source
+from cot_latent.data.task import Task
 from cot_latent.tasks import bbh
 
 # In bytes; nothing is as long.
@@ -41,18 +44,18 @@ class Row(NamedTuple):
 
 
 @functools.cache
-def open_task(source: examples.Source) -> examples.Task:
+def open_task(source: Source) -> Task:
   """Opens a task once a process; its splits are read once too."""
-  return examples.open_task(source)
+  return open_source(source)
 
 
 def open_named(name: str, data_dir: str | None = None, **settings):
   """Opens a task of this package; see `open_task`."""
-  return open_task(examples.Source(name, data_dir=data_dir, **settings))
+  return open_task(Source(name, data_dir=data_dir, **settings))
 
 
 @functools.cache
-def open_bbh(data_dir: str) -> tuple[dict[str, examples.Task], float]:
+def open_bbh(data_dir: str) -> tuple[dict[str, Task], float]:
   """Opens and reads all 27 tasks of BIG-Bench Hard.
 
   Returns:
@@ -64,8 +67,8 @@ def open_bbh(data_dir: str) -> tuple[dict[str, examples.Task], float]:
   tasks = {}
   for name in bbh.TASKS:
     # Not by `open_task`, which may have it already.
-    source = examples.Source(f"bbh_{name}", data_dir=data_dir)
-    tasks[name] = examples.open_task(source)
+    source = Source(f"bbh_{name}", data_dir=data_dir)
+    tasks[name] = open_task(source)
     cache.fingerprint(tasks[name])
   return tasks, time.process_time() - start
 
@@ -76,7 +79,7 @@ def load(name: str, split: str, data_dir: str | None = None) -> list[Row]:
   return decode(open_named(name, data_dir), split)
 
 
-def decode(task: examples.Task, split: str) -> list[Row]:
+def decode(task: Task, split: str) -> list[Row]:
   """Loads a split of an open task, and decodes it."""
   loaded = task.load(split, **ROOM)
 

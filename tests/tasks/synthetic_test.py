@@ -18,7 +18,7 @@ import pytest
 import seqio
 from hypothesis import strategies as st
 
-from cot_latent.data import checkers
+from cot_latent.data.answers import checkers
 from cot_latent.errors import UserError
 from cot_latent.tasks import synthetic
 from cot_latent.tasks.synthetic import draw, object_counting, splits, words

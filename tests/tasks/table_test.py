@@ -9,8 +9,8 @@ import pytest
 import seqio
 from hypothesis import strategies as st
 
-from cot_latent.data import examples
-from cot_latent.data.examples import Source
+from cot_latent.data.open import open_task
+from cot_latent.data.source import Source
 from cot_latent.tasks import common, table
 from tests.asserts import message_of
 from tests.tasks import pipeline
@@ -43,7 +43,7 @@ def register():
 
 
 def open_table(name):
-  return examples.open_task(Source(name))
+  return open_task(Source(name))
 
 
 def load(name, split="train"):

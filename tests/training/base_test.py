@@ -11,12 +11,12 @@ import pytest
 
 from cot_latent import cli
 from cot_latent.data import prompts
+from cot_latent.em.method import Method
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import estimators
 from cot_latent.models import decoder
 from cot_latent.reporting import page, summary
 from cot_latent.training import base, mstep
-from cot_latent.training.experiment import Method
 from tests.asserts import assert_trees_equal
 from tests.training import toy
 from tests.training.kills import (

@@ -5,9 +5,11 @@ import json
 
 import pytest
 
+from cot_latent.em import estep
 from cot_latent.errors import UserError
-from cot_latent.training import bootstrap, estep, loading
-from tests.data import cache_test, checkpoints
+from cot_latent.training import bootstrap, loading
+from tests.data import cache_test
+from tests.models.hf import tokenizer_checkpoints as checkpoints
 from tests.training import toy
 
 

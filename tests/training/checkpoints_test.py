@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cot_latent.em.outer_loops import Pool
 from cot_latent.inference import memory, rng
 from cot_latent.training import checkpoints, mstep
-from cot_latent.training.state import Pool, TrainState
+from cot_latent.training.state import TrainState
 from tests.asserts import assert_trees_equal
 from tests.training import toy
 

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from cot_latent.data import prompts
+from cot_latent.em.method import Method, OuterLoops
 from cot_latent.errors import UserError
 from cot_latent.inference import estimators
 from cot_latent.training import experiment
@@ -32,13 +33,13 @@ def _for_one_draw(taken):
 def test_a_method_that_cannot_work_is_refused(changes, message):
   settings = dict(name="x", estimator=estimators.basic()) | changes
   with pytest.raises(UserError, match=message) as caught:
-    experiment.Method(**settings)
+    Method(**settings)
   assert "\n" not in str(caught.value)
 
 
 def test_a_method_may_have_several_draws():
-  assert experiment.Method("x", _for_one_draw).num_draws == 1
-  method = experiment.Method("x", estimators.basic(), num_draws=3)
+  assert Method("x", _for_one_draw).num_draws == 1
+  method = Method("x", estimators.basic(), num_draws=3)
   assert method.max_scored(4) == 16
   assert dataclasses.replace(method, num_scored=5).max_scored(4) == 5
 
@@ -93,8 +94,8 @@ def test_the_id_tells_every_setting_apart_but_the_folder():
     method(estimator=estimators.basic()),
     method(num_scored=3),
     method(memory_start="empty"),
-    method(memory_start="empty", refit=experiment.Refit("greedy")),
-    method(memory_start="empty", refit=experiment.Refit("sample")),
+    method(memory_start="empty", refit=OuterLoops("greedy")),
+    method(memory_start="empty", refit=OuterLoops("sample")),
   ]
 
   def source(part, **changes):

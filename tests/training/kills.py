@@ -7,17 +7,11 @@ import pathlib
 import numpy as np
 import pytest
 
+from cot_latent.em import estep, outer_loops
 from cot_latent.inference import memory, rng
 from cot_latent.models.network import SOFT_PROMPT
-from cot_latent.reporting import files
-from cot_latent.training import (
-  checkpoints,
-  estep,
-  mstep,
-  refit,
-  train,
-  tuning,
-)
+from cot_latent.runtime import files
+from cot_latent.training import checkpoints, loops, mstep, train, tuning
 from cot_latent.training.state import TrainState
 from tests.asserts import assert_trees_equal
 from tests.training import toy
@@ -37,7 +31,7 @@ def last_state(config):
     pathlib.Path(config.model_dir) / "checkpoints"
   )
   with contextlib.closing(saved):
-    return saved.restore(refit.first_state(config, like))
+    return saved.restore(loops.first_state(config, like))
 
 
 def _trained_like(config):
@@ -77,10 +71,10 @@ def assert_same_run(one, other):
 # What a process does again and again, and may be killed before or after.
 DOINGS = (
   ("row", files.Journal, "add"),
-  ("fill", refit, "next_pool"),  # a pool
+  ("fill", outer_loops, "next_pool"),  # a pool
   # The memory is moved, and neither parameters nor anything on disk.
   ("e_step", estep, "e_step"),
-  ("e_step", refit, "e_step"),
+  ("e_step", outer_loops, "e_step"),
   ("step", train._Run, "step"),  # taken, and not even in the journal
   ("save", checkpoints.Checkpoints, "save"),
   # Orbax has finished, and nothing says so.

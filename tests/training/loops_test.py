@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cot_latent.em import estep, outer_loops
+from cot_latent.em.method import OuterLoops
 from cot_latent.inference import memory
-from cot_latent.training import estep, mstep, refit
-from cot_latent.training.experiment import Refit
+from cot_latent.training import loops, mstep
 from cot_latent.training.state import TrainState
 from tests.asserts import assert_trees_equal
 from tests.training import toy
@@ -36,7 +37,7 @@ def _compile_once():
 
 
 # Loops of 2, 3 and 4 steps, the last cut by the run's end.
-STAR = Refit("greedy", True, True, 2, 1.5)
+STAR = OuterLoops("greedy", True, True, 2, 1.5)
 STARTS, LOOPS = [0, 2, 5], [2, 3, 4]
 
 
@@ -179,7 +180,7 @@ def test_the_memory_is_the_pool_s_first_right_rationale(star):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_of_several_right_rationales_the_first_is_remembered(monkeypatch, seed):
-  method = looped(Refit("sample"), num_draws=3)
+  method = looped(OuterLoops("sample"), num_draws=3)
   config = toy.make_experiment("x", method=method)
   length = config.task.max_length
   generator = np.random.default_rng(seed)
@@ -191,12 +192,12 @@ def test_of_several_right_rationales_the_first_is_remembered(monkeypatch, seed):
   cost = {"num_sampled": 3 * N, "num_tokens": 30 * N}
   cost |= {"time/sampling": 0.5, "time/checking": 0.25}
   collected = type("Collected", (), {"cost": lambda self: cost})()
-  monkeypatch.setattr(refit, "collect", lambda *_: collected)
-  monkeypatch.setattr(refit, "next_pool", lambda *_: pool)
+  monkeypatch.setattr(outer_loops, "collect", lambda *_: collected)
+  monkeypatch.setattr(outer_loops, "next_pool", lambda *_: pool)
   state = TrainState(
     *({}, {}, memory.init(N, length), 4), pool._replace(ends_at=jnp.int32(4))
   )
-  after, rows, metrics = refit.e_step(
+  after, rows, metrics = loops.e_step(
     *(toy.make_model(config), None, toy.load(config).train, config),
     *(lambda _: "fresh", state),
     np.arange(8, dtype=np.int32),
@@ -244,14 +245,14 @@ def test_the_checkpoint_keeps_the_base_model(star):
 
 def test_a_loop_ends_when_the_loss_is_low():
   pool = empty_pool()._replace(ends_at=jnp.int32(9))
-  settings = Refit("greedy", stop_loss=0.5)
-  assert int(refit.end_early(settings, pool, 4, 0.49).ends_at) == 4
+  settings = OuterLoops("greedy", stop_loss=0.5)
+  assert int(outer_loops.end_early(settings, pool, 4, 0.49).ends_at) == 4
   for same in (
-    refit.end_early(settings, pool, 4, 0.5),
-    refit.end_early(Refit("greedy"), pool, 4, 0.0),
+    outer_loops.end_early(settings, pool, 4, 0.5),
+    outer_loops.end_early(OuterLoops("greedy"), pool, 4, 0.0),
   ):
     assert int(same.ends_at) == 9
-  assert refit.end_early(None, None, 4, 0.0) is None
+  assert outer_loops.end_early(None, None, 4, 0.0) is None
 
 
 def test_steps_saved_go_to_the_loops_that_follow(folder, star):

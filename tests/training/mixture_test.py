@@ -5,8 +5,9 @@ import json
 import pytest
 
 from cot_latent import cli
+from cot_latent.em import evaluation
 from cot_latent.reporting import page, summary
-from cot_latent.training import evaluation, train
+from cot_latent.training import train
 from tests.training import toy
 
 FIVE, THREE, WORDS = toy.PARTS

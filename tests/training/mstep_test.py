@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cot_latent.models import decoder, language_model
-from cot_latent.models.network import PAD_ID
+from cot_latent.models.api import PAD_ID
 from cot_latent.training import mstep
 from cot_latent.training.experiment import OptimizerConfig
 from tests.asserts import assert_trees_equal

@@ -11,10 +11,10 @@ import optax
 import pytest
 
 from cot_latent.data import prompts
+from cot_latent.em import outer_loops
+from cot_latent.em.method import OuterLoops
 from cot_latent.errors import UserError
 from cot_latent.inference import rng
-from cot_latent.training import refit
-from cot_latent.training.experiment import Refit
 from tests.training import toy
 from tests.training.kills import last_state
 from tests.training.watching import (
@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def supervised(folder):
-  return watch(quick(folder / "human", looped(Refit("human")), steps=3))
+  return watch(quick(folder / "human", looped(OuterLoops("human")), steps=3))
 
 
 def check_supervised(watched, examples):
@@ -138,7 +138,9 @@ def test_the_supervised_loss_is_in_nats_a_sequence(supervised):
 
 
 def test_a_task_without_rationales_is_refused():
-  method = dataclasses.replace(looped(Refit("human")), name="cot_supervised")
+  method = dataclasses.replace(
+    looped(OuterLoops("human")), name="cot_supervised"
+  )
   config = toy.make_experiment("x", toy.UNEXPLAINED, method=method)
   with pytest.raises(UserError) as caught:
     toy.load(config)
@@ -147,13 +149,13 @@ def test_a_task_without_rationales_is_refused():
     "method 'cot_supervised' learns from"
   )
   # Other methods need none, and answers are always there.
-  star_like = looped(Refit("greedy"))
+  star_like = looped(OuterLoops("greedy"))
   toy.load(toy.make_experiment("x", toy.UNEXPLAINED, method=star_like))
   toy.load(asked_directly(config))
 
 
 def limited(over_long, max_length=4):
-  config = toy.make_experiment("x", method=looped(Refit("human")))
+  config = toy.make_experiment("x", method=looped(OuterLoops("human")))
   task = dataclasses.replace(
     config.task, max_length=max_length, over_long=over_long
   )
@@ -177,7 +179,9 @@ def test_over_long_rationales_follow_over_long():
   assert (len(cut), cut.num_truncated) == (N, is_long.sum())
   np.testing.assert_array_equal(cut.targets, whole.train.targets[:, :4])
   # Methods that draw do not look at them.
-  config = dataclasses.replace(limited("error"), method=looped(Refit("greedy")))
+  config = dataclasses.replace(
+    limited("error"), method=looped(OuterLoops("greedy"))
+  )
   assert len(toy.load(config).train) == N
 
 
@@ -185,8 +189,8 @@ def test_a_truncated_rationale_is_wrong_and_counted():
   """Even where its answer is still there, as here the parity may be."""
   config = limited("truncate")
   data = toy.load(config)
-  collected = refit.given(data.task, data.train)
-  pool = refit.next_pool(empty_pool(), collected, config.method, 0, 5)
+  collected = outer_loops.given(data.task, data.train)
+  pool = outer_loops.next_pool(empty_pool(), collected, config.method, 0, 5)
   is_whole = (data.train.targets == data.task.vocabulary.eos_id).any(axis=1)
   np.testing.assert_array_equal(pool.is_correct[:, 0], is_whole)
   share = 1 - is_whole.mean()
@@ -213,7 +217,7 @@ def asked_directly(config):
 
 @pytest.fixture(scope="module")
 def direct(folder):
-  config = quick(folder / "direct", looped(Refit("human")), steps=60)
+  config = quick(folder / "direct", looped(OuterLoops("human")), steps=60)
   chain = toy.make_experiment("x", toy.CHAIN)
   config = dataclasses.replace(config, task=chain.task, base=chain.base)
   return watch(asked_directly(config))

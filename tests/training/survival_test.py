@@ -14,16 +14,13 @@ from orbax.checkpoint import CheckpointManager
 from tensorboard.summary.writer import record_writer
 
 from cot_latent import cli
+from cot_latent.em import results
 from cot_latent.errors import Preempted, RunError, UserError
-from cot_latent.reporting import environment, files, lock
-from cot_latent.training import base, preemption, results, train
+from cot_latent.reporting import environment
+from cot_latent.runtime import files, lock, preemption
+from cot_latent.training import base, train
 from tests.training import toy
-from tests.training.kills import (
-  act_at,
-  assert_same_run,
-  report_of,
-  run_until,
-)
+from tests.training.kills import act_at, assert_same_run, report_of, run_until
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -299,7 +296,7 @@ def test_steps_that_are_not_finite_are_counted_across_a_kill(
   config, monkeypatch
 ):
   """And a skipped step between them does not make them fewer."""
-  from cot_latent.training import estep
+  from cot_latent.em import estep
 
   config = dataclasses.replace(config, checkpoint_period=1)
   e_step = estep.e_step

@@ -16,7 +16,10 @@ import random
 import pytest
 import seqio
 
-from cot_latent.data import examples, prompts
+from cot_latent.data import prompts
+from cot_latent.data.open import open_task
+from cot_latent.data.source import Source, TaskConfig
+from cot_latent.em.method import Method
 from cot_latent.inference import estimators
 from cot_latent.models import decoder, language_model
 from cot_latent.models.lora import Lora
@@ -104,13 +107,11 @@ def make_experiment(model_dir, task=PARITY, **changes) -> experiment.Experiment:
   """Makes a run of a few steps; `changes` are fields of the experiment."""
   register()
   optimizer = experiment.OptimizerConfig(1e-2, clip_norm=1.0)
-  source = examples.Source(task)
+  source = Source(task)
   config = experiment.Experiment(
     model=decoder.DecoderConfig(1, 16, 2, 8, 32),
-    task=experiment.TaskConfig(
-      source, prompt_length=32, max_length=LENGTH[task]
-    ),
-    method=experiment.Method("trice", _control_variate()),
+    task=TaskConfig(source, prompt_length=32, max_length=LENGTH[task]),
+    method=Method("trice", _control_variate()),
     optimizer=optimizer,
     base=experiment.BaseConfig(source, "base", 40, 8, optimizer),
     evaluation=experiment.EvaluationConfig(8, period=3, num_samples=2),
@@ -124,7 +125,7 @@ def make_experiment(model_dir, task=PARITY, **changes) -> experiment.Experiment:
 
 
 # Opened and read once a process.
-open_task = functools.cache(examples.open_task)
+open_task = functools.cache(open_task)
 # Compiled once a process, for all runs that share the sizes.
 _build_model = functools.cache(language_model.build)
 _build_optimizer = functools.cache(mstep.build_optimizer)

@@ -10,19 +10,15 @@ import numpy as np
 import pytest
 
 from cot_latent import cli
-from cot_latent.data import examples, prompts, scoring
+from cot_latent.data import prompts, scoring
+from cot_latent.data.open import open_task
+from cot_latent.em import estep
+from cot_latent.em.method import Method
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import estimators
-from cot_latent.reporting import files, lock, record, summary
-from cot_latent.training import (
-  bootstrap,
-  checkpoints,
-  estep,
-  loading,
-  mstep,
-  train,
-)
-from cot_latent.training.experiment import Method
+from cot_latent.reporting import record, summary
+from cot_latent.runtime import files, lock
+from cot_latent.training import bootstrap, checkpoints, loading, mstep, train
 from tests.asserts import assert_trees_equal
 from tests.training import toy
 from tests.training.kills import (
@@ -98,7 +94,7 @@ def test_results_can_be_counted_again_from_the_outputs(whole):
     missing = sum(o["extracted"] is None for o in outputs)
     assert row["num_unparseable"] == missing
     # And by the same rule from the completions alone.
-    task = examples.open_task(config.task.source)
+    task = open_task(config.task.source)
     again = scoring.score(task, None, path)
     assert [v.extracted for v in again] == [o["extracted"] for o in outputs]
     assert sum(v.correct for v in again) == correct

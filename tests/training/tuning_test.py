@@ -12,12 +12,13 @@ import pytest
 from flax import traverse_util
 
 from cot_latent.data import prompts
-from cot_latent.data.examples import Source
+from cot_latent.data.source import Source
+from cot_latent.em import training_data
 from cot_latent.errors import UserError
 from cot_latent.models import decoder, language_model
 from cot_latent.models.lora import TARGETS, Lora, merged
 from cot_latent.models.network import SOFT_PROMPT
-from cot_latent.training import loading, mstep, tuning
+from cot_latent.training import mstep, tuning
 from cot_latent.training.tuning import SoftPrompt
 from tests.asserts import assert_trees_equal
 from tests.models import common
@@ -310,9 +311,9 @@ def test_what_prompts_are_longer_by(longer, rows, expected):
   arrays = [[np.array(row, np.int32) for row in x] for x in (longer, rows)]
   if expected is None:
     with pytest.raises(UserError, match="must be the task's own"):
-      loading.common_beginning(*arrays, BOS)
+      training_data.common_beginning(*arrays, BOS)
   else:
-    assert loading.common_beginning(*arrays, BOS).tolist() == expected
+    assert training_data.common_beginning(*arrays, BOS).tolist() == expected
 
 
 # What is refused.

@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cot_latent.inference import rivals
-from cot_latent.training import base, estep, experiment, refit, train
-from cot_latent.training.experiment import Method
-from cot_latent.training.state import Pool, TrainState
+from cot_latent.em import estep, outer_loops
+from cot_latent.em.method import Method
+from cot_latent.em.outer_loops import Pool
+from cot_latent.inference import baselines
+from cot_latent.training import base, experiment, loops, train
+from cot_latent.training.state import TrainState
 from tests.training import toy
 
 N = toy.SIZES["train"]
-POOLED = rivals.rejection_sampling(pooled=True)
+POOLED = baselines.rejection_sampling(pooled=True)
 
 
 def looped(refit_settings, num_draws=1, estimator=POOLED):
@@ -73,7 +75,7 @@ def watch(config):
   """Runs an experiment and notes what its steps had."""
   steps: list[Before] = []
   seen: dict[str, Any] = {}
-  e_step, step, collect = refit.e_step, train._Run.step, refit.collect
+  e_step, step, collect = loops.e_step, train._Run.step, outer_loops.collect
   draw_all = estep.draw_all
 
   def noting_e_step(*arguments):
@@ -100,8 +102,8 @@ def watch(config):
     return state, metrics
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(refit, "e_step", noting_e_step)
-    patch.setattr(refit, "collect", noting_collect)
+    patch.setattr(outer_loops, "e_step", noting_e_step)
+    patch.setattr(outer_loops, "collect", noting_collect)
     patch.setattr(estep, "draw_all", noting_draw_all)
     patch.setattr(train._Run, "step", noting_step)
     report = toy.run(config)

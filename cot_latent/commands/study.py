@@ -1,0 +1,183 @@
+"""A study: every arm with every seed, one run after another.
+
+A study is a folder of gin files, each of which describes a whole run but for
+its seed and its folder. Where the folder has an axes.toml, each arm is run for
+each value that it lists of a macro: `TASK = ['bbh_navigate', ...]`. Runs that
+are complete already are left alone, so that the same command goes on with a
+study that was stopped.
+"""
+
+import functools
+import itertools
+import pathlib
+import shlex
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from cot_latent.configuration import parsing
+from cot_latent.data.open import open_task
+from cot_latent.errors import RunError, UserError
+from cot_latent.reporting import record
+from cot_latent.runtime import files
+from cot_latent.training import train
+
+_SHARED = "common.gin"  # what the arms include; no arm
+_AXES = "axes.toml"
+
+
+class Run(NamedTuple):
+  """One arm with one seed.
+
+  Attributes:
+    name: `<arm>-s<seed>`, with values of axes between them.
+    gin_files: the arm's, and those that all arms have besides.
+    bindings: what is set for this run.
+    directory: where it lies.
+  """
+
+  name: str
+  gin_files: list[str]
+  bindings: list[str]
+  directory: pathlib.Path
+
+  def command(self, search_paths: Sequence[str]) -> str:
+    """The command that makes this run by itself."""
+    words = ["t5x", "train"]
+    words += [f"--gin_file={name}" for name in self.gin_files]
+    for binding in self.bindings:
+      name, _, value = binding.partition(" = ")
+      words.append(f"--gin.{name}={value}")
+    if search_paths:
+      words.append(f"--gin_search_paths={','.join(search_paths)}")
+    return shlex.join(words)
+
+
+def plan(
+  folder: str,
+  num_seeds: int,
+  output: str | None,
+  bindings: Sequence[str],
+  gin_files: Sequence[str] = (),
+) -> list[Run]:
+  """Lists the runs of a study, seed by seed.
+
+  Args:
+    folder: with a gin file for each arm; `common.gin` is none.
+    num_seeds: seeds 0, 1, ...
+    output: where the runs go; None is runs/studies/<the folder's name>.
+    bindings: further ones for all runs.
+    gin_files: likewise, such as a model's; read after the arm's.
+
+  Raises:
+    UserError: if the folder has no arms.
+  """
+  path = pathlib.Path(folder)
+  if not path.is_dir():
+    path = next(
+      (p for p in _beside_package(folder) if p.is_dir()), pathlib.Path(folder)
+    )
+  arms = sorted(p for p in path.glob("*.gin") if p.name != _SHARED)
+  if not arms:
+    raise UserError(f"{folder} has no arms: it must be a folder of gin files")
+  root = pathlib.Path(output or f"runs/studies/{path.resolve().name}")
+  points = _axes(path)
+  runs = []
+  for seed in range(num_seeds):
+    for arm, point in itertools.product(arms, points):
+      name = "-".join([arm.stem, *map(str, point.values()), f"s{seed}"])
+      own = point | {
+        "SEED": seed,
+        "MODEL_DIR": str(root / name),
+        "BASE_DIR": str(root / "base"),
+      }
+      settings = [f"{key} = {value!r}" for key, value in own.items()]
+      names = [str(arm), *gin_files]
+      runs.append(Run(name, names, [*bindings, *settings], root / name))
+  return runs
+
+
+def _axes(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """Reads the values that each arm is run for, in every combination."""
+  path = folder / _AXES
+  if not path.is_file():
+    return [{}]
+  try:
+    axes = tomllib.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    reason = " ".join(str(error).split())
+    raise UserError(f"{path} cannot be read: {reason}") from None
+  for macro, values in axes.items():
+    is_list = isinstance(values, list) and values
+    if not is_list or not all(isinstance(v, str | int) for v in values):
+      raise UserError(
+        f"{path}: {macro} must be a list of texts or whole numbers, such as "
+        "TASK = ['bbh_navigate', 'bbh_snarks']"
+      )
+    if len({*values}) < len(values):
+      raise UserError(f"{path}: {macro} has a value twice: name each once")
+  return [
+    dict(zip(axes, point, strict=True))
+    for point in itertools.product(*axes.values())
+  ]
+
+
+def run(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
+  """Makes the runs that are not complete.
+
+  Args:
+    runs: of `plan`.
+    search_paths: further folders to look gin files up in.
+
+  Returns:
+    For each run that failed its name and what was wrong.
+  """
+  opened = functools.cache(open_task)
+  failures: list[str] = []
+  began, num_made = time.monotonic(), 0
+  waiting = [one for one in runs if not _is_complete(one)]
+  for one in waiting:
+    left = ""
+    if num_made:
+      seconds = (
+        (time.monotonic() - began)
+        / num_made
+        * (len(waiting) - num_made - len(failures))
+      )
+      left = f", about {seconds / 60:.0f} min left"
+    done = len(runs) - len(waiting) + num_made
+    print(f"=== {one.name}: {done} of {len(runs)} runs done{left}", flush=True)
+    try:
+      config, gin_record = parsing.parse(
+        one.gin_files, one.bindings, search_paths
+      )
+      train.train(train.prepare(config, gin_record, opened))
+    except (UserError, RunError) as error:
+      failures.append(f"{one.name}: {error}")
+      print(f"=== {failures[-1]}", file=sys.stderr, flush=True)
+    else:
+      num_made += 1
+  return failures
+
+
+def collect(runs: Sequence[Run], folder: pathlib.Path) -> None:
+  """Copies the report of each run into a folder, to be kept."""
+  folder.mkdir(parents=True, exist_ok=True)
+  for one in runs:
+    report = record.read(one.directory)
+    if report is None:
+      raise UserError(f"run {one.name} has no report in {one.directory}")
+    files.write_atomically(folder / f"{one.name}.json", files.to_json(report))
+
+
+def _is_complete(one: Run) -> bool:
+  report = record.read(one.directory)
+  return report is not None and report["status"] in record.FINISHED
+
+
+def _beside_package(folder: str) -> Iterator[pathlib.Path]:
+  """Where a folder of gin/ may be besides the working directory."""
+  for parent in parsing.package_folders():
+    yield pathlib.Path(parent, folder)

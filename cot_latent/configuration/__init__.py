@@ -1,0 +1,1 @@
+"""Gin files and bindings made into an experiment."""

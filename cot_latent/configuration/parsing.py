@@ -1,0 +1,203 @@
+"""Gin files and bindings made into an experiment."""
+
+import hashlib
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gin
+from gin import config as gin_config
+
+import cot_latent
+from cot_latent.configuration import errors as gin_errors
+from cot_latent.configuration import sources as gin_sources
+from cot_latent.data.source import Source
+from cot_latent.errors import UserError
+from cot_latent.training import experiment
+
+_TASK_FILE = "gin/tasks/common.gin"
+
+
+def parse(
+  gin_files: Sequence[str],
+  bindings: Sequence[str],
+  search_paths: Sequence[str],
+) -> tuple[experiment.Experiment, dict[str, Any]]:
+  """Parses a configuration and builds its experiment.
+
+  Files first, in order, then bindings, so that a binding has the last word.
+
+  Args:
+    gin_files: paths, looked up in the working directory, then in the search
+      paths, then beside the package.
+    bindings: lines such as "SEED = 3".
+    search_paths: further folders to look files up in.
+
+  Returns:
+    The experiment, and what it came from, for the report: files with their
+    hashes, bindings, resolved and operative text.
+
+  Raises:
+    UserError: for any fault, naming the file and line, or the binding.
+  """
+  sources = _read(gin_files, bindings, search_paths)
+  with gin_errors.explained("in the configuration", sources):
+    gin.finalize()
+    if not any(name.endswith(".Experiment") for _, name in gin_config._CONFIG):
+      raise UserError(
+        "no gin file describes the experiment; give one of gin/runs/, or "
+        "include 'gin/runs/common.gin' in yours"
+      )
+    made = gin.get_configurable(experiment.Experiment)()
+  _refuse_unused(sources)
+  return made, {
+    "gin_files": [_file_record(name) for name in sources.files],
+    "bindings": list(bindings),
+    "resolved": gin.config_str(),
+    "operative": gin.operative_config_str(),
+  }
+
+
+def parse_resolved(text: str) -> tuple[experiment.Experiment, dict[str, Any]]:
+  """Builds an experiment from what `parse` recorded as resolved.
+
+  Args:
+    text: the whole configuration, without includes.
+
+  Returns:
+    As `parse`; no files and no bindings.
+
+  Raises:
+    UserError: if this version cannot read it.
+  """
+  gin.clear_config()
+  with gin_errors.explained("the report's configuration"):
+    gin.parse_config(text)
+    gin.finalize()
+    made = gin.get_configurable(experiment.Experiment)()
+  return made, {
+    "gin_files": [],
+    "bindings": [],
+    "resolved": gin.config_str(),
+    "operative": gin.operative_config_str(),
+  }
+
+
+def parse_source(
+  task: str | None,
+  gin_files: Sequence[str],
+  bindings: Sequence[str],
+  search_paths: Sequence[str],
+) -> Source:
+  """Parses what a command on a task alone needs: where the task comes from.
+
+  Args:
+    task: its name; None leaves it to the files and bindings.
+    gin_files: such as one of gin/prompts/, or a run's; read after
+      gin/tasks/common.gin.
+    bindings: as for `parse`.
+    search_paths: as for `parse`.
+
+  Raises:
+    UserError: for any fault, naming the file and line, or the binding.
+  """
+  files = [_TASK_FILE, *gin_files]
+  if task is not None:
+    bindings = [*bindings, f"TASK = {task!r}"]
+  sources = _read(files, bindings, search_paths)
+  with gin_errors.explained("in the configuration", sources):
+    gin.finalize()
+    with gin.config_scope("task"):
+      made = gin.get_configurable(Source)()
+  _refuse_unused(sources, flags_only=True)
+  return made
+
+
+def asks_for_t5x(gin_files: Sequence[str], search_paths: Sequence[str]) -> bool:
+  """Whether gin files are for T5X's own train, and not for the embedded one.
+
+  Args:
+    gin_files: as for `parse`.
+    search_paths: as for `parse`, which says what is wrong with them.
+  """
+  _look_in([path for path in search_paths if pathlib.Path(path).is_dir()])
+  return gin_sources.asks_for_script(gin_files)
+
+
+def _look_in(search_paths: Sequence[str]) -> None:
+  """Forgets what was read before, and where it was looked for."""
+  gin.clear_config()
+  gin_config._LOCATION_PREFIXES[:] = [""]  # gin keeps those of earlier calls
+  for folder in (*search_paths, *package_folders()):
+    if not pathlib.Path(folder).is_dir():
+      raise UserError(f"--gin_search_paths: no folder {folder}")
+    gin.add_config_file_search_path(str(folder))
+
+
+def _read(
+  gin_files: Sequence[str],
+  bindings: Sequence[str],
+  search_paths: Sequence[str],
+) -> gin_sources.Sources:
+  """Reads files and bindings into gin, and notes where they stand."""
+  _look_in(search_paths)
+  read: list[str] = []
+  for name in gin_files:
+    with gin_errors.explained(name):
+      read += _flatten(gin.parse_config_file(name))
+  for binding in bindings:
+    with gin_errors.explained(gin_sources.flag(binding)):
+      gin.parse_config(binding)
+  return gin_sources.Sources(read, bindings)
+
+
+def package_folders() -> list[str]:
+  """The folders that hold gin/: a checkout's root, or the installed package."""
+  package = pathlib.Path(cot_latent.__file__).parent
+  return [str(p) for p in (package.parent, package) if (p / "gin").is_dir()]
+
+
+def _flatten(parsed) -> Iterator[str]:
+  """Yields the paths of parsed files, those that they include first."""
+  for included in parsed.includes:
+    yield from _flatten(included)
+  yield parsed.filename
+
+
+def _file_record(name: str) -> dict[str, str]:
+  """Names a file that was read, with the hash of what stood in it."""
+  content = gin_sources.find_file(name).read_bytes()
+  return {"path": name, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _refuse_unused(
+  sources: gin_sources.Sources, flags_only: bool = False
+) -> None:
+  """Raises if something is bound that nothing read.
+
+  Gin keeps silent about it, though it mostly is a misspelt macro. The
+  experiment is built by now, so all that can be read has been. What a file
+  binds for something that a later file or binding replaced may stay, and so may
+  a macro that its file says it provides: not every method reads all of a task.
+  """
+  used = {
+    gin_sources.innermost(selector, parameter, scope)
+    for (scope, selector), values in gin_config._OPERATIVE_CONFIG.items()
+    for parameter in values
+  }
+  for (scope, selector), parameters in gin_config._CONFIG.items():
+    for parameter in sorted(parameters):
+      key = gin_sources.Key(scope, selector, parameter)
+      place = sources.place(key) or "in the configuration"
+      is_excused = sources.refers_to(key) and not place.startswith("--")
+      if flags_only and not place.startswith("--"):
+        continue
+      if key in used or is_excused or sources.provides(key):
+        continue
+      if selector == "gin.macro":
+        raise UserError(
+          f"{place}: nothing uses the macro {scope}"
+          f"{gin_sources.suggest(scope, gin_sources.macros() - {scope})}"
+        )
+      name = f"{scope}/{selector}" if scope else selector
+      raise UserError(f"{place}: nothing uses the binding {name}.{parameter}")

@@ -1,0 +1,1 @@
+"""How completions state answers, and how they are compared."""

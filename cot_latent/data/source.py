@@ -1,0 +1,64 @@
+"""Which questions a run reads, and in what form they are put."""
+
+import dataclasses
+from typing import Literal
+
+from cot_latent.data.prompts import Prompts
+from cot_latent.runtime.validation import check_positive, check_types
+
+OverLong = Literal["error", "leave_out", "truncate"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Which questions, and in what form they are put.
+
+  Attributes:
+    task: a registered SeqIO task or mixture, with or without its version.
+    module: the module that registers it, if it is none of this package's.
+    data_dir: the folder with the files of GSM8K and BIG-Bench Hard; None
+      fetches them.
+    prompts: None takes the task's own.
+    vocabulary: the path of a SentencePiece model, or of a Hugging Face
+      checkpoint's folder or tokenizer.json; None takes the task's own, mostly
+      bytes.
+    cache: a file that `t5x cache` made of the task: nothing else is read then,
+      and neither SeqIO nor TensorFlow is started.
+    bos: whether prompts begin with BOS; None as the checkpoint's files say.
+  """
+
+  task: str
+  module: str | None = None
+  data_dir: str | None = None
+  prompts: Prompts | None = None
+  vocabulary: str | None = None
+  cache: str | None = None
+  bos: bool | None = None
+
+  def __post_init__(self):
+    check_types(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+  """Which questions, and how long they and their rationales may be.
+
+  Attributes:
+    source: the task.
+    prompt_length: P, tokens; prompt and hinted prompt must fit.
+    max_length: T, tokens of a rationale with its answer and EOS.
+    over_long: what becomes of an example that does not fit (`Task.load`).
+    train_split: the questions with a memory.
+    test_split: the held-out questions.
+  """
+
+  source: Source
+  prompt_length: int
+  max_length: int
+  over_long: OverLong = "error"
+  train_split: str = "train"
+  test_split: str = "test"
+
+  def __post_init__(self):
+    check_types(self)
+    check_positive(self, "prompt_length", "max_length")

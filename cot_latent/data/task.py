@@ -1,0 +1,289 @@
+"""A task as arrays: questions, answers, prompts.
+
+N questions, P prompt tokens, T target tokens.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cot_latent.data.answers.checkers import Convention, Kind
+from cot_latent.data.answers.forms import Form
+from cot_latent.data.prompts import Prompts
+from cot_latent.data.source import OverLong
+from cot_latent.errors import UserError
+from cot_latent.inference import rng
+from cot_latent.models.api import PAD_ID
+from cot_latent.models.vocabularies import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+  """N examples, sorted by id.
+
+  Attributes:
+    ids: N stable strings, all different.
+    tasks: N strings, the task of each: more than one for a mixture.
+    questions: N strings.
+    answers: N strings, in the form in which the task extracts answers.
+    prompts: [N, P] int32, the question alone, padded on the left to the next
+      multiple of 8 from the longest of them.
+    guides: [N, P'] int32, the question with its answer as a hint.
+    targets: [N, T] int32, rationale and answer, padded on the right; [N, 0]
+      where targets were not asked for.
+    words: [N, 2] uint32, the ids as words that random keys are derived from.
+    num_left_out: examples of the split that are not here, being too long.
+    num_truncated: examples that are here, but cut.
+    bos_id: what prompts and guides begin with, if with anything.
+  """
+
+  ids: Sequence[str]
+  tasks: Sequence[str]
+  questions: Sequence[str]
+  answers: Sequence[str]
+  prompts: np.ndarray
+  guides: np.ndarray
+  targets: np.ndarray
+  words: np.ndarray
+  num_left_out: int
+  num_truncated: int
+  bos_id: int | None = None
+
+  def __len__(self) -> int:
+    return len(self.ids)
+
+  def with_prefix(
+    self, prior: Mapping[str, np.ndarray], guide: Mapping[str, np.ndarray]
+  ) -> "Examples":
+    """Puts tokens before each prompt and each guide, but behind BOS.
+
+    Args:
+      prior: task -> [P''] int32, what stands before the question alone.
+      guide: task -> [P''] int32, what stands before the hinted question.
+    """
+
+    def extend(rows: np.ndarray, prefixes: Mapping[str, np.ndarray]):
+      extended = []
+      for task, row in zip(self.tasks, rows, strict=True):
+        begin, rest = self.split_bos(row)
+        extended.append(np.concatenate([begin, prefixes[task], rest]))
+      return _pad_left(extended)
+
+    return dataclasses.replace(
+      self,
+      prompts=extend(self.prompts, prior),
+      guides=extend(self.guides, guide),
+    )
+
+  def split_bos(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts a padded prompt or guide into its BOS, if any, and the rest."""
+    tokens = row[row != PAD_ID]
+    length = _begins_with(tokens, self.bos_id)
+    return tokens[:length], tokens[length:]
+
+  def fingerprint(self) -> str:
+    """The sha256 over all that a run can see of the examples."""
+    return _fingerprint(
+      (self.ids, self.tasks, self.questions, self.answers),
+      (self.prompts, self.guides, self.targets),
+    )
+
+
+class TokenizedSplit(NamedTuple):
+  """A split before any limit is put on lengths; rows sorted by id.
+
+  Attributes:
+    ids: N strings.
+    tasks: N strings.
+    questions: N strings.
+    answers: N strings.
+    prompts: N arrays of int32.
+    guides: N arrays of int32.
+    targets: N arrays of int32, EOS included.
+  """
+
+  ids: list[str]
+  tasks: list[str]
+  questions: list[str]
+  answers: list[str]
+  prompts: list[np.ndarray]
+  guides: list[np.ndarray]
+  targets: list[np.ndarray]
+
+  def fingerprint(self) -> str:
+    """The sha256 over all of it."""
+    arrays = [
+      part
+      for rows in (self.prompts, self.guides, self.targets)
+      for part in (np.array([len(r) for r in rows]), np.concatenate(rows))
+    ]
+    return _fingerprint(self[:4], arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """A task as training sees it: a SeqIO task, a mixture of some, or a cache.
+
+  Attributes:
+    name: the registered name, version included.
+    vocabulary: of prompts and rationales.
+    prompts: how questions are put.
+    form: how a target states its answer; None for a task with a checker of its
+      own.
+    kinds: what the answers of each of its tasks look like.
+    conventions: task -> ways to score a completion, the one of training first.
+    splits: their names.
+    rationale_splits: the splits whose targets hold rationales, and not answers
+      alone.
+    read: split -> its rows.
+    separator: the tokens that end a worked example.
+    lesson: the tokens of a worked example that shows the form of an answer, for
+      bootstrapping; there may be none.
+  """
+
+  name: str
+  vocabulary: Vocabulary
+  prompts: Prompts
+  form: Form | None
+  kinds: Mapping[str, Kind]
+  conventions: Mapping[str, Mapping[str, Convention]]
+  splits: Sequence[str]
+  rationale_splits: Sequence[str]
+  read: Callable[[str], TokenizedSplit]
+  separator: np.ndarray
+  lesson: np.ndarray
+
+  def extract(self, completion: str) -> str | None:
+    """Reads the answer out of a completion, as training does."""
+    # All its tasks agree on this: see `require_one_form`.
+    convention = next(iter(next(iter(self.conventions.values())).values()))
+    return convention.extract(completion, "")
+
+  def load(
+    self,
+    split: str,
+    *,
+    prompt_length: int,
+    target_length: int | None = None,
+    over_long: OverLong = "error",
+  ) -> Examples:
+    """Loads a split.
+
+    Args:
+      split: its name.
+      prompt_length: what prompt and guide must fit into.
+      target_length: T; None leaves the targets out.
+      over_long: "error"; "leave_out" what does not fit; or "truncate" it: a
+        prompt loses its beginning, but for BOS, a target its end. Both are
+        counted.
+
+    Raises:
+      UserError: if the split is unknown or empty, if data are missing or
+        malformed, or if an example is too long and must not be.
+    """
+    if split not in self.splits:
+      raise UserError(
+        f"task {self.name!r} has no split {split!r}, only {list(self.splits)}"
+      )
+    rows = self.read(split)
+    limits = {"prompts": prompt_length, "guides": prompt_length}
+    if target_length is not None:
+      limits["targets"] = target_length
+    fits = _fits(rows, limits)
+    num_over = len(fits) - sum(fits)
+    can_leave_out = over_long == "leave_out" and any(fits)
+    if num_over and not can_leave_out and over_long != "truncate":
+      text = _say_too_long(f"task {self.name!r}, split {split!r}", rows, limits)
+      others = "'leave_out' or 'truncate'" if any(fits) else "'truncate'"
+      raise UserError(f"{text}, or OVER_LONG = {others}")
+    if over_long == "leave_out":
+      rows = TokenizedSplit._make(
+        list(itertools.compress(column, fits)) for column in rows
+      )
+    width, bos_id = target_length or 0, self.vocabulary.bos_id
+
+    def cut(row: np.ndarray) -> np.ndarray:
+      num_over = max(len(row) - prompt_length, 0)
+      kept = _begins_with(row, bos_id)
+      return np.concatenate([row[:kept], row[kept + num_over :]])
+
+    return Examples(
+      ids=rows.ids,
+      tasks=rows.tasks,
+      questions=rows.questions,
+      answers=rows.answers,
+      prompts=_pad_left([cut(row) for row in rows.prompts]),
+      guides=_pad_left([cut(row) for row in rows.guides]),
+      targets=_pad_right([row[:width] for row in rows.targets], width),
+      words=rng.id_words(rows.ids),
+      num_left_out=num_over if over_long == "leave_out" else 0,
+      num_truncated=num_over if over_long == "truncate" else 0,
+      bos_id=bos_id,
+    )
+
+
+def _fits(rows: TokenizedSplit, limits: Mapping[str, int]) -> list[bool]:
+  columns = [
+    [len(row) <= limit for row in getattr(rows, name)]
+    for name, limit in limits.items()
+  ]
+  return [all(row) for row in zip(*columns, strict=True)]
+
+
+def _say_too_long(
+  what: str, rows: TokenizedSplit, limits: Mapping[str, int]
+) -> str:
+  """Names the longest example and the setting that would admit it."""
+  over, field, name = max(
+    (len(row) - limit, field, name)
+    for field, limit in limits.items()
+    for name, row in zip(rows.ids, getattr(rows, field), strict=True)
+  )
+  num = _fits(rows, limits).count(False)
+  label, setting = (
+    ("rationale", "MAX_LENGTH")
+    if field == "targets"
+    else ("prompt", "PROMPT_LENGTH")
+  )
+  return (
+    f"{what}: {num} of {len(rows.ids)} examples are too long; the longest "
+    f"{label}, of {name}, has {limits[field] + over} tokens: set {setting} to "
+    "at least that"
+  )
+
+
+def _begins_with(tokens: np.ndarray, bos_id: int | None) -> int:
+  """The number of tokens, 1 or 0, that are a BOS in front."""
+  return int(bos_id is not None and tokens[:1].tolist() == [bos_id])
+
+
+def _pad_left(rows: Sequence[np.ndarray]) -> np.ndarray:
+  """Pads to the longest row, up to the next multiple of 8."""
+  length = -(-max(map(len, rows)) // 8) * 8
+  padded = np.full((len(rows), length), PAD_ID, np.int32)
+  for place, row in enumerate(rows):
+    padded[place, length - len(row) :] = row
+  return padded
+
+
+def _pad_right(rows: Sequence[np.ndarray], length: int) -> np.ndarray:
+  padded = np.full((len(rows), length), PAD_ID, np.int32)
+  for place, row in enumerate(rows):
+    padded[place, : len(row)] = row
+  return padded
+
+
+def _fingerprint(
+  columns: Iterable[Sequence[str]], arrays: Iterable[np.ndarray]
+) -> str:
+  digest = hashlib.sha256()
+  for column in columns:
+    digest.update(json.dumps(list(column)).encode())
+  for array in arrays:
+    digest.update(str(array.shape).encode() + array.astype("<i4").tobytes())
+  return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""What every trainer shares: method, E-step, outer loops, evaluation."""

@@ -1,0 +1,142 @@
+"""Held-out accuracy, greedily and by self-consistency."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cot_latent.data import scoring
+from cot_latent.data.task import Examples, Task
+from cot_latent.em import estep
+from cot_latent.inference import rng
+from cot_latent.models.language_model import LanguageModel
+
+
+class Output(NamedTuple):
+  """What was answered to one question.
+
+  Attributes:
+    id: the example's.
+    task: its task.
+    question: its text.
+    target: the known answer.
+    completions: what the model wrote, one or several times.
+    ended: for each completion, whether it ended by itself and was not cut.
+    extracted: the answer counted, or None.
+    is_correct: whether it is the known one.
+  """
+
+  id: str
+  task: str
+  question: str
+  target: str
+  completions: list[str]
+  ended: list[bool]
+  extracted: str | None
+  is_correct: bool
+
+  def as_line(self) -> dict[str, Any]:
+    """What is stored: `completion` if it is one, else `completions`."""
+    line = self._asdict()
+    if len(self.completions) == 1:
+      (line["completion"],) = line.pop("completions")
+      (line["ended"],) = self.ended
+    return line
+
+
+def evaluate(
+  model: LanguageModel,
+  task: Task,
+  params,
+  examples: Examples,
+  *,
+  num_samples: int | None,
+  batch_size: int,
+  seed: int,
+  step: int,
+  report_done: Callable[[int], None] | None = None,
+) -> list[Output]:
+  """Answers every question.
+
+  Args:
+    model: the language model.
+    task: says what an answer is.
+    params: the model's.
+    examples: N held-out questions.
+    num_samples: None decodes greedily; otherwise samples drawn at temperature
+      1 for each question, of which the majority answer counts.
+    batch_size: rows decoded together; the last batch is filled up.
+    seed: the run's.
+    step: the training step, so that each evaluation has draws of its own.
+    report_done: called with the number of completions made.
+
+  Returns:
+    N outputs, in the order of the examples.
+
+  Reference: Phan et al. 2023, section 5; Wang et al. 2022 (self-consistency).
+  """
+  repeats = num_samples or 1
+  which = np.repeat(np.arange(len(examples)), repeats)
+  draw = np.tile(np.arange(repeats), len(examples))
+  drawn = estep.draw_all(
+    model,
+    task,
+    params,
+    examples.prompts,
+    examples,
+    which,
+    draw,
+    rng.purpose_key(seed, "evaluate", step),
+    batch_size,
+    temperature=0.0 if num_samples is None else 1.0,
+    report_done=report_done,
+  )
+  outputs = []
+  for i in range(len(examples)):
+    own = slice(i * repeats, (i + 1) * repeats)
+    outputs.append(
+      _output(
+        examples,
+        i,
+        drawn.texts[own],
+        drawn.ended[own].tolist(),
+        scoring.majority(drawn.answers[own]),
+      )
+    )
+  return outputs
+
+
+def judge(
+  task: Task, examples: Examples, place: int, tokens: np.ndarray
+) -> Output:
+  """Judges one completion, whoever drew it.
+
+  Args:
+    task: says what an answer is.
+    examples: the questions.
+    place: which of them was answered.
+    tokens: [T] int32; without EOS they were cut, and have no answer.
+  """
+  has_ended = bool((tokens == task.vocabulary.eos_id).any())
+  (text,) = task.vocabulary.decode_rows(tokens[None])
+  extracted = task.extract(text) if has_ended else None
+  return _output(examples, place, [text], [has_ended], extracted)
+
+
+def _output(
+  examples: Examples,
+  place: int,
+  completions: list[str],
+  ended: list[bool],
+  extracted: str | None,
+) -> Output:
+  return Output(
+    id=examples.ids[place],
+    task=examples.tasks[place],
+    question=examples.questions[place],
+    target=examples.answers[place],
+    completions=completions,
+    ended=ended,
+    extracted=extracted,
+    is_correct=extracted == examples.answers[place],
+  )

@@ -1,0 +1,112 @@
+"""What a report says of a run before it begins, and when it goes on."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from cot_latent.inference import rng
+from cot_latent.models import digests
+from cot_latent.reporting import environment, record, seals
+from cot_latent.reporting.health import Limits
+from cot_latent.runtime import files
+
+# What random numbers and rounding depend on.
+_JAX_SETTINGS = (
+  "jax_default_prng_impl",
+  "jax_threefry_partitionable",
+  "jax_enable_x64",
+  "jax_default_matmul_precision",
+)
+
+
+def build(
+  *,
+  identity: Mapping[str, Any],
+  module: str | None,
+  configuration: Mapping[str, Any],
+  data: Mapping[str, Any],
+  params: Any,
+  topology: dict[str, Any],
+  plan: Mapping[str, Any],
+  limits: Limits,
+) -> tuple[dict[str, Any], str]:
+  """Makes the sections of a report that do not change during a run.
+
+  Args:
+    identity: that section, but for the time; it has the seed.
+    module: one outside the package that counts as code too.
+    configuration: that section.
+    data: that section.
+    params: a tree of what is trained, or of the shapes.
+    topology: how many processes there are, and how devices are arranged.
+    plan: that section.
+    limits: beyond which the run counts as dead.
+
+  Returns:
+    The sections, and what is changed in the code.
+  """
+  code, diff = environment.code(module)
+  seed = identity["seed"]
+  sections: dict[str, Any] = {
+    "identity": {**identity, "started": record.now()},
+    "code": code,
+    "configuration": dict(configuration),
+    "data": dict(data),
+    "model": digests.describe(params),
+    "randomness": {
+      "seed": seed,
+      "rule": rng.RULE,
+      "settings": {name: getattr(jax.config, name) for name in _JAX_SETTINGS},
+      "test_vectors": rng.test_vectors(seed),
+    },
+    "environment": environment.describe(
+      [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
+      topology,
+    ),
+    "plan": dict(plan),
+    "liveness": {"limits": dataclasses.asdict(limits)},
+    "continuity": {"resumes": []},
+    "replication": [],
+    "parts": [],
+  }
+  if diff:
+    content = diff.encode()
+    sections["parts"].append(
+      {
+        "path": record.DIFF,
+        "sha256": files.sha256(content),
+        "num_bytes": len(content),
+      }
+    )
+  return sections, diff
+
+
+def take_over(
+  sections: dict[str, Any], old: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Keeps what the process that began the run wrote down.
+
+  Args:
+    sections: of this process; changed in place.
+    old: the report of the run.
+
+  Returns:
+    How this process differs from that one.
+  """
+  resumption = {
+    "at": record.now(),
+    "argv": sections["identity"]["argv"],
+    "code": environment.code_differences(old["code"], sections["code"]),
+    "environment": {
+      name: [was, now_is]
+      for name, was, now_is in seals.differences(
+        old["environment"], sections["environment"]
+      )
+    },
+  }
+  for name in ("identity", "code", "environment", "replication", "continuity"):
+    sections[name] = old[name]
+  sections["parts"] = [p for p in old["parts"] if p["path"] == record.DIFF]
+  return resumption

@@ -1,0 +1,151 @@
+"""Evaluations as rows of the journal, and stored completions."""
+
+import io
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from cot_latent.data import scoring
+from cot_latent.data.task import Examples, Task
+from cot_latent.em import evaluation
+from cot_latent.em.evaluation import Output
+from cot_latent.inference import memory
+from cot_latent.models import partitioning
+from cot_latent.reporting import stats
+from cot_latent.runtime import files, processes
+
+OUTPUTS = "outputs"
+
+
+def rows(
+  whole: str, split: str, decoder: str, outputs: Sequence[Output]
+) -> Iterator[dict[str, Any]]:
+  """Counts what was right: of each task, and of a mixture in all.
+
+  Args:
+    whole: the name of the task or mixture.
+    split: which questions.
+    decoder: how they were answered.
+    outputs: the answers.
+
+  Yields:
+    A row of results; a mixture's own comes first and has its averages.
+  """
+  counts = scoring.count_by_task((o.task, o.is_correct) for o in outputs)
+  parts = {task: [o for o in outputs if o.task == task] for task in counts}
+  if len(parts) > 1:
+    parts = {whole: list(outputs), **parts}
+  for name, answered in parts.items():
+    correct = sum(output.is_correct for output in answered)
+    ended = [end for output in answered for end in output.ended]
+    row = {
+      "task": name,
+      "split": split,
+      "decoder": decoder,
+      "num_samples": len(answered[0].completions),
+      "correct": correct,
+      "total": len(answered),
+      "accuracy": correct / len(answered),
+      "interval": list(stats.wilson_interval(correct, len(answered))),
+      "num_unparseable": sum(o.extracted is None for o in answered),
+      "num_cut": len(ended) - sum(ended),
+    }
+    if name == whole and len(counts) > 1:
+      row["averages"] = stats.averages(counts)
+    yield row
+
+
+def write(
+  directory: pathlib.Path,
+  step: int,
+  split: str,
+  decoder: str,
+  outputs: Sequence[Output],
+) -> dict[str, Any]:
+  """Writes one JSON line a question, for scoring again without a model.
+
+  Returns:
+    What was written, for the report.
+  """
+  lines = [files.to_json_line(output.as_line()) for output in outputs]
+  written = _keep(
+    directory, f"{step:06}-{split}-{decoder}.jsonl", "".join(lines).encode()
+  )
+  return written | {"split": split, "decoder": decoder}
+
+
+def write_memory(
+  directory: pathlib.Path,
+  step: int,
+  ids: Sequence[str],
+  state: memory.MemoryState,
+) -> dict[str, Any]:
+  """Writes a memory as a numpy file, row by row as the ids are.
+
+  Returns:
+    What was written, for the report.
+  """
+  stream = io.BytesIO()
+  whole = partitioning.to_host(state)._asdict()
+  arrays = {name: rows[: len(ids)] for name, rows in whole.items()}
+  np.savez_compressed(stream, allow_pickle=False, ids=np.array(ids), **arrays)
+  return _keep(directory, f"{step:06}-memory.npz", stream.getvalue())
+
+
+def write_soft_prompt(
+  directory: pathlib.Path, step: int, content: bytes
+) -> dict[str, Any]:
+  """Writes a soft prompt as a numpy file, [L, E] float32.
+
+  Args:
+    directory: the run's folder.
+    step: of the run.
+    content: of the file.
+
+  Returns:
+    What was written, for the report.
+  """
+  return _keep(directory, f"{step:06}-soft_prompt.npy", content)
+
+
+def _keep(directory: pathlib.Path, name: str, content: bytes) -> dict[str, Any]:
+  if processes.is_first():
+    folder = directory / OUTPUTS
+    folder.mkdir(exist_ok=True)
+    files.write_atomically(folder / name, content)
+  return {
+    "path": f"{OUTPUTS}/{name}",
+    "sha256": files.sha256(content),
+    "num_bytes": len(content),
+  }
+
+
+def memory_samples(
+  task: Task, train: Examples, state: memory.MemoryState, num: int
+) -> Iterator[dict[str, Any]]:
+  """Makes samples of the first remembered rationales, with their history."""
+  shown = partitioning.to_host(jax.tree.map(lambda rows: rows[:num], state))
+  for i, tokens in enumerate(shown.tokens[: len(train)]):
+    output = evaluation.judge(task, train, i, tokens)
+    yield sample("memory", output) | {
+      "is_correct": bool(shown.is_correct[i]),
+      "accepted_at": int(shown.accepted_at[i]),
+      "num_proposed": int(shown.num_proposed[i]),
+      "num_accepted": int(shown.num_accepted[i]),
+    }
+
+
+def sample(source: str, output: Output) -> dict[str, Any]:
+  """Makes a row of the report's samples."""
+  return {
+    "source": source,
+    "id": output.id,
+    "question": output.question,
+    "answer": output.target,
+    "completion": output.completions[0],
+    "extracted": output.extracted,
+    "is_correct": output.is_correct,
+  }

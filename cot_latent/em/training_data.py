@@ -1,0 +1,115 @@
+"""Training questions, and what a report says of data, for any trainer."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cot_latent.data.source import TaskConfig
+from cot_latent.data.task import Examples, Task
+from cot_latent.em.method import Method
+from cot_latent.errors import UserError
+
+
+def load_train(task: Task, settings: TaskConfig, method: Method) -> Examples:
+  """Loads the training questions, with rationales if the method needs them.
+
+  Args:
+    task: opened.
+    settings: of the run.
+    method: of the run.
+
+  Raises:
+    UserError: if the task has no rationales, and as `Task.load` does.
+  """
+  split, refit = settings.train_split, method.refit
+  is_human = refit is not None and refit.source == "human"
+  has_targets = task.prompts.is_direct or split in task.rationale_splits
+  if is_human and not has_targets:
+    raise UserError(
+      f"task {task.name!r} has no rationales in split {split!r}, which method "
+      f"{method.name!r} learns from"
+    )
+  return task.load(
+    split,
+    prompt_length=settings.prompt_length,
+    target_length=settings.max_length if is_human else None,
+    over_long=settings.over_long,
+  )
+
+
+def common_beginning(
+  longer: Sequence[np.ndarray],
+  rows: Sequence[np.ndarray],
+  bos_id: int | None,
+) -> np.ndarray:
+  """Finds the tokens by which all prompts of a task are longer than others.
+
+  A soft prompt that begins as them makes the short prompts count as the longer
+  ones do.
+
+  Args:
+    longer: N prompts, [P] int32 each.
+    rows: N prompts of the same questions.
+    bos_id: which, where the short prompts begin with it too, is not among the
+      tokens.
+
+  Returns:
+    [L] int32.
+
+  Raises:
+    UserError: if they are not longer by the same tokens.
+  """
+  begins = set()
+  for long, short in zip(longer, rows, strict=True):
+    number = len(long) - len(short)
+    start = int(bos_id is not None and short[:1].tolist() == [bos_id])
+    fits = long[start + number :].tolist() == short[start:].tolist()
+    begins.add(tuple(long[start : start + number].tolist()) if fits else ())
+  if len(begins) != 1 or () in begins:
+    raise UserError(
+      "SoftPrompt.source: its prompts must be the task's own with the same "
+      "worked examples before each (for a mixture, whose tasks have others "
+      "each, give SoftPrompt a text, path or length)"
+    )
+  return np.asarray(begins.pop(), np.int32)
+
+
+def describe_splits(
+  task: Task,
+  base_task: Task | None,
+  splits: Mapping[str, Examples],
+) -> dict[str, Any]:
+  """Writes the report's section on some data.
+
+  Args:
+    task: vocabulary and answers.
+    base_task: the task that the base model is fitted to, if it is.
+    splits: questions by the name that they have in the report.
+  """
+
+  def split(examples: Examples) -> dict[str, Any]:
+    return {
+      "num_examples": len(examples),
+      "num_left_out": examples.num_left_out,
+      "num_truncated": examples.num_truncated,
+      "longest_prompt": int((examples.prompts != 0).sum(axis=1).max()),
+      "ids_sha256": hashlib.sha256(
+        "\n".join(examples.ids).encode()
+      ).hexdigest(),
+      "fingerprint": examples.fingerprint(),
+    }
+
+  return {
+    "task": task.name,
+    "base_task": base_task and base_task.name,
+    "vocabulary": task.vocabulary.name,
+    # By which stored completions are scored again. None: a checker of its own.
+    "answers": {
+      "form": task.form,
+      "kinds": dict(task.kinds),
+      "is_direct": task.prompts.is_direct,
+    },
+    "splits": {name: split(part) for name, part in splits.items()},
+  }

@@ -1,0 +1,191 @@
+"""The tensors of a Hugging Face checkpoint, in safetensors files.
+
+Pickled ones (.bin) are never opened: reading a pickle runs what it says.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from cot_latent.errors import UserError
+from cot_latent.models.hf import config as hf_config
+
+FILE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+# safetensors' names of the types that are read, and config.json's.
+DTYPES = {
+  "BF16": ("bfloat16", np.dtype(jnp.bfloat16)),
+  "F16": ("float16", np.dtype(np.float16)),
+  "F32": ("float32", np.dtype(np.float32)),
+}
+
+# Of safetensors' class: get_shape(), get_dtype(), and [slices] -> an array.
+Tensor = Any
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def read_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
+  """Opens a checkpoint's files.
+
+  Args:
+    folder: of the checkpoint.
+
+  Returns:
+    Its tensors by name, whose numbers stay in the files until they are asked
+    for.
+
+  Raises:
+    UserError: if there are none, or not all that the index names.
+  """
+  places = _places(folder)
+  tensors: dict[str, Tensor] = {}
+  for name in sorted({*places.values()} or {FILE}):
+    path = folder / name
+    try:
+      file = safetensors.safe_open(path, framework="np")
+      names = [*file.keys()]
+    except FileNotFoundError:
+      raise UserError(f"{folder} lacks {name}: fetch it anew") from None
+    except (OSError, safetensors.SafetensorError) as error:
+      raise UserError(
+        f"{path} is no safetensors file, or not whole ({error}): fetch it anew"
+      ) from None
+    for key in names:
+      if places.setdefault(key, name) == name:
+        tensors[key] = file.get_slice(key)
+  for key, name in places.items():
+    if key not in tensors:
+      raise UserError(f"{folder / name} lacks {key}, which {INDEX} says it has")
+    if (dtype := tensors[key].get_dtype()) not in DTYPES:
+      raise UserError(
+        f"{folder / name}: {key} is {dtype}; only {', '.join(DTYPES)} are "
+        "supported, so take a checkpoint that is not quantized"
+      )
+  return tensors
+
+
+def check(
+  folder: pathlib.Path, tensors: Mapping[str, Tensor], shapes: Shapes
+) -> None:
+  """Checks that a checkpoint has the tensors that a model needs, and no others.
+
+  Raises:
+    UserError: naming one.
+  """
+  if missing := [name for name in shapes if name not in tensors]:
+    raise UserError(
+      f"{folder} lacks the tensor {_some(missing)}, which a model of its "
+      f"{hf_config.FILE} has"
+    )
+  if unexpected := [name for name in tensors if name not in shapes]:
+    raise UserError(
+      f"{folder} has the tensor {_some(unexpected)}, which a model of its "
+      f"{hf_config.FILE} has not"
+    )
+  for name, shape in shapes.items():
+    if (found := tuple(tensors[name].get_shape())) != shape:
+      raise UserError(
+        f"{folder}: the tensor {name} is {found}, and should be {shape} by "
+        f"its {hf_config.FILE}"
+      )
+
+
+def is_same(one: Tensor, other: Tensor, rows: int = 4096) -> bool:
+  """Whether two tensors hold the same, compared some rows at a time."""
+  shape = one.get_shape()
+  if shape != other.get_shape():
+    return False
+  for start in range(0, shape[0], rows):
+    part = slice(start, min(start + rows, shape[0]))
+    if not np.array_equal(one[part], other[part]):
+      return False
+  return True
+
+
+def write_tensors(
+  folder: pathlib.Path | None,
+  sizes: Mapping[str, int],
+  make: Callable[[str], np.ndarray],
+  max_file_bytes: int,
+) -> None:
+  """Writes a checkpoint's tensors, and an index if they need several files.
+
+  Args:
+    folder: where to; None makes the tensors, as every process must, and writes
+      nothing.
+    sizes: bytes of each tensor.
+    make: gives a tensor, when its turn has come.
+    max_file_bytes: of a file, unless a single tensor is larger.
+  """
+  groups = _groups(sizes, max_file_bytes)
+  places = {}
+  for number, group in enumerate(groups, 1):
+    name = FILE
+    if len(groups) > 1:
+      name = f"model-{number:05}-of-{len(groups):05}.safetensors"
+    arrays = {}
+    for key in group:
+      places[key] = name
+      array = make(key)
+      if folder is not None:
+        # The library writes memory as it lies.
+        arrays[key] = np.ascontiguousarray(array)
+    if folder is not None:
+      # Without this mark transformers would not know whose layout it is.
+      safetensors.numpy.save_file(
+        arrays, folder / name, metadata={"format": "pt"}
+      )
+  if folder is not None and len(groups) > 1:
+    index = {
+      "metadata": {"total_size": sum(sizes.values())},
+      "weight_map": places,
+    }
+    text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+    (folder / INDEX).write_text(text, encoding="utf-8")
+
+
+def _places(folder: pathlib.Path) -> dict[str, str]:
+  """The file of each tensor, as the index says; empty without one."""
+  path = folder / INDEX
+  if (folder / FILE).exists():
+    return {}
+  if not path.exists():
+    hint = "it holds no checkpoint"
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
+      hint = (
+        "pickled weights (.bin, .pt) can run code and are not read: take a "
+        "checkpoint with safetensors"
+      )
+    raise UserError(f"{folder} has neither {FILE} nor {INDEX}: {hint}")
+  places = hf_config.read_json(path).get("weight_map")
+  if not isinstance(places, dict) or not places:
+    raise UserError(f"{path} has no weight_map: fetch it anew")
+  for name in places.values():
+    if not isinstance(name, str) or pathlib.PurePath(name).name != name:
+      raise UserError(f"{path} names {name!r}, which is no file of its folder")
+  return places
+
+
+def _groups(sizes: Mapping[str, int], most: int) -> list[list[str]]:
+  """Tensors that go into a file together, in order."""
+  groups: list[list[str]] = []
+  left = 0
+  for name, size in sizes.items():
+    if not groups or size > left:
+      groups.append([])
+      left = most
+    groups[-1].append(name)
+    left -= size
+  return groups
+
+
+def _some(names: Sequence[str]) -> str:
+  more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+  return f"{names[0]}{more}"

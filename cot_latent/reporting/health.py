@@ -1,0 +1,130 @@
+"""Whether a run was alive: signs that its numbers are worth nothing.
+
+Training that is dead mostly ends well by all appearances: a loss, an accuracy,
+exit status 0. What gives it away is in the metrics of its steps.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cot_latent.runtime.validation import check_types, check_within
+
+_Row = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """Beyond which a run is taken for dead.
+
+  Attributes:
+    most_truncated: share of the fresh draws, over all steps, that MAX_LENGTH
+      cut.
+    most_unparseable: share of them that had no answer.
+    most_steps_without_gradient: in a row, though not all draws were right.
+  """
+
+  most_truncated: float = 0.5
+  most_unparseable: float = 0.5
+  most_steps_without_gradient: int = 20
+
+  def __post_init__(self):
+    check_types(self)
+    check_within(self, "most_truncated", 0, 1)
+    check_within(self, "most_unparseable", 0, 1)
+    check_within(self, "most_steps_without_gradient", 0, math.inf)
+
+
+def measure(
+  metrics: Sequence[_Row], limits: Mapping[str, float]
+) -> dict[str, Any]:
+  """Sums up how alive a run was.
+
+  Args:
+    metrics: a row a step.
+    limits: the fields of Limits.
+
+  Returns:
+    The section `liveness`; without steps only the limits are in it.
+  """
+  found: dict[str, Any] = {"limits": dict(limits), "steps": len(metrics)}
+  if not metrics:
+    return found
+
+  def curve(key: str) -> dict[str, float]:
+    values = [row[key] for row in metrics]
+    mean = sum(values) / len(values)
+    return {"first": values[0], "last": values[-1], "mean": mean}
+
+  return found | {
+    "acceptance": curve("chain/accept_rate"),
+    "memory_correct": curve("memory/correct_fraction"),
+    "memory_age": curve("memory/age"),
+    "truncated": curve("draws/capped_fraction"),
+    "unparseable": curve("draws/unparseable_fraction"),
+    "scale": curve("estimator/scale"),
+    "steps_accepting": _count(metrics, lambda r: r["chain/accept_rate"] > 0),
+    "steps_skipped": _count(metrics, lambda r: r["estimator/is_skipped"]),
+    "steps_not_finite": _count(metrics, lambda r: not r["grad/is_finite"]),
+    "steps_without_gradient_in_a_row": _longest(metrics, _is_dead),
+    **_gap(metrics),
+  }
+
+
+def red_flags(liveness: Mapping[str, Any]) -> list[str]:
+  """Says what makes a run's results worth nothing; mostly there is nothing.
+
+  Args:
+    liveness: of `measure`.
+  """
+  steps, limits = liveness["steps"], liveness["limits"]
+  if not steps:
+    return []
+  truncated, unparseable = (
+    liveness[name]["mean"] for name in ("truncated", "unparseable")
+  )
+  without = liveness["steps_without_gradient_in_a_row"]
+  signs = {
+    "no question ever had a right rationale, so that nothing was learnt": (
+      liveness["steps_skipped"] == steps
+    ),
+    "no fresh rationale was ever right": not liveness["steps_accepting"],
+    f"{truncated:.0%} of the fresh rationales were cut by MAX_LENGTH": (
+      truncated > limits["most_truncated"]
+    ),
+    f"{unparseable:.0%} of the fresh rationales had no answer": (
+      unparseable > limits["most_unparseable"]
+    ),
+    f"{without} steps in a row had no gradient": (
+      without > limits["most_steps_without_gradient"]
+    ),
+  }
+  return [sign for sign, is_seen in signs.items() if is_seen]
+
+
+def _gap(metrics: Sequence[_Row]) -> dict[str, float]:
+  """The most that sampler and scorer differed by, which early runs lack.
+
+  The control variate takes both for the same distribution.
+  """
+  name = "sampler/log_prob_gap"
+  gaps = [row[name] for row in metrics if row.get(name) is not None]
+  return {"largest_log_prob_gap": max(gaps)} if gaps else {}
+
+
+def _is_dead(row: _Row) -> bool:
+  """No gradient, and not for the reason that all is learnt."""
+  return row["grad/norm"] == 0 and row["chain/accept_rate"] < 1
+
+
+def _count(rows: Sequence[_Row], is_one: Callable[[_Row], Any]) -> int:
+  return sum(bool(is_one(row)) for row in rows)
+
+
+def _longest(rows: Sequence[_Row], is_one: Callable[[_Row], bool]) -> int:
+  longest = length = 0
+  for row in rows:
+    length = length + 1 if is_one(row) else 0
+    longest = max(longest, length)
+  return longest

@@ -1,0 +1,1 @@
+"""Tables and a plot for a paper, made from reports alone."""

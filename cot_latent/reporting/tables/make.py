@@ -1,0 +1,91 @@
+"""A table for a paper, made from the reports of runs and nothing else.
+
+`make` writes it as Markdown, LaTeX, CSV and a plot, with a file that names the
+reports behind each cell. Equal reports give the same bytes on every machine;
+for the plot that holds with the same version of matplotlib.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping
+
+from cot_latent.errors import UserError
+from cot_latent.reporting.tables import cells as table_cells
+from cot_latent.reporting.tables import plot as table_plot
+from cot_latent.reporting.tables import reports as table_reports
+from cot_latent.reporting.tables import spec as table_spec
+from cot_latent.reporting.tables import text as table_text
+from cot_latent.runtime import files
+
+
+def make(path: pathlib.Path, output: pathlib.Path | None = None) -> str:
+  """Makes a table's files, all or none of them.
+
+  Args:
+    path: of the description, NAME.toml; see reports/README.md.
+    output: the folder of the files; None puts them beside the description.
+
+  Returns:
+    The table in Markdown. NAME.md, NAME.tex, NAME.csv, NAME.cells.json and,
+    where anything ran, NAME.png and NAME.svg are written.
+
+  Raises:
+    UserError: if the description or a report does not fit, or matplotlib is
+      missing.
+  """
+  spec = table_spec.read(path)
+  table = table_cells.fill(spec, table_reports.collect(spec))
+  markdown = table_text.markdown(table)
+  contents = {
+    ".md": markdown.encode(),
+    ".tex": table_text.latex(table).encode(),
+    ".csv": table_text.csv_lines(table).encode(),
+    ".cells.json": files.to_json(table_text.provenance(table)).encode(),
+  }
+  if spec.plot is not None and table.runs:
+    contents |= table_plot.render(table)
+  _write_all(
+    {
+      (output or path.parent) / f"{spec.name}{ending}": content
+      for ending, content in contents.items()
+    }
+  )
+  return markdown
+
+
+def _write_all(contents: Mapping[pathlib.Path, bytes]) -> None:
+  """Writes files of one folder; on any failure all are as they were."""
+  folder = next(iter(contents)).parent
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except (FileExistsError, NotADirectoryError):
+    raise UserError(
+      f"{folder} is no folder: give another with --output"
+    ) from None
+  old = {}
+  for path in contents:
+    if path.is_dir():
+      raise UserError(f"{path} is a folder: move it, or give another --output")
+    old[path] = path.read_bytes() if path.exists() else None
+  replaced = []
+  try:
+    for path, content in contents.items():
+      partial = files.partial_path(path)
+      with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    for path in contents:
+      files.partial_path(path).replace(path)
+      replaced.append(path)
+  except BaseException:
+    for path in replaced:
+      had = old[path]
+      if had is None:
+        path.unlink()
+      else:
+        files.write_atomically(path, had)
+    raise
+  finally:
+    for path in contents:
+      files.partial_path(path).unlink(missing_ok=True)

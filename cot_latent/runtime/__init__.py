@@ -1,0 +1,1 @@
+"""Files, locks, signals and processes: what touches the machine."""

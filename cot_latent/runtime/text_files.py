@@ -1,0 +1,86 @@
+"""Data files read and checked; a fault is reported with its file and row."""
+
+import json
+import pathlib
+import re
+from collections.abc import Iterator
+
+from cot_latent.errors import UserError
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def read_text(path: pathlib.Path) -> str:
+  """Reads a data file.
+
+  Raises:
+    UserError: if it cannot be read, is not UTF-8 or is empty.
+  """
+  try:
+    content = path.read_bytes()
+    text = content.decode()
+  except OSError as error:
+    raise UserError(f"cannot read {path} ({error.strerror})") from None
+  except UnicodeDecodeError as error:
+    line = content.count(b"\n", 0, error.start) + 1
+    raise UserError(
+      f"{path}, line {line}: not UTF-8 ({error.reason})"
+    ) from None
+  if not text.strip():
+    raise UserError(f"{path} is empty")
+  return text
+
+
+def parse_json(path: pathlib.Path, text: str, line: int | None = None):
+  """Parses JSON of a data file.
+
+  Raises:
+    UserError: naming the file and the line of the fault.
+  """
+  try:
+    return json.loads(text)
+  except json.JSONDecodeError as error:
+    at = line if line is not None else error.lineno
+    raise UserError(
+      f"{path}, line {at}: not valid JSON ({error.msg}, column {error.colno})"
+    ) from None
+  except (ValueError, RecursionError) as error:  # an endless number, nesting
+    raise UserError(f"{path}, line {line or 1}: bad JSON ({error})") from None
+
+
+def require_strings(path: pathlib.Path, place: str, row, names) -> None:
+  """Checks that a row of a data file holds the named, non-empty strings.
+
+  JSON can escape half a surrogate pair, which no encoding can write.
+
+  Raises:
+    UserError: naming the file, the row and the field.
+  """
+  if not isinstance(row, dict):
+    raise UserError(f"{path}, {place}: expected an object, got {row!r:.60}")
+  for name in names:
+    value = row.get(name)
+    if (
+      not isinstance(value, str)
+      or not value.strip()
+      or _SURROGATE.search(value)
+    ):
+      raise UserError(
+        f"{path}, {place}: field {name!r} must be a string of Unicode text "
+        f"that is not empty, got {value!r:.60}"
+      )
+
+
+def read_jsonl(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
+  """Reads a file of JSON lines.
+
+  Yields:
+    The place of each row, for messages, and the row; no row is checked.
+
+  Raises:
+    UserError: if it cannot be read, or naming the line that is not JSON.
+  """
+  # Not splitlines(), which also cuts at U+2028 inside a JSON string.
+  lines = read_text(path).removesuffix("\n").split("\n")
+  for number, line in enumerate(lines, start=1):
+    yield f"line {number}", parse_json(path, line, number)

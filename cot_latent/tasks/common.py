@@ -1,0 +1,455 @@
+"""What every task shares: features, prompts, postprocessor and metric.
+
+A task is registered once, with SeqIO and in `INFO`. From there it can be built
+in other forms: with other prompts, another vocabulary, another data folder.
+"""
+
+import difflib
+import functools
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, get_args
+
+import seqio
+import tensorflow as tf
+
+from cot_latent.data.answers import checkers
+from cot_latent.data.answers import forms as answer_forms
+from cot_latent.data.answers.checkers import Kind
+from cot_latent.data.prompts import PAPER, Prompts
+from cot_latent.errors import UserError
+from cot_latent.models.hf import tokenizer as hf_tokenizer
+from cot_latent.runtime import text_files
+from cot_latent.tasks.vocabularies import (
+  CheckpointPieces,
+  HuggingFaceVocabulary,
+)
+
+Row = Mapping[str, str]  # `id`, `question`, `answer`, `targets`
+
+VOCABULARY = seqio.ByteVocabulary(extra_ids=0)
+_VERSION = re.compile(r"_v(\d+)$")
+
+
+class Info(NamedTuple):
+  """A registered task, beyond what SeqIO knows of it.
+
+  Attributes:
+    source: data folder or None -> where the examples come from.
+    sizes: -> number of examples of each split.
+    kind: what answers look like.
+    form: how a target states its answer.
+    prompts: how questions are put, unless a run says otherwise.
+    rationale_splits: the splits whose targets hold rationales, and not answers
+      alone.
+    exemplars: data folder or None -> worked examples, with `question`,
+      `answer` and `targets`; there may be none.
+    lesson: a worked example that shows how an answer is stated, for
+      bootstrapping.
+    extract: completion -> answer or None, in place of the form's own rule.
+  """
+
+  source: Callable[[str | None], seqio.DataSource]
+  sizes: Callable[[], Mapping[str, int]]
+  kind: Kind
+  form: answer_forms.Form
+  prompts: Prompts
+  rationale_splits: Sequence[str]
+  exemplars: Callable[[str | None], Sequence[Row]]
+  lesson: Row | None
+  extract: Callable[[str], str | None] | None
+
+
+INFO: dict[str, Info] = {}
+MIXTURES: dict[str, list[str]] = {}
+_VARIANTS: dict[str, tuple] = {}
+
+
+def register(
+  name: str,
+  source: Callable[[str | None], seqio.DataSource],
+  sizes: Callable[[], Mapping[str, int]],
+  *,
+  answer: Kind = "text",
+  form: answer_forms.Form = "sentence",
+  prompts: Prompts = PAPER,
+  rationale_splits: Sequence[str] = (),
+  exemplars: Callable[[str | None], Sequence[Row]] = lambda data_dir: (),
+  lesson: Row | None = None,
+  extract: Callable[[str], str | None] | None = None,
+) -> None:
+  """Registers a SeqIO task.
+
+  Args:
+    name: the task's name; one that ends with a version, such as `_v1`, can be
+      asked for without it.
+    source: see `Info`; `rows_source` makes one of a function.
+    sizes: see `Info`.
+    answer: see `Info.kind` and `checkers.Kind`.
+    form: see `Info`.
+    prompts: see `Info`.
+    rationale_splits: see `Info`.
+    exemplars: see `Info`.
+    lesson: see `Info`.
+    extract: see `Info`.
+
+  Raises:
+    UserError: if the name is taken or bad, or if there is no such kind or form.
+  """
+  checkers.check_kind(answer)
+  if form not in get_args(answer_forms.Form):
+    raise UserError(
+      f"unknown form {form!r:.60}: give one of "
+      f"{', '.join(get_args(answer_forms.Form))}"
+    )
+  _check_name(name)
+  info = Info(
+    source=source,
+    sizes=sizes,
+    kind=answer,
+    form=form,
+    prompts=prompts,
+    rationale_splits=rationale_splits,
+    exemplars=exemplars,
+    lesson=lesson,
+    extract=extract,
+  )
+  seqio.TaskRegistry.add_provider(name, _build(name, info))
+  INFO[name] = info
+
+
+def register_mixture(name: str, tasks: Sequence[str]) -> None:
+  """Registers a mixture; each task is drawn in proportion to its size.
+
+  Args:
+    name: the mixture's name.
+    tasks: full names of tasks of `INFO`.
+
+  Raises:
+    UserError: if the name is taken or bad, or if there is no such task.
+  """
+  _check_name(name)
+  for task in tasks:
+    if task not in INFO:
+      raise UserError(f"mixture {name!r}: no task {task!r} is registered")
+  rates = [(task, float(INFO[task].sizes()["train"])) for task in tasks]
+  seqio.MixtureRegistry.add(name, rates)
+  MIXTURES[name] = list(tasks)
+
+
+def variant(
+  task: str,
+  name: str,
+  prompts: Prompts | None = None,
+  vocabulary: str | None = None,
+  data_dir: str | None = None,
+  bos: bool | None = None,
+) -> str:
+  """Registers a task anew in another form, for SeqIO and T5X.
+
+  Args:
+    task: a task of `INFO`, with or without its version.
+    name: the new task's name.
+    prompts: how questions are put; None takes the task's own.
+    vocabulary: as `load_vocabulary` takes it; None is bytes.
+    data_dir: the folder with the task's files; None fetches them.
+    bos: whether prompts begin with BOS; None as the checkpoint's files say.
+
+  Returns:
+    The new name, so that gin can use the call in place of a task's name; the
+    same call again changes nothing.
+
+  Raises:
+    UserError: if the name is taken or bad, if there is no such task, or if the
+      vocabulary cannot be used.
+  """
+  settings = (resolve(task), prompts, vocabulary, data_dir, bos)
+  is_there = name in seqio.TaskRegistry.names()
+  if is_there and _VARIANTS.get(name) == settings:
+    return name
+  _check_name(name)
+  if settings[0] not in INFO:
+    raise UserError(f"{task!r} is not one task of this package's kind")
+  info = INFO[settings[0]]
+  loaded = load_vocabulary(vocabulary, bos)
+  built = _build(name, info, prompts, loaded, data_dir)
+  seqio.TaskRegistry.add_provider(name, built)
+  _VARIANTS[name] = settings
+  return name
+
+
+def build(
+  name: str,
+  prompts: Prompts | None = None,
+  vocabulary: str | None = None,
+  data_dir: str | None = None,
+  bos: bool | None = None,
+) -> seqio.Task:
+  """Builds a registered task in another form; see `variant`."""
+  loaded = load_vocabulary(vocabulary, bos)
+  return _build(name, INFO[name], prompts, loaded, data_dir)
+
+
+def resolve(name: str) -> str:
+  """Finds the registered task or mixture, the newest version if none is given.
+
+  Raises:
+    UserError: if there is none.
+  """
+  names = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
+  if name in names:
+    return name
+  versions = [n for n in names if _VERSION.sub("", n) == name]
+  if versions:
+    return max(versions, key=lambda n: int(_VERSION.search(n)[1]))  # type: ignore[index]
+  known = sorted({_VERSION.sub("", n) for n in names})
+  close = difflib.get_close_matches(name, known, n=1)
+  hint = f"did you mean {close[0]}? " if close else ""
+  raise UserError(
+    f"no task {name!r} is registered; {hint}`t5x tasks` lists them, and "
+    "TASK_MODULE names the module that registers your own"
+  )
+
+
+def rows_source(
+  read: Callable[[str], Iterable[Row]], splits: Sequence[str]
+) -> Callable[[str | None], seqio.DataSource]:
+  """Makes a task's source of a function, split -> rows."""
+
+  def dataset_fn(split, shuffle_files=False, seed=None):
+    del shuffle_files, seed  # the order is the file's
+    # All at once: TensorFlow would wrap what a generator of its own raises.
+    rows = list(read(split))
+    return tf.data.Dataset.from_tensor_slices(
+      {
+        key: tf.constant([row[key] for row in rows], tf.string)
+        for key in ("id", "question", "answer", "targets")
+      }
+    )
+
+  def source(data_dir: str | None) -> seqio.DataSource:
+    del data_dir
+    return seqio.FunctionDataSource(dataset_fn, splits=splits)
+
+  return source
+
+
+def load_vocabulary(
+  path: str | None, bos: bool | None = None
+) -> seqio.Vocabulary:
+  """Loads a vocabulary.
+
+  Args:
+    path: a SentencePiece model; the folder of a Hugging Face checkpoint, or a
+      tokenizer.json in one; None is bytes.
+    bos: whether prompts begin with BOS; None as the checkpoint's files say.
+
+  Raises:
+    UserError: if it cannot be used.
+  """
+  place = None if path is None else pathlib.Path(path)
+  if place is not None and not place.exists():
+    raise UserError(f"VOCABULARY: there is no file {path}")
+  if place is not None and (place.is_dir() or place.suffix == ".json"):
+    extra_ids = hf_tokenizer.byte_extra_ids(place)
+    if extra_ids is not None and not bos:
+      return seqio.ByteVocabulary(extra_ids=extra_ids)
+    checkpoint = hf_tokenizer.open_checkpoint(place)
+    if checkpoint.pieces is not None:
+      return _load_pieces(checkpoint, checkpoint.pieces, bos)
+    return HuggingFaceVocabulary(hf_tokenizer.read_vocabulary(checkpoint, bos))
+  if bos:
+    raise UserError(
+      f"Source.bos: {'bytes have' if path is None else f'{path} has'} no BOS, "
+      "as only the folder of a checkpoint (VOCABULARY) can have"
+    )
+  if path is None:
+    return VOCABULARY
+  return _check_pieces(path, seqio.SentencePieceVocabulary(path))
+
+
+def read_exemplars(
+  name: str, info: Info, prompts: Prompts, data_dir: str | None
+) -> Sequence[Row]:
+  """Reads the worked examples that prompts ask for.
+
+  Returns:
+    Rows with `question`, `answer` and `targets`; none yet where a run is to
+    draw them itself.
+
+  Raises:
+    UserError: if there are none, or if the file is malformed.
+  """
+  if prompts.exemplars in ("none", "bootstrapped"):
+    return ()
+  if prompts.exemplars == "task":
+    rows = info.exemplars(data_dir)
+    if not rows:
+      raise UserError(
+        f"task {name!r} has no worked examples of its own: use "
+        "gin/prompts/bootstrapped.gin, or Prompts.exemplars = a JSONL file"
+      )
+    return rows
+  path = pathlib.Path(prompts.exemplars)
+  rows = []
+  for place, row in text_files.read_jsonl(path):
+    text_files.require_strings(path, place, row, ("question", "answer"))
+    text_files.require_strings(path, place, row, ("completion",))
+    rows.append(row | {"targets": row["completion"]})
+  return rows
+
+
+def _load_pieces(
+  checkpoint: hf_tokenizer.Checkpoint, path: pathlib.Path, bos: bool | None
+) -> seqio.Vocabulary:
+  """Loads a checkpoint's SentencePiece model."""
+  alone = CheckpointPieces(path)
+  tokenizer = _check_pieces(str(path), alone).tokenizer
+  size, num_pieces = checkpoint.size(), tokenizer.GetPieceSize()
+  if size is not None and size < num_pieces:
+    raise UserError(
+      f"VOCABULARY: {path} has {num_pieces} pieces, and config.json a "
+      f"vocab_size of {size}"
+    )
+  if bos is None:
+    bos = bool(checkpoint.settings.get("add_bos_token"))
+  if bos and tokenizer.bos_id() < 0:
+    raise UserError(
+      f"VOCABULARY: {path}: prompts are to begin with BOS, and it has none"
+    )
+  return CheckpointPieces(path, size, tokenizer.bos_id() if bos else None)
+
+
+def _check_pieces(
+  path: str, vocabulary: seqio.SentencePieceVocabulary
+) -> seqio.SentencePieceVocabulary:
+  try:
+    tokenizer = vocabulary.tokenizer
+  except Exception as error:  # protobuf's and SentencePiece's own kinds
+    raise UserError(
+      f"VOCABULARY: {path} is not a SentencePiece model ({error!s:.100})"
+    ) from None
+  if (tokenizer.pad_id(), tokenizer.eos_id()) != (0, 1):
+    raise UserError(
+      f"VOCABULARY: {path} has pad id {tokenizer.pad_id()} and EOS id "
+      f"{tokenizer.eos_id()}; SeqIO needs 0 and 1 (spm_train --pad_id=0 "
+      "--eos_id=1 --unk_id=2), or a tokenizer.json beside it"
+    )
+  return vocabulary
+
+
+def _check_name(name: str) -> None:
+  if not re.fullmatch(r"\w+", name):
+    raise UserError(f"task name {name!r}: use letters, digits and _ only")
+  if name in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names():
+    raise UserError(f"a task named {name!r} is registered already")
+
+
+def _build(
+  name: str,
+  info: Info,
+  prompts: Prompts | None = None,
+  vocabulary: seqio.Vocabulary = VOCABULARY,
+  data_dir: str | None = None,
+) -> seqio.Task:
+  prompts = prompts or info.prompts
+  if info.extract is None:
+    ways = answer_forms.conventions(
+      name, info.form, info.kind, prompts.is_direct
+    )
+    convention = next(iter(ways.values()))
+  else:
+    convention = answer_forms.own("own", info.extract)
+
+  def postprocess(completion, example=None, is_target=False):
+    if is_target:
+      return example["answer"].decode()
+    return convention.extract(completion, "")
+
+  return seqio.Task(
+    name,
+    source=info.source(data_dir),
+    preprocessors=[
+      functools.partial(
+        _add_prompts,
+        prompts=prompts,
+        read=lambda: read_exemplars(name, info, prompts, data_dir),
+      ),
+      _tokenize,
+      seqio.preprocessors.append_eos,
+    ],
+    output_features={
+      "inputs": seqio.Feature(vocabulary, add_eos=False),
+      "targets": seqio.Feature(vocabulary, add_eos=True),
+    },
+    postprocess_fn=postprocess,
+    metric_fns=[_accuracy],
+  )
+
+
+def _add_prompts(
+  dataset: tf.data.Dataset,
+  prompts: Prompts,
+  read: Callable[[], Sequence[Row]],
+) -> tf.data.Dataset:
+  """Adds prompts and what stands before them.
+
+  `prior` and `guide` are made of the question (and the answer), `prior_prefix`
+  and `guide_prefix` of the worked examples.
+  """
+  exemplars = read()
+
+  def fill(name: str, example):
+    parts = prompts.split(name)
+    return tf.strings.join(
+      [example[part] if i % 2 else part for i, part in enumerate(parts)]
+    )
+
+  def add(example):
+    added = {name: fill(name, example) for name in ("prior", "guide")}
+    for name in ("prior", "guide"):
+      added[f"{name}_prefix"] = tf.constant(prompts.prefix(name, exemplars))
+    if prompts.is_direct:
+      added["targets"] = example["answer"]
+    return example | added
+
+  return dataset.map(add)
+
+
+def _tokenize(
+  dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
+) -> tf.data.Dataset:
+  """Encodes `inputs` (prefix and prior, each by itself) and `targets`.
+
+  By itself, so that the tokens of a prefix are the same for all questions.
+  Inputs begin with BOS where the vocabulary is a checkpoint's that has one.
+  """
+  vocabulary = output_features["inputs"].vocabulary
+  bos_id = None
+  if isinstance(vocabulary, (HuggingFaceVocabulary, CheckpointPieces)):
+    bos_id = vocabulary.bos_id
+
+  def add(example):
+    encoded = [
+      vocabulary.encode_tf(example[key]) for key in ("prior_prefix", "prior")
+    ]
+    if bos_id is not None:
+      encoded.insert(0, tf.constant([bos_id], tf.int32))
+    return example | {
+      "inputs_pretokenized": example["prior_prefix"] + example["prior"],
+      "inputs": tf.concat(encoded, axis=0),
+      "targets_pretokenized": example["targets"],
+      "targets": vocabulary.encode_tf(example["targets"]),
+    }
+
+  return dataset.map(add)
+
+
+def _accuracy(targets, predictions) -> dict[str, float]:
+  """The share of right predictions; a missing one is never right."""
+  right = [
+    prediction is not None and prediction == target
+    for target, prediction in zip(targets, predictions, strict=True)
+  ]
+  return {"accuracy": sum(right) / len(right)}

@@ -1,0 +1,108 @@
+"""What a kind of task is, and how its rationales are written."""
+
+import random
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from cot_latent.data.answers import checkers
+from cot_latent.tasks.synthetic import draw
+
+T = TypeVar("T")
+
+
+class Slip(Protocol):
+  """Decides what a step results in."""
+
+  def __call__(self, right: T, wrong: Iterable[T]) -> T:
+    """Returns the right result or one of the wrong ones.
+
+    Args:
+      right: the result that follows from the steps before.
+      wrong: at least one other.
+    """
+
+
+class Problem(NamedTuple):
+  """A question.
+
+  Attributes:
+    question: its text.
+    parts: what the text was written from, in a form of the kind's own.
+  """
+
+  question: str
+  parts: Any
+
+
+class Kind(NamedTuple):
+  """A kind of task.
+
+  Attributes:
+    name: as in `KINDS`.
+    answer: what answers look like.
+    make: (rng, level) -> a problem; any level from 1 on.
+    solve: (parts, slip) -> the steps, one line each, and the answer that they
+      reach. Each step's result goes through `slip` once.
+    guess: (rng, parts) -> a random answer of the right form.
+  """
+
+  name: str
+  answer: checkers.Kind
+  make: Callable[[random.Random, int], Problem]
+  solve: Callable[[Any, Slip], tuple[list[str], str]]
+  guess: Callable[[random.Random, Any], str]
+
+
+def no_slip(right: T, wrong: Iterable[T]) -> T:
+  """The `Slip` of right rationales."""
+  del wrong
+  return right
+
+
+def slips(rng: random.Random, rate: float) -> Slip:
+  """Makes a `Slip` that is wrong with probability `rate`."""
+
+  def slip(right: T, wrong: Iterable[T]) -> T:
+    if rng.random() < rate:
+      return draw.choice(rng, tuple(wrong))
+    return right
+
+  return slip
+
+
+def write(steps: Iterable[str], answer: str) -> str:
+  """Writes a rationale, a line a step."""
+  return "\n".join([*steps, f"So the answer is {answer}."])
+
+
+def right_rationale(kind: Kind, problem: Problem) -> tuple[str, str]:
+  """Writes the right rationale and the answer."""
+  steps, answer = kind.solve(problem.parts, no_slip)
+  return write(steps, answer), answer
+
+
+def flawed_rationale(
+  kind: Kind,
+  problem: Problem,
+  rng: random.Random,
+  guess_rate: float,
+  slip_rate: float,
+) -> tuple[str, str]:
+  """Writes a rationale as an untuned model might: a guess, or with slips.
+
+  Args:
+    kind: of the problem.
+    problem: to be solved.
+    rng: decides on the flaws.
+    guess_rate: how often the rationale is a bare guess.
+    slip_rate: how often a step of the others is wrong. The steps after it go
+      on from its result.
+
+  Returns:
+    The rationale and the answer that it reaches.
+  """
+  if rng.random() < guess_rate:
+    answer = kind.guess(rng, problem.parts)
+    return write([], answer), answer
+  steps, answer = kind.solve(problem.parts, slips(rng, slip_rate))
+  return write(steps, answer), answer

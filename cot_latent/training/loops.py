@@ -1,0 +1,120 @@
+"""Outer loops in the embedded trainer: when one begins, and from what."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cot_latent.data.task import Examples, Task
+from cot_latent.em import estep, outer_loops
+from cot_latent.em.outer_loops import Pool
+from cot_latent.models import partitioning
+from cot_latent.models.language_model import LanguageModel
+from cot_latent.runtime.progress import Progress
+from cot_latent.training.experiment import Experiment
+from cot_latent.training.state import TrainState
+
+
+def first_state(
+  config: Experiment,
+  state: TrainState,
+  layout: partitioning.Layout | None = None,
+) -> TrainState:
+  """Adds a pool that the first step fills, where there are outer loops.
+
+  Args:
+    config: the run.
+    state: before any step.
+    layout: where the pool's rows lie.
+  """
+  method = config.method
+  if method.refit is None:
+    return state
+  num_examples, length = len(state.memory.tokens), config.task.max_length
+  pool = outer_loops.empty_pool(num_examples, method.num_draws, length, layout)
+  # A copy, for the M-step takes over the parameters' place in memory.
+  base = jax.tree.map(jnp.copy, state.params) if method.refit.restart else None
+  return state._replace(pool=pool, base_params=base)
+
+
+def loop_steps(config: Experiment, pool: Pool | None) -> int:
+  """Steps of the present loop, or of the run where there are no loops."""
+  refit = config.method.refit
+  if refit is None or pool is None:
+    return config.steps
+  return refit.loop_steps(int(pool.loop), config.steps)
+
+
+def e_step(
+  model: LanguageModel,
+  task: Task,
+  examples: Examples,
+  config: Experiment,
+  init_optimizer: Callable[[Any], Any],
+  state: TrainState,
+  index: np.ndarray,
+) -> tuple[TrainState, estep.WeightedRows, dict[str, Any]]:
+  """Weighs a minibatch of the pool; first fills that where a loop begins.
+
+  Args:
+    model: the language model.
+    task: says what an answer is.
+    examples: N training questions.
+    config: the run.
+    init_optimizer: parameters -> fresh state of the optimizer.
+    state: before the step.
+    index: [M] int32, distinct questions.
+
+  Returns:
+    The state, with new pool, memory, parameters and optimizer where a loop
+    begins; the weighted rows; and metrics as those of `estep.e_step`.
+  """
+  pool, method, step = state.pool, config.method, state.step + 1
+  assert pool is not None
+  cost = {}
+  if state.step == int(pool.ends_at):
+    loop = int(pool.loop) + 1
+    collected = outer_loops.collect(
+      model,
+      task,
+      examples,
+      method,
+      state.model_params(),
+      config.seed,
+      loop,
+      config.evaluation.batch_size,
+      Progress(f"loop {loop}", len(examples) * method.num_draws),
+    )
+    pool = outer_loops.next_pool(
+      pool, collected, method, state.step, config.steps, model.layout
+    )
+    cost = collected.cost()
+    state = _begin_loop(state, pool, init_optimizer, model.layout)
+  rows, metrics = outer_loops.pool_step(
+    *(examples, method, state.memory, pool, index, config.seed, step),
+    layout=model.layout,
+  )
+  return state, rows, metrics | cost
+
+
+def _begin_loop(
+  state: TrainState,
+  pool: Pool,
+  init_optimizer: Callable[[Any], Any],
+  layout: partitioning.Layout | None,
+) -> TrainState:
+  """Takes a new pool over, and starts the fit again if it is to."""
+  chains = outer_loops.remember(
+    state.memory, pool.tokens, pool.is_correct, state.step + 1, layout=layout
+  )
+  params = state.params
+  if state.base_params is not None:
+    params = jax.tree.map(jnp.copy, state.base_params)
+  return state._replace(
+    params=params,
+    opt_state=init_optimizer(params),
+    memory=chains,
+    pool=pool,
+  )

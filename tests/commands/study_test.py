@@ -1,0 +1,470 @@
+"""A study runs every arm with every seed, and goes on where it stopped."""
+
+import json
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cot_latent import cli
+from cot_latent.commands import study
+from cot_latent.configuration import parsing
+from cot_latent.errors import UserError
+from cot_latent.reporting import record, seals
+from cot_latent.reporting.tables import make as make_tables
+from tests.reporting import made_up
+from tests.training.kills import act_at
+
+COMMON = """
+from __gin__ import dynamic_registration
+
+include 'gin/models/tiny.gin'
+include 'gin/tasks/chain.gin'
+include 'gin/runs/common.gin'
+
+TRAIN_STEPS = 2
+BATCH_SIZE = 8
+LEARNING_RATE = 2e-3
+BASE_STEPS = 12
+BASE_BATCH_SIZE = 8
+BASE_LEARNING_RATE = 4e-3
+EVAL_PERIOD = 2
+EVAL_BATCH_SIZE = 200
+NUM_VOTES = 0
+CHECKPOINT_PERIOD = 1
+"""
+ARM = """
+from __gin__ import dynamic_registration
+
+include '{folder}/common.gin'
+include 'gin/methods/{method}.gin'
+"""
+# Of a report, what no two runs of the same thing have in common.
+VOLATILE = (
+  *("identity", "code", "environment", "cost", "continuity"),
+  *seals.SEALS,
+)
+
+
+def write_study(folder, methods=("few_shot", "rloo")):
+  folder.mkdir(parents=True)
+  (folder / "common.gin").write_text(COMMON)
+  for method in methods:
+    text = ARM.format(folder=folder, method=method)
+    (folder / f"{method}.gin").write_text(text)
+  return folder
+
+
+def read_reports(output):
+  """The reports by run, without times and places."""
+  found = {}
+  for path in sorted(output.glob("*/report.json")):
+    report = json.loads(path.read_text())
+    assert report["status"] in record.FINISHED
+    kept = {k: v for k, v in report.items() if k not in VOLATILE}
+    kept["parts"] = [p for p in kept["parts"] if p["path"] != "journal.jsonl"]
+    del kept["configuration"]
+    found[path.parent.name] = kept
+  return found
+
+
+STUDIES = pathlib.Path(cli.__file__).parents[1] / "gin/studies"
+ARMS = sorted(p for p in STUDIES.rglob("*.gin") if p.name != "common.gin")
+
+
+def names(paths):
+  return [f"{path.parent.name}-{path.stem}" for path in paths]
+
+
+@pytest.mark.parametrize("path", ARMS, ids=names(ARMS))
+def test_every_arm_is_a_whole_run_of_its_own_name(path):
+  runs = study.plan(str(path.parent), 2, "out", [])
+  own = [run for run in runs if run.gin_files == [str(path)]]
+  num_tasks = 27 if path.parent.name == "paper_bbh" else 1
+  assert len(own) == 2 * num_tasks
+  for run in own[:num_tasks]:
+    config, _ = parsing.parse(run.gin_files, run.bindings, [])
+    assert config.method.name == path.stem
+    assert config.seed == 0
+    assert config.model_dir == f"out/{run.name}"
+    if num_tasks > 1:
+      assert run.name == f"{path.stem}-{config.task.source.task}-s0"
+
+
+CHAIN_ARMS = [path for path in ARMS if path.parent.name == "chain"]
+
+
+@pytest.mark.parametrize("path", CHAIN_ARMS, ids=names(CHAIN_ARMS))
+def test_the_chain_s_arms_differ_in_nothing_but_the_method(path):
+  bindings = ["MODEL_DIR = 'x'", "SEED = 3"]
+  config, _ = parsing.parse([str(path)], bindings, [])
+  reference, _ = parsing.parse([str(path.with_name("trice.gin"))], bindings, [])
+  same = ("model", "optimizer", "base", "evaluation", "seed")
+  for name in same:
+    assert getattr(config, name) == getattr(reference, name)
+  if config.method.refit is None and config.steps:
+    drawn = [
+      c.steps * c.batch_size * c.method.num_draws for c in (config, reference)
+    ]
+    assert drawn[0] == drawn[1]
+
+
+def parse_arm(name, **macros):
+  bindings = [f"{key} = {value!r}" for key, value in macros.items()]
+  path = STUDIES / f"{name}.gin"
+  return parsing.parse([str(path)], ["MODEL_DIR = 'x'", *bindings], [])[0]
+
+
+def arms_of(study_name, **macros):
+  return {
+    path.stem: parse_arm(f"{study_name}/{path.stem}", **macros)
+    for path in ARMS
+    if path.parent.name == study_name
+  }
+
+
+def sizes_of(configs):
+  return {
+    name: (config.steps, config.batch_size, config.method.num_draws)
+    for name, config in configs.items()
+  }
+
+
+def test_the_paper_s_hyperparameters():
+  """Phan et al. 2023, appendix F."""
+  bbh = arms_of("paper_bbh", TASK="bbh_snarks")
+  gsm8k = arms_of("paper_gsm8k")
+  assert sizes_of(bbh) == {
+    "trice": (500, 32, 1),
+    "trice_basic": (500, 32, 1),
+    "trice_few_shot": (500, 32, 1),
+    "trice_basic_few_shot": (500, 32, 1),
+    "rejection_sampling": (500, 8, 4),
+    "star": (1032, 32, 1),
+    "direct": (150, 16, 1),
+  }
+  assert sizes_of(gsm8k) == {
+    "trice": (5000, 128, 1),
+    "trice_basic": (5000, 128, 1),
+    "trice_few_shot": (5000, 128, 1),
+    "rejection_sampling": (5000, 32, 4),
+    "star": (1032, 128, 1),
+    "cot_supervised": (1000, 128, 1),
+    "direct": (150, 16, 1),
+  }
+  for name, config in (bbh | gsm8k).items():
+    assert config.evaluation.num_samples == 40, name
+  assert bbh["trice"].method.memory_start == "guide"
+  assert gsm8k["trice"].method.memory_start == "prior"
+  assert gsm8k["trice"].method.num_scored == 128
+  assert bbh["trice"].method.num_scored is None
+  assert bbh["trice"].optimizer.decay_steps == 450
+  assert bbh["trice"].optimizer.final_ratio == 0.1
+  assert gsm8k["trice"].optimizer.final_ratio == 1.0
+  # Ten loops.
+  for config in (bbh["star"], gsm8k["star"]):
+    assert config.method.refit.num_loops(config.steps) == 10
+    assert config.optimizer.decay_steps is None
+    assert config.optimizer.final_ratio == 0.1
+  ratio = (
+    gsm8k["rejection_sampling"].optimizer.learning_rate
+    / gsm8k["trice"].optimizer.learning_rate
+  )
+  assert ratio == pytest.approx(0.1)
+  assert gsm8k["trice"].optimizer.learning_rate == 1.0
+  assert bbh["trice"].optimizer.learning_rate == 1.0
+  kinds = {"bootstrapped": "bootstrapped", "few_shot": "task", "direct": "task"}
+  for configs, number in ((bbh, 3), (gsm8k, 5)):
+    for name, config in configs.items():
+      kind = name if name == "direct" else "bootstrapped"
+      if name.endswith("few_shot"):
+        kind = "few_shot"
+      prompts = config.tuning.source.prompts
+      is_file = configs is gsm8k and kind != "bootstrapped"
+      expected = "gsm8k_exemplars.jsonl" if is_file else kinds[kind]
+      assert prompts.exemplars == expected, name
+      assert prompts.num_exemplars == (3 if kind == "direct" else number), name
+      assert prompts.is_direct == (kind == "direct")
+      assert config.tuning.length == (64 if kind == "direct" else None)
+      # Before the questions stands the soft prompt, and no example.
+      own = config.task.source.prompts
+      assert own is None or own.exemplars == "none"
+
+
+def check_shared(arms):
+  """Checks that arms share their base model and are evaluated alike."""
+  like = arms["trice"]
+  for name, config in arms.items():
+    for part in ("model", "base", "evaluation"):
+      assert getattr(config, part) == getattr(like, part), name
+    for limit in ("prompt_length", "max_length", "over_long"):
+      assert getattr(config.task, limit) == getattr(like.task, limit), name
+
+
+def test_the_paper_s_arms_share_a_base_model():
+  bbh = arms_of("paper_bbh", TASK="bbh_snarks")
+  for arms in (bbh, arms_of("paper_gsm8k")):
+    check_shared(arms)
+  shorter = parse_arm("paper_bbh/direct", TASK="bbh_snarks", MAX_LENGTH=256)
+  with pytest.raises(AssertionError, match="direct"):
+    check_shared(bbh | {"direct": shorter})
+
+
+def write_report(folder, config, task):
+  """Writes the report that a run of an arm on a task might leave."""
+  settings, steps = config.task, config.steps
+  results = [
+    made_up.result(steps, decoder, 150) | {"task": task}
+    for decoder in ("greedy", "self_consistency")
+  ]
+  asked = settings.source.prompts
+  report = made_up.make_report(
+    config.method.name,
+    data__task=task,
+    data__splits__test__ids_sha256=made_up.sha(task),
+    data__splits__test__fingerprint=made_up.sha(f"{task} {asked}"),
+    configuration__experiment__task__max_length=settings.max_length,
+    configuration__experiment__task__prompt_length=settings.prompt_length,
+    configuration__experiment__evaluation__num_samples=(
+      config.evaluation.num_samples
+    ),
+    plan__steps=steps,
+    results=results,
+  )
+  made_up.write(folder / f"{config.method.name}-{task}-s0.json", report)
+
+
+@pytest.mark.parametrize(
+  ("table", "folder", "study_name"),
+  [
+    ("paper_table1", "bbh", "paper_bbh"),
+    ("paper_table2", "gsm8k", "paper_gsm8k"),
+    ("paper_table3", "bbh", "paper_bbh"),
+  ],
+)
+def test_the_paper_s_studies_fill_its_tables(
+  tmp_path, table, folder, study_name
+):
+  runs = study.plan(str(STUDIES / study_name), 1, None, [])
+  tasks = dict.fromkeys(
+    json.loads(line.partition(" = ")[2].replace("'", '"'))
+    for run in runs
+    for line in run.bindings
+    if line.startswith("TASK = ")
+  ) or ["gsm8k"]
+  macros = {"TASK": "bbh_snarks"} if folder == "bbh" else {}
+  arms = arms_of(study_name, **macros)
+  for config in arms.values():
+    for task in tasks:
+      write_report(tmp_path / folder, config, f"{task}_v1")
+  spec = tmp_path / "tables" / f"{table}.toml"
+  spec.parent.mkdir()
+  source = made_up.ROOT / "reports/tables" / spec.name
+  spec.write_text(source.read_text())
+  text = make_tables.make(spec)
+  assert "not run" not in text
+  assert "75.0" in text
+  shorter = parse_arm(f"{study_name}/direct", **macros, MAX_LENGTH=256)
+  write_report(tmp_path / folder, shorter, f"{next(iter(tasks))}_v1")
+  with pytest.raises(UserError, match="max_length is 256 and not"):
+    make_tables.make(spec)
+
+
+def test_a_dry_run_of_the_paper_s_study_prints_every_run(capsys):
+  assert cli.main(["study", "gin/studies/paper_bbh", "--dry_run"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == len({*lines}) == 27 * 7 * 5
+  (line,) = [x for x in lines if "/star-bbh_snarks-s4" in x]
+  assert "--gin.TASK='\"'\"'bbh_snarks'\"'\"''" in line
+
+
+@pytest.mark.parametrize(
+  ("text", "said"),
+  [
+    ("SEED", "axes.toml cannot be read"),
+    ("SEED = 3", "SEED must be a list of texts or whole numbers"),
+    ("SEED = []", "SEED must be a list"),
+    ("SEED = [1.5]", "SEED must be a list"),
+    ("SEED = [1, 1]", "SEED has a value twice"),
+  ],
+)
+def test_axes_that_are_none(tmp_path, text, said):
+  folder = write_study(tmp_path / "arms")
+  (folder / "axes.toml").write_text(text)
+  with pytest.raises(UserError, match=said):
+    study.plan(str(folder), 1, None, [])
+
+
+def test_all_arms_may_have_another_file(tmp_path, capsys):
+  folder = write_study(tmp_path / "arms", ["rloo"])
+  other = "gin/methods/grpo.gin"
+  assert (
+    cli.main(["study", str(folder), f"--gin_file={other}", "--dry_run"]) == 0
+  )
+  (line, *_) = capsys.readouterr().out.splitlines()
+  words = shlex.split(line)
+  files = [x for x in words if x.startswith("--gin_file=")]
+  assert files == [f"--gin_file={folder / 'rloo.gin'}", f"--gin_file={other}"]
+  (run,) = study.plan(str(folder), 1, "out", [], [other])
+  config, _ = parsing.parse(run.gin_files, run.bindings, [])
+  assert config.method.name == "grpo"
+
+
+def test_axes_are_combined(tmp_path):
+  folder = write_study(tmp_path / "arms", ["rloo"])
+  (folder / "axes.toml").write_text("BATCH_SIZE = [4, 8]\nTASK = ['a', 'b']")
+  runs = study.plan(str(folder), 1, None, [])
+  assert [run.name for run in runs] == [
+    *("rloo-4-a-s0", "rloo-4-b-s0"),
+    *("rloo-8-a-s0", "rloo-8-b-s0"),
+  ]
+  assert runs[1].bindings[:2] == ["BATCH_SIZE = 4", "TASK = 'b'"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A study of two arms and two seeds that nothing disturbed."""
+  root = tmp_path_factory.mktemp("study")
+  folder, output = write_study(root / "arms"), root / "out"
+  arguments = ["study", str(folder), "--seeds=2", f"--output={output}"]
+  assert cli.main(arguments) == 0
+  return folder, output
+
+
+def test_every_arm_has_every_seed(finished):
+  _, output = finished
+  names = {f"{m}-s{seed}" for m in ("few_shot", "rloo") for seed in (0, 1)}
+  reports = read_reports(output)
+  assert set(reports) == names
+  assert reports["rloo-s0"]["results"] != reports["rloo-s1"]["results"] or (
+    reports["rloo-s0"]["digest"] != reports["rloo-s1"]["digest"]
+  )
+  # Arms of one seed share their base model.
+  assert len(list((output / "base").glob("*.npz"))) == 2
+
+
+def test_what_is_complete_is_left_alone(finished, capsys):
+  folder, output = finished
+  before = {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
+  arguments = ["study", str(folder), "--seeds=2", f"--output={output}"]
+  assert cli.main(arguments) == 0
+  out = capsys.readouterr().out
+  assert "===" not in out
+  assert "all 4 runs are complete" in out
+  after = {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
+  assert before == after
+
+
+def test_a_dry_run_prints_commands_that_do_the_same(finished, tmp_path, capsys):
+  folder, output = finished
+  elsewhere = tmp_path / "out"
+  arguments = ["study", str(folder), "--seeds=2", f"--output={elsewhere}"]
+  assert cli.main([*arguments, "--dry_run"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 4
+  assert not elsewhere.exists()
+  (line,) = [line for line in lines if "rloo-s1" in line]
+  command, *rest = shlex.split(line)
+  assert command == "t5x"
+  assert cli.main(rest) == 0
+  assert read_reports(elsewhere)["rloo-s1"] == read_reports(output)["rloo-s1"]
+
+
+def test_a_failing_arm_does_not_stop_the_others(tmp_path, capsys):
+  folder = write_study(tmp_path / "arms", ["few_shot"])
+  (folder / "bad.gin").write_text("NO_SUCH = 3\n")
+  output = tmp_path / "out"
+  arguments = ["study", str(folder), "--seeds=1", f"--output={output}"]
+  assert cli.main(arguments) == 1
+  text = capsys.readouterr().err
+  assert "t5x: error: 1 of 2 runs failed, the first: bad-s0: " in text
+  assert set(read_reports(output)) == {"few_shot-s0"}
+
+
+@pytest.mark.parametrize(
+  ("arguments", "said"),
+  [
+    (["no/such/folder"], "no/such/folder has no arms"),
+    (["{empty}"], "has no arms"),
+    (["{empty}", "--seeds=0"], "'0' is not a number above 0"),
+  ],
+)
+def test_mistakes(arguments, said, tmp_path, capsys):
+  filled = [text.format(empty=tmp_path) for text in arguments]
+  assert cli.main(["study", *filled]) == 2
+  text = capsys.readouterr().err
+  assert said in text
+  assert len(text.splitlines()) == 1
+
+
+def test_reports_are_collected(finished, tmp_path):
+  folder, output = finished
+  runs = study.plan(str(folder), 2, str(output), [])
+  study.collect(runs, tmp_path / "kept")
+  kept = sorted((tmp_path / "kept").glob("*.json"))
+  assert [path.stem for path in kept] == sorted(run.name for run in runs)
+  for path in kept:
+    report = json.loads(path.read_text())
+    seals.check(report)
+  with pytest.raises(UserError, match="few_shot-s2 has no report"):
+    study.collect(study.plan(str(folder), 3, str(output), []), tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+  "place",
+  [
+    ("after_e_step", 1),
+    pytest.param(("after_step", 2), marks=pytest.mark.slow),
+  ],
+)
+def test_a_study_that_is_asked_to_end_does(finished, tmp_path, capsys, place):
+  """Even where a run's last step is over by then; the rest is made later."""
+  folder, output = finished
+  arguments = [
+    "study",
+    str(folder),
+    "--seeds=2",
+    f"--output={tmp_path / 'out'}",
+  ]
+  with pytest.MonkeyPatch.context() as patch:
+    act_at(patch, place, lambda: signal.raise_signal(signal.SIGTERM))
+    assert cli.main(arguments) == 143
+  text = capsys.readouterr().err
+  assert text.splitlines()[-1].startswith("t5x: error: ended by SIGTERM; the ")
+  # The first run has no steps.
+  report = json.loads((tmp_path / "out/rloo-s0/report.json").read_text())
+  assert report["status"] == "interrupted"
+  assert not (tmp_path / "out/few_shot-s1").exists()
+  assert cli.main(arguments) == 0
+  assert read_reports(tmp_path / "out") == read_reports(output)
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_ends_with_the_same_reports(finished, tmp_path):
+  """Killed five times, at times that depend on the machine."""
+  folder, output = finished
+  elsewhere = tmp_path / "out"
+  command = [
+    *(sys.executable, "-m", "cot_latent.cli", "study", str(folder)),
+    *("--seeds=2", f"--output={elsewhere}"),
+  ]
+  for seconds in (8, 12, 10, 15, 9):
+    process = subprocess.Popen(
+      command,
+      cwd=pathlib.Path(cli.__file__).parents[1],
+      env=os.environ.copy(),
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.DEVNULL,
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+  subprocess.run(
+    command, cwd=pathlib.Path(cli.__file__).parents[1], check=True, timeout=300
+  )
+  assert read_reports(elsewhere) == read_reports(output)

@@ -1,0 +1,74 @@
+"""What is compiled is kept on disk and counted."""
+
+import json
+import os
+import subprocess
+import sys
+
+SCRIPT = """
+import json, sys
+import jax, jax.numpy as jnp
+from cot_latent.runtime import compilation
+compilation.keep_on_disk()
+compilation.watch()
+compilation.watch()  # nothing is counted twice
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+@jax.jit
+def function(x):
+  return jnp.tanh(x) @ x
+
+for size in (2, 2, 3):
+  x = jax.device_put(jnp.ones((size, size)))
+  before = compilation.so_far()
+  function(x).block_until_ready()
+  print(json.dumps(list(compilation.since(before).values())))
+print(json.dumps(jax.config.jax_compilation_cache_dir))
+"""
+
+
+def run(**variables):
+  kept = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+  done = subprocess.run(
+    [sys.executable, "-c", SCRIPT],
+    capture_output=True,
+    text=True,
+    check=True,
+    env=kept | variables,
+  )
+  assert not done.stderr
+  *counts, folder = map(json.loads, done.stdout.splitlines())
+  return counts, folder
+
+
+def test_what_one_process_compiles_the_next_finds(tmp_path):
+  caches = str(tmp_path / "caches")
+  counts, folder = run(XDG_CACHE_HOME=caches)
+  assert folder == f"{caches}/cot_latent/compiled"
+  assert [count[:2] for count in counts] == [[1, 0], [0, 0], [1, 0]]
+  assert counts[0][2] > 0 == counts[1][2]
+  counts, _ = run(XDG_CACHE_HOME=caches)
+  assert [count[:2] for count in counts] == [[0, 1], [0, 0], [0, 1]]
+
+
+def test_the_user_s_folder_comes_first(tmp_path):
+  other = str(tmp_path / "other")
+  _, folder = run(
+    XDG_CACHE_HOME=str(tmp_path / "caches"), JAX_COMPILATION_CACHE_DIR=other
+  )
+  assert folder == other
+  assert not (tmp_path / "caches").exists()
+
+
+def test_without_a_folder_nothing_is_kept(tmp_path):
+  (tmp_path / "file").touch()
+  counts, folder = run(XDG_CACHE_HOME=str(tmp_path / "file"))
+  assert folder is None
+  assert counts[0][:2] == [1, 0]
+
+
+def test_a_file_in_the_way_is_no_mistake(tmp_path):
+  (tmp_path / "cot_latent").mkdir()
+  (tmp_path / "cot_latent/compiled").touch()
+  _, folder = run(XDG_CACHE_HOME=str(tmp_path))
+  assert folder is None

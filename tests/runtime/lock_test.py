@@ -1,0 +1,92 @@
+"""One process at a time; and none for ever."""
+
+import errno
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from cot_latent.errors import UserError
+from cot_latent.runtime import lock
+
+
+def hold_until_killed(folder, is_held):
+  with lock.hold(folder):
+    is_held.set()
+    time.sleep(60)
+
+
+def test_a_lock_goes_with_its_process(tmp_path):
+  context = multiprocessing.get_context("spawn")
+  is_held = context.Event()
+  process = context.Process(target=hold_until_killed, args=(tmp_path, is_held))
+  process.start()
+  assert is_held.wait(30)
+  with pytest.raises(UserError, match="in use by another process"):
+    lock.hold(tmp_path).__enter__()
+  os.kill(process.pid, signal.SIGKILL)
+  process.join()
+  with lock.hold(tmp_path):
+    assert (tmp_path / lock.NAME).exists()
+
+
+def make_in_turn(path, log):
+  with lock.wait(path, "waiting"):
+    if path.exists():
+      log.put("found")
+      return
+    time.sleep(0.3)
+    path.write_text("made")
+    log.put("made")
+
+
+def test_a_file_is_made_once(tmp_path):
+  context = multiprocessing.get_context("spawn")
+  log = context.Queue()
+  processes = [
+    context.Process(target=make_in_turn, args=(tmp_path / "x", log))
+    for _ in range(3)
+  ]
+  for process in processes:
+    process.start()
+  for process in processes:
+    process.join(30)
+  assert sorted(log.get(timeout=5) for _ in processes) == [
+    "found",
+    "found",
+    "made",
+  ]
+
+
+def test_who_waits_says_so(tmp_path, capsys):
+  with lock.wait(tmp_path / "x", "waiting"):
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+  "number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP]
+)
+def test_where_there_are_no_locks_that_is_said(
+  tmp_path, monkeypatch, capsys, number
+):
+  def fail(*_):
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr(lock.fcntl, "flock", fail)
+  for holding in (lock.hold(tmp_path), lock.wait(tmp_path / "x", "waiting")):
+    with holding:
+      pass
+    line = capsys.readouterr().err
+    assert line.startswith(f"{tmp_path} has no locks (")
+    assert line.count("\n") == 1
+
+
+def test_another_error_of_a_lock_is_none(tmp_path, monkeypatch):
+  def fail(*_):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+  monkeypatch.setattr(lock.fcntl, "flock", fail)
+  with pytest.raises(OSError, match="Input/output"):
+    lock.hold(tmp_path).__enter__()
