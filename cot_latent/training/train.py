@@ -676,7 +676,7 @@ def _build_model(
   with_lora: bool = True,
 ) -> language_model.LanguageModel:
   update = config.tuning if with_lora else None
-  return language_model.build(
+  return language_model.from_config(
     config.model,
     task.vocabulary.size,
     task.vocabulary.eos_id,
