@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gin
-from gin import config as gin_config
 
 import cot_latent
 from cot_latent.configuration import errors as gin_errors
+from cot_latent.configuration import gin_tables
 from cot_latent.configuration import sources as gin_sources
 from cot_latent.data.source import Source
 from cot_latent.errors import UserError
@@ -43,7 +43,7 @@ def parse(
   sources = _read(gin_files, bindings, search_paths)
   with gin_errors.explained("in the configuration", sources):
     gin.finalize()
-    if not any(name.endswith(".Experiment") for _, name in gin_config._CONFIG):
+    if not any(name.endswith(".Experiment") for _, name in gin_tables.bound()):
       raise UserError(
         "no gin file describes the experiment; give one of gin/runs/, or "
         "include 'gin/runs/common.gin' in yours"
@@ -127,11 +127,10 @@ def asks_for_t5x(gin_files: Sequence[str], search_paths: Sequence[str]) -> bool:
 def _look_in(search_paths: Sequence[str]) -> None:
   """Forgets what was read before, and where it was looked for."""
   gin.clear_config()
-  gin_config._LOCATION_PREFIXES[:] = [""]  # gin keeps those of earlier calls
-  for folder in (*search_paths, *package_folders()):
+  for folder in search_paths:
     if not pathlib.Path(folder).is_dir():
       raise UserError(f"--gin_search_paths: no folder {folder}")
-    gin.add_config_file_search_path(str(folder))
+  gin_tables.look_in([*search_paths, *package_folders()])
 
 
 def _read(
@@ -182,10 +181,10 @@ def _refuse_unused(
   """
   used = {
     gin_sources.innermost(selector, parameter, scope)
-    for (scope, selector), values in gin_config._OPERATIVE_CONFIG.items()
+    for (scope, selector), values in gin_tables.used().items()
     for parameter in values
   }
-  for (scope, selector), parameters in gin_config._CONFIG.items():
+  for (scope, selector), parameters in gin_tables.bound().items():
     for parameter in sorted(parameters):
       key = gin_sources.Key(scope, selector, parameter)
       place = sources.place(key) or "in the configuration"
