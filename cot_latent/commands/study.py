@@ -1,4 +1,4 @@
-"""A study: every arm with every seed, one run after another.
+"""`t5x study`: every arm with every seed, one run after another.
 
 A study is a folder of gin files, each of which describes a whole run but for
 its seed and its folder. Where the folder has an axes.toml, each arm is run for
@@ -7,6 +7,7 @@ are complete already are left alone, so that the same command goes on with a
 study that was stopped.
 """
 
+import argparse
 import functools
 import itertools
 import pathlib
@@ -17,15 +18,65 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from cot_latent.configuration import parsing
-from cot_latent.data.open import open_task
+from cot_latent.commands import arguments, gin_flags, quiet
 from cot_latent.errors import RunError, UserError
-from cot_latent.reporting import record
 from cot_latent.runtime import files
-from cot_latent.training import train
+
+HELP = "run every arm of a study with every seed, and go on where it stopped"
 
 _SHARED = "common.gin"  # what the arms include; no arm
 _AXES = "axes.toml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of gin, the study, and what becomes of its runs."""
+  gin_flags.add_arguments(parser)
+  parser.add_argument("folder", help="a folder with a gin file for each arm")
+  parser.add_argument(
+    "--seeds",
+    type=arguments.count,
+    default=5,
+    metavar="N",
+    help="how many seeds (5)",
+  )
+  parser.add_argument(
+    "--output",
+    metavar="DIR",
+    help="where the runs go (runs/studies/ and the folder's name)",
+  )
+  parser.add_argument(
+    "--collect",
+    metavar="DIR",
+    help="write the compact report of every run there when all are complete",
+  )
+  parser.add_argument(
+    "--dry_run",
+    action="store_true",
+    help="print the command of each run, one a line, and stop",
+  )
+
+
+def run(options: argparse.Namespace) -> int:
+  """Makes the runs that are not complete, and collects their reports."""
+  gin_files, bindings, search_paths = gin_flags.collect(options)
+  runs = plan(
+    options.folder, options.seeds, options.output, bindings, gin_files
+  )
+  if options.dry_run:
+    for one in runs:
+      print(one.command(search_paths))
+    return 0
+  quiet.silence_logs()
+  failures = run_all(runs, search_paths)
+  if failures:
+    raise RunError(
+      f"{len(failures)} of {len(runs)} runs failed, the first: {failures[0]}"
+    )
+  print(f"all {len(runs)} runs are complete")
+  if options.collect:
+    collect(runs, pathlib.Path(options.collect))
+    print(f"their reports are in {options.collect}")
+  return 0
 
 
 class Run(NamedTuple):
@@ -124,7 +175,7 @@ def _axes(folder: pathlib.Path) -> list[dict[str, Any]]:
   ]
 
 
-def run(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
+def run_all(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
   """Makes the runs that are not complete.
 
   Args:
@@ -134,6 +185,10 @@ def run(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
   Returns:
     For each run that failed its name and what was wrong.
   """
+  from cot_latent.configuration import parsing
+  from cot_latent.data.open import open_task
+  from cot_latent.training import train
+
   opened = functools.cache(open_task)
   failures: list[str] = []
   began, num_made = time.monotonic(), 0
@@ -164,6 +219,8 @@ def run(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
 
 def collect(runs: Sequence[Run], folder: pathlib.Path) -> None:
   """Copies the report of each run into a folder, to be kept."""
+  from cot_latent.reporting import record
+
   folder.mkdir(parents=True, exist_ok=True)
   for one in runs:
     report = record.read(one.directory)
@@ -173,11 +230,15 @@ def collect(runs: Sequence[Run], folder: pathlib.Path) -> None:
 
 
 def _is_complete(one: Run) -> bool:
+  from cot_latent.reporting import record
+
   report = record.read(one.directory)
   return report is not None and report["status"] in record.FINISHED
 
 
 def _beside_package(folder: str) -> Iterator[pathlib.Path]:
   """Where a folder of gin/ may be besides the working directory."""
+  from cot_latent.configuration import parsing
+
   for parent in parsing.package_folders():
     yield pathlib.Path(parent, folder)

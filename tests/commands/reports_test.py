@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from cot_latent import cli
-from cot_latent.commands import reports as report_commands
+from cot_latent.commands import rerun
 from cot_latent.configuration import parsing
 from cot_latent.reporting import record, replication, seals
 from cot_latent.runtime import files
@@ -441,14 +441,14 @@ def test_data_elsewhere_are_found_by_all_that_reads_them():
   config, _ = parsing.parse(["gin/runs/quickstart.gin"], ["MODEL_DIR='x'"], [])
   prompt = tuning.SoftPrompt(source=config.task.source)
   config = dataclasses.replace(config, tuning=prompt)
-  moved = report_commands._moved(config, "y", "/elsewhere")
+  moved = rerun._moved(config, "y", "/elsewhere")
   for part in (moved.task, moved.base, moved.tuning):
     assert part.source.data_dir == "/elsewhere"
   # Parameters and prompts of no task stay as they are.
   config = dataclasses.replace(config, tuning=tuning.SoftPrompt(length=2))
-  assert report_commands._moved(config, "y", "/z").tuning == config.tuning
+  assert rerun._moved(config, "y", "/z").tuning == config.tuning
   config = dataclasses.replace(config, tuning=None)
-  assert report_commands._moved(config, "y", "/z").tuning is None
+  assert rerun._moved(config, "y", "/z").tuning is None
 
 
 def test_a_running_run_cannot_be_repeated(run, capsys):

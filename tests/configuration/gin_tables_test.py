@@ -17,10 +17,13 @@ def private_names(text):
     if isinstance(node, ast.Import):
       names = [a for a in node.names if a.name.split(".")[0] == "gin"]
       modules |= {a.asname or "gin" for a in names}
-    elif isinstance(node, ast.ImportFrom) and node.module:
-      if node.module.split(".")[0] == "gin":
-        modules |= {a.asname or a.name for a in node.names}
-        found += [a.name for a in node.names if a.name.startswith("_")]
+    elif (
+      isinstance(node, ast.ImportFrom)
+      and node.module
+      and (node.module.split(".")[0] == "gin")
+    ):
+      modules |= {a.asname or a.name for a in node.names}
+      found += [a.name for a in node.names if a.name.startswith("_")]
   for node in ast.walk(tree):
     if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
       root = ast.unparse(node.value).split(".")[0]
