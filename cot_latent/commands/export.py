@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from cot_latent.commands import quiet, reports
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="of the numbers; without it, as in the checkpoint it began with",
   )
   reports.add_checkpoint(parser)
+  reports.add_allow_import(parser)
   reports.add_argument(parser)
 
 
@@ -28,12 +30,24 @@ def run(options: argparse.Namespace) -> int:
   """Writes the checkpoint and says so."""
   quiet.silence_logs()
   print(
-    export(options.report, options.output, options.checkpoint, options.dtype)
+    export(
+      options.report,
+      options.output,
+      options.checkpoint,
+      options.dtype,
+      options.allow_import,
+    )
   )
   return 0
 
 
-def export(name: str, output: str, checkpoint: str | None, dtype: Any) -> str:
+def export(
+  name: str,
+  output: str,
+  checkpoint: str | None,
+  dtype: Any,
+  allowed_imports: Sequence[str] = (),
+) -> str:
   """Writes a run's model as a folder that `transformers` loads.
 
   Args:
@@ -42,6 +56,8 @@ def export(name: str, output: str, checkpoint: str | None, dtype: Any) -> str:
     checkpoint: Where the one is now that the run began with; None is where it
       was.
     dtype: The type of the tensors; None is each one's own in the checkpoint.
+    allowed_imports: Modules that the report's configuration may import besides
+      those that any report may.
 
   Returns:
     What was written.
@@ -62,6 +78,6 @@ def export(name: str, output: str, checkpoint: str | None, dtype: Any) -> str:
     )
   from cot_latent.training import export as exporting
 
-  config, _ = resolved.parse(report, checkpoint)
+  config, _ = resolved.parse(path, report, checkpoint, allowed_imports)
   step = exporting.export(config, path.parent, pathlib.Path(output), dtype)
   return f"{output}: the model of {path.parent} after step {step}"

@@ -24,6 +24,18 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
   )
 
 
+def add_allow_import(parser: argparse.ArgumentParser) -> None:
+  """Adds the flag for modules that a report may have imported."""
+  parser.add_argument(
+    "--allow_import",
+    action="append",
+    default=[],
+    metavar="MODULE",
+    help="a module of your own that the report's configuration may import, "
+    "whose code then runs (docs/reports.md); may be given several times",
+  )
+
+
 def find(name: str) -> pathlib.Path:
   """Finds a report: the file itself, or report.json of a folder."""
   path = pathlib.Path(name)

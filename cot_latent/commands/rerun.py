@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from cot_latent.commands import arguments, ending, inside_t5x, quiet, reports
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "data, randomness",
   )
   reports.add_checkpoint(parser)
+  reports.add_allow_import(parser)
   reports.add_argument(parser)
 
 
@@ -51,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
       options.data_dir,
       options.checkpoint,
       allowed,
+      options.allow_import,
     )
   )
 
@@ -61,6 +63,7 @@ def rerun(
   data_dir: str | None,
   checkpoint: str | None,
   allowed: Collection[str],
+  allowed_imports: Sequence[str] = (),
 ) -> tuple[str, bool]:
   """Repeats a run from its report alone, and compares.
 
@@ -71,6 +74,8 @@ def rerun(
     checkpoint: The value of CHECKPOINT, or of T5X's INITIAL_CHECKPOINT_PATH;
       None takes what the run had.
     allowed: What may differ, of ALLOWANCES.
+    allowed_imports: Modules that the report's configuration may import besides
+      those that any report may.
 
   Returns:
     The comparison; and whether the new run is the same.
@@ -78,6 +83,9 @@ def rerun(
   Raises:
     UserError: if the report was edited, or what the run depends on differs.
   """
+  from cot_latent.commands import resolved
+  from cot_latent.configuration import errors as gin_errors
+  from cot_latent.configuration import trust
   from cot_latent.reporting import environment, record, replication, seals
 
   path = reports.find(name)
@@ -91,10 +99,17 @@ def rerun(
   folder = _new_folder(report, output)
   check = functools.partial(_check_same, path, report, allowed)
   if "t5x" in report:
+    text = report["configuration"]["resolved"]
+    with gin_errors.explained(str(path)):
+      trust.check(text, allowed_imports, str(path))
     launch = inside_t5x.launch(name)
     launch.repeat(report, folder, data_dir, checkpoint, check)
   else:
-    _repeat(report, folder, data_dir, checkpoint, check)
+    config, gin_record = resolved.parse(
+      path, report, checkpoint, allowed_imports
+    )
+    config = _moved(config, str(folder), data_dir)
+    _repeat(config, gin_record, check)
   found = replication.compare(path, folder / "report.json")
   again = record.read_file(folder / "report.json")
   verdict = {
@@ -117,18 +132,13 @@ def rerun(
 
 
 def _repeat(
-  report: Mapping[str, Any],
-  folder: pathlib.Path,
-  data_dir: str | None,
-  checkpoint: str | None,
+  config: Any,
+  gin_record: dict[str, Any],
   check: Callable[[Mapping[str, Any]], None],
 ) -> None:
-  """Runs the experiment of a report; `check` gets the new header before."""
-  from cot_latent.commands import resolved
+  """Runs an experiment; `check` gets the new header before."""
   from cot_latent.training import train
 
-  config, gin_record = resolved.parse(report, checkpoint)
-  config = _moved(config, str(folder), data_dir)
   prepared = train.prepare(config, gin_record)
   check(prepared.header)
   train.train(prepared)

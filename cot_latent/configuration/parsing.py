@@ -9,7 +9,7 @@ import gin
 
 import cot_latent
 from cot_latent.configuration import errors as gin_errors
-from cot_latent.configuration import gin_tables
+from cot_latent.configuration import gin_tables, trust
 from cot_latent.configuration import sources as gin_sources
 from cot_latent.data.source import Source
 from cot_latent.errors import UserError
@@ -58,23 +58,32 @@ def parse(
   }
 
 
-def parse_resolved(text: str) -> tuple[experiment.Experiment, dict[str, Any]]:
+def parse_resolved(
+  text: str,
+  allowed: Sequence[str] = (),
+  place: str = "the report's configuration",
+) -> tuple[experiment.Experiment, dict[str, Any]]:
   """Builds an experiment from what `parse` recorded as resolved.
 
   Args:
-    text: the whole configuration, without includes.
+    text: The whole configuration, without includes.
+    allowed: Modules that it may import besides those that any report may.
+    place: Where the text stands, for messages.
 
   Returns:
-    As `parse`; no files and no bindings.
+    The experiment and what it came from, as `parse`; no files, no bindings.
 
   Raises:
-    UserError: if this version cannot read it.
+    UserError: if this version cannot read it, or if it would import or call
+      what a report may not.
   """
   gin.clear_config()
-  with gin_errors.explained("the report's configuration"):
+  with gin_errors.explained(place):
+    trust.check(text, allowed, place)
     gin.parse_config(text)
     gin.finalize()
     made = gin.get_configurable(experiment.Experiment)()
+    trust.check_tasks(made, allowed, place)
   return made, {
     "gin_files": [],
     "bindings": [],

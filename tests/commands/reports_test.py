@@ -13,6 +13,7 @@ from cot_latent.configuration import parsing
 from cot_latent.reporting import record, replication, seals
 from cot_latent.runtime import files
 from cot_latent.training import tuning
+from tests.commands import inside_t5x
 from tests.training import toy
 
 RUN = [
@@ -302,21 +303,7 @@ def test_a_run_inside_t5x_is_not_repeated_without_t5x(
 ):
   path = tmp_path / "report.json"
   report = json.loads((run / "report.json").read_text())
-  report["t5x"] = {
-    "revision": None,
-    "is_modified": None,
-    "version": "0",
-    "began_at": 0,
-    "partitioning": {
-      "partitioner": "PjitPartitioner",
-      "mesh": {"data": 1, "model": 1},
-      "num_devices": 1,
-      "num_partitions": 1,
-      "model_parallel_submesh": None,
-      "logical_axis_rules": [],
-      "num_microbatches": None,
-    },
-  }
+  report["t5x"] = inside_t5x.SECTION
   path.write_text(files.to_json(record.sealed(report)))
   monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
   output = tmp_path / "again"
