@@ -15,12 +15,15 @@ import shlex
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cot_latent.commands import arguments, gin_flags, quiet
 from cot_latent.errors import RunError, UserError
 from cot_latent.runtime import files
+
+if TYPE_CHECKING:
+  from cot_latent.training import experiment
 
 HELP = "run every arm of a study with every seed, and go on where it stopped"
 
@@ -179,20 +182,31 @@ def run_all(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
   """Makes the runs that are not complete.
 
   Args:
-    runs: of `plan`.
-    search_paths: further folders to look gin files up in.
+    runs: The runs of `plan`.
+    search_paths: Further folders to look gin files up in.
 
   Returns:
     For each run that failed its name and what was wrong.
+
+  Raises:
+    UserError: if a run that is complete is not the one asked for.
   """
   from cot_latent.configuration import parsing
   from cot_latent.data.open import open_task
+  from cot_latent.reporting import record
   from cot_latent.training import train
 
   opened = functools.cache(open_task)
   failures: list[str] = []
   began, num_made = time.monotonic(), 0
-  waiting = [one for one in runs if not _is_complete(one)]
+  waiting = []
+  finished = _Finished(search_paths, opened)
+  for one in runs:
+    report = record.read(one.directory)
+    if report is None or report["status"] not in record.FINISHED:
+      waiting.append(one)
+    else:
+      finished.check(one, report)
   for one in waiting:
     left = ""
     if num_made:
@@ -219,21 +233,64 @@ def run_all(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
 
 def collect(runs: Sequence[Run], folder: pathlib.Path) -> None:
   """Copies the report of each run into a folder, to be kept."""
-  from cot_latent.reporting import record
+  from cot_latent.reporting import record, seals
 
   folder.mkdir(parents=True, exist_ok=True)
   for one in runs:
     report = record.read(one.directory)
     if report is None:
       raise UserError(f"run {one.name} has no report in {one.directory}")
+    seals.check(report, str(one.directory / "report.json"))
     files.write_atomically(folder / f"{one.name}.json", files.to_json(report))
 
 
-def _is_complete(one: Run) -> bool:
-  from cot_latent.reporting import record
+class _Finished:
+  """Checks finished runs; what several of them read is loaded once."""
 
-  report = record.read(one.directory)
-  return report is not None and report["status"] in record.FINISHED
+  def __init__(self, search_paths: Sequence[str], opened: Callable):
+    self._search_paths, self._opened = search_paths, opened
+    self._data: dict[str, dict[str, Any]] = {}
+
+  def check(self, one: Run, report: Mapping[str, Any]) -> None:
+    """Refuses a finished run that is not the one asked for.
+
+    No model is built; randomness follows from the seed, which is compared.
+
+    Raises:
+      UserError: naming the first thing that differs.
+    """
+    from cot_latent.configuration import parsing
+    from cot_latent.em import plan as run_plan
+    from cot_latent.reporting import record, seals
+
+    path = one.directory / "report.json"
+    seals.check(report, str(path))
+    config, _ = parsing.parse(one.gin_files, one.bindings, self._search_paths)
+    fields = run_plan.as_dict(config)
+    asked = {**report, "configuration": {"experiment": fields}}
+    found = record.what_differs(report, asked)
+    if not found:
+      asked["data"] = self._describe_data(config, fields)
+      found = record.what_differs(report, asked)
+    for section, name, was, now_is in found:
+      raise UserError(
+        f"{path} is of a finished run that is not the one asked for: {section} "
+        f"{name} was {was!r:.60} there and is {now_is!r:.60} here; choose "
+        "another --output, or give the flags and files of that run"
+      )
+
+  def _describe_data(
+    self, config: "experiment.Experiment", fields: Mapping[str, Any]
+  ) -> dict[str, Any]:
+    from cot_latent.training import loading
+
+    # All that may have a say in what is read, and no seed or folder.
+    names = ("task", "base", "tuning", "method", "batch_size")
+    key = files.to_json_line([fields.get(name) for name in names])
+    if key not in self._data:
+      loaded = loading.load_data(config, self._opened)
+      self._data[key] = loading.describe_data(config, loaded)
+    return self._data[key]
 
 
 def _beside_package(folder: str) -> Iterator[pathlib.Path]:
