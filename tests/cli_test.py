@@ -237,7 +237,7 @@ def test_data_dir_is_a_binding(asked):
   ],
 )
 def test_dry_run_as_absl_writes_it(flags, is_dry):
-  options = cli._parser().parse_args(["train", QUICKSTART, *flags])
+  options = cli.parser().parse_args(["train", QUICKSTART, *flags])
   assert options.dry_run is is_dry
 
 
@@ -295,7 +295,7 @@ def test_version(capsys):
 
 @pytest.mark.parametrize(
   "arguments",
-  [[], ["train"], ["tasks"], ["score"], ["cache"]],
+  [[], ["train"], ["study"], ["tasks"], ["score"], ["cache"]],
 )
 def test_help_tells_how_to_write_a_binding(capsys, arguments):
   with pytest.raises(SystemExit) as left:
@@ -331,11 +331,12 @@ def started(code):
   return set(done.stdout.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("command", ["train", "tasks", "score", "cache"])
-def test_help_starts_nothing_heavy(command):
+def test_help_and_wrong_arguments_start_nothing_heavy():
   code = (
     "import contextlib\nfrom cot_latent import cli\n"
-    f"with contextlib.suppress(SystemExit): cli.main(['{command}', '--help'])"
+    "for command in cli.COMMANDS:\n"
+    "  with contextlib.suppress(SystemExit): cli.main([command, '--help'])\n"
+    "  assert cli.main([command, '--no_such_flag']) == 2"
   )
   assert started(code) == set()
   # The question does find what is loaded.

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from cot_latent import cli
-from cot_latent.commands import tasks as task_commands
+from cot_latent.commands import cache as cache_command
 from cot_latent.data.answers import bbh as bbh_conventions
 from cot_latent.data.answers import checkers
+from cot_latent.data.source import Source
 from cot_latent.tasks import bbh, common
 
 NAVIGATE = "bbh_navigate"
@@ -592,8 +593,8 @@ def test_verdicts_are_whole_or_as_they_were(write, monkeypatch, capsys):
 def chain_cache(tmp_path_factory):
   """The chain task in a file, and what was printed."""
   path = tmp_path_factory.mktemp("cache") / "chain.npz"
-  source = task_commands.Source("chain")
-  return path, task_commands.cache(source, str(path))
+  source = Source("chain")
+  return path, cache_command.cache(source, str(path))
 
 
 def test_a_task_is_stored(chain_cache, t5x, tmp_path):

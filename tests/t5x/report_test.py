@@ -12,7 +12,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from cot_latent.commands import reports as report_commands
+from cot_latent.commands import compare, export, show, verify
 from cot_latent.errors import RunError, UserError
 from cot_latent.reporting import record, replication, seals
 from cot_latent.reporting.tables import make as make_tables
@@ -110,7 +110,7 @@ def test_the_memory_is_that_of_the_last_checkpoint(whole):
 
 
 def test_a_run_as_it_was_left_is_verified(whole):
-  text, is_well = report_commands.verify(str(whole))
+  text, is_well = verify.verify(str(whole))
   assert is_well, text
   # The toy task has a checker of its own; all else is checked.
   (left_out,) = (line for line in text.splitlines() if "not checked" in line)
@@ -122,14 +122,14 @@ def test_completions_are_scored_again(tmp_path):
   task = ["--gin.TASK='chain'", "--gin.TASK_MODULE=None"]
   runs.run_well(directory, *task, "--gin.TRAIN_STEPS=0", by_t5x=False)
   assert read(directory)["status"] == "complete"
-  text, is_well = report_commands.verify(str(directory))
+  text, is_well = verify.verify(str(directory))
   assert is_well, text
   assert "not checked" not in text
   path = directory / "outputs" / "000000-test-greedy.jsonl"
   lines = [json.loads(line) for line in path.read_text().splitlines()]
   lines[3] |= {"extracted": lines[3]["target"], "is_correct": True}
   path.write_text("".join(map(files.to_json_line, lines)))
-  text, is_well = report_commands.verify(str(directory))
+  text, is_well = verify.verify(str(directory))
   assert not is_well
   assert f"{path.name}: it was changed" in text
 
@@ -152,7 +152,7 @@ def test_a_change_is_found(run, name):
   )
   other = bytes([content[place] + 1])
   path.write_bytes(content[:place] + other + content[place + 1 :])
-  _, is_well = report_commands.verify(str(run))
+  _, is_well = verify.verify(str(run))
   assert not is_well
 
 
@@ -168,7 +168,7 @@ def test_killed_and_gone_on_with_it_is_the_same_report(whole, tmp_path):
   assert report["identity"]["started"] == before["identity"]["started"]
   found = replication.compare(whole / "report.json", directory / "report.json")
   assert found.verdict == replication.BITWISE, found
-  assert report_commands.verify(str(directory))[1]
+  assert verify.verify(str(directory))[1]
   # Started once more, nothing changes.
   content = (directory / "report.json").read_bytes()
   runs.run_well(directory)
@@ -244,17 +244,17 @@ def test_compare_names_another_partitioning(whole, run):
   report = json.loads(path.read_text())
   report["t5x"]["partitioning"]["num_devices"] = 8
   path.write_text(files.to_json(record.sealed(report)))
-  text, is_same = report_commands.compare(str(whole), str(run))
+  text, is_same = compare.compare(str(whole), str(run))
   assert is_same  # another number of devices does not make another run
   assert "t5x: partitioning.num_devices is 1 and 8" in text
   del report["t5x"]
   path.write_text(files.to_json(record.sealed(report)))
-  text, _ = report_commands.compare(str(whole), str(run))
+  text, _ = compare.compare(str(whole), str(run))
   assert "only one of them ran inside T5X" in text
 
 
 def test_the_commands_read_it(whole, run, tmp_path):
-  assert "inside T5X" in report_commands.show(str(whole))
+  assert "inside T5X" in show.describe(str(whole))
   page = (whole / "report.html").read_text()
   assert "<summary>T5X</summary>" in page
   assert "logical axis rules" in page
@@ -262,7 +262,7 @@ def test_the_commands_read_it(whole, run, tmp_path):
   report = json.loads(path.read_text()) | {"status": "complete"}
   path.write_text(files.to_json(record.sealed(report)))
   with pytest.raises(UserError, match="of a run inside T5X") as raised:
-    report_commands.export(str(run), "nowhere", None, None)
+    export.export(str(run), "nowhere", None, None)
   assert "\n" not in str(raised.value)
 
 
