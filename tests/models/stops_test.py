@@ -34,6 +34,8 @@ STOPS = [
   (" b",),
   ("\u00e9\n", "\u4e2d\U0001f600"),
 ]
+# A newline, a byte that begins a letter, a newline.
+EDGES = {"bytes": [13, 0xC3 + 3, 13]}
 ALPHABET = "\n\n\nQ:ab c\u00e9\u4e2d\U0001f600"
 LENGTH = 16
 
@@ -121,6 +123,8 @@ def check_search(name, find):
 
   @fixed
   @hypothesis.given(st.sampled_from(STOPS), rows_of(name))
+  @hypothesis.example((" b",), vocabulary(name).encode("b"))
+  @hypothesis.example(("\n\n",), EDGES.get(name, []))
   def check(stop, row):
     assert find(stop, row) == slow_length(name, stop, row)
 
