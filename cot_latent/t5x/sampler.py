@@ -3,6 +3,7 @@
 B rows, P prompt tokens, T target tokens, V vocabulary.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from t5x import partitioning
 
-from cot_latent.models.api import PAD_ID
-from cot_latent.models.language_model import LanguageModel
-from cot_latent.models.sampling import Draws
+from cot_latent.models.api import PAD_ID, Draws
 from cot_latent.t5x.features import Converter
+
+
+@dataclasses.dataclass(frozen=True)
+class _T5XSampler:
+  sample: Callable[..., Draws]
+  layout: None = None
 
 
 def build(
@@ -23,8 +28,8 @@ def build(
   partitioner: partitioning.BasePartitioner,
   param_axes: Any,
   converter: Converter,
-) -> LanguageModel:
-  """Makes of a T5X model what the E-step sees of one.
+) -> Any:
+  """Makes a sampler of a T5X model.
 
   Args:
     model: T5X's.
@@ -33,8 +38,8 @@ def build(
     converter: makes its features.
 
   Returns:
-    A model of which `sample` alone can be used. It has not the sampler's
-    log-probabilities: T5X's loop keeps none of what is drawn this way.
+    A sampler that does not know the log-probabilities: T5X's loop keeps none of
+    what is drawn this way.
   """
   rows_spec = partitioner.data_partition_spec
 
@@ -101,7 +106,7 @@ def build(
     unknown = np.full(tokens.shape, np.nan, np.float32)
     return Draws(tokens, (tokens == eos_id).any(axis=1), unknown)
 
-  return LanguageModel(init=_none, sample=sample, begin=_none, log_prob=_none)
+  return _T5XSampler(sample)
 
 
 def row_noise(
@@ -153,8 +158,3 @@ def place_rows(
   return jax.make_array_from_callback(
     array.shape, sharding, lambda index: array[index]
   )
-
-
-def _none(*arguments):
-  del arguments
-  raise NotImplementedError("T5X has its own")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cot_latent.models import language_model, partitioning
+from cot_latent.models import partitioning, token_rows
 from cot_latent.models.language_model import LanguageModel
 from cot_latent.training import tuning
 from cot_latent.training.experiment import OptimizerConfig
@@ -107,7 +107,7 @@ def build(
   def step(params, opt_state, frozen, rate, prompts, targets, weights):
     state_places = _places((params, opt_state)) if layout else None
     begin, zeros, add, finish = functions(state_places)
-    prefix, prompts = language_model.compact(prompts)
+    prefix, prompts = token_rows.compact_prompts(prompts)
     prefix = partitioning.place(layout, prefix)
     size = min(rows_at_once or len(weights), len(weights))
     size = partitioning.padded(layout, "batch", size)
@@ -121,9 +121,7 @@ def build(
         frozen,
         shared,
         partitioning.place_rows(layout, prompts[rows]),
-        partitioning.place_rows(
-          layout, language_model.trim_targets(targets[rows])
-        ),
+        partitioning.place_rows(layout, token_rows.trim_targets(targets[rows])),
         partitioning.place_rows(layout, part_weights, repeat=False),
       )
       scored.append(log_prob)
@@ -153,7 +151,7 @@ def _parts(
     For each part, and there is at least one, the rows [size] and their weights
     [size]; the last part is filled up with its last row, of weight 0.
   """
-  lengths = language_model.target_lengths(targets)
+  lengths = token_rows.target_lengths(targets)
   order = np.argsort(-lengths, kind="stable")
   order = order[weights[order] != 0]
   missing = max(1, -(-len(order) // size)) * size - len(order)
@@ -203,7 +201,7 @@ def _compile(model: LanguageModel, optimizer, places):
     updated_places = (params_places, opt_places, *[everywhere] * 3)
 
   def begin(params, frozen, prefix):
-    return model.begin(tuning.merge(params, frozen), prefix)
+    return model.encode_prefix(tuning.merge(params, frozen), prefix)
 
   def zeros(params, shared):
     return jax.tree.map(

@@ -80,7 +80,7 @@ keep("moved", config, toy.run(experiment("moved", (2, 4))))
 # Where parameters and the memory lie.
 config = experiment("unused", (2, 4))
 layout = partitioning.build(config.mesh)
-model = toy.language_model.build(config.model, 259, 1, 8, layout)
+model = toy.language_model.from_config(config.model, 259, 1, 8, layout)
 params = model.init(jax.random.key(0))
 shapes = {
   jax.tree_util.keystr(key): (leaf.shape, leaf.sharding.shard_shape(leaf.shape))

@@ -91,7 +91,7 @@ def every_sequence():
 @functools.cache
 def world():
   config = decoder.DecoderConfig(1, 8, 2, 4, 16)
-  model = language_model.build(config, len(LETTERS), EOS, LENGTH)
+  model = language_model.from_config(config, len(LETTERS), EOS, LENGTH)
   params = model.init(rng.purpose_key(1, "params"))  # far from uniform
   prompts = np.array([[0, 2, 3], [3, 3, 2], [0, 0, 3]], np.int32)
   ids = ["one", "two", "three"]
@@ -213,21 +213,24 @@ def check(model, method, num_steps=NUM_STEPS):
 def hot(model):
   """Draws at another temperature than is scored."""
 
-  def sample(params, prompts, keys, temperature):
-    return model.sample(params, prompts, keys, 2 * temperature)
+  class Hot(language_model.LanguageModel):
+    def sample(self, params, prompts, rng_keys, temperature=1.0):
+      return super().sample(params, prompts, rng_keys, 2 * temperature)
 
-  return model._replace(sample=sample)
+  return Hot(model.network)
 
 
 def hinted(model):
   """Draws from another prompt than is scored."""
   data = world().data
 
-  def sample(params, prompts, keys, temperature):
-    which = (prompts[:, None] == data.prompts[None]).all(axis=2).argmax(axis=1)
-    return model.sample(params, data.guides[which], keys, temperature)
+  class Hinted(language_model.LanguageModel):
+    def sample(self, params, prompts, rng_keys, temperature=1.0):
+      is_same = (prompts[:, None] == data.prompts[None]).all(axis=2)
+      guides = data.guides[is_same.argmax(axis=1)]
+      return super().sample(params, guides, rng_keys, temperature)
 
-  return model._replace(sample=sample)
+  return Hinted(model.network)
 
 
 TRICE = Method("trice", estimators.control_variate())

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cot_latent.models import network
+from cot_latent.models import network, token_rows
 from cot_latent.models.api import PAD_ID
 from tests.asserts import assert_trees_equal
 from tests.models import oracles, twins
@@ -117,7 +117,9 @@ def check_gradients(model):
 
   def score(offset):
     with shifted_inputs(offset):
-      return model.log_prob.__wrapped__(params(), questions, targets)
+      # Traced here, not taken from what was compiled before.
+      shared = model.network.encode_prefix(params(), token_rows.NO_PREFIX)
+      return model.network.log_prob(params(), shared, questions, targets)
 
   num_inputs = PROMPT_LENGTH + LENGTH - 1
   offset = jnp.zeros((rows, num_inputs, CONFIG.embed_dim))

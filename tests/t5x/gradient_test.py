@@ -1,5 +1,7 @@
 """T5X's step ascends the same estimate as the embedded trainer's."""
 
+import types
+
 import jax
 import numpy as np
 import optax
@@ -42,7 +44,7 @@ def t5x_gradient(trainer, rows):
 
 def embedded_gradient(params, rows):
   """The same by `mstep`, which subtracts rate times the gradient."""
-  model = language_model.build(
+  model = language_model.from_config(
     small.SIZES, small.VOCABULARY.vocab_size, small.VOCABULARY.eos_id, 8
   )
   own = convert.from_t5x(small.SIZES, params)
@@ -139,8 +141,8 @@ def test_a_decoder_alone(monkeypatch):
 
     optimizer = optax.identity()
     step = mstep.build(
-      language_model.LanguageModel(
-        None, None, lambda params, prefix: (), log_prob
+      types.SimpleNamespace(
+        encode_prefix=lambda params, prefix: (), log_prob=log_prob, layout=None
       ),
       optimizer,
     )

@@ -45,7 +45,7 @@ def make(monkeypatch, directory, name, **changes):
 def embedded_pool(trainer, params, old, step):
   """The pool that the embedded trainer fills with the same parameters."""
   made = trainer._latent
-  model = language_model.build(small.SIZES, 259, 1, 8)
+  model = language_model.from_config(small.SIZES, 259, 1, 8)
   collected = outer_loops.collect(
     *(model, made.task, made.examples, made.method),
     *(convert.from_t5x(small.SIZES, params), made.seed, int(old.loop) + 1),

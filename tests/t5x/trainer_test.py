@@ -43,7 +43,7 @@ def test_the_memory_is_that_of_the_embedded_trainer(monkeypatch):
     first = jax.tree.map(np.array, trainer.chains.memory)
     rows, _ = trainer._e_step(trainer.train_state.params, 0)
     second = small.host(trainer.chains.memory)
-  embedded = language_model.build(small.SIZES, 259, 1, 8)
+  embedded = language_model.from_config(small.SIZES, 259, 1, 8)
   own = convert.from_t5x(small.SIZES, params)
   wanted = estep.start_memory(
     *(embedded, made.task, made.examples, made.method, own, made.seed),

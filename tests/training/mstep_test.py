@@ -14,7 +14,7 @@ from cot_latent.training.experiment import OptimizerConfig
 from tests.asserts import assert_trees_equal
 
 EOS = 1
-MODEL = language_model.build(
+MODEL = language_model.from_config(
   decoder.DecoderConfig(1, 16, 2, 8, 32),
   vocab_size=11,
   eos_id=EOS,
@@ -175,15 +175,16 @@ def test_the_way_back_through_what_rows_share_counts(monkeypatch):
 def test_parts_are_as_wide_as_their_longest_row_and_share_a_beginning():
   begun, scored = [], []
 
-  def begin(params, prefix):
-    begun.append(prefix.shape)
-    return MODEL.begin(params, prefix)
+  class Noted(language_model.LanguageModel):
+    def encode_prefix(self, params, prefix):
+      begun.append(prefix.shape)
+      return super().encode_prefix(params, prefix)
 
-  def log_prob(params, prompts, targets, shared):
-    scored.append((prompts.shape, targets.shape))
-    return MODEL.log_prob(params, prompts, targets, shared)
+    def log_prob(self, params, prompts, targets, shared=None):
+      scored.append((prompts.shape, targets.shape))
+      return super().log_prob(params, prompts, targets, shared)
 
-  model = MODEL._replace(begin=begin, log_prob=log_prob)
+  model = Noted(MODEL.network)
   prompts, targets, weights = ragged(BEGINNING)
   # Functions are traced once for each shape: there and back, and the parts.
   take = mstep.build(model, Plain, 2)

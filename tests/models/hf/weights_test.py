@@ -20,9 +20,10 @@ import transformers
 from cot_latent.configuration import parsing
 from cot_latent.errors import UserError
 from cot_latent.models import lora
-from cot_latent.models.decoder import DecoderConfig, RopeScaling
+from cot_latent.models.decoder import DecoderConfig
 from cot_latent.models.hf import files as hf_files
 from cot_latent.models.hf import weights as hf_weights
+from cot_latent.models.rotary import RopeScaling
 from tests.models.hf import checkpoints
 from tests.models.hf.checkpoints import ARCHITECTURES, ROWS
 from tests.models.hf.hub_configs import HUB
