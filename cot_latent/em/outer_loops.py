@@ -84,7 +84,7 @@ def _place_pool(layout: partitioning.Layout | None, **parts: Any) -> Pool:
 
 
 def end_early(
-  refit: OuterLoops | None,
+  loops: OuterLoops | None,
   pool: Pool | None,
   step: int,
   loss: float,
@@ -93,7 +93,7 @@ def end_early(
   """Ends the loop after a step if its minibatch is fitted well enough.
 
   Args:
-    refit: the loops, if there are any.
+    loops: the loops, if there are any.
     pool: the present loop's.
     step: steps taken, this one included.
     loss: of the minibatch, in nats a sequence.
@@ -102,9 +102,9 @@ def end_early(
   Returns:
     The pool, which ends here or when it did before.
   """
-  if refit is None or pool is None or refit.stop_loss is None:
+  if loops is None or pool is None or loops.stop_loss is None:
     return pool
-  if loss >= refit.stop_loss:
+  if loss >= loops.stop_loss:
     return pool
   return pool._replace(ends_at=partitioning.place(layout, np.int32(step)))
 
@@ -237,9 +237,9 @@ def collect(
   Returns:
     The rationales, right and wrong ones.
   """
-  refit = method.refit
-  assert refit is not None
-  if refit.source == "human":
+  loops = method.loops
+  assert loops is not None
+  if loops.source == "human":
     return given(task, examples)
   rows = np.repeat(np.arange(len(examples)), method.num_draws)
   number = np.tile(np.arange(method.num_draws), len(examples))
@@ -255,13 +255,13 @@ def collect(
       number[chosen],
       rng.purpose_key(seed, "pool", loop, attempt),
       batch_size,
-      0.0 if refit.source == "greedy" else 1.0,
+      0.0 if loops.source == "greedy" else 1.0,
       report,
     )
 
   drawn = draw(examples.prompts, slice(None), 0, report_done)
   failed = np.flatnonzero(~drawn.is_correct)
-  if not refit.hint_on_failure or not len(failed):
+  if not loops.hint_on_failure or not len(failed):
     return Collected(drawn, len(rows))
   again = draw(examples.guides, failed, 1, None)
   drawn.tokens[failed] = again.tokens
@@ -315,8 +315,8 @@ def next_pool(
     num_steps: of the run, with which the loop ends at the latest.
     layout: where the pool's rows lie.
   """
-  refit, loop, checked = method.refit, int(old.loop) + 1, collected.checked
-  assert refit is not None
+  loops, loop, checked = method.loops, int(old.loop) + 1, collected.checked
+  assert loops is not None
   shape = (-1, method.num_draws)
   return _place_pool(
     layout,
@@ -327,7 +327,7 @@ def next_pool(
       [a is None for a in checked.answers], dtype=np.float32
     ),
     loop=np.int32(loop),
-    ends_at=np.int32(min(step + refit.loop_steps(loop, num_steps), num_steps)),
+    ends_at=np.int32(min(step + loops.loop_steps(loop, num_steps), num_steps)),
   )
 
 

@@ -30,7 +30,7 @@ _ENDLESS = int(np.iinfo(np.int32).max)
 def empty_pool(latent: Latent) -> Pool | None:
   """The pool before the first step; None for a method without loops."""
   method = latent.method
-  if method.refit is None:
+  if method.loops is None:
     return None
   return outer_loops.empty_pool(
     len(latent.examples), method.num_draws, latent.config.max_length
@@ -44,7 +44,7 @@ def keep_first(latent: Latent, train_state: Any) -> None:
     latent: the experiment.
     train_state: T5X's before the run's first step.
   """
-  if latent.method.refit is not None and latent.method.refit.begins_anew():
+  if latent.method.loops is not None and latent.method.loops.begins_anew():
     checkpoints.keep_state(_first(latent), train_state.state_dict())
 
 
@@ -65,7 +65,7 @@ def check(latent: Latent, chains: Chains) -> None:
       f"the checkpoint's memory is not that of method {method.name!r} with "
       f"{method.num_draws} draws a question: choose another MODEL_DIR"
     )
-  if method.refit is None or not method.refit.begins_anew():
+  if method.loops is None or not method.loops.begins_anew():
     return
   if not paths.absolute(_first(latent)).is_dir():
     raise UserError(
@@ -102,7 +102,7 @@ def begin(
   own_step = step - chains.began_at
   if pool is None or own_step != int(pool.ends_at):
     return train_state, {}
-  assert method.refit is not None
+  assert method.loops is not None
   assert chains.memory is not None
   loop = int(pool.loop) + 1
   collected = outer_loops.collect(
@@ -122,7 +122,7 @@ def begin(
   )
   chains.pool = pool
   if loop > 0:  # the first one begins as the run does
-    train_state = _begin_fit(train_state, _first(latent), method.refit.restart)
+    train_state = _begin_fit(train_state, _first(latent), method.loops.restart)
   return train_state, collected.cost()
 
 
@@ -137,7 +137,7 @@ def end(latent: Latent, chains: Chains, step: int, loss: float) -> None:
   """
   own_step = step - chains.began_at
   chains.pool = outer_loops.end_early(
-    latent.method.refit, chains.pool, own_step, loss
+    latent.method.loops, chains.pool, own_step, loss
   )
 
 

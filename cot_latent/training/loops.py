@@ -30,21 +30,21 @@ def first_state(
     layout: where the pool's rows lie.
   """
   method = config.method
-  if method.refit is None:
+  if method.loops is None:
     return state
   num_examples, length = len(state.memory.tokens), config.task.max_length
   pool = outer_loops.empty_pool(num_examples, method.num_draws, length, layout)
   # A copy, for the M-step takes over the parameters' place in memory.
-  base = jax.tree.map(jnp.copy, state.params) if method.refit.restart else None
+  base = jax.tree.map(jnp.copy, state.params) if method.loops.restart else None
   return state._replace(pool=pool, base_params=base)
 
 
 def loop_steps(config: Experiment, pool: Pool | None) -> int:
   """Steps of the present loop, or of the run where there are no loops."""
-  refit = config.method.refit
-  if refit is None or pool is None:
+  loops = config.method.loops
+  if loops is None or pool is None:
     return config.steps
-  return refit.loop_steps(int(pool.loop), config.steps)
+  return loops.loop_steps(int(pool.loop), config.steps)
 
 
 def e_step(

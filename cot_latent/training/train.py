@@ -458,7 +458,7 @@ class _Run:
       len(self.data.train),
       config.batch_size,
     )
-    if config.method.refit is None:
+    if config.method.loops is None:
       state, rows, measured = self.e_step(state, index)
     else:
       state, rows, measured = loops.e_step(
@@ -488,7 +488,7 @@ class _Run:
       state = state._replace(params=updated.params, opt_state=updated.opt_state)
       if is_finite:
         pool = outer_loops.end_early(
-          config.method.refit, state.pool, step, loss, self.layout
+          config.method.loops, state.pool, step, loss, self.layout
         )
         state = state._replace(pool=pool)
       else:

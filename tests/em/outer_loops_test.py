@@ -113,7 +113,7 @@ def test_loops_that_cannot_work_are_refused(settings, message):
 def test_methods_that_do_not_go_with_loops_are_refused():
   for start in ("guide", "prior"):
     with pytest.raises(UserError, match="must be 'empty' with outer loops"):
-      Method("x", POOLED, start, refit=OuterLoops("greedy"))
+      Method("x", POOLED, start, loops=OuterLoops("greedy"))
   with pytest.raises(UserError, match="one human rationale a question"):
     looped(OuterLoops("human"), num_draws=2)
 

@@ -34,7 +34,7 @@ def make(monkeypatch, directory, name, **changes):
     estimator=baselines.rejection_sampling(pooled=True),
     memory_start="empty",
     num_draws=num_draws,
-    refit=dataclasses.replace(settings, **changes),
+    loops=dataclasses.replace(settings, **changes),
   )
   made = small.make_latent(model, monkeypatch, method)
   made.model_dir = str(directory)

@@ -43,7 +43,7 @@ STARTS, LOOPS = [0, 2, 5], [2, 3, 4]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  return tmp_path_factory.mktemp("refit")
+  return tmp_path_factory.mktemp("loops")
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def _compile_once():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  return tmp_path_factory.mktemp("refit")
+  return tmp_path_factory.mktemp("loops")
 
 
 # Rationales that people wrote -----------------------------------------------

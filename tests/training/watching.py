@@ -21,9 +21,9 @@ N = toy.SIZES["train"]
 POOLED = baselines.rejection_sampling(pooled=True)
 
 
-def looped(refit_settings, num_draws=1, estimator=POOLED):
+def looped(outer, num_draws=1, estimator=POOLED):
   """A method with outer loops."""
-  return Method("x", estimator, "empty", num_draws, refit=refit_settings)
+  return Method("x", estimator, "empty", num_draws, loops=outer)
 
 
 def empty_pool(num_draws=1, loop=-1, length=toy.LENGTH[toy.CHAIN]):
