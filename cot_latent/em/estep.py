@@ -17,6 +17,7 @@ from cot_latent.data.task import Examples, Task
 from cot_latent.em.method import Method
 from cot_latent.inference import estimators, memory, resampling, rng, transition
 from cot_latent.models import partitioning
+from cot_latent.models.api import PAD_ID
 from cot_latent.models.language_model import LanguageModel
 from cot_latent.runtime import files
 
@@ -334,7 +335,7 @@ def e_step(
     "time/sampling": checked.sampling_seconds,
     "time/checking": checked.checking_seconds,
     "num_sampled": len(repeated),
-    "num_tokens": int((checked.tokens != 0).sum()),
+    "num_tokens": int((checked.tokens != PAD_ID).sum()),
     "choices": choices(index, checked.tokens, checked.is_correct),
   }
   return state, rows, metrics

@@ -21,6 +21,7 @@ from cot_latent.em import estep
 from cot_latent.em.method import Method, OuterLoops
 from cot_latent.inference import estimators, memory, resampling, rng, transition
 from cot_latent.models import partitioning
+from cot_latent.models.api import PAD_ID
 from cot_latent.models.language_model import LanguageModel
 
 
@@ -205,7 +206,7 @@ class Collected(NamedTuple):
       "time/sampling": checked.sampling_seconds,
       "time/checking": checked.checking_seconds,
       "num_sampled": self.num_sampled,
-      "num_tokens": int((checked.tokens != 0).sum()) if is_drawn else 0,
+      "num_tokens": int((checked.tokens != PAD_ID).sum()) if is_drawn else 0,
     }
 
 

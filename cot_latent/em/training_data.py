@@ -10,6 +10,7 @@ from cot_latent.data.source import TaskConfig
 from cot_latent.data.task import Examples, Task
 from cot_latent.em.method import Method
 from cot_latent.errors import UserError
+from cot_latent.models.api import PAD_ID
 
 
 def load_train(task: Task, settings: TaskConfig, method: Method) -> Examples:
@@ -94,7 +95,7 @@ def describe_splits(
       "num_examples": len(examples),
       "num_left_out": examples.num_left_out,
       "num_truncated": examples.num_truncated,
-      "longest_prompt": int((examples.prompts != 0).sum(axis=1).max()),
+      "longest_prompt": int((examples.prompts != PAD_ID).sum(axis=1).max()),
       "ids_sha256": hashlib.sha256(
         "\n".join(examples.ids).encode()
       ).hexdigest(),

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from cot_latent.models import decoder, partitioning
+from cot_latent.models.api import Params
 from cot_latent.models.lora import Lora
 from cot_latent.models.network import (
   SOFT_PROMPT,
   Network,
-  Params,
   prompt_mask,
   score,
   target_mask,

@@ -15,13 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cot_latent.models import partitioning, t5
-from cot_latent.models.api import PAD_ID
+from cot_latent.models.api import PAD_ID, Params
 from cot_latent.models.decoder import Cache
 from cot_latent.models.lora import Lora
 from cot_latent.models.network import (
   SOFT_PROMPT,
   Network,
-  Params,
   prompt_mask,
   score,
   target_mask,

@@ -24,10 +24,8 @@ from cot_latent.models import (
   sampling,
   t5,
 )
-from cot_latent.models.api import PAD_ID
+from cot_latent.models.api import PAD_ID, Draws, Params
 from cot_latent.models.lora import Lora
-from cot_latent.models.network import Params
-from cot_latent.models.sampling import Draws
 
 # Tokens by which the beginning that all rows share is cut off, and from which
 # on it is worth it.

@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-PAD_ID = 0  # as in SeqIO
+from cot_latent.models.api import PAD_ID, Params
+
 SOFT_PROMPT = "soft_prompt"  # the parameter of that name, [L, E]
 
 _CHUNK_BYTES = 2**27
-
-Params = Any  # a pytree of arrays
 
 
 class Network(NamedTuple):

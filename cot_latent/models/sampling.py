@@ -17,26 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cot_latent.models import partitioning
-from cot_latent.models.api import PAD_ID
+from cot_latent.models.api import PAD_ID, Draws
 from cot_latent.models.network import Network, log_prob_of
 
 # A batch in which this part alone is not over yet is cut down to it, if that
 # makes up for compiling once more.
 _SHRINK, _WORTH_SHRINKING = 4, 2**12
-
-
-class Draws(NamedTuple):
-  """Sampled continuations.
-
-  Attributes:
-    tokens: [N, T] int32; 0 after the end.
-    ended: [N] bool; False where the length limit cut the sequence.
-    log_prob: [N, T] float32, nats, at temperature 1; 0 after the end.
-  """
-
-  tokens: Any
-  ended: Any
-  log_prob: Any
 
 
 class Slots(NamedTuple):

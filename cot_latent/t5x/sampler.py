@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from t5x import partitioning
 
-from cot_latent.models.api import PAD_ID
+from cot_latent.models.api import PAD_ID, Draws
 from cot_latent.models.language_model import LanguageModel
-from cot_latent.models.sampling import Draws
 from cot_latent.t5x.features import Converter
 
 

@@ -350,7 +350,7 @@ class _Run:
     """Draws worked examples from the base model and puts them to use."""
     config, train, test = self.config, self.data.train, self.data.test
     longest = max(
-      int((array != 0).sum(axis=1).max())
+      int((array != api.PAD_ID).sum(axis=1).max())
       for array in (train.prompts, train.guides, test.prompts, test.guides)
     )
     room = config.task.prompt_length - longest

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cot_latent.errors import RunError, UserError
-from cot_latent.models.language_model import Draws, LanguageModel
+from cot_latent.models.api import Draws
+from cot_latent.models.language_model import LanguageModel
 from cot_latent.training import bootstrap
 from tests.training import toy
 

@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 
-from cot_latent.models.language_model import Draws, LanguageModel
+from cot_latent.models.api import Draws
+from cot_latent.models.language_model import LanguageModel
 from tests.training import toy
 
 

@@ -30,9 +30,10 @@ from cot_latent.models import (
   partitioning,
   t5,
 )
+from cot_latent.models.api import Params
 from cot_latent.models.hf import config as hf_config
 from cot_latent.models.hf import files as hf_files
-from cot_latent.models.network import Network, Params
+from cot_latent.models.network import Network
 
 _Path = tuple[str, ...]
 StoredType = Literal["float32", "bfloat16", "float16"]
