@@ -4,7 +4,6 @@ M questions a minibatch, K draws a question, L sequences scored a step.
 """
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -89,7 +88,9 @@ class Method:
 
   Attributes:
     name: for the report.
-    estimator: a Transition -> weights [M, 1 + K] (inference/estimators.py).
+    estimator: Any hashable callable, Transition -> weights [M, 1 + K]: a
+      function, a functools.partial, a frozen dataclass with __call__, a jitted
+      function (inference/estimators.py).
     memory_start: the prompt that the first rationales are drawn from: "guide"
       (the question with its answer as a hint), "prior" (the question alone),
       or "empty", to start without any.
@@ -121,11 +122,16 @@ class Method:
         )
     if self.num_scored is not None:
       check_positive(self, "num_scored")
-    if not inspect.isfunction(self.estimator):
+    self._check_estimator()
+
+  def _check_estimator(self) -> None:
+    try:
+      hash(self.estimator)
+    except TypeError as error:
       raise UserError(
-        "Method.estimator must be a plain function, so that the report can "
-        f"tell its settings, not {self.estimator!r:.60}"
-      )
+        f"Method.estimator: {error}, and compiled functions are kept by it: "
+        "make it a frozen dataclass, or give it a __hash__"
+      ) from None
     # On shapes alone, so that a misfit is found before anything is computed.
     example = transition.shapes(num_rows=2, num_draws=self.num_draws, length=1)
     try:

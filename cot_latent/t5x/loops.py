@@ -15,9 +15,9 @@ import jax
 import numpy as np
 
 from cot_latent.em import outer_loops
+from cot_latent.em.estep import EStep
 from cot_latent.em.outer_loops import Pool
 from cot_latent.errors import UserError
-from cot_latent.models.language_model import LanguageModel
 from cot_latent.runtime.progress import Progress
 from cot_latent.t5x import checkpoints, paths
 from cot_latent.t5x.dataset import Chains
@@ -77,23 +77,23 @@ def check(latent: Latent, chains: Chains) -> None:
 def begin(
   latent: Latent,
   chains: Chains,
-  model: LanguageModel,
+  e_step: EStep,
   train_state: Any,
   step: int,
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, outer_loops.Collected | None]:
   """Where a loop begins, fills the pool and starts the fit again.
 
   Args:
-    latent: the experiment.
-    chains: gets the new pool, and the memory of it.
-    model: draws.
-    train_state: T5X's before the step, whose parameters the model draws with;
-      where a fit is started again it is used up.
+    latent: The experiment.
+    chains: Gets the new pool, and the memory of it.
+    e_step: Draws.
+    train_state: T5X's before the step, whose parameters draw; where a fit is
+      started again it is used up.
     step: T5X's, of the steps taken so far.
 
   Returns:
-    T5X's state to go on with, and those metrics of the step that say what
-    drawing took; none where no loop begins.
+    T5X's state to continue with, and what was drawn; None where no loop
+    begins.
 
   Raises:
     RunError: if what fits begin from cannot be read.
@@ -101,29 +101,22 @@ def begin(
   method, pool = latent.method, chains.pool
   own_step = step - chains.began_at
   if pool is None or own_step != int(pool.ends_at):
-    return train_state, {}
+    return train_state, None
   assert method.loops is not None
   assert chains.memory is not None
   loop = int(pool.loop) + 1
+  total = len(latent.examples) * method.num_draws
   collected = outer_loops.collect(
-    model,
-    latent.task,
-    latent.examples,
-    method,
-    train_state.params,
-    latent.seed,
-    loop,
-    latent.batch_size * method.num_draws,
-    Progress(f"loop {loop}", len(latent.examples) * method.num_draws),
+    e_step, train_state.params, loop, Progress(f"loop {loop}", total)
   )
-  pool = outer_loops.next_pool(pool, collected, method, own_step, _ENDLESS)
+  pool = outer_loops.next_pool(e_step, pool, collected, own_step, _ENDLESS)
   chains.memory = outer_loops.remember(
     chains.memory, pool.tokens, pool.is_correct, own_step + 1
   )
   chains.pool = pool
   if loop > 0:  # the first one begins as the run does
     train_state = _begin_fit(train_state, _first(latent), method.loops.restart)
-  return train_state, collected.cost()
+  return train_state, collected
 
 
 def end(latent: Latent, chains: Chains, step: int, loss: float) -> None:

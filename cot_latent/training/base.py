@@ -55,7 +55,8 @@ def fit(
   """
   params = model.init(rng.purpose_key(seed, "params"))
   optimizer = mstep.build_optimizer(config.optimizer)
-  learning_rate = mstep.learning_rate(config.optimizer, config.steps)
+  schedule = mstep.learning_rate(config.optimizer, config.steps)
+  rates = np.asarray(schedule(np.arange(config.steps)))
   opt_state = mstep.init_optimizer(model, optimizer, params)
   step_fn = mstep.build(model, optimizer)
   batch_size = config.batch_size
@@ -74,7 +75,7 @@ def fit(
       params,
       opt_state,
       None,
-      learning_rate(step),
+      float(rates[step]),
       prompts,
       examples.targets[index],
       weights,
