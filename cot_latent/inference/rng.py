@@ -59,8 +59,8 @@ def purpose_key(seed: int, purpose: str, *numbers: int) -> jax.Array:
   """
   if purpose not in PURPOSES and "/" not in purpose:
     raise ValueError(
-      f"unknown purpose {purpose!r}; known: {sorted(PURPOSES)}; one of your own "
-      f"has a slash in its name, as in 'my_method/{purpose}'"
+      f"unknown purpose {purpose!r}; known: {sorted(PURPOSES)}; one of your "
+      f"own has a slash in its name, as in 'my_method/{purpose}'"
     )
   rng_key = jax.random.key(seed, impl="threefry2x32")
   rng_key = jax.random.fold_in(rng_key, zlib.crc32(purpose.encode()))

@@ -55,8 +55,7 @@ def fit(
   """
   params = model.init(rng.purpose_key(seed, "params"))
   optimizer = mstep.build_optimizer(config.optimizer)
-  schedule = mstep.learning_rate(config.optimizer, config.steps)
-  rates = np.asarray(schedule(np.arange(config.steps)))
+  learning_rate = mstep.learning_rate(config.optimizer, config.steps)
   opt_state = mstep.init_optimizer(model, optimizer, params)
   step_fn = mstep.build(model, optimizer)
   batch_size = config.batch_size
@@ -75,7 +74,7 @@ def fit(
       params,
       opt_state,
       None,
-      float(rates[step]),
+      learning_rate(step),
       prompts,
       examples.targets[index],
       weights,
