@@ -15,7 +15,7 @@ import optax
 
 from benchmarks import limits
 from cot_latent.data.task import Examples
-from cot_latent.em import estep
+from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method
 from cot_latent.inference import estimators, memory
 from cot_latent.models import language_model, t5, vocabularies
@@ -391,14 +391,13 @@ def trice_step(sizes: Sizes) -> dict[str, Callable[[int], Step]]:
     )
     jax.block_until_ready(state)
     began = time.perf_counter()
-    _, weighted, metrics = estep.e_step(
-      *(model, task, examples, method, params(), state, index, 0, step + 1)
-    )
+    e_step = EStep(model, task, examples, method, 0, sizes.max_length)
+    _, weighted, info = e_step.step(params(), state, index, step + 1)
     m_step(weighted.prompts, weighted.targets, weighted.weights)
     return Step(
       time.perf_counter() - began,
-      metrics["time/sampling"],
-      metrics["chain/accept_rate"],
+      info.sampling_seconds,
+      info.accept_rate,
       weighted.num_weighted(),
     )
 

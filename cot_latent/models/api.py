@@ -27,13 +27,13 @@ class Draws(NamedTuple):
   Attributes:
     tokens: [B, T] int32, `PAD_ID` after the end.
     ended: [B] bool, False where the length limit cut the sequence.
-    log_prob: [B, T] float32, nats at temperature 1, 0 after the end; NaN from
+    log_prob: [B, T] float32, nats at temperature 1, 0 after the end; None from
       a sampler that does not know them.
   """
 
   tokens: Any
   ended: Any
-  log_prob: Any
+  log_prob: Any = None
 
 
 @runtime_checkable

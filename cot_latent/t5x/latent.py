@@ -74,7 +74,7 @@ class Latent:
       )
     width = self.examples.prompts.shape[1]
     if method.memory_start != "empty" or (
-      method.refit is not None and method.refit.hint_on_failure
+      method.loops is not None and method.loops.hint_on_failure
     ):
       width = max(width, self.examples.guides.shape[1])
     self.converter = features.converter(model, width, task.max_length)
