@@ -21,7 +21,7 @@ from cot_latent.inference import estimators, memory
 from cot_latent.models import language_model, t5, vocabularies
 from cot_latent.models.decoder import DecoderConfig
 from cot_latent.models.language_model import LanguageModel
-from cot_latent.models.network import target_mask
+from cot_latent.models.stops import Ending
 from cot_latent.training import mstep
 from cot_latent.training.experiment import OptimizerConfig
 
@@ -147,7 +147,7 @@ def _keys(number: int) -> jax.Array:
 
 def _num_tokens(draws: Any) -> np.ndarray:
   """[N], with the EOS."""
-  return np.asarray(target_mask(jnp.asarray(draws.tokens), _EOS)).sum(axis=1)
+  return Ending((_EOS,)).lengths(np.asarray(draws.tokens))[0]
 
 
 def plain_sampling(sizes: Sizes, with_peers: Collection[str] = ()) -> Workload:

@@ -62,7 +62,7 @@ def check(
     The verdicts, with no time for sampling and without log-probabilities.
   """
   began = time.perf_counter()
-  texts = task.vocabulary.decode_rows(tokens)
+  texts, _ = task.completions(tokens)
   extracted = [
     task.extract(text) if has_ended else None
     for text, has_ended in zip(texts, ended, strict=True)

@@ -103,10 +103,10 @@ def judge(
     task: says what an answer is.
     examples: the questions.
     place: which of them was answered.
-    tokens: [T] int32; without EOS they were cut, and have no answer.
+    tokens: [T] int32; without an end they were cut, and have no answer.
   """
-  has_ended = bool((tokens == task.vocabulary.eos_id).any())
-  (text,) = task.vocabulary.decode_rows(tokens[None])
+  (text,), ended = task.completions(tokens[None])
+  has_ended = bool(ended[0])
   extracted = task.extract(text) if has_ended else None
   return _output(examples, place, [text], [has_ended], extracted)
 

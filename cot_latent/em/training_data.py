@@ -112,5 +112,6 @@ def describe_splits(
       "kinds": dict(task.kinds),
       "is_direct": task.prompts.is_direct,
     },
+    **({"stop": list(task.stop)} if task.stop else {}),
     "splits": {name: split(part) for name, part in splits.items()},
   }

@@ -90,9 +90,9 @@ class Scorer(Protocol):
     Args:
       params: Parameters of the model.
       prompts: Tokens [B, P] int32, padded on the left with `PAD_ID`.
-      targets: Tokens [B, T] int32, up to and including EOS; tokens after it
+      targets: Tokens [B, T] int32, up to and including the end; tokens after it
         do not count.
 
     Returns:
-      [B, T] float32 nats, 0 after EOS; differentiable in `params`.
+      [B, T] float32 nats, 0 after the end; differentiable in `params`.
     """

@@ -15,7 +15,7 @@ Symbols: B rows, T target tokens, V vocabulary, S states, C classes.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,10 +40,12 @@ _UTF8 = {
 }
 
 
-class Automaton(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Automaton:
   """Finds stop strings, a token at a time.
 
   It begins in state 0, and the last state is the end, which it never leaves.
+  Two are equal that have the same content.
 
   Attributes:
     classes: [V] unsigned integers, each token's class.
@@ -52,6 +54,12 @@ class Automaton(NamedTuple):
 
   classes: np.ndarray
   table: np.ndarray
+
+  def __eq__(self, other):
+    return isinstance(other, Automaton) and self._content() == other._content()
+
+  def __hash__(self):
+    return hash(self._content())
 
   @property
   def end(self) -> int:
@@ -63,23 +71,28 @@ class Automaton(NamedTuple):
     kind = jnp.asarray(self.classes)[tokens].astype(jnp.int32)
     return jnp.asarray(self.table)[kind, state].astype(jnp.int32)
 
+  def _content(self):
+    return self.table.shape, self.table.tobytes(), self.classes.tobytes()
 
-@dataclasses.dataclass(frozen=True, eq=False)
+
+@dataclasses.dataclass(frozen=True)
 class Ending:
   """What ends a sequence.
 
   Attributes:
     ids: Tokens that end it, EOS and others.
-    automaton: Finds stop strings, and knows `ids` too; None where there are no
-      stop strings.
+    stop: Strings that end it, as soon as they stand in its text.
+    automaton: Finds the strings, and knows `ids` too; None where there are no
+      strings.
 
   Example:
 
-    ending = stops.compile(vocabulary, ("\\n\\n",))
-    language_model.build(config, vocabulary.size, ending, max_length)
+    ending = stops.compile_stop(vocabulary, (vocabulary.eos_id,), ("\\n\\n",))
+    model = from_config(config, vocabulary.size, ending, max_length)
   """
 
   ids: tuple[int, ...]
+  stop: Stop = ()
   automaton: Automaton | None = None
 
   def start(self, rows: int) -> jax.Array | None:
@@ -100,10 +113,16 @@ class Ending:
       or have ended before. (Without stop strings nothing is kept, and it is
       whether they end with these.)
     """
-    if self.automaton is None:
+    if self.automaton is None or state is None:
       return None, self._is_end(tokens)
     state = self.automaton.advance(state, tokens)
     return state, state == self.automaton.end
+
+  def has_end(self, targets: jax.Array) -> jax.Array:
+    """[...] bool, whether targets [..., T] int32 have an end."""
+    if self.automaton is None:
+      return self._is_end(targets).any(axis=-1)
+    return self._states(targets)[..., -1] == self.automaton.end
 
   def mask(self, targets: jax.Array) -> jax.Array:
     """Marks the tokens that belong to a sequence: up to that which ends it.
@@ -117,15 +136,7 @@ class Ending:
     if self.automaton is None:
       is_end = self._is_end(targets)
       return jnp.cumsum(is_end, axis=-1) - is_end == 0
-    advance, end = self.automaton.advance, self.automaton.end
-
-    def step(state, tokens):
-      return advance(state, tokens), state != end
-
-    start = jnp.zeros(targets.shape[:-1], jnp.int32)
-    columns = jnp.moveaxis(jnp.asarray(targets), -1, 0)
-    _, marked = jax.lax.scan(step, start, columns)
-    return jnp.moveaxis(marked, 0, -1)
+    return self._states(targets)[..., :-1] != self.automaton.end
 
   def lengths(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Finds the ends of rows on the host.
@@ -137,19 +148,53 @@ class Ending:
       [B] integers, the tokens up to and with that which ends the row, T where
       none does; and [B] bool, whether one does.
     """
-    rows, length = targets.shape
-    lengths, ended = np.full(rows, length), np.zeros(rows, bool)
-    if self.automaton is None:
+    automaton = self.automaton
+    if automaton is None:
       is_end = np.isin(targets, self.ids)
-      ended = is_end.any(axis=1)
-      return np.where(ended, is_end.argmax(axis=1) + 1, length), ended
-    state = np.zeros(rows, int)
-    for place, tokens in enumerate(targets.T):
-      classes = self.automaton.classes[tokens]
-      state = self.automaton.table[classes, state].astype(int)
-      is_new = (state == self.automaton.end) & ~ended
-      lengths[is_new], ended = place + 1, ended | is_new
-    return lengths, ended
+    else:
+      is_end = np.zeros(targets.shape, bool)
+      state = np.zeros(len(targets), int)
+      for place, tokens in enumerate(targets.T):
+        state = automaton.table[automaton.classes[tokens], state].astype(int)
+        is_end[:, place] = state == automaton.end
+    ended = np.asarray(is_end.any(axis=1))
+    length = targets.shape[1]
+    return np.where(ended, is_end.argmax(axis=1) + 1, length), ended
+
+  def completions(
+    self, decode: Callable[[Sequence[int]], str], tokens: np.ndarray
+  ) -> tuple[list[str], np.ndarray]:
+    """Decodes rows up to their ends.
+
+    Args:
+      decode: Token ids -> text, a vocabulary's.
+      tokens: [B, T] int32.
+
+    Returns:
+      B texts, what stands before the stop string or before a token that ends;
+      and [B] bool, whether the row has an end.
+    """
+    lengths, ended = self.lengths(tokens)
+    texts = []
+    for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True):
+      if length and row[length - 1] in self.ids:
+        length -= 1
+      texts.append(before_stop(decode(row[:length]), self.stop))
+    return texts, ended
+
+  def _states(self, targets: jax.Array) -> jax.Array:
+    """[..., 1 + T] int32, the automaton's states before and after tokens."""
+    automaton = self.automaton
+    assert automaton is not None
+
+    def step(state, tokens):
+      state = automaton.advance(state, tokens)
+      return state, state
+
+    start = jnp.zeros(targets.shape[:-1], jnp.int32)
+    columns = jnp.moveaxis(jnp.asarray(targets), -1, 0)
+    _, states = jax.lax.scan(step, start, columns)
+    return jnp.moveaxis(jnp.concatenate([start[None], states]), 0, -1)
 
   def _is_end(self, tokens: jax.Array) -> jax.Array:
     is_end = tokens == self.ids[0]
@@ -183,7 +228,8 @@ def compile_stop(
       )
   if not stop:
     return Ending(tuple(ids))
-  return Ending(tuple(ids), over_tokens(token_bytes(vocabulary), ids, stop))
+  automaton = over_tokens(token_bytes(vocabulary), ids, stop)
+  return Ending(tuple(ids), stop, automaton)
 
 
 def before_stop(text: str, stop: Iterable[str]) -> str:

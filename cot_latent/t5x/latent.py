@@ -65,7 +65,7 @@ class Latent:
     paths.check_absolute("MODEL_DIR", model_dir)
     self.config = task
     self.method, self.seed, self.batch_size = method, seed, batch_size
-    self.task = open_task(task.source)
+    self.task = open_task(task.source).ending_at(task.stop)
     self.examples = training_data.load_train(self.task, task, method)
     if len(self.examples) < batch_size:
       raise UserError(

@@ -79,6 +79,7 @@ class LatentTrainer(trainer.Trainer):
         self._partitioner,
         self._train_state_axes.params,
         latent.converter,
+        latent.task.ending,
       ),
       latent.task,
       latent.examples,

@@ -13,6 +13,7 @@ import numpy as np
 from t5x import partitioning
 
 from cot_latent.models.api import PAD_ID, Draws
+from cot_latent.models.stops import Ending
 from cot_latent.t5x.features import Converter
 
 
@@ -29,20 +30,22 @@ class T5XSampler:
     partitioner: partitioning.BasePartitioner,
     param_axes: Any,
     converter: Converter,
+    ending: Ending,
   ):
     """Compiles nothing yet.
 
     Args:
-      model: T5X's.
+      model: T5X's, which ends a row with EOS by itself.
       partitioner: Of the run.
       param_axes: Where its parameters are placed.
       converter: Makes its features.
+      ending: What ends a row, EOS and others.
     """
     self._partitioner, self._converter = partitioner, converter
-    self._eos_id = model.output_vocabulary.eos_id
+    self._ending = ending
     rows_spec = partitioner.data_partition_spec
     self._draw = partitioner.partition(
-      functools.partial(_predict, model, converter),
+      functools.partial(_predict, model, converter, ending),
       in_axis_resources=(param_axes, rows_spec, rows_spec, None),
       out_axis_resources=None,
     )
@@ -70,7 +73,8 @@ class T5XSampler:
       if report_done:
         report_done(min(begin + size, total))
     tokens = np.concatenate(parts)
-    return Draws(tokens, (tokens == self._eos_id).any(axis=1))
+    _, ended = self._ending.lengths(tokens)
+    return Draws(tokens, ended)
 
   def _sample_batch(self, params, prompts, keys, temperature) -> np.ndarray:
     length = self._converter.target_length
@@ -88,7 +92,7 @@ class T5XSampler:
     )
 
 
-def _predict(model, converter, params, batch, key_data, temperature):
+def _predict(model, converter, ending, params, batch, key_data, temperature):
   """[B, T] tokens of a batch of T5X's features."""
   start = jnp.zeros(len(key_data), jnp.int32)
   # None is to the end of the row, whatever evaluations are bound to.
@@ -96,6 +100,9 @@ def _predict(model, converter, params, batch, key_data, temperature):
   if converter.is_decoder_only:
     start = batch["decoder_causal_attention"].sum(axis=1) - 1
     limit = converter.target_length
+  end_rows = None
+  if ending != Ending((model.output_vocabulary.eos_id,)):
+    end_rows = row_ends(ending, start, converter.target_length)
   tokens, _ = model.predict_batch_with_aux(
     params,
     batch,
@@ -109,6 +116,7 @@ def _predict(model, converter, params, batch, key_data, temperature):
       "topk": 0,
       "topp": 0.0,
       "logit_callback_fn": row_noise(key_data, start, temperature),
+      "state_callback_fn": end_rows,
     },
   )
   return tokens[:, : converter.target_length]
@@ -145,6 +153,34 @@ def row_noise(
     return noisy.at[:, PAD_ID].set(-jnp.inf)
 
   return add_noise
+
+
+def row_ends(
+  ending: Ending, start: jax.Array, length: int
+) -> Callable[[Any], Any]:
+  """Makes a callback of T5X's decoding that ends rows at any end.
+
+  T5X's loop knows one EOS and keeps nothing else of rows, so that a row is read
+  from its first token at every step. An ended row goes on with padding.
+
+  Args:
+    ending: What ends a row.
+    start: [B] int32, where each row's first token is drawn.
+    length: T.
+
+  Returns:
+    State of the loop -> the state, in which rows that have an end are ended.
+  """
+  # The token that is drawn at a place stands behind it.
+  columns = start[:, None] + 1 + jnp.arange(length)
+
+  def end_rows(state):
+    tokens = jnp.take_along_axis(
+      state.sequences, columns, axis=1, mode="fill", fill_value=PAD_ID
+    )
+    return state.replace(ended=state.ended | ending.has_end(tokens)[:, None])
+
+  return end_rows
 
 
 def padded(partitioner: partitioning.BasePartitioner, rows: int) -> int:

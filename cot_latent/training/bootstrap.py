@@ -33,7 +33,7 @@ class Exemplar(NamedTuple):
     question: its text.
     answer: the known answer, which the rationale reaches.
     completion: the rationale.
-    tokens: its tokens, without EOS.
+    tokens: its tokens, without EOS or stop string.
   """
 
   id: str
@@ -196,8 +196,16 @@ def _right_rationales(
           question=examples.questions[row],
           answer=examples.answers[row],
           completion=checked.texts[place],
-          tokens=tokens[tokens != PAD_ID][:-1].tolist(),
+          tokens=_without_end(drawer.task, tokens, checked.texts[place]),
         )
+
+
+def _without_end(task: Task, tokens: np.ndarray, text: str) -> list[int]:
+  """The tokens of a completion without what ended it."""
+  written = tokens[tokens != PAD_ID].tolist()
+  if written[-1] in task.ending.ids:
+    return written[:-1]
+  return task.vocabulary.encode(text)  # a stop may begin within a token
 
 
 def _tokens(

@@ -662,7 +662,7 @@ def _build_model(
   return language_model.from_config(
     config.model,
     task.vocabulary.size,
-    task.vocabulary.eos_id,
+    task.ending,
     config.task.max_length,
     layout,
     update if isinstance(update, lora.Lora) else None,

@@ -76,7 +76,7 @@ def ending(name, stop):
   if name == "folding":  # writes no newline, but has bytes
     ids = (found.eos_id,)
     made = stops.over_tokens(token_bytes(found), ids, stop)
-    return stops.Ending(ids, made)
+    return stops.Ending(ids, stop, made)
   return stops.compile_stop(found, (found.eos_id,), stop)
 
 
@@ -186,7 +186,9 @@ def test_twins_that_ignore_how_text_is_decoded_are_rejected(name, ignored):
 
   def find(stop, row):
     made = stops.over_tokens(tokens, [eos_id], stop)
-    (length,), (ended,) = stops.Ending((eos_id,), made).lengths(padded(row))
+    (length,), (ended,) = stops.Ending((eos_id,), stop, made).lengths(
+      padded(row)
+    )
     return (length if ended else len(row)), ended
 
   with pytest.raises(AssertionError):
@@ -291,7 +293,7 @@ def test_a_twin_that_ends_late_is_rejected():
       return jnp.concatenate([whole[:, :1], whole[:, :-1]], axis=1)
 
   with pytest.raises(AssertionError):
-    check_device(Late(found.ids, found.automaton), rows)
+    check_device(Late(found.ids, found.stop, found.automaton), rows)
 
 
 # Texts.
@@ -333,7 +335,7 @@ def test_large_vocabularies_are_compiled_small_and_soon(size):
   assert found.table.nbytes < 200
   tokens = rng.integers(size, size=(200, LENGTH))
   tokens[tokens == 1] = 2
-  _, ended = stops.Ending((1,), found).lengths(tokens)
+  _, ended = stops.Ending((1,), (), found).lengths(tokens)
   texts = [b"".join(inside[t] for t in row) for row in tokens]
   wanted = [b"\n\n" in text or b"\nQ:" in text for text in texts]
   np.testing.assert_array_equal(ended, wanted)

@@ -17,7 +17,7 @@ EOS = 1
 MODEL = language_model.from_config(
   decoder.DecoderConfig(1, 16, 2, 8, 32),
   vocab_size=11,
-  eos_id=EOS,
+  ending=EOS,
   max_length=5,
 )
 PARAMS = MODEL.init(jax.random.key(0))
