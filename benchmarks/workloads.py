@@ -15,13 +15,13 @@ import optax
 
 from benchmarks import limits
 from cot_latent.data.task import Examples
-from cot_latent.em import estep
+from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method
 from cot_latent.inference import estimators, memory
 from cot_latent.models import language_model, t5, vocabularies
 from cot_latent.models.decoder import DecoderConfig
 from cot_latent.models.language_model import LanguageModel
-from cot_latent.models.network import target_mask
+from cot_latent.models.stops import Ending
 from cot_latent.training import mstep
 from cot_latent.training.experiment import OptimizerConfig
 
@@ -147,7 +147,7 @@ def _keys(number: int) -> jax.Array:
 
 def _num_tokens(draws: Any) -> np.ndarray:
   """[N], with the EOS."""
-  return np.asarray(target_mask(jnp.asarray(draws.tokens), _EOS)).sum(axis=1)
+  return Ending((_EOS,)).lengths(np.asarray(draws.tokens))[0]
 
 
 def plain_sampling(sizes: Sizes, with_peers: Collection[str] = ()) -> Workload:
@@ -391,14 +391,13 @@ def trice_step(sizes: Sizes) -> dict[str, Callable[[int], Step]]:
     )
     jax.block_until_ready(state)
     began = time.perf_counter()
-    _, weighted, metrics = estep.e_step(
-      *(model, task, examples, method, params(), state, index, 0, step + 1)
-    )
+    e_step = EStep(model, task, examples, method, 0, sizes.max_length)
+    _, weighted, info = e_step.step(params(), state, index, step + 1)
     m_step(weighted.prompts, weighted.targets, weighted.weights)
     return Step(
       time.perf_counter() - began,
-      metrics["time/sampling"],
-      metrics["chain/accept_rate"],
+      info.sampling_seconds,
+      info.accept_rate,
       weighted.num_weighted(),
     )
 

@@ -24,8 +24,8 @@ def load_train(task: Task, settings: TaskConfig, method: Method) -> Examples:
   Raises:
     UserError: if the task has no rationales, and as `Task.load` does.
   """
-  split, refit = settings.train_split, method.refit
-  is_human = refit is not None and refit.source == "human"
+  split, loops = settings.train_split, method.loops
+  is_human = loops is not None and loops.source == "human"
   has_targets = task.prompts.is_direct or split in task.rationale_splits
   if is_human and not has_targets:
     raise UserError(
@@ -112,5 +112,6 @@ def describe_splits(
       "kinds": dict(task.kinds),
       "is_direct": task.prompts.is_direct,
     },
+    **({"stop": list(task.stop)} if task.stop else {}),
     "splits": {name: split(part) for name, part in splits.items()},
   }

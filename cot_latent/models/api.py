@@ -27,13 +27,13 @@ class Draws(NamedTuple):
   Attributes:
     tokens: [B, T] int32, `PAD_ID` after the end.
     ended: [B] bool, False where the length limit cut the sequence.
-    log_prob: [B, T] float32, nats at temperature 1, 0 after the end; NaN from
+    log_prob: [B, T] float32, nats at temperature 1, 0 after the end; None from
       a sampler that does not know them.
   """
 
   tokens: Any
   ended: Any
-  log_prob: Any
+  log_prob: Any = None
 
 
 @runtime_checkable
@@ -90,9 +90,9 @@ class Scorer(Protocol):
     Args:
       params: Parameters of the model.
       prompts: Tokens [B, P] int32, padded on the left with `PAD_ID`.
-      targets: Tokens [B, T] int32, up to and including EOS; tokens after it
+      targets: Tokens [B, T] int32, up to and including the end; tokens after it
         do not count.
 
     Returns:
-      [B, T] float32 nats, 0 after EOS; differentiable in `params`.
+      [B, T] float32 nats, 0 after the end; differentiable in `params`.
     """

@@ -1,8 +1,9 @@
 """The language models of this package: a sampler and a scorer in one.
 
 What is sampled is exactly what is scored: the distribution is neither truncated
-nor otherwise changed, a sequence ends with its first EOS, and one that reaches
-the length limit is scored as it was drawn.
+nor otherwise changed, a sequence ends with the first token that ends it or
+completes a stop string (models/stops.py), and one that reaches the length limit
+is scored as it was drawn.
 
 Symbols: B rows, P prompt tokens, P' prefix tokens, T target tokens, V
 vocabulary.
@@ -22,6 +23,7 @@ from cot_latent.models.decoder import DecoderConfig
 from cot_latent.models.encoder_decoder import EncoderDecoderNetwork
 from cot_latent.models.lora import Lora
 from cot_latent.models.network import Network
+from cot_latent.models.stops import Ending
 from cot_latent.models.t5 import T5Config
 
 
@@ -106,7 +108,7 @@ class LanguageModel:
         None where there is no prefix.
 
     Returns:
-      [B, T] float32 nats, 0 after EOS.
+      [B, T] float32 nats, 0 after the end.
     """
     return self._log_prob(params, prompts, targets, shared)
 
@@ -123,7 +125,7 @@ class LanguageModel:
 def from_config(
   config: DecoderConfig | T5Config,
   vocab_size: int,
-  eos_id: int,
+  ending: Ending | int,
   max_length: int,
   layout: partitioning.Layout | None = None,
   lora: Lora | None = None,
@@ -133,7 +135,7 @@ def from_config(
   Args:
     config: Sizes and options; its type is the architecture.
     vocab_size: Size of the vocabulary, V.
-    eos_id: Token that ends a sequence.
+    ending: What ends a sequence; one token's id is short for that token alone.
     max_length: Length at which sampling stops, T.
     layout: Mesh and rules for parameters and rows; None is one device.
     lora: Low-rank updates; None has none.
@@ -141,7 +143,9 @@ def from_config(
   Raises:
     UserError: If an axis of the model does not divide into the layout's shards.
   """
-  settings = (vocab_size, eos_id, max_length, lora, layout)
+  if isinstance(ending, int):
+    ending = Ending((ending,))
+  settings = (vocab_size, ending, max_length, lora, layout)
   if isinstance(config, T5Config):
     return LanguageModel(EncoderDecoderNetwork(config, *settings))
   return LanguageModel(CausalNetwork(config, *settings))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from cot_latent.models.api import PAD_ID, Params
 from cot_latent.models.lora import Lora
 from cot_latent.models.partitioning import Layout
+from cot_latent.models.stops import Ending
 
 SOFT_PROMPT = "soft_prompt"  # the parameter of that name, [L, E]
 
@@ -29,7 +30,7 @@ class Network(abc.ABC):
   Attributes:
     config: Sizes and options, by whose type the architecture is chosen.
     vocab_size: Size of the vocabulary, V.
-    eos_id: Token that ends a sequence.
+    ending: Tokens and stop strings that end a sequence.
     max_length: Length at which sampling stops, T.
     lora: Low-rank updates; None has none.
     layout: Mesh and rules; None is one device.
@@ -37,7 +38,7 @@ class Network(abc.ABC):
 
   config: Any
   vocab_size: int
-  eos_id: int
+  ending: Ending
   max_length: int
   lora: Lora | None = None
   layout: Layout | None = None
@@ -111,7 +112,7 @@ class Network(abc.ABC):
   def log_prob(
     self, params: Params, shared: Any, prompts: jax.Array, targets: jax.Array
   ) -> jax.Array:
-    """Scores targets [B, T] after prompts [B, P]: [B, T] nats, 0 after EOS."""
+    """Scores targets [B, T] after prompts [B, P]: nats, 0 after the end."""
 
   @abc.abstractmethod
   def unembed(self, params: Params, x: jax.Array) -> jax.Array:
@@ -127,7 +128,7 @@ class Network(abc.ABC):
   ) -> jax.Array:
     """Scores targets [B, T] by the module's outputs [B, T, E] before them."""
     chosen = score(lambda part: self.unembed(params, part), x, targets)
-    return jnp.where(target_mask(targets, self.eos_id), chosen, 0)
+    return jnp.where(self.ending.mask(targets), chosen, 0)
 
 
 def prompt_mask(prompts: jax.Array) -> jax.Array:
@@ -144,20 +145,6 @@ def prompt_mask(prompts: jax.Array) -> jax.Array:
     [B, P] bool, False on padding.
   """
   return (jnp.cumsum(prompts != PAD_ID, axis=1) > 0).at[:, -1].set(True)
-
-
-def target_mask(targets: jax.Array, eos_id: int) -> jax.Array:
-  """Marks the tokens that belong to a sequence: up to its first EOS.
-
-  Args:
-    targets: Tokens [..., T] int32.
-    eos_id: Token that ends a sequence.
-
-  Returns:
-    [..., T] bool; all True for a sequence without EOS, cut by the limit.
-  """
-  is_end = targets == eos_id
-  return jnp.cumsum(is_end, axis=-1) - is_end == 0
 
 
 def log_prob_of(logits: jax.Array, tokens: jax.Array) -> jax.Array:

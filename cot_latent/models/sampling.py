@@ -33,6 +33,8 @@ class DecodeState(NamedTuple):
     draws: Draws so far.
     key_data: Data of the rows' random keys, [B, ...] uint32.
     slot_position: Tokens drawn so far in each slot, [B] int32.
+    read: State in which `Ending.advance` has read the draws; None where there
+      are no stop strings.
     cache: The network's cache of the rows.
     column: Column of the cache's ring for the next token, a scalar int32.
   """
@@ -40,6 +42,7 @@ class DecodeState(NamedTuple):
   draws: Draws
   key_data: jax.Array
   slot_position: jax.Array
+  read: jax.Array | None
   cache: Any
   column: jax.Array
 
@@ -69,16 +72,19 @@ class DecodingLoop:
     token = jnp.argmax(logits + temperature * noise, axis=-1)
     token = jnp.where(is_done, PAD_ID, token).astype(jnp.int32)
     chosen = jnp.where(is_done, 0, log_prob_of(logits, token))
+    # Rows that are done read padding, which changes nothing.
+    read, is_end = self.network.ending.advance(state.read, token)
     rows = jnp.arange(len(slot_position))
     # Outside for rows that are done, where nothing is written.
     place = jnp.where(is_done, self.network.max_length, slot_position)
     return state._replace(
       draws=Draws(
         tokens=draws.tokens.at[rows, place].set(token, mode="drop"),
-        ended=draws.ended | (~is_done & (token == self.network.eos_id)),
+        ended=draws.ended | (~is_done & is_end),
         log_prob=draws.log_prob.at[rows, place].set(chosen, mode="drop"),
       ),
       slot_position=jnp.where(is_done, slot_position, slot_position + 1),
+      read=read,
     )
 
   def prefill(
@@ -101,7 +107,8 @@ class DecodingLoop:
     )
     draws = self._constrain(draws, "batch")
     position = jnp.zeros(rows, jnp.int32)
-    state = DecodeState(draws, key_data, position, cache, column)
+    read = self.network.ending.start(rows)
+    state = DecodeState(draws, key_data, position, read, cache, column)
     return self.draw(state, logits, temperature)
 
   def decode(
@@ -190,8 +197,8 @@ def _map_rows(
 ) -> DecodeState:
   """Maps all arrays but the column, which is that of the first state."""
   rows = [one[:-1] for one in (state, *others)]
-  draws, key_data, slot_position, cache = jax.tree.map(function, *rows)
-  return DecodeState(draws, key_data, slot_position, cache, state.column)
+  draws, key_data, slot_position, read, cache = jax.tree.map(function, *rows)
+  return DecodeState(draws, key_data, slot_position, read, cache, state.column)
 
 
 def row_noise(

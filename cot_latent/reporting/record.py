@@ -20,6 +20,7 @@ import jsonschema
 
 from cot_latent.errors import UserError
 from cot_latent.reporting import health, page, seals
+from cot_latent.reporting import metric_names as names
 from cot_latent.runtime import files, lock
 
 SCHEMA_VERSION = 2
@@ -168,7 +169,9 @@ def measured(
   metrics = of_kind(rows, "metrics")
   phases = of_kind(rows, "phase")
   evaluations = of_kind(rows, "evaluation_seconds")
-  step_seconds = {p: sum(row[f"time/{p}"] for row in metrics) for p in _TIMES}
+  step_seconds = {
+    p: sum(row[names.TIMES + p] for row in metrics) for p in _TIMES
+  }
   seconds = {
     **{row["phase"]: row["seconds"] for row in phases},
     "steps": sum(step_seconds.values()),
@@ -184,12 +187,12 @@ def measured(
     "results": of_kind(rows, "result"),
     "liveness": health.measure(metrics, limits),
     "cost": {
-      "steps_skipped": sum(row["estimator/is_skipped"] for row in metrics),
+      "steps_skipped": sum(row[names.IS_SKIPPED] for row in metrics),
       "seconds": seconds | {"total": sum(seconds.values())},
       "step_seconds": step_seconds,
-      "sequences_sampled": total("num_sampled"),
-      "sequences_scored": total("num_scored"),
-      "tokens_sampled": total("num_tokens"),
+      "sequences_sampled": total(names.NUM_SAMPLED),
+      "sequences_scored": total(names.NUM_SCORED),
+      "tokens_sampled": total(names.NUM_TOKENS),
       "peak_memory_bytes": max(
         (row["peak_memory_bytes"] for row in usage), default=0
       ),

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cot_latent.errors import UserError
+from cot_latent.reporting import metric_names
 
 SEALS = ("hashes", "seal")
 # Settings that do not change what a run computes: where it lies and reads from,
@@ -138,7 +139,7 @@ def shared_fields(row: _Row) -> dict[str, Any]:
   return {
     name: value
     for name, value in row.items()
-    if name not in own and not name.startswith("time/")
+    if name not in own and not name.startswith(metric_names.TIMES)
   }
 
 

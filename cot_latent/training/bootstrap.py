@@ -8,17 +8,16 @@ reach the known answer, whatever else they say.
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from cot_latent.data.task import Examples, Task
-from cot_latent.em import estep
+from cot_latent.em.drawing import Drawer
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import rng
 from cot_latent.models.api import PAD_ID
-from cot_latent.models.language_model import LanguageModel
 from cot_latent.runtime import files, processes
 
 _PASSES = 4  # over the training questions, before giving up
@@ -34,7 +33,7 @@ class Exemplar(NamedTuple):
     question: its text.
     answer: the known answer, which the rationale reaches.
     completion: the rationale.
-    tokens: its tokens, without EOS.
+    tokens: its tokens, without EOS or stop string.
   """
 
   id: str
@@ -46,24 +45,16 @@ class Exemplar(NamedTuple):
 
 
 def draw(
-  model: LanguageModel,
-  task: Task,
-  examples: Examples,
-  params,
-  seed: int,
-  batch_size: int,
-  room: int,
+  drawer: Drawer, params: Any, seed: int, room: int
 ) -> tuple[list[Exemplar], int]:
   """Draws exemplars for each task of a mixture, or for the one task.
 
   Args:
-    model: the language model.
-    task: says what an answer is, and how many exemplars are wanted.
-    examples: N training questions.
-    params: of the base model.
-    seed: the run's.
-    batch_size: rows drawn together.
-    room: tokens that the exemplars of a task may take in all.
+    drawer: Of the N training questions; its task says how many exemplars are
+      wanted.
+    params: Of the base model.
+    seed: The run's.
+    room: Tokens that the exemplars of a task may take in all.
 
   Returns:
     The exemplars, and how many sequences were sampled.
@@ -71,6 +62,7 @@ def draw(
   Raises:
     RunError: if too few right rationales are found that fit.
   """
+  task, examples = drawer.task, drawer.examples
   wanted = task.prompts.num_exemplars
   found: list[Exemplar] = []
   batches_drawn: list[int] = []
@@ -78,16 +70,13 @@ def draw(
     kept: list[Exemplar] = []
     left = room
     candidates = _right_rationales(
-      model,
-      task,
-      examples,
+      drawer,
       params,
       np.flatnonzero([t == name for t in examples.tasks]),
       [
         rng.purpose_key(seed, "bootstrap", number, turn)
         for turn in range(_PASSES)
       ],
-      batch_size,
       batches_drawn.append,
     )
     for one in candidates:
@@ -173,40 +162,30 @@ def read(directory: pathlib.Path, sha256: str) -> list[Exemplar]:
 
 
 def _right_rationales(
-  model: LanguageModel,
-  task: Task,
-  examples: Examples,
-  params,
+  drawer: Drawer,
+  params: Any,
   own: np.ndarray,
   rng_keys: Sequence[jax.Array],
-  batch_size: int,
   report_drawn: Callable[[int], None],
 ) -> Iterator[Exemplar]:
   """Draws rationales for some questions in random order; yields right ones.
 
   Args:
-    model: the language model.
-    task: says what an answer is.
-    examples: N training questions.
-    params: of the base model.
-    own: indices of the questions to draw for.
-    rng_keys: one for each pass over them.
-    batch_size: rows drawn together.
-    report_drawn: called with the size of each batch.
+    drawer: Of the N training questions.
+    params: Of the base model.
+    own: Indices of the questions to draw for.
+    rng_keys: One for each pass over them.
+    report_drawn: Called with the size of each batch.
   """
-  lesson = dict.fromkeys(examples.tasks, task.lesson)
+  examples, size = drawer.examples, drawer.batch_size
+  lesson = dict.fromkeys(examples.tasks, drawer.task.lesson)
   prompts = examples.with_prefix(lesson, lesson).prompts
   for rng_key in rng_keys:
     order = own[np.asarray(jax.random.permutation(rng_key, len(own)))]
-    for start in range(0, len(order), batch_size):
-      rows = order[start : start + batch_size]
-      checked = estep.draw_and_check(
-        model,
-        task,
-        params,
-        prompts[rows],
-        rng.row_keys(rng_key, examples.words[rows], np.zeros_like(rows)),
-        [examples.answers[i] for i in rows],
+    for start in range(0, len(order), size):
+      rows = order[start : start + size]
+      checked = drawer.draw_and_check(
+        params, rows, np.zeros_like(rows), rng_key, prompts=prompts
       )
       report_drawn(len(rows))
       for place in np.flatnonzero(checked.is_correct):
@@ -217,8 +196,16 @@ def _right_rationales(
           question=examples.questions[row],
           answer=examples.answers[row],
           completion=checked.texts[place],
-          tokens=tokens[tokens != PAD_ID][:-1].tolist(),
+          tokens=_without_end(drawer.task, tokens, checked.texts[place]),
         )
+
+
+def _without_end(task: Task, tokens: np.ndarray, text: str) -> list[int]:
+  """The tokens of a completion without what ended it."""
+  written = tokens[tokens != PAD_ID].tolist()
+  if written[-1] in task.ending.ids:
+    return written[:-1]
+  return task.vocabulary.encode(text)  # a stop may begin within a token
 
 
 def _tokens(

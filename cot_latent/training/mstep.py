@@ -55,6 +55,32 @@ def init_optimizer(
   return partitioning.on_mesh(model.layout, optimizer.init(params))
 
 
+class Scores(NamedTuple):
+  """Log-probabilities that stay on the device until they are looked at.
+
+  Attributes:
+    num_rows: S.
+    rows: For each part of the rows, which have weight: integers.
+    log_prob: For each part, at least as many nats; those behind are of rows
+      that only fill the part up.
+  """
+
+  num_rows: int
+  rows: list[np.ndarray]
+  log_prob: list[jax.Array]
+
+  def fetch(self) -> np.ndarray:
+    """Waits for the step.
+
+    Returns:
+      [S] float32 nats; nan of rows without weight, which are not scored.
+    """
+    scores = np.full(self.num_rows, np.nan, np.float32)
+    for rows, log_prob in zip(self.rows, self.log_prob, strict=True):
+      scores[rows] = np.asarray(log_prob)[: len(rows)]
+    return scores
+
+
 class Updated(NamedTuple):
   """What a step gives.
 
@@ -66,8 +92,7 @@ class Updated(NamedTuple):
       optimizer are as they were before.
     loss: scalar, -sum_s weights[s] * log p(targets[s] | prompts[s]) before the
       step. Where weights are signed it means nothing.
-    log_prob: [S] nats, of the sequences before the step; nan of those without
-      weight, which are not looked at.
+    log_prob: of the sequences before the step.
   """
 
   params: Any
@@ -75,7 +100,7 @@ class Updated(NamedTuple):
   norm: jax.Array
   is_finite: jax.Array
   loss: jax.Array
-  log_prob: np.ndarray
+  log_prob: Scores
 
 
 def build(
@@ -128,11 +153,12 @@ def build(
     params, opt_state, norm, is_finite, loss = finish(
       params, opt_state, frozen, rate, prefix, sums
     )
-    log_prob = np.full(len(weights), np.nan, np.float32)
-    for (rows, part_weights), part in zip(parts, scored, strict=True):
-      has_weight = part_weights != 0
-      log_prob[rows[has_weight]] = np.asarray(part)[has_weight]
-    return Updated(params, opt_state, norm, is_finite, loss, log_prob)
+    scores = Scores(
+      len(weights),
+      [rows[part_weights != 0] for rows, part_weights in parts],
+      scored,
+    )
+    return Updated(params, opt_state, norm, is_finite, loss, scores)
 
   return step
 

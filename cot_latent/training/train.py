@@ -15,18 +15,20 @@ from cot_latent.data.open import open_task
 from cot_latent.data.source import Source
 from cot_latent.data.task import Task
 from cot_latent.em import (
-  estep,
   evaluation,
   header,
   outer_loops,
   plan,
   results,
+  step_info,
   training_data,
 )
+from cot_latent.em.drawing import Drawer
+from cot_latent.em.estep import EStep, WeightedRows
 from cot_latent.errors import Preempted, RunError, UserError
 from cot_latent.inference import rng
 from cot_latent.models import api, digests, language_model, lora, partitioning
-from cot_latent.reporting import environment, record, silent
+from cot_latent.reporting import environment, metric_names, record, silent
 from cot_latent.runtime import (
   compilation,
   files,
@@ -256,12 +258,12 @@ class _Run:
       self.journal.add(state.step, "metrics", **metrics)
       self.write_scalars(
         state.step,
-        {k: v for k, v in metrics.items() if "/" in k and v is not None},
+        step_info.scalars(metrics),
       )
       progress(
         state.step,
-        f"accepted {metrics['chain/accept_rate']:.2f}  "
-        f"memory {metrics['memory/correct_fraction']:.2f}",
+        f"accepted {metrics[metric_names.ACCEPT_RATE]:.2f}  "
+        f"memory {metrics[metric_names.MEMORY_CORRECT]:.2f}",
       )
       is_last = state.step == config.steps
       if is_last or state.step % config.evaluation.period == 0:
@@ -294,18 +296,24 @@ class _Run:
     is_empty = config.method.memory_start == "empty"
     num_drawn = 0 if is_empty else len(self.data.train)
     with self.phase("memory_start", num_sampled=num_drawn):
-      chains = estep.start_memory(
-        self.model,
-        self.task,
-        self.data.train,
-        config.method,
-        state.model_params(),
-        config.seed,
-        config.evaluation.batch_size,
-        config.task.max_length,
-        Progress("memory", len(self.data.train)),
+      chains = self.e_step().start_memory(
+        state.model_params(), Progress("memory", len(self.data.train))
       )
     return self.first_state(state._replace(memory=chains))
+
+  def e_step(self) -> EStep:
+    """The E-step on the questions as they are now."""
+    config = self.config
+    return EStep(
+      self.model,
+      self.task,
+      self.data.train,
+      config.method,
+      config.seed,
+      config.task.max_length,
+      config.evaluation.batch_size,
+      self.layout,
+    )
 
   def base_params(self) -> tuple[Any, bool]:
     """Makes or loads the base model, and tells whether it was there already."""
@@ -357,15 +365,13 @@ class _Run:
     if self.data.soft_task is not None:
       room = np.iinfo(np.int32).max  # embeddings take none of the prompt's
     began = time.perf_counter()
-    exemplars, num_sampled = bootstrap.draw(
+    drawer = Drawer(
       _build_model(config, self.task, self.layout, with_lora=False),
       self.data.soft_task or self.task,
       train,
-      params,
-      config.seed,
       config.evaluation.batch_size,
-      room,
     )
+    exemplars, num_sampled = bootstrap.draw(drawer, params, config.seed, room)
     self.journal.add(
       0,
       "phase",
@@ -426,12 +432,8 @@ class _Run:
       params, _ = self.base_params()
       self.check_frozen(params)
       state = self.begin(params)
-    chains = estep.empty_memory(
-      self.layout, len(self.data.train), self.config.task.max_length
-    )
-    return self.checkpoints.restore(
-      self.first_state(state._replace(memory=chains))
-    )
+    state = state._replace(memory=self.e_step().empty_memory())
+    return self.checkpoints.restore(self.first_state(state))
 
   def check_frozen(self, params: Any) -> None:
     """Checks that frozen parameters are those that the run began with."""
@@ -447,10 +449,9 @@ class _Run:
       f"({self.config.base}), or choose another MODEL_DIR"
     )
 
-  def step(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
+  def step(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
     """Takes one step: E-step, then M-step."""
     config, began = self.config, time.perf_counter()
-    step = state.step + 1
     index = rng.minibatch(
       config.seed,
       "order",
@@ -458,56 +459,43 @@ class _Run:
       len(self.data.train),
       config.batch_size,
     )
-    if config.method.refit is None:
-      state, rows, measured = self.e_step(state, index)
-    else:
-      state, rows, measured = loops.e_step(
-        self.model,
-        self.task,
-        self.data.train,
-        config,
-        self.init_optimizer,
-        state,
-        index,
-      )
-    state = state._replace(step=step)
+    state, rows, info = self.weigh(state, index)
+    state = state._replace(step=state.step + 1)
     differentiating = time.perf_counter()
     # Without a valid row there is no estimate. With one whose terms all cancel
     # the estimate is 0, and the optimizer takes its step (Algorithm 1).
-    is_skipped = measured["estimator/num_valid"] == 0
     rate = float(self.learning_rate(state))
     norm, loss, is_finite, gap = 0.0, 0.0, True, None
-    if not is_skipped:
+    if not info.is_skipped():
       updated = self.m_step(
         *(state.params, state.opt_state, state.frozen, rate),
         *(rows.prompts, rows.targets, rows.weights),
       )
-      gap = _gap(rows, np.asarray(updated.log_prob))
+      gap = rows.log_prob_gap(updated.log_prob.fetch())
       norm, loss = float(updated.norm), float(updated.loss)
       is_finite = bool(updated.is_finite)
       state = state._replace(params=updated.params, opt_state=updated.opt_state)
       if is_finite:
         pool = outer_loops.end_early(
-          config.method.refit, state.pool, step, loss, self.layout
+          config.method.loops, state.pool, state.step, loss, self.layout
         )
         state = state._replace(pool=pool)
       else:
-        self.stop_if_hopeless(step)
-    gradient_seconds = time.perf_counter() - differentiating
-    parts = measured["time/sampling"] + measured["time/checking"]
-    rest = time.perf_counter() - began - parts - gradient_seconds
-    metrics = measured | {
-      "num_scored": measured["estimator/num_weighted"],
-      "estimator/is_skipped": int(is_skipped),
-      "grad/is_finite": int(is_finite),
-      "grad/norm": norm if is_finite else None,  # JSON has no NaN
-      "grad/loss": loss if is_finite else None,
-      "sampler/log_prob_gap": gap if is_finite else None,
-      "optimizer/learning_rate": rate,
-      "time/gradient": gradient_seconds,
-      "time/rest": rest,
-    }
-    return state, metrics
+        self.stop_if_hopeless(state.step)
+    now = time.perf_counter()
+    update = step_info.UpdateInfo(
+      learning_rate=rate,
+      is_finite=is_finite,
+      norm=norm if is_finite else None,  # JSON has no NaN
+      loss=loss if is_finite else None,
+      log_prob_gap=gap if is_finite else None,
+      gradient_seconds=now - differentiating,
+      rest_seconds=differentiating
+      - began
+      - info.sampling_seconds
+      - info.checking_seconds,
+    )
+    return state, step_info.metrics(info, update)
 
   def stop_if_hopeless(self, step: int) -> None:
     """Ends the run if too many steps in a row had no finite gradient.
@@ -519,10 +507,10 @@ class _Run:
     rows = [
       row
       for row in record.of_kind(self.journal.rows, "metrics")
-      if not row["estimator/is_skipped"]  # which had no gradient at all
+      if not row[metric_names.IS_SKIPPED]  # which had no gradient at all
     ]
     before = rows[len(rows) - most :] if len(rows) >= most else None
-    if before is None or any(row["grad/is_finite"] for row in before):
+    if before is None or any(row[metric_names.IS_FINITE] for row in before):
       return
     raise RunError(
       f"no finite gradient in {most + 1} steps in a row, up to step {step}: "
@@ -537,21 +525,19 @@ class _Run:
     schedule = mstep.learning_rate(config.optimizer, num_steps)
     return schedule(mstep.num_updates(state.opt_state))
 
-  def e_step(self, state: TrainState, index: np.ndarray):
-    """Draws for a minibatch, moves its chains, and weighs."""
+  def weigh(
+    self, state: TrainState, index: np.ndarray
+  ) -> tuple[TrainState, WeightedRows, step_info.StepInfo]:
+    """Takes the E-step of a minibatch: draws, or reads the loop's pool."""
     config = self.config
-    chains, rows, measured = estep.e_step(
-      self.model,
-      self.task,
-      self.data.train,
-      config.method,
-      state.model_params(),
-      state.memory,
-      index,
-      config.seed,
-      state.step + 1,
+    if config.method.loops is not None:
+      return loops.step(
+        self.e_step(), config, self.init_optimizer, state, index
+      )
+    chains, rows, info = self.e_step().step(
+      state.model_params(), state.memory, index, state.step + 1
     )
-    return state._replace(memory=chains), rows, measured
+    return state._replace(memory=chains), rows, info
 
   def evaluate(self, state: TrainState) -> None:
     """Answers the held-out questions and writes the outputs down."""
@@ -564,12 +550,9 @@ class _Run:
       began = time.perf_counter()
       test = self.data.test
       outputs = evaluation.evaluate(
-        self.model,
-        self.task,
+        Drawer(self.model, self.task, test, settings.batch_size),
         state.model_params(),
-        test,
         num_samples=num_samples,
-        batch_size=settings.batch_size,
         seed=self.config.seed,
         step=step,
         report_done=Progress(
@@ -679,21 +662,11 @@ def _build_model(
   return language_model.from_config(
     config.model,
     task.vocabulary.size,
-    task.vocabulary.eos_id,
+    task.ending,
     config.task.max_length,
     layout,
     update if isinstance(update, lora.Lora) else None,
   )
-
-
-def _gap(rows: estep.WeightedRows, log_prob: np.ndarray) -> float | None:
-  """The most that sampler and scorer differ by on a fresh draw, in nats.
-
-  The control variate takes both for the same distribution.
-  """
-  gaps = np.abs(log_prob[: len(rows.sampled)] - rows.sampled)
-  gaps = gaps[~np.isnan(rows.sampled)]
-  return float(gaps.max()) if len(gaps) else None
 
 
 def _header(

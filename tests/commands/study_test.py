@@ -109,7 +109,7 @@ def test_the_chain_s_arms_differ_in_nothing_but_the_method(path):
   same = ("model", "optimizer", "base", "evaluation", "seed")
   for name in same:
     assert getattr(config, name) == getattr(reference, name)
-  if config.method.refit is None and config.steps:
+  if config.method.loops is None and config.steps:
     drawn = [
       c.steps * c.batch_size * c.method.num_draws for c in (config, reference)
     ]
@@ -170,7 +170,7 @@ def test_the_paper_s_hyperparameters():
   assert gsm8k["trice"].optimizer.final_ratio == 1.0
   # Ten loops.
   for config in (bbh["star"], gsm8k["star"]):
-    assert config.method.refit.num_loops(config.steps) == 10
+    assert config.method.loops.num_loops(config.steps) == 10
     assert config.optimizer.decay_steps is None
     assert config.optimizer.final_ratio == 0.1
   ratio = (

@@ -40,7 +40,7 @@ STAR = Method(
   "star",
   baselines.rejection_sampling(pooled=True),
   memory_start="empty",
-  refit=OuterLoops("greedy", hint_on_failure=True, restart=True, first_steps=3),
+  loops=OuterLoops("greedy", hint_on_failure=True, restart=True, first_steps=3),
 )
 root = pathlib.Path(sys.argv[1])
 assert len(jax.devices()) == 8

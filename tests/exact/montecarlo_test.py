@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from cot_latent.data.task import Examples, Task
-from cot_latent.em import estep
+from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method
 from cot_latent.inference import baselines, estimators, memory, rng
 from cot_latent.models import decoder, language_model, vocabularies
@@ -162,23 +162,20 @@ def run(model, method, num_steps):
   place = {tuple(tokens): z for z, tokens in enumerate(w.sequences.tolist())}
   question = {tuple(row): m for m, row in enumerate(w.data.prompts.tolist())}
   estimates, counts = [], []
+  length = w.state.tokens.shape[1]
+  e_step = EStep(model, w.task, w.data, method, 0, length)
   for step in range(1, num_steps + 1):
-    _, rows, metrics = estep.e_step(
-      model,
-      w.task,
-      w.data,
-      method,
+    _, rows, info = e_step.step(
       w.params,
       jax.tree.map(jnp.copy, w.state),  # a step takes its place
       np.arange(SIZE, dtype=np.int32),
-      seed=0,
-      step=step,  # each has keys of its own, as if the seed were another
+      step,  # each has keys of its own, as if the seed were another
     )
     m = [question[tuple(row)] for row in rows.prompts.tolist()]
     z = [place[tuple(row)] for row in rows.targets.tolist()]
     # In 64 bits: each estimate is then known better than their mean.
     estimates.append(rows.weights.astype(float) @ w.scores[m, z])
-    counts.append(metrics["estimator/num_weighted"])
+    counts.append(info.num_weighted)
   return np.array(estimates), np.array(counts, float)
 
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cot_latent.models import network, token_rows
+from cot_latent.models import token_rows
 from cot_latent.models.api import PAD_ID
+from cot_latent.models.stops import Ending
 from tests.asserts import assert_trees_equal
 from tests.models import oracles, twins
 from tests.models.common import (
@@ -58,9 +59,9 @@ def test_log_prob_equals_plain_numpy(ends):
 
 def test_target_mask_equals_plain_loops():
   rows = np.array(list(itertools.product([PAD_ID, EOS_ID, 2], repeat=4)))
-  mask = network.target_mask(rows, EOS_ID)
+  mask = Ending((EOS_ID,)).mask(rows)
   np.testing.assert_array_equal(mask, [slow_target_mask(row) for row in rows])
-  one = network.target_mask(rows[5], EOS_ID)
+  one = Ending((EOS_ID,)).mask(rows[5])
   np.testing.assert_array_equal(one, mask[5])
 
 

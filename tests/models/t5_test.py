@@ -26,6 +26,7 @@ from cot_latent.models import (
 )
 from cot_latent.models.api import PAD_ID
 from cot_latent.models.hf import weights as hf_weights
+from cot_latent.models.stops import Ending
 from tests.asserts import assert_trees_equal
 from tests.models import twins
 
@@ -215,7 +216,7 @@ def test_logits_and_scores_equal_transformers(folders, variant):
   expected = np.take_along_axis(
     np.asarray(log_probs), targets()[..., None], axis=-1
   )[..., 0]
-  expected *= network.target_mask(targets(), EOS_ID)
+  expected *= Ending((EOS_ID,)).mask(targets())
   actual = build_once(config).log_prob(params, prompts(), targets())
   check_close(actual, expected)
 

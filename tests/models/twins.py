@@ -6,13 +6,13 @@ import functools
 import jax.numpy as jnp
 import pytest
 
-from cot_latent.models import attention, causal, decoder, network, rotary
+from cot_latent.models import attention, causal, decoder, rotary, stops
 from cot_latent.models.api import PAD_ID
 
 SIN_COS, ATTEND = (rotary, "sin_cos"), (attention, "attend")
 LAYER_MASKS = decoder, "layer_masks"
 PROMPT_MASK = causal, "prompt_mask"
-TARGET_MASK = network, "target_mask"
+TARGET_MASK = stops.Ending, "mask"
 
 
 @contextlib.contextmanager
@@ -88,10 +88,11 @@ def nothing_to_start_from(prompt_mask, prompts):
   return prompt_mask(prompts) & (prompts != PAD_ID).any(axis=1, keepdims=True)
 
 
-def never_ends(target_mask, targets, eos_id):
-  return jnp.ones_like(target_mask(targets, eos_id))
+def never_ends(mask, targets):
+  del mask
+  return jnp.ones(targets.shape, bool)
 
 
-def ends_before_padding(target_mask, targets, eos_id):
-  del target_mask, eos_id
+def ends_before_padding(mask, targets):
+  del mask
   return targets != PAD_ID

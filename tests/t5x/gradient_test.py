@@ -27,7 +27,7 @@ def weighted_rows(trainer):
     if length < 8:
       targets[row, length] = 1
   weights = np.array([0.5, -0.25, 0.25, 1.0, -0.75, 0.0], np.float32)
-  return estep.WeightedRows(prompts, targets, weights, np.full(6, np.nan))
+  return estep.WeightedRows(prompts, targets, weights, np.zeros(6, bool))
 
 
 def t5x_gradient(trainer, rows):

@@ -364,7 +364,7 @@ def test_what_ended_the_run_is_said(made, monkeypatch):
 
   with small.make_trainer(model, latent, report=report) as trainer:
     train(trainer, 1)
-    monkeypatch.setattr(trainer, "_e_step", fail)
+    monkeypatch.setattr(trainer, "_weigh", fail)
     with pytest.raises(RunError):
       train(trainer, 1, start=1)
   found = read(directory)

@@ -30,7 +30,7 @@ def trained(monkeypatch, request):
 
 def draw(trainer, rows=slice(0, ROWS), **settings):
   chosen = np.arange(ROWS)[rows]
-  return trainer._sampler.sample(
+  return trainer._e_step.sampler.sample(
     trainer.train_state.params,
     trainer._latent.examples.prompts[chosen],
     keys()[chosen],

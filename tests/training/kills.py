@@ -7,7 +7,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from cot_latent.em import estep, outer_loops
+from cot_latent.em import outer_loops
+from cot_latent.em.estep import EStep
 from cot_latent.inference import memory, rng
 from cot_latent.models.network import SOFT_PROMPT
 from cot_latent.runtime import files
@@ -73,8 +74,8 @@ DOINGS = (
   ("row", files.Journal, "add"),
   ("fill", outer_loops, "next_pool"),  # a pool
   # The memory is moved, and neither parameters nor anything on disk.
-  ("e_step", estep, "e_step"),
-  ("e_step", outer_loops, "e_step"),
+  ("e_step", EStep, "step"),
+  ("e_step", loops, "step"),
   ("step", train._Run, "step"),  # taken, and not even in the journal
   ("save", checkpoints.Checkpoints, "save"),
   # Orbax has finished, and nothing says so.

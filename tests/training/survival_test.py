@@ -296,20 +296,20 @@ def test_steps_that_are_not_finite_are_counted_across_a_kill(
   config, monkeypatch
 ):
   """And a skipped step between them does not make them fewer."""
-  from cot_latent.em import estep
+  from cot_latent.em.estep import EStep
 
   config = dataclasses.replace(config, checkpoint_period=1)
-  e_step = estep.e_step
+  e_step = EStep.step
 
   def poisoned(*arguments):
-    state, rows, metrics = e_step(*arguments)
+    state, rows, info = e_step(*arguments)
     if arguments[-1] == 3:
-      metrics = metrics | {"estimator/num_valid": 0}
+      info = info._replace(num_valid=0)
     elif arguments[-1] > 1:
       rows = rows._replace(weights=rows.weights * float("nan"))
-    return state, rows, metrics
+    return state, rows, info
 
-  monkeypatch.setattr(estep, "e_step", poisoned)
+  monkeypatch.setattr(EStep, "step", poisoned)
   run_until(config, ("after_save", 5))
   rows = [json.loads(x) for x in journal_of(config).read_text().splitlines()]
   steps = [row for row in rows if row["kind"] == "metrics"]

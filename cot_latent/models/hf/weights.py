@@ -34,6 +34,7 @@ from cot_latent.models.api import Params
 from cot_latent.models.hf import config as hf_config
 from cot_latent.models.hf import files as hf_files
 from cot_latent.models.network import Network
+from cot_latent.models.stops import Ending
 
 _Path = tuple[str, ...]
 StoredType = Literal["float32", "bfloat16", "float16"]
@@ -264,7 +265,9 @@ def load(
   """
   folder = pathlib.Path(folder)
   _, family = _open(folder)
-  network = family.network_class(config, vocab_size, 1, 1, layout=layout)
+  network = family.network_class(
+    config, vocab_size, Ending((1,)), 1, layout=layout
+  )
   boxed = jax.eval_shape(network.init, jax.random.key(0))
   shapes = nn.unbox(boxed)
   tensors = _tensors(folder, family)
