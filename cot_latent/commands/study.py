@@ -65,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
   runs = plan(
     options.folder, options.seeds, options.output, bindings, gin_files
   )
+  if options.collect:
+    files.check_output_folder("--collect", options.collect)
   if options.dry_run:
     for one in runs:
       print(one.command(search_paths))
@@ -241,7 +243,7 @@ def collect(runs: Sequence[Run], folder: pathlib.Path) -> None:
     if report is None:
       raise UserError(f"run {one.name} has no report in {one.directory}")
     seals.check(report, str(one.directory / "report.json"))
-    files.write_atomically(folder / f"{one.name}.json", files.to_json(report))
+    files.write_output(folder / f"{one.name}.json", files.to_json(report))
 
 
 class _Finished:
