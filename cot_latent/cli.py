@@ -1,7 +1,6 @@
 """The `t5x` command. What it starts is imported when it is needed."""
 
 import argparse
-import io
 import sys
 from collections.abc import Sequence
 
@@ -49,10 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for, 130 if interrupted, 141 if who reads the output has gone, 143 if ended
     by SIGTERM, as when a machine is taken back.
   """
-  for stream in (sys.stdout, sys.stderr):
-    if isinstance(stream, io.TextIOWrapper):
-      # What a terminal that is not UTF-8 cannot show is escaped.
-      stream.reconfigure(errors="backslashreplace")
   arguments = list(sys.argv[1:] if argv is None else argv)
 
   def run() -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cot_latent.commands import gin_flags
 from cot_latent.errors import UserError
-from cot_latent.runtime import files
+from cot_latent.runtime import files, terminal
 
 if TYPE_CHECKING:
   from cot_latent.data.source import Source
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
   from cot_latent.configuration import parsing
 
   source = parsing.parse_source(options.task, *gin_flags.collect(options))
-  print(cache(source, options.output))
+  terminal.say(cache(source, options.output))
   return 0
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cot_latent.commands import gin_flags
 from cot_latent.errors import UserError
-from cot_latent.runtime import files
+from cot_latent.runtime import files, terminal
 
 if TYPE_CHECKING:
   from cot_latent.data.source import Source
@@ -37,7 +37,9 @@ def run(options: argparse.Namespace) -> int:
   from cot_latent.configuration import parsing
 
   source = parsing.parse_source(options.task, *gin_flags.collect(options))
-  print(score(source, options.convention, options.outputs, options.verdicts))
+  terminal.say(
+    score(source, options.convention, options.outputs, options.verdicts)
+  )
   return 0
 
 

@@ -4,6 +4,8 @@ import hashlib
 import json
 import pathlib
 import re
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -463,6 +465,23 @@ def test_a_mixture_is_averaged(t5x, write, data_dir, mixture):
       "examples": 5 / 8,
     },
   }
+
+
+def test_verdicts_may_go_to_the_command_s_own_output(write):
+  # As with `--verdicts >(cat)`, `--verdicts=/dev/stdout` in a pipe.
+  path = write({"target": "3"} | says("3"))
+  command = [sys.executable, "-m", "cot_latent.cli", "score", str(path)]
+  done = subprocess.run(
+    [*command, "--task=chain", "--verdicts=/dev/stdout"],
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert done.returncode == 0, done.stderr
+  verdict, summary = map(json.loads, done.stdout.splitlines())
+  assert verdict["correct"]
+  assert summary["total"] == 1
+  assert pathlib.Path("/dev/stdout").is_symlink()
 
 
 def test_ids_that_stand_twice_are_said(t5x, write):
