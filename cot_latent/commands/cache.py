@@ -4,9 +4,9 @@ import argparse
 import pathlib
 from typing import TYPE_CHECKING
 
-from cot_latent.commands import gin_flags, output_files
+from cot_latent.commands import gin_flags
 from cot_latent.errors import UserError
-from cot_latent.runtime import files
+from cot_latent.runtime import files, terminal
 
 if TYPE_CHECKING:
   from cot_latent.data.source import Source
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
   from cot_latent.configuration import parsing
 
   source = parsing.parse_source(options.task, *gin_flags.collect(options))
-  print(cache(source, options.output))
+  terminal.say(cache(source, options.output))
   return 0
 
 
@@ -48,10 +48,10 @@ def cache(source: "Source", output: str) -> str:
   path = pathlib.Path(output)
   if path.suffix != ".npz":
     raise UserError(f"--output={output}: the file must end with .npz")
-  output_files.check("--output", output)
+  files.check_output("--output", output)
   task = open_task(source)
   content, fingerprint = task_cache.to_bytes(task)
-  files.write_atomically(path, content)
+  files.write_output(path, content)
   counts = ", ".join(f"{s} {len(task.read(s).ids):,}" for s in task.splits)
   return (
     f"{task.name}: {counts}\nfingerprint {fingerprint}\n"

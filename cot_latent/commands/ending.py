@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from cot_latent.errors import Preempted, RunError, UserError
-from cot_latent.runtime import preemption
+from cot_latent.runtime import preemption, terminal
 
 ERROR, USAGE, INTERRUPTED = 1, 2, 130
 PIPE, PREEMPTED = 141, 143
@@ -66,7 +66,7 @@ def verdict(text: str, is_well: bool) -> int:
     text: Lines, the last of which sums up.
     is_well: Whether nothing was found.
   """
-  print(text)
+  terminal.say(text)
   return 0 if is_well else ERROR
 
 
@@ -89,5 +89,5 @@ def _disk_trouble(error: BaseException | None) -> str | None:
 
 
 def _fail(message: str, status: int) -> int:
-  print(f"t5x: error: {message}", file=sys.stderr)
+  terminal.fail(message)
   return status

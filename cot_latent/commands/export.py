@@ -7,6 +7,7 @@ from typing import Any
 
 from cot_latent.commands import quiet, reports
 from cot_latent.errors import UserError
+from cot_latent.runtime import terminal
 
 HELP = "write a run's model as a checkpoint that transformers loads"
 
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
   """Writes the checkpoint and says so."""
   quiet.silence_logs()
-  print(
+  terminal.say(
     export(
       options.report,
       options.output,

@@ -5,6 +5,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from cot_latent.errors import UserError
+from cot_latent.runtime import terminal
 
 if TYPE_CHECKING:
   from cot_latent.reporting import replication
@@ -50,7 +51,7 @@ def comparison_text(found: "replication.Comparison") -> str:
   """Writes differences, verdict and evidence, one a line."""
   lines = [f"differs: {line}" for line in found.differences]
   lines += [f"verdict: {found.verdict}", *(f"  {e}" for e in found.evidence)]
-  return "\n".join(lines)
+  return terminal.join(lines)
 
 
 def is_repetition(found: "replication.Comparison") -> bool:

@@ -5,9 +5,9 @@ import json
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from cot_latent.commands import gin_flags, output_files
+from cot_latent.commands import gin_flags
 from cot_latent.errors import UserError
-from cot_latent.runtime import files
+from cot_latent.runtime import files, terminal
 
 if TYPE_CHECKING:
   from cot_latent.data.source import Source
@@ -37,7 +37,9 @@ def run(options: argparse.Namespace) -> int:
   from cot_latent.configuration import parsing
 
   source = parsing.parse_source(options.task, *gin_flags.collect(options))
-  print(score(source, options.convention, options.outputs, options.verdicts))
+  terminal.say(
+    score(source, options.convention, options.outputs, options.verdicts)
+  )
   return 0
 
 
@@ -56,15 +58,15 @@ def score(
     verdicts: A file to write a line to for each question; None writes none.
 
   Returns:
-    A JSON object: correct, total, accuracy and unparseable; for a mixture also
-    its averages by name.
+    A JSON object: correct, total, accuracy and unparseable; how many ids stand
+    several times, if any do; for a mixture also its averages by name.
   """
   from cot_latent.data import scoring
   from cot_latent.data.open import open_task
   from cot_latent.reporting import stats
 
   if verdicts is not None:
-    output_files.check("--verdicts", verdicts)
+    files.check_output("--verdicts", verdicts)
     if pathlib.Path(verdicts).resolve() == pathlib.Path(outputs).resolve():
       raise UserError(
         f"--verdicts={verdicts} is the file to be scored: name another"
@@ -73,7 +75,7 @@ def score(
   found = scoring.score(task, convention, pathlib.Path(outputs))
   if verdicts is not None:
     lines = [files.to_json_line(verdict._asdict()) for verdict in found]
-    files.write_atomically(pathlib.Path(verdicts), "".join(lines))
+    files.write_output(pathlib.Path(verdicts), "".join(lines))
   correct = sum(verdict.correct for verdict in found)
   summary: dict[str, Any] = {
     "correct": correct,
@@ -81,6 +83,8 @@ def score(
     "accuracy": correct / len(found),
     "unparseable": sum(verdict.extracted is None for verdict in found),
   }
+  if repeated := scoring.num_repeated(found):
+    summary["repeated_ids"] = repeated
   if len(task.conventions) > 1:
     summary["averages"] = stats.averages(
       scoring.count_by_task((v.task, v.correct) for v in found)

@@ -3,6 +3,7 @@
 import argparse
 
 from cot_latent.commands import reports
+from cot_latent.runtime import terminal
 
 HELP = "describe a run by its report"
 
@@ -14,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
   """Prints the description."""
-  print(describe(options.report))
+  terminal.say(describe(options.report))
   return 0
 
 

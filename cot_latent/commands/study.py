@@ -12,7 +12,6 @@ import functools
 import itertools
 import pathlib
 import shlex
-import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cot_latent.commands import arguments, gin_flags, quiet
 from cot_latent.errors import RunError, UserError
-from cot_latent.runtime import files
+from cot_latent.runtime import files, terminal
 
 if TYPE_CHECKING:
   from cot_latent.training import experiment
@@ -65,9 +64,11 @@ def run(options: argparse.Namespace) -> int:
   runs = plan(
     options.folder, options.seeds, options.output, bindings, gin_files
   )
+  if options.collect:
+    files.check_output_folder("--collect", options.collect)
   if options.dry_run:
     for one in runs:
-      print(one.command(search_paths))
+      terminal.say(one.command(search_paths))
     return 0
   quiet.silence_logs()
   failures = run_all(runs, search_paths)
@@ -75,10 +76,10 @@ def run(options: argparse.Namespace) -> int:
     raise RunError(
       f"{len(failures)} of {len(runs)} runs failed, the first: {failures[0]}"
     )
-  print(f"all {len(runs)} runs are complete")
+  terminal.say(f"all {len(runs)} runs are complete")
   if options.collect:
     collect(runs, pathlib.Path(options.collect))
-    print(f"their reports are in {options.collect}")
+    terminal.say(f"their reports are in {options.collect}")
   return 0
 
 
@@ -217,7 +218,7 @@ def run_all(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
       )
       left = f", about {seconds / 60:.0f} min left"
     done = len(runs) - len(waiting) + num_made
-    print(f"=== {one.name}: {done} of {len(runs)} runs done{left}", flush=True)
+    terminal.say(f"=== {one.name}: {done} of {len(runs)} runs done{left}")
     try:
       config, gin_record = parsing.parse(
         one.gin_files, one.bindings, search_paths
@@ -225,7 +226,7 @@ def run_all(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
       train.train(train.prepare(config, gin_record, opened))
     except (UserError, RunError) as error:
       failures.append(f"{one.name}: {error}")
-      print(f"=== {failures[-1]}", file=sys.stderr, flush=True)
+      terminal.say(f"=== {failures[-1]}", is_error=True)
     else:
       num_made += 1
   return failures
@@ -241,7 +242,7 @@ def collect(runs: Sequence[Run], folder: pathlib.Path) -> None:
     if report is None:
       raise UserError(f"run {one.name} has no report in {one.directory}")
     seals.check(report, str(one.directory / "report.json"))
-    files.write_atomically(folder / f"{one.name}.json", files.to_json(report))
+    files.write_output(folder / f"{one.name}.json", files.to_json(report))
 
 
 class _Finished:

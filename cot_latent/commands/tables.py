@@ -3,6 +3,8 @@
 import argparse
 import pathlib
 
+from cot_latent.runtime import files, terminal
+
 HELP = "make a table and a plot for a paper from the reports of runs"
 
 
@@ -18,6 +20,8 @@ def run(options: argparse.Namespace) -> int:
   """Makes the files and prints the table."""
   from cot_latent.reporting.tables import make as make_tables
 
+  if options.output is not None:
+    files.check_output_folder("--output", options.output)
   output = None if options.output is None else pathlib.Path(options.output)
-  print(make_tables.make(pathlib.Path(options.spec), output), end="")
+  terminal.say(make_tables.make(pathlib.Path(options.spec), output), end="")
   return 0

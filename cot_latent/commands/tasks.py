@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cot_latent.commands import arguments, gin_flags
 from cot_latent.errors import UserError
+from cot_latent.runtime import terminal
 
 if TYPE_CHECKING:
   import numpy as np
@@ -42,9 +43,9 @@ def run(options: argparse.Namespace) -> int:
     *gin_flags.collect(options),
   )
   if options.task is None:
-    print(list_tasks(source))
+    terminal.say(list_tasks(source))
   else:
-    print(show_task(source, options.split, options.examples))
+    terminal.say(show_task(source, options.split, options.examples))
   return 0
 
 

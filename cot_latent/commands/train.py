@@ -13,6 +13,7 @@ from cot_latent.commands import (
   quiet,
 )
 from cot_latent.errors import RunError, UserError
+from cot_latent.runtime import terminal
 
 HELP = "run the experiment that gin files describe, and write its report"
 
@@ -123,7 +124,7 @@ def _train_in_t5x(options: argparse.Namespace) -> int:
   gin_files, bindings, search_paths = gin_flags.collect(options)
   folders = [*search_paths, *parsing.package_folders()]
   if options.dry_run:
-    print(launch.dry_run(gin_files, bindings, folders))
+    terminal.say(launch.dry_run(gin_files, bindings, folders))
     return 0
   flags = []
   if options.multiprocess:
@@ -149,19 +150,19 @@ def _train_here(options: argparse.Namespace) -> int:
   if options.dry_run and not is_first:
     return 0
   if options.dry_run:
-    print(gin_record["resolved"])
-    print(summary.plan_text(prepared.header["plan"]))
+    terminal.say(gin_record["resolved"])
+    terminal.say(summary.plan_text(prepared.header["plan"]))
     if left_out := summary.left_out_text(prepared.header["data"]):
-      print(left_out)
+      terminal.say(left_out)
     return 0
   if prepared.is_complete() and is_first:
-    print(
+    terminal.say(
       f"{prepared.directory} is complete already, nothing is run; for a new "
       "run choose another MODEL_DIR"
     )
   report = train.train(prepared)
   if is_first:
-    print(summary.report_text(report, prepared.directory))
+    terminal.say(summary.report_text(report, prepared.directory))
   if options.strict and processes.first_says(bool(report.get("suspect"))):
     signs = report.get("suspect", ["see process 0"])
     raise RunError(f"the run was not alive: {signs[0]}")

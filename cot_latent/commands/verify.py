@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cot_latent.commands import ending, reports
+from cot_latent.runtime import terminal
 
 if TYPE_CHECKING:
   from cot_latent.reporting import verification
@@ -51,7 +52,7 @@ def verify(name: str) -> tuple[str, bool]:
     if num_failed
     else f"{path}: {num_done} checks passed"
   )
-  return "\n".join(lines), not num_failed
+  return terminal.join(lines), not num_failed
 
 
 def _rescorer(report: Mapping[str, Any]) -> "verification.Rescore | None":

@@ -1,10 +1,14 @@
 """Files that are whole or not there, and a journal that survives a kill."""
 
+import errno
 import hashlib
 import json
 import os
 import pathlib
+import sys
 from typing import Any, TextIO
+
+from cot_latent.errors import UserError
 
 
 def partial_path(path: pathlib.Path) -> pathlib.Path:
@@ -25,6 +29,88 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
   except BaseException:
     partial.unlink(missing_ok=True)
     raise
+
+
+def check_output(flag: str, output: str) -> None:
+  """Refuses a file that cannot be written, before there is anything to write.
+
+  Args:
+    flag: The flag that names the file, for messages.
+    output: The file; also a FIFO, a device or a link.
+
+  Raises:
+    UserError: if there is no such folder, or if nothing may be written there.
+  """
+  path = pathlib.Path(output)
+  try:
+    place = path.resolve()
+    if path.is_dir():
+      raise UserError(f"{flag}={output} is a folder: name a file")
+    if path.exists():
+      is_open = os.access(path, os.W_OK)
+    elif not place.parent.is_dir():
+      raise UserError(f"{flag}={output}: there is no folder {path.parent}")
+    else:
+      is_open = os.access(place.parent, os.W_OK)
+  except (OSError, ValueError, RuntimeError) as error:  # a loop, a null
+    raise UserError(f"{flag}={output!r:.80} cannot be used: {error}") from None
+  if not is_open:
+    raise UserError(f"{flag}={output}: no permission to write there")
+
+
+def check_output_folder(flag: str, output: str) -> None:
+  """Refuses a folder of outputs whose place a file has.
+
+  Args:
+    flag: The flag that names the folder, for messages.
+    output: The folder, which need not exist.
+
+  Raises:
+    UserError: if it, or what it would be in, is no folder.
+  """
+  for place in (pathlib.Path(output), *pathlib.Path(output).parents):
+    if place.exists() and not place.is_dir():
+      raise UserError(f"{flag}={output}: {place} is a file, not a folder")
+
+
+def write_output(path: pathlib.Path, content: str | bytes) -> None:
+  """Writes a file that a flag names, whatever that is.
+
+  A regular file is replaced at once, or stays as it was; where only the file
+  may be written and not its folder, it is written in place. A link stays, and
+  what it leads to is written. A FIFO, a device, a terminal and the command's
+  own output (`/dev/stdout`) are written to.
+
+  Args:
+    path: The file.
+    content: Text, as UTF-8, or bytes.
+  """
+  data = content.encode() if isinstance(content, str) else content
+  for stream in (sys.stdout, sys.stderr):
+    if _is_stream(path, stream):
+      # Opened again, a file would be written over from its beginning.
+      stream.flush()
+      with open(os.dup(stream.fileno()), "wb") as file:
+        file.write(data)
+      return
+  if path.exists() and not path.is_file():
+    path.write_bytes(data)
+    return
+  place = path.resolve()
+  try:
+    write_atomically(place, data)
+  except OSError as error:
+    if error.errno not in (errno.EACCES, errno.EPERM) or not place.is_file():
+      raise
+    place.write_bytes(data)
+
+
+def _is_stream(path: pathlib.Path, stream: TextIO) -> bool:
+  """Whether a path leads to what a stream of this process writes to."""
+  try:
+    return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+  except (OSError, ValueError):  # none there, or no file behind the stream
+    return False
 
 
 def to_json(value: Any) -> str:

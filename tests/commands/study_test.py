@@ -382,12 +382,12 @@ def edit(path, old, new):
 
 
 OTHERS = [
-  (["--gin.TRAIN_STEPS=3"], "", "configuration steps was 2 there and is 3"),
+  (["--gin.TRAIN_STEPS=3"], "", "configuration steps was 0 there and is 3"),
   (["--gin.LEARNING_RATE=1e-3"], "", "optimizer.learning_rate was 0.002"),
   (["--gin.TRAIN_STEP=2"], "", "--gin.TRAIN_STEP=2: nothing uses the macro"),
   (["--gin_file=no.gin"], "", "--gin_file=no.gin: no file 'no.gin'"),
-  ([], "NUM_DRAWS = 2", "configuration method.num_draws was 1 there"),
-  ([], "TASK = 'chain_hard'", "task.source.task was 'chain' there"),
+  ([], "NUM_DRAWS = 2", "method.num_draws was 4 there and is 2"),
+  ([], "TASK = 'chain_hard'", "was 'chain' there and is 'chain_hard'"),
 ]
 
 
