@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from cot_latent import __version__
 from cot_latent.errors import Preempted, RunError, UserError
-from cot_latent.runtime import preemption
+from cot_latent.runtime import preemption, terminal
 
 _EXIT_ERROR, _EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130
 _EXIT_PIPE, _EXIT_PREEMPTED = 141, 143
@@ -466,7 +466,7 @@ def _train_in_t5x(options: argparse.Namespace) -> int:
   gin_files, bindings, search_paths = _gin_options(options)
   folders = [*search_paths, *parsing.package_folders()]
   if options.dry_run:
-    print(launch.dry_run(gin_files, bindings, folders))
+    terminal.say(launch.dry_run(gin_files, bindings, folders))
     return 0
   flags = []
   if options.multiprocess:
@@ -492,19 +492,19 @@ def _train_here(options: argparse.Namespace) -> int:
   if options.dry_run and not is_first:
     return 0
   if options.dry_run:
-    print(gin_record["resolved"])
-    print(summary.plan_text(prepared.header["plan"]))
+    terminal.say(gin_record["resolved"])
+    terminal.say(summary.plan_text(prepared.header["plan"]))
     if left_out := summary.left_out_text(prepared.header["data"]):
-      print(left_out)
+      terminal.say(left_out)
     return 0
   if prepared.is_complete() and is_first:
-    print(
+    terminal.say(
       f"{prepared.directory} is complete already, nothing is run; for a new "
       "run choose another MODEL_DIR"
     )
   report = train.train(prepared)
   if is_first:
-    print(summary.report_text(report, prepared.directory))
+    terminal.say(summary.report_text(report, prepared.directory))
   if options.strict and processes.first_says(bool(report.get("suspect"))):
     signs = report.get("suspect", ["see process 0"])
     raise RunError(f"the run was not alive: {signs[0]}")
@@ -520,7 +520,7 @@ def _study(options: argparse.Namespace) -> int:
   )
   if options.dry_run:
     for one in runs:
-      print(one.command(search_paths))
+      terminal.say(one.command(search_paths))
     return 0
   _silence_logs()
   failures = study.run(runs, search_paths)
@@ -528,10 +528,10 @@ def _study(options: argparse.Namespace) -> int:
     raise RunError(
       f"{len(failures)} of {len(runs)} runs failed, the first: {failures[0]}"
     )
-  print(f"all {len(runs)} runs are complete")
+  terminal.say(f"all {len(runs)} runs are complete")
   if options.collect:
     study.collect(runs, pathlib.Path(options.collect))
-    print(f"their reports are in {options.collect}")
+    terminal.say(f"their reports are in {options.collect}")
   return 0
 
 
@@ -549,9 +549,11 @@ def _tasks(options: argparse.Namespace) -> int:
     _ANY_TASK if options.task is None else options.task, *_gin_options(options)
   )
   if options.task is None:
-    print(task_commands.list_tasks(source))
+    terminal.say(task_commands.list_tasks(source))
   else:
-    print(task_commands.show_task(source, options.split, options.examples))
+    terminal.say(
+      task_commands.show_task(source, options.split, options.examples)
+    )
   return 0
 
 
@@ -560,7 +562,7 @@ def _score(options: argparse.Namespace) -> int:
   from cot_latent.configuration import parsing
 
   source = parsing.parse_source(options.task, *_gin_options(options))
-  print(
+  terminal.say(
     task_commands.score(
       source, options.convention, options.outputs, options.verdicts
     )
@@ -573,7 +575,7 @@ def _cache(options: argparse.Namespace) -> int:
   from cot_latent.configuration import parsing
 
   source = parsing.parse_source(options.task, *_gin_options(options))
-  print(task_commands.cache(source, options.output))
+  terminal.say(task_commands.cache(source, options.output))
   return 0
 
 
@@ -581,14 +583,14 @@ def _tables(options: argparse.Namespace) -> int:
   from cot_latent.reporting.tables import make as make_tables
 
   output = None if options.output is None else pathlib.Path(options.output)
-  print(make_tables.make(pathlib.Path(options.spec), output), end="")
+  terminal.say(make_tables.make(pathlib.Path(options.spec), output), end="")
   return 0
 
 
 def _show(options: argparse.Namespace) -> int:
   from cot_latent.commands import reports as report_commands
 
-  print(report_commands.show(options.report))
+  terminal.say(report_commands.show(options.report))
   return 0
 
 
@@ -635,7 +637,7 @@ def _export(options: argparse.Namespace) -> int:
   from cot_latent.commands import reports as report_commands
 
   _silence_logs()
-  print(
+  terminal.say(
     report_commands.export(
       options.report, options.output, options.checkpoint, options.dtype
     )
@@ -644,7 +646,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _print_verdict(text: str, is_well: bool) -> int:
-  print(text)
+  terminal.say(text)
   return 0 if is_well else _EXIT_ERROR
 
 
@@ -667,7 +669,7 @@ def _disk_trouble(error: BaseException | None) -> str | None:
 
 
 def _fail(message: str, status: int) -> int:
-  print(f"t5x: error: {message}", file=sys.stderr)
+  terminal.fail(message)
   return status
 
 

@@ -11,7 +11,6 @@ import functools
 import itertools
 import pathlib
 import shlex
-import sys
 import time
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from cot_latent.configuration import parsing
 from cot_latent.data.open import open_task
 from cot_latent.errors import RunError, UserError
 from cot_latent.reporting import record
-from cot_latent.runtime import files
+from cot_latent.runtime import files, terminal
 from cot_latent.training import train
 
 _SHARED = "common.gin"  # what the arms include; no arm
@@ -148,7 +147,7 @@ def run(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
       )
       left = f", about {seconds / 60:.0f} min left"
     done = len(runs) - len(waiting) + num_made
-    print(f"=== {one.name}: {done} of {len(runs)} runs done{left}", flush=True)
+    terminal.say(f"=== {one.name}: {done} of {len(runs)} runs done{left}")
     try:
       config, gin_record = parsing.parse(
         one.gin_files, one.bindings, search_paths
@@ -156,7 +155,7 @@ def run(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
       train.train(train.prepare(config, gin_record, opened))
     except (UserError, RunError) as error:
       failures.append(f"{one.name}: {error}")
-      print(f"=== {failures[-1]}", file=sys.stderr, flush=True)
+      terminal.say(f"=== {failures[-1]}", is_error=True)
     else:
       num_made += 1
   return failures
