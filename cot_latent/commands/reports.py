@@ -9,6 +9,7 @@ from typing import Any
 from cot_latent.errors import UserError
 from cot_latent.reporting import (
   environment,
+  reading,
   record,
   replication,
   seals,
@@ -33,7 +34,7 @@ def find(name: str) -> pathlib.Path:
 
 def show(name: str) -> str:
   """Describes a run in the terminal."""
-  return summary.overview(record.read_file(find(name)))
+  return summary.overview(reading.open_report(find(name)).report)
 
 
 def verify(name: str) -> tuple[str, bool]:
@@ -96,8 +97,7 @@ def rerun(
     UserError: if the report was edited, or what the run depends on differs.
   """
   path = find(name)
-  report = record.read_file(path)
-  seals.check(report, str(path))
+  report = reading.open_report(path).report
   if report["status"] not in record.FINISHED:
     raise UserError(
       f"{path} is of a run that is {report['status']}: only a run that is "
@@ -110,7 +110,7 @@ def rerun(
   else:
     _repeat(report, folder, data_dir, checkpoint, check)
   found = replication.compare(path, folder / "report.json")
-  again = record.read_file(folder / "report.json")
+  again = reading.open_report(folder / "report.json").report
   verdict = {
     "at": record.now(),
     "verdict": found.verdict,
@@ -163,8 +163,7 @@ def export(name: str, output: str, checkpoint: str | None, dtype: Any) -> str:
     UserError: if there is nothing that can be written.
   """
   path = find(name)
-  report = record.read_file(path)
-  seals.check(report, str(path))
+  report = reading.open_report(path).report
   if "t5x" in report:
     raise UserError(
       f"{path} is of a run inside T5X, whose checkpoints python -m "

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from cot_latent.configuration import parsing
 from cot_latent.data.open import open_task
 from cot_latent.errors import RunError, UserError
-from cot_latent.reporting import record
+from cot_latent.reporting import reading, record
 from cot_latent.runtime import files, terminal
 from cot_latent.training import train
 
@@ -165,9 +165,9 @@ def collect(runs: Sequence[Run], folder: pathlib.Path) -> None:
   """Copies the report of each run into a folder, to be kept."""
   folder.mkdir(parents=True, exist_ok=True)
   for one in runs:
-    report = record.read(one.directory)
-    if report is None:
+    if record.read(one.directory) is None:
       raise UserError(f"run {one.name} has no report in {one.directory}")
+    report = reading.open_report(one.directory / "report.json").report
     files.write_atomically(folder / f"{one.name}.json", files.to_json(report))
 
 

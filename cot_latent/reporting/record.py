@@ -10,16 +10,13 @@ the changes to the code, if it was changed. The report has their hashes.
 """
 
 import datetime
-import importlib.resources
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jsonschema
-
 from cot_latent.errors import UserError
-from cot_latent.reporting import health, page, seals
+from cot_latent.reporting import health, page, schema, seals
 from cot_latent.runtime import files, lock
 
 SCHEMA_VERSION = 2
@@ -246,28 +243,6 @@ def with_verdict(
   )
 
 
-def schema() -> dict[str, Any]:
-  """The JSON Schema of a report."""
-  package = importlib.resources.files("cot_latent.reporting")
-  text = (package / "report.schema.json").read_text(encoding="utf-8")
-  return json.loads(text)
-
-
-def check_schema(report: Any, where: str) -> None:
-  """Checks that a report has the form that its schema describes.
-
-  Raises:
-    UserError: naming the first place that has not.
-  """
-  validator = jsonschema.Draft202012Validator(schema())
-  for error in sorted(validator.iter_errors(report), key=lambda e: e.json_path):
-    reason = " ".join(error.message.split())
-    raise UserError(
-      f"{where} is not a report of this program: {error.json_path}: "
-      f"{reason:.120}"
-    )
-
-
 def read(directory: pathlib.Path) -> dict[str, Any] | None:
   """Reads the report of a folder.
 
@@ -302,7 +277,7 @@ def read_file(path: pathlib.Path) -> dict[str, Any]:
   """
   foreign = UserError(f"{path} is not a report of this program")
   try:
-    report = json.loads(path.read_text(encoding="utf-8"))
+    report = files.parse_json(path.read_text(encoding="utf-8"))
     version = report["schema_version"]
   except OSError as error:
     raise UserError(f"{path} cannot be read: {error.strerror}") from None
@@ -313,7 +288,7 @@ def read_file(path: pathlib.Path) -> dict[str, Any]:
       f"{path} has schema version {version!r:.40}; this program reads "
       f"{SCHEMA_VERSION}: run it again"
     )
-  check_schema(report, str(path))
+  schema.check_report(report, str(path))
   return report
 
 

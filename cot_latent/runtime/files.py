@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 from typing import Any, TextIO
@@ -37,9 +38,33 @@ def to_json_line(value: Any) -> str:
   return json.dumps(value, sort_keys=True, allow_nan=False) + "\n"
 
 
-def from_json_line(line: bytes) -> Any:
-  """Reads what `to_json_line` wrote."""
-  return json.loads(line)
+def parse_json(text: str | bytes) -> Any:
+  """Reads what `to_json` or `to_json_line` wrote, and nothing else.
+
+  Raises:
+    ValueError: If it is no JSON, or has a number that these do not write: NaN,
+      infinity, or a whole one of more than 64 bits.
+  """
+  return json.loads(
+    text,
+    parse_constant=_refuse,
+    parse_float=_finite,
+    parse_int=_of_64_bits,
+  )
+
+
+def _refuse(text: str) -> float:
+  raise ValueError(f"{text:.40} is no number of JSON's")
+
+
+def _finite(text: str) -> float:
+  return number if math.isfinite(number := float(text)) else _refuse(text)
+
+
+def _of_64_bits(text: str) -> int:
+  if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+    raise ValueError(f"{text:.40} has more than 64 bits")
+  return int(text)
 
 
 def sha256(content: bytes) -> str:
