@@ -16,6 +16,7 @@ from cot_latent.reporting import (
   summary,
   verification,
 )
+from cot_latent.runtime import terminal
 
 # What `rerun` compares before it begins, by the names that allow a difference.
 ALLOWANCES = ("code", "packages", "data", "randomness")
@@ -58,7 +59,7 @@ def verify(name: str) -> tuple[str, bool]:
     if num_failed
     else f"{path}: {num_done} checks passed"
   )
-  return "\n".join(lines), not num_failed
+  return terminal.join(lines), not num_failed
 
 
 def compare(one: str, other: str) -> tuple[str, bool]:
@@ -191,7 +192,7 @@ def _parse(report: Mapping[str, Any], checkpoint: str | None):
 def _text(found: replication.Comparison) -> str:
   lines = [f"differs: {line}" for line in found.differences]
   lines += [f"verdict: {found.verdict}", *(f"  {e}" for e in found.evidence)]
-  return "\n".join(lines)
+  return terminal.join(lines)
 
 
 def _new_folder(report: Mapping[str, Any], output: str | None) -> pathlib.Path:

@@ -10,8 +10,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import scipy.stats
-
 from cot_latent.reporting import environment, reading, record, seals
 
 BITWISE, CHOICES, CONSISTENT, DIFFERENT = (
@@ -163,6 +161,8 @@ def _same_outcome(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 def _test(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[list[str], bool]:
   """Tests whether accuracies are equal, by Fisher's exact test."""
+  import scipy.stats  # slow to import
+
   keys = ("task", "split", "decoder", "step", "total")
   theirs = {tuple(row[k] for k in keys): row for row in b["results"]}
   tested = []

@@ -9,6 +9,7 @@ goes through `say`, which shows these instead.
 
 import re
 import sys
+from collections.abc import Iterable
 
 # Control characters but tab and line end, overrides and isolates of the
 # direction of writing, and halves of surrogate pairs, which no file could hold.
@@ -35,6 +36,15 @@ def printable(text: str, *, is_line: bool = False) -> str:
   """
   unsafe = _UNSAFE_IN_LINE if is_line else UNSAFE
   return unsafe.sub(lambda found: ascii(found.group())[1:-1], text)
+
+
+def join(lines: Iterable[str]) -> str:
+  """Makes a text of lines, none of which can pass for several.
+
+  Args:
+    lines: What each line says, perhaps in words of others.
+  """
+  return "\n".join(printable(line, is_line=True) for line in lines)
 
 
 def say(text: str, *, is_error: bool = False, end: str = "\n") -> None:
