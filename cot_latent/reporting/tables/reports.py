@@ -31,7 +31,7 @@ class Run(NamedTuple):
     settings: of the evaluation.
     last_step: of the training.
     results: rows of results.
-    cost: by the names of table_spec.COSTS.
+    cost: by the names that a column may have for it.
     parts: the runs on one task each that this one is made of, by task; empty
       for a run with a report of its own.
   """
