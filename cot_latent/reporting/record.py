@@ -294,7 +294,10 @@ def read_file(path: pathlib.Path) -> dict[str, Any]:
 
 def read_whole(directory: pathlib.Path) -> dict[str, Any]:
   """Reads a run's report with the metrics and samples that lie beside it."""
-  rows = files.read_rows(directory / JOURNAL, None)
+  path = directory / JOURNAL
+  rows = files.read_rows(path, None)
+  for number, row in enumerate(rows, start=1):
+    schema.check_row(row, f"{path}, line {number}")
   return read_file(directory / "report.json") | split(rows)
 
 

@@ -7,6 +7,8 @@ import os
 import pathlib
 from typing import Any, TextIO
 
+from cot_latent.errors import UserError
+
 
 def partial_path(path: pathlib.Path) -> pathlib.Path:
   """Where a file's new content is written before it takes the file's place."""
@@ -126,18 +128,36 @@ def read_rows(
   Args:
     path: of the file.
     last_step: the step; None reads all.
+
+  Raises:
+    UserError: if it cannot be read, or a line is no row; names the line.
   """
-  rows = _whole_lines(path) if path.exists() else []
+  if not path.exists():
+    return []
+  try:
+    lines = path.read_bytes().splitlines(keepends=True)
+  except OSError as error:
+    raise UserError(f"{path} cannot be read: {error.strerror}") from None
+  rows = []
+  for number, line in enumerate(lines, start=1):
+    try:
+      row = parse_json(line)
+    except (ValueError, RecursionError):
+      break  # it is torn: a process was killed while it wrote
+    if not line.endswith(b"\n"):
+      break
+    if not _is_row(row):
+      raise UserError(
+        f"{path}, line {number} is not a row of a journal: it has no step or "
+        "no kind"
+      )
+    rows.append(row)
   return [row for row in rows if last_step is None or row["step"] <= last_step]
 
 
-def _whole_lines(path: pathlib.Path):
-  """Yields the rows up to the first torn line."""
-  for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-    try:
-      row = json.loads(line)
-    except json.JSONDecodeError:
-      return
-    if not line.endswith("\n"):
-      return
-    yield row
+def _is_row(row: Any) -> bool:
+  return (
+    isinstance(row, dict)
+    and type(row.get("step")) is int
+    and isinstance(row.get("kind"), str)
+  )
