@@ -67,11 +67,10 @@ def export(
     UserError: if there is nothing that can be written.
   """
   from cot_latent.commands import resolved
-  from cot_latent.reporting import record, seals
+  from cot_latent.reporting import reading
 
   path = reports.find(name)
-  report = record.read_file(path)
-  seals.check(report, str(path))
+  report = reading.open_report(path).report
   if "t5x" in report:
     raise UserError(
       f"{path} is of a run inside T5X, whose checkpoints python -m "

@@ -86,11 +86,16 @@ def rerun(
   from cot_latent.commands import resolved
   from cot_latent.configuration import errors as gin_errors
   from cot_latent.configuration import trust
-  from cot_latent.reporting import environment, record, replication, seals
+  from cot_latent.reporting import (
+    environment,
+    reading,
+    record,
+    replication,
+    seals,
+  )
 
   path = reports.find(name)
-  report = record.read_file(path)
-  seals.check(report, str(path))
+  report = reading.open_report(path).report
   if report["status"] not in record.FINISHED:
     raise UserError(
       f"{path} is of a run that is {report['status']}: only a run that is "
@@ -111,7 +116,7 @@ def rerun(
     config = _moved(config, str(folder), data_dir)
     _repeat(config, gin_record, check)
   found = replication.compare(path, folder / "report.json")
-  again = record.read_file(folder / "report.json")
+  again = reading.open_report(folder / "report.json").report
   verdict = {
     "at": record.now(),
     "verdict": found.verdict,

@@ -25,6 +25,6 @@ def describe(name: str) -> str:
   Args:
     name: The report or the run's folder.
   """
-  from cot_latent.reporting import record, summary
+  from cot_latent.reporting import reading, summary
 
-  return summary.overview(record.read_file(reports.find(name)))
+  return summary.overview(reading.open_report(reports.find(name)).report)

@@ -234,14 +234,13 @@ def run_all(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
 
 def collect(runs: Sequence[Run], folder: pathlib.Path) -> None:
   """Copies the report of each run into a folder, to be kept."""
-  from cot_latent.reporting import record, seals
+  from cot_latent.reporting import reading, record
 
   folder.mkdir(parents=True, exist_ok=True)
   for one in runs:
-    report = record.read(one.directory)
-    if report is None:
+    if record.read(one.directory) is None:
       raise UserError(f"run {one.name} has no report in {one.directory}")
-    seals.check(report, str(one.directory / "report.json"))
+    report = reading.open_report(one.directory / "report.json").report
     files.write_output(folder / f"{one.name}.json", files.to_json(report))
 
 

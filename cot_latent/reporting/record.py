@@ -10,16 +10,13 @@ the changes to the code, if it was changed. The report has their hashes.
 """
 
 import datetime
-import importlib.resources
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jsonschema
-
 from cot_latent.errors import UserError
-from cot_latent.reporting import health, page, seals
+from cot_latent.reporting import health, page, schema, seals
 from cot_latent.reporting import metric_names as names
 from cot_latent.runtime import files, lock
 
@@ -249,28 +246,6 @@ def with_verdict(
   )
 
 
-def schema() -> dict[str, Any]:
-  """The JSON Schema of a report."""
-  package = importlib.resources.files("cot_latent.reporting")
-  text = (package / "report.schema.json").read_text(encoding="utf-8")
-  return json.loads(text)
-
-
-def check_schema(report: Any, where: str) -> None:
-  """Checks that a report has the form that its schema describes.
-
-  Raises:
-    UserError: naming the first place that has not.
-  """
-  validator = jsonschema.Draft202012Validator(schema())
-  for error in sorted(validator.iter_errors(report), key=lambda e: e.json_path):
-    reason = " ".join(error.message.split())
-    raise UserError(
-      f"{where} is not a report of this program: {error.json_path}: "
-      f"{reason:.120}"
-    )
-
-
 def read(directory: pathlib.Path) -> dict[str, Any] | None:
   """Reads the report of a folder.
 
@@ -305,7 +280,7 @@ def read_file(path: pathlib.Path) -> dict[str, Any]:
   """
   foreign = UserError(f"{path} is not a report of this program")
   try:
-    report = json.loads(path.read_text(encoding="utf-8"))
+    report = files.parse_json(path.read_text(encoding="utf-8"))
     version = report["schema_version"]
   except OSError as error:
     raise UserError(f"{path} cannot be read: {error.strerror}") from None
@@ -316,13 +291,16 @@ def read_file(path: pathlib.Path) -> dict[str, Any]:
       f"{path} has schema version {version!r:.40}; this program reads "
       f"{SCHEMA_VERSION}: run it again"
     )
-  check_schema(report, str(path))
+  schema.check_report(report, str(path))
   return report
 
 
 def read_whole(directory: pathlib.Path) -> dict[str, Any]:
   """Reads a run's report with the metrics and samples that lie beside it."""
-  rows = files.read_rows(directory / JOURNAL, None)
+  path = directory / JOURNAL
+  rows = files.read_rows(path, None)
+  for number, row in enumerate(rows, start=1):
+    schema.check_row(row, f"{path}, line {number}")
   return read_file(directory / "report.json") | split(rows)
 
 

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import pathlib
 import sys
@@ -123,9 +124,33 @@ def to_json_line(value: Any) -> str:
   return json.dumps(value, sort_keys=True, allow_nan=False) + "\n"
 
 
-def from_json_line(line: bytes) -> Any:
-  """Reads what `to_json_line` wrote."""
-  return json.loads(line)
+def parse_json(text: str | bytes) -> Any:
+  """Reads what `to_json` or `to_json_line` wrote, and nothing else.
+
+  Raises:
+    ValueError: If it is no JSON, or has a number that these do not write: NaN,
+      infinity, or a whole one of more than 64 bits.
+  """
+  return json.loads(
+    text,
+    parse_constant=_refuse,
+    parse_float=_finite,
+    parse_int=_of_64_bits,
+  )
+
+
+def _refuse(text: str) -> float:
+  raise ValueError(f"{text:.40} is no number of JSON's")
+
+
+def _finite(text: str) -> float:
+  return number if math.isfinite(number := float(text)) else _refuse(text)
+
+
+def _of_64_bits(text: str) -> int:
+  if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+    raise ValueError(f"{text:.40} has more than 64 bits")
+  return int(text)
 
 
 def sha256(content: bytes) -> str:
@@ -187,18 +212,36 @@ def read_rows(
   Args:
     path: of the file.
     last_step: the step; None reads all.
+
+  Raises:
+    UserError: if it cannot be read, or a line is no row; names the line.
   """
-  rows = _whole_lines(path) if path.exists() else []
+  if not path.exists():
+    return []
+  try:
+    lines = path.read_bytes().splitlines(keepends=True)
+  except OSError as error:
+    raise UserError(f"{path} cannot be read: {error.strerror}") from None
+  rows = []
+  for number, line in enumerate(lines, start=1):
+    try:
+      row = parse_json(line)
+    except (ValueError, RecursionError):
+      break  # it is torn: a process was killed while it wrote
+    if not line.endswith(b"\n"):
+      break
+    if not _is_row(row):
+      raise UserError(
+        f"{path}, line {number} is not a row of a journal: it has no step or "
+        "no kind"
+      )
+    rows.append(row)
   return [row for row in rows if last_step is None or row["step"] <= last_step]
 
 
-def _whole_lines(path: pathlib.Path):
-  """Yields the rows up to the first torn line."""
-  for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-    try:
-      row = json.loads(line)
-    except json.JSONDecodeError:
-      return
-    if not line.endswith("\n"):
-      return
-    yield row
+def _is_row(row: Any) -> bool:
+  return (
+    isinstance(row, dict)
+    and type(row.get("step")) is int
+    and isinstance(row.get("kind"), str)
+  )

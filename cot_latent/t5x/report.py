@@ -22,7 +22,7 @@ from cot_latent.inference.memory import MemoryState
 from cot_latent.models import digests
 from cot_latent.reporting import environment, record, seals, silent
 from cot_latent.reporting.health import Limits
-from cot_latent.runtime import compilation, files, lock, processes
+from cot_latent.runtime import compilation, files, lock, processes, terminal
 from cot_latent.t5x import checks, provenance, store
 from cot_latent.t5x.latent import Latent
 
@@ -442,4 +442,4 @@ def _drop_evaluation(path: pathlib.Path, step: int) -> None:
 
 def _say(text: str) -> None:
   if processes.is_first():
-    print(text, file=sys.stderr, flush=True)
+    terminal.say(text, is_error=True)

@@ -116,6 +116,19 @@ def test_a_difference_by_hand():
   check_difference(comparison.difference)
 
 
+@fixed
+@hypothesis.given(
+  st.lists(st.floats(0, 1), min_size=2, max_size=6), st.floats(0.01, 1)
+)
+def test_differences_are_those_of_the_paired_test(values, change):
+  own = {seed: round(value, 6) for seed, value in enumerate(values)}
+  baseline = {seed: round(change * seed**2, 6) for seed in own}
+  found = comparison.difference(own, baseline)
+  test = scipy.stats.ttest_rel([*own.values()], [*baseline.values()])
+  low, high = test.confidence_interval()
+  assert found[3:5] == pytest.approx((low, high), rel=1e-9, abs=1e-9)
+
+
 def unpaired(values, baseline):
   """Student's interval of two independent samples."""
   one, other = ([*v.values()] for v in (values, baseline))

@@ -14,7 +14,7 @@ import pytest
 
 from cot_latent.commands import compare, export, show, verify
 from cot_latent.errors import RunError, UserError
-from cot_latent.reporting import record, replication, seals
+from cot_latent.reporting import record, replication, schema, seals
 from cot_latent.reporting.tables import make as make_tables
 from cot_latent.runtime import files
 from cot_latent.t5x import launch, store
@@ -77,7 +77,7 @@ def test_it_says_what_t5x_was(whole):
 
 def test_a_part_of_another_form_is_no_report(whole):
   report = json.loads((whole / "report.json").read_text())
-  check = jsonschema.Draft202012Validator(record.schema()).validate
+  check = jsonschema.Draft202012Validator(schema.load()).validate
   check(report)
   del report["t5x"]["partitioning"]["mesh"]
   with pytest.raises(jsonschema.ValidationError):
