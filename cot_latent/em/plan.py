@@ -4,7 +4,6 @@ import dataclasses
 import inspect
 
 from cot_latent.em.method import Method
-from cot_latent.runtime.validation import is_to_be_told
 
 
 def as_dict(config) -> dict:
@@ -19,7 +18,6 @@ def as_dict(config) -> dict:
       return {
         field.name: plain(getattr(value, field.name))
         for field in dataclasses.fields(value)
-        if is_to_be_told(value, field)
       }
     if inspect.isfunction(value):
       settings = inspect.getclosurevars(value).nonlocals

@@ -206,13 +206,13 @@ def measured(
 
 
 def _start(usage: Sequence[_Row]) -> dict[str, Any]:
-  """What it took to get going, which the first reports did not say.
+  """What it took to get going, once a checkpoint was saved.
 
   Of several processes, one after the other, that which compiled most counts.
   """
-  compilations = [row["compilation"] for row in usage if "compilation" in row]
-  if not compilations:
+  if not usage:
     return {}
+  compilations = [row["compilation"] for row in usage]
   seconds = (row["first_step_seconds"] for row in usage)
   return {
     "first_step_seconds": next((s for s in seconds if s is not None), None),

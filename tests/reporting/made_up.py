@@ -132,6 +132,7 @@ def metrics(**changes):
     "estimator/is_skipped": 0,
     "grad/norm": 0.5,
     "grad/is_finite": 1,
+    "sampler/log_prob_gap": None,
     "time/sampling": 1.0,
     "time/checking": 0.25,
     "time/gradient": 2.0,
