@@ -13,7 +13,8 @@ from cot_latent.em import estep, outer_loops
 from cot_latent.em.method import Method
 from cot_latent.em.outer_loops import Pool
 from cot_latent.inference import baselines
-from cot_latent.training import base, experiment, loops, train
+from cot_latent.training import base, experiment, loops
+from cot_latent.training.run import Run
 from cot_latent.training.state import TrainState
 from tests.training import toy
 
@@ -75,7 +76,7 @@ def watch(config):
   """Runs an experiment and notes what its steps had."""
   steps: list[Before] = []
   seen: dict[str, Any] = {}
-  e_step, step, collect = loops.e_step, train._Run.step, outer_loops.collect
+  e_step, step, collect = loops.e_step, Run.step, outer_loops.collect
   draw_all = estep.draw_all
 
   def noting_e_step(*arguments):
@@ -105,7 +106,7 @@ def watch(config):
     patch.setattr(outer_loops, "e_step", noting_e_step)
     patch.setattr(outer_loops, "collect", noting_collect)
     patch.setattr(estep, "draw_all", noting_draw_all)
-    patch.setattr(train._Run, "step", noting_step)
+    patch.setattr(Run, "step", noting_step)
     report = toy.run(config)
   return Watched(config, report, steps)
 
