@@ -92,7 +92,7 @@ class Report:
     partitioner: partitioning.BasePartitioner,
     num_microbatches: int | None,
   ) -> None:
-    """Begins the report, or goes on with it after a checkpoint.
+    """Begins the report, or resumes it after a checkpoint.
 
     Args:
       step: T5X's.

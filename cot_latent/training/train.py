@@ -28,13 +28,13 @@ class Prepared(NamedTuple):
   """A checked experiment: all but the folder is ready.
 
   Attributes:
-    config: the experiment.
-    directory: the run's folder.
-    data: what it reads.
-    header: the sections of the report that do not change during the run.
-    diff: what is changed in the code, as git shows it; "" for nothing.
-    resumption: how this process differs from the one that began the run.
-    old: the report in the run's folder, if the run has begun already.
+    config: The experiment.
+    directory: The run's folder.
+    data: What the run reads.
+    header: The sections of the report that do not change during the run.
+    diff: What is changed in the code, as git shows it; "" for nothing.
+    resumption: How this process differs from the one that began the run.
+    old: The report in the run's folder, if the run has begun already.
   """
 
   config: experiment.Experiment
@@ -58,12 +58,13 @@ def prepare(
   """Loads the data and checks all that can be checked; writes nothing.
 
   Args:
-    config: the experiment.
-    gin_record: what the configuration came from, for the report.
-    open_task: opens its tasks; several runs may share what was opened.
+    config: The experiment.
+    gin_record: What the configuration came from, for the report.
+    open_task: Opens the experiment's tasks; several runs may share what was
+      opened.
 
   Raises:
-    UserError: if the data or the precision cannot be used, or if the folder
+    UserError: If the data or the precision cannot be used, or if the folder
       belongs to another run.
   """
   if jax.config.read("jax_enable_x64"):
@@ -84,16 +85,23 @@ def prepare(
 
 
 def train(prepared: Prepared) -> dict[str, Any]:
-  """Runs an experiment, or goes on with it where it was stopped.
+  """Runs an experiment, or resumes it where it was stopped.
+
+  If the run is complete already, nothing is done.
+
+  Args:
+    prepared: What `prepare` gave. Its header is changed in place.
 
   Returns:
     The report, which is also written to the experiment's folder, with the
-    metrics and samples that lie beside it. If the run is complete already,
-    nothing is done. Of several processes only the first one has the report.
+    metrics and samples that are stored beside it. Of several processes only
+    the first one has the report.
 
   Raises:
-    UserError: if the folder is in use, or if several processes were asked for
+    UserError: If the folder is in use, or if several processes were asked for
       different things.
+    RunError: If the run cannot continue, such as without a finite gradient.
+    Preempted: If the process is to end; the state is saved by then.
   """
   compilation.keep_on_disk()
   compilation.watch()
