@@ -74,10 +74,10 @@ def build(
   """Makes the report from its parts, with its hashes.
 
   Args:
-    header: the sections that do not change while a run goes on.
-    rows: of the journal.
-    status: as for `RunLog.write`.
-    error: what went wrong, in a line.
+    header: The sections that do not change during a run.
+    rows: The journal's rows.
+    status: As for `RunLog.write`.
+    error: What went wrong, in a line.
   """
   live = measured(rows, header["liveness"]["limits"])
   flags = health.red_flags(live["liveness"])
@@ -273,9 +273,9 @@ def check_same_run(
   """Checks that a folder's run is the one that is asked for.
 
   Args:
-    directory: the run's folder.
-    old: the report in it.
-    header: of the run that is to go on there.
+    directory: The run's folder.
+    old: The report in the folder.
+    header: The header of the run that is to be resumed there.
 
   Raises:
     UserError: naming the first thing that differs.

@@ -27,8 +27,8 @@ from cot_latent.t5x import checks, header
 from cot_latent.t5x.latent import Latent
 from cot_latent.t5x.store import Store, StoredLog
 
-# What looks at a header before anything is written. A module's variable, for
-# between who sets it, `launch.run`, and the report stands T5X's own script.
+# What looks at a header before anything is written. It is a module's variable
+# because T5X's own script is between `launch.run`, which sets it, and a report.
 check_header: Callable[[Mapping[str, Any]], None] | None = None
 _open: set["Report"] = set()  # in this process, for `end_by`
 

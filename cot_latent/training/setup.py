@@ -13,7 +13,7 @@ from cot_latent.training.experiment import Experiment
 
 
 class Setup(NamedTuple):
-  """What stays the same while a run goes on, its data apart.
+  """What stays the same during a run, its data apart.
 
   Attributes:
     config: The experiment.
