@@ -49,10 +49,11 @@ def check_output(flag: str, output: str) -> None:
       raise UserError(f"{flag}={output} is a folder: name a file")
     if path.exists():
       is_open = os.access(path, os.W_OK)
-    elif not place.parent.is_dir():
-      raise UserError(f"{flag}={output}: there is no folder {path.parent}")
     else:
-      is_open = os.access(place.parent, os.W_OK)
+      folder = place.parent if path.is_symlink() else path.parent
+      if not folder.is_dir():
+        raise UserError(f"{flag}={output}: there is no folder {folder}")
+      is_open = os.access(folder, os.W_OK)
   except (OSError, ValueError, RuntimeError) as error:  # a loop, a null
     raise UserError(f"{flag}={output!r:.80} cannot be used: {error}") from None
   if not is_open:
