@@ -360,6 +360,7 @@ def test_what_is_complete_is_left_alone(finished, capsys):
   assert before == after
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_commands_that_do_the_same(finished, tmp_path, capsys):
   folder, output = finished
   elsewhere = tmp_path / "out"

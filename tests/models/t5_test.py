@@ -565,6 +565,7 @@ def begins_together(build, *settings):
   return built._replace(start=start)
 
 
+@pytest.mark.slow
 def test_a_broken_twin_is_noticed_in_slots(folders):
   drawn_at_once(folders / "byt5")
   twin = twins.replaced(encoder_decoder, "build", begins_together)
@@ -669,6 +670,7 @@ def test_a_common_beginning_is_drawn_from(folders):
   )
 
 
+@pytest.mark.slow
 def test_a_soft_prompt_has_a_gradient(folders):
   config, params = loaded(folders / "byt5")
   soft = params["embed"]["embedding"][TEXT]

@@ -96,6 +96,7 @@ def assert_trees_equal_but_cost(one, other):
   )
 
 
+@pytest.mark.slow
 def test_another_method_reads_the_same_base_model(folder, first, monkeypatch):
   monkeypatch.setattr(base, "fit", None)  # would fail if it were used
   method = Method("trice_basic", estimators.basic(), "prior")
