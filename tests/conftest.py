@@ -1,10 +1,12 @@
 """Where tests find real data, what they share, and how much they try."""
 
 import atexit
+import functools
 import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
@@ -54,3 +56,20 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   shared = folder / "shared"
   shared.mkdir(exist_ok=True)
   return shared
+
+
+@pytest.fixture(scope="session")
+def finished_run(shared_folder: pathlib.Path) -> Callable:
+  """Gives a toy run that nothing disturbs, trained once for all workers."""
+  from tests.training import store
+
+  return functools.partial(store.finished_run, shared_folder)
+
+
+@pytest.fixture(scope="module")
+def compile_once() -> Iterator[None]:
+  """Shares compiled functions between the runs of a process."""
+  from tests.training import toy
+
+  with toy.shared_compilation():
+    yield

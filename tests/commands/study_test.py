@@ -20,6 +20,8 @@ from cot_latent.reporting.tables import make as make_tables
 from tests.reporting import made_up
 from tests.training.kills import act_at
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 COMMON = """
 from __gin__ import dynamic_registration
 

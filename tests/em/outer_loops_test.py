@@ -20,15 +20,11 @@ from tests.training import toy
 from tests.training.scripted import Scripted, keys_of, spelled
 from tests.training.watching import POOLED, empty_pool, looped
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 LENGTH, N, BATCH = toy.LENGTH[toy.CHAIN], toy.SIZES["train"], 9
 # Of the paper's appendix F: 40 steps, growing by 20% up to 200.
 PAPER = [40, 48, 58, 69, 83, 100, 119, 143, 172, 200, 200, 200]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _compile_once():
-  with toy.shared_compilation():
-    yield
 
 
 @pytest.fixture(scope="module")

@@ -26,16 +26,7 @@ from tests.training.kills import (
   run_until,
 )
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _compile_once():
-  with toy.shared_compilation():
-    yield
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-  return tmp_path_factory.mktemp("base")
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def make(directory, **changes):

@@ -74,7 +74,7 @@ DOINGS = (
   ("fill", outer_loops, "next_pool"),  # a pool
   # The memory is moved, and neither parameters nor anything on disk.
   ("e_step", estep, "e_step"),
-  ("e_step", outer_loops, "e_step"),
+  ("e_step", loops, "e_step"),
   ("step", train._Run, "step"),  # taken, and not even in the journal
   ("save", checkpoints.Checkpoints, "save"),
   # Orbax has finished, and nothing says so.

@@ -22,18 +22,7 @@ from cot_latent.training import base, train
 from tests.training import toy
 from tests.training.kills import act_at, assert_same_run, report_of, run_until
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _compile_once():
-  with toy.shared_compilation():
-    yield
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-  """A run that nothing disturbs: its configuration and report."""
-  config = toy.make_experiment(tmp_path_factory.mktemp("runs") / "whole")
-  return config, toy.run(config)
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture

@@ -28,19 +28,7 @@ from tests.training.kills import (
   run_until,
 )
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _compile_once():
-  """Shares compiled functions between the runs of this module."""
-  with toy.shared_compilation():
-    yield
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-  """A run that nothing disturbs: its configuration and report."""
-  config = toy.make_experiment(tmp_path_factory.mktemp("runs") / "whole")
-  return config, toy.run(config)
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def test_report_holds_the_run(whole):

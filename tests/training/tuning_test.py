@@ -30,15 +30,11 @@ from tests.training.kills import (
   run_until,
 )
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 LORA = Lora(2, targets=("query", "value", "down"))
 SOFT = SoftPrompt(length=4)
 TUNINGS = pytest.mark.parametrize("part", [LORA, SOFT], ids=["lora", "soft"])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _compile_once():
-  with toy.shared_compilation():
-    yield
 
 
 # What a soft prompt and an update compute.

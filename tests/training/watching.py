@@ -102,7 +102,7 @@ def watch(config):
     return state, metrics
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(outer_loops, "e_step", noting_e_step)
+    patch.setattr(loops, "e_step", noting_e_step)
     patch.setattr(outer_loops, "collect", noting_collect)
     patch.setattr(estep, "draw_all", noting_draw_all)
     patch.setattr(train._Run, "step", noting_step)

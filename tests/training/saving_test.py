@@ -1,0 +1,282 @@
+"""A run whose steps cost nothing survives whatever happens at any write.
+
+The journal, the report, the manifests and the order in which they are written
+are the trainer's own. The model, its steps and Orbax are not: three processes
+that are really killed are in tests/e2e/.
+"""
+
+import copy
+import dataclasses
+import itertools
+import json
+import pathlib
+import random
+import shutil
+
+import hypothesis
+import jax.numpy as jnp
+import pytest
+from hypothesis import stateful
+from hypothesis import strategies as st
+
+from cot_latent.em.evaluation import Output
+from cot_latent.errors import Preempted, UserError
+from cot_latent.inference import memory
+from cot_latent.reporting import page, record, seals
+from cot_latent.runtime import files, preemption
+from cot_latent.training import checkpoints, loading, train
+from cot_latent.training.state import TrainState
+from tests.asserts import assert_trees_equal
+from tests.reporting import made_up
+from tests.training import failing_disk, toy
+from tests.training.failing_disk import Disk
+from tests.training.kills import Killed, without_times
+
+NO_GIN = {"gin_files": [], "bindings": [], "resolved": "", "operative": ""}
+FAULTS = [failing_disk.kill, failing_disk.fill, failing_disk.terminate]
+
+
+def start(run):
+  run.journal.add(
+    0, "phase", phase="base", seconds=0.0, num_scored=0, was_read=False
+  )
+  chains = memory.init(toy.SIZES["train"], 8)
+  return TrainState({"w": jnp.int32(1)}, {"m": jnp.int32(2)}, chains, 0)
+
+
+def restore(run):
+  chains = memory.init(toy.SIZES["train"], 8)
+  like = TrainState({"w": jnp.int32(0)}, {"m": jnp.int32(0)}, chains, 0)
+  return run.checkpoints.restore(like)
+
+
+def step(run, state):
+  """Each part of the next state hangs on all parts of this one."""
+  number = state.step + 1
+  w, m = (int(part) for part in (state.params["w"], state.opt_state["m"]))
+  age = int(state.memory.num_proposed[0])
+  state = state._replace(
+    params={"w": jnp.int32((3 * w + m + age + number) % 1009)},
+    opt_state={"m": jnp.int32((5 * m + w) % 1013)},
+    memory=state.memory._replace(num_proposed=state.memory.num_proposed + w),
+    step=number,
+  )
+  return state, made_up.metrics(**{"grad/norm": float(w)})
+
+
+def evaluate(model, task, params, examples, *, num_samples, **_):
+  said = [str(int(params["w"]))] * (num_samples or 1)
+  return [
+    Output(name, toy.PARITY, "?", "1", said, [True] * len(said), said[0], False)
+    for name in examples.ids[:3]
+  ]
+
+
+class NoEvents:
+  """Stands for TensorBoard's writer."""
+
+  def __init__(self, directory):
+    pathlib.Path(directory).mkdir(exist_ok=True)
+
+  def add_scalar(self, *_):
+    pass
+
+  def flush(self):
+    pass
+
+  def close(self):
+    pass
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_cost(compile_once):
+  config = toy.make_experiment("unused")
+  data = toy.load(config)
+  header = train._header(config, "x", NO_GIN, data)
+  with pytest.MonkeyPatch.context() as patch:
+    for function in (start, restore, step):
+      patch.setattr(train._Run, function.__name__, function)
+    patch.setattr(train.evaluation, "evaluate", evaluate)
+    patch.setattr(train.summary, "Writer", NoEvents)
+    patch.setattr(train._Run, "show_memory", lambda *_: None)
+    patch.setattr(train, "_header", lambda *_: copy.deepcopy(header))
+    patch.setattr(page, "render", lambda report: "<html>")
+    patch.setattr(loading, "load_data", lambda *_: data)
+    yield
+
+
+def config_of(directory, period=2):
+  return toy.make_experiment(directory, checkpoint_period=period)
+
+
+def live(config, fault=None, at=0):
+  """Has a process work on a run, in which something may go wrong.
+
+  Returns:
+    The report, or None if the process did not come to the end; and the disk.
+  """
+  disk = Disk(pathlib.Path(config.model_dir).parent, fault, at)
+  with failing_disk.watched(disk), preemption.handled():
+    try:
+      return toy.run(config), disk
+    except (Killed, Preempted):
+      assert disk.has_happened
+    except OSError as error:
+      if error is not failing_disk.FULL:
+        raise
+  return None, disk
+
+
+def whole_steps(config):
+  """The steps of which there is a whole checkpoint, in order."""
+  root = pathlib.Path(config.model_dir) / "checkpoints"
+  folders = root.iterdir() if root.is_dir() else []
+  return sorted(
+    int(path.name)
+    for path in folders
+    if path.name.isdecimal() and checkpoints._fault(path) is None
+  )
+
+
+def state_of(config):
+  (step,) = whole_steps(config)[-1:]
+  with failing_disk.watched(Disk(pathlib.Path("/nowhere"))):
+    saved = checkpoints.Checkpoints(
+      pathlib.Path(config.model_dir) / "checkpoints"
+    )
+    like = TrainState({"w": 0}, {"m": 0}, memory.init(1, 8), step)
+    return saved.restore(like)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+  """A run that nothing disturbs: its configuration and report."""
+  config = config_of(tmp_path_factory.mktemp("runs") / "whole")
+  report, _ = live(config)
+  assert report["status"] == "complete"
+  return config, report
+
+
+def check_same(undisturbed, config, report):
+  """Checks that a run has come to the end of one that nothing disturbed."""
+  whole_config, whole = undisturbed
+  for section in ("status", "results", "samples", "liveness", "digest"):
+    assert report[section] == whole[section]
+  assert without_times(report["metrics"]) == without_times(whole["metrics"])
+  assert_trees_equal(state_of(config), state_of(whole_config))
+  root = pathlib.Path(config.model_dir)
+  assert record.read_whole(root) == json.loads(json.dumps(report))
+  outputs, others = (
+    {path.name: path.read_bytes() for path in (folder / "outputs").iterdir()}
+    for folder in (root, pathlib.Path(whole_config.model_dir))
+  )
+  assert outputs == others
+  unfinished = [*root.rglob("*.partial"), *root.rglob("*.tmp")]
+  assert all("unusable" in path.parent.name for path in unfinished)
+
+
+def check_left(config):
+  """Checks that what a process left can be read, and is not made up."""
+  root = pathlib.Path(config.model_dir)
+  report = record.read(root) if root.is_dir() else None
+  if report is not None:
+    seals.check(report)
+    last = max(whole_steps(config), default=0)
+    rows = files.read_rows(root / record.JOURNAL, None)
+    assert {row["step"] for row in rows} >= {*range(last + 1)} - {0}
+  return report
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_whatever_goes_wrong_at_any_write_the_run_ends_the_same(
+  undisturbed, tmp_path, fault
+):
+  for at in itertools.count():
+    config = config_of(tmp_path / f"{at}/run")
+    report, disk = live(config, fault, at)
+    if not disk.has_happened:
+      break
+    saved = whole_steps(config)
+    left = check_left(config)
+    if fault is failing_disk.terminate and saved and report is None:
+      assert left["status"] == "interrupted"
+      rows = files.read_rows(
+        pathlib.Path(config.model_dir) / record.JOURNAL, None
+      )
+      assert saved[-1] == rows[-1]["step"]
+    again, _ = live(config)
+    if report is None and left and left["status"] not in record.FINISHED:
+      resumed = [row["step"] for row in again["continuity"]["resumes"]]
+      assert resumed == saved[-1:]
+    check_same(undisturbed, config, again)
+    shutil.rmtree(tmp_path / str(at))
+  assert at > 60
+
+
+@pytest.mark.parametrize(
+  ("owner", "name", "twin"),
+  [
+    # The journal keeps what was measured after the checkpoint.
+    (files, "read_rows", lambda path, _: list(files._whole_lines(path))),
+    # A file is written in its place.
+    (files, "write_atomically", lambda path, text: path.write_text(text)),
+    # A checkpoint is taken for whole once it has its name.
+    (checkpoints, "_fault", lambda folder: None),
+  ],
+)
+def test_broken_protocols_are_seen(
+  undisturbed, tmp_path, monkeypatch, owner, name, twin
+):
+  monkeypatch.setattr(owner, name, twin)
+  with pytest.raises((AssertionError, UserError, OSError, ValueError)):
+    test_whatever_goes_wrong_at_any_write_the_run_ends_the_same(
+      undisturbed, tmp_path, failing_disk.kill
+    )
+
+
+class Lives(stateful.RuleBasedStateMachine):
+  """A run on which one process works after the other."""
+
+  undisturbed, folder = None, None  # of the test
+
+  def __init__(self):
+    super().__init__()
+    shutil.rmtree(self.folder, ignore_errors=True)
+    self.config = config_of(self.folder / "run")
+
+  @stateful.rule(
+    fault=st.sampled_from(FAULTS),
+    at=st.integers(0, 120),
+    period=st.integers(1, 4),
+  )
+  def live(self, fault, at, period):
+    live(dataclasses.replace(self.config, checkpoint_period=period), fault, at)
+
+  @stateful.precondition(lambda self: len(whole_steps(self.config)) > 1)
+  @stateful.rule(seed=st.integers(0, 99), is_unfinished=st.booleans())
+  def damage(self, seed, is_unfinished):
+    """Of two checkpoints the last is damaged, or was not finished."""
+    last = whole_steps(self.config)[-1]
+    folder = pathlib.Path(self.config.model_dir) / "checkpoints" / str(last)
+    if is_unfinished:
+      (folder / checkpoints._MANIFEST).unlink()
+      return
+    content = bytearray((folder / "state").read_bytes())
+    content[random.Random(seed).randrange(len(content))] ^= 1
+    (folder / "state").write_bytes(content)
+
+  @stateful.invariant()
+  def can_be_read(self):
+    check_left(self.config)
+
+  def teardown(self):
+    report, _ = live(self.config)
+    check_same(self.undisturbed, self.config, report)
+    assert live(self.config)[0] == report
+
+
+def test_any_sequence_of_faults_ends_the_same(undisturbed, tmp_path):
+  Lives.undisturbed, Lives.folder = undisturbed, tmp_path / "lives"
+  stateful.run_state_machine_as_test(
+    Lives, settings=hypothesis.settings(stateful_step_count=6)
+  )
