@@ -13,3 +13,8 @@ def by_day(cases: Iterable[str], *daily: str) -> list:
     case if case in daily else pytest.param(case, marks=pytest.mark.slow)
     for case in cases
   ]
+
+
+def by_night(*cases: tuple) -> list:
+  """Cases of several parameters each, all of them for the night."""
+  return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]

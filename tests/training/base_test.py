@@ -266,7 +266,10 @@ def test_a_base_model_that_failed_is_not_kept(tmp_path, monkeypatch):
   assert not bases(tmp_path)
 
 
-@pytest.mark.parametrize("place", [("after_row", 1), ("after_save", 1)])
+@pytest.mark.parametrize(
+  "place",
+  [("after_row", 1), pytest.param(("after_save", 1), marks=pytest.mark.slow)],
+)
 def test_killed_with_a_shared_base_model_ends_the_same(first, tmp_path, place):
   config = make(tmp_path / "killed")
   run_until(config, place)

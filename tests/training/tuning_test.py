@@ -142,14 +142,18 @@ def test_a_step_moves_what_is_trained_and_keeps_no_more(part):
     assert size < sum(x.size for x in jax.tree.leaves(frozen)) / 5
 
 
-@pytest.mark.parametrize("part", [None, LORA, SOFT], ids=str)
+@pytest.mark.parametrize(
+  "part",
+  [pytest.param(None, marks=pytest.mark.slow), LORA, SOFT],
+  ids=str,
+)
 @pytest.mark.parametrize(
   "rows",
   [
     pytest.param(1, marks=pytest.mark.slow),
     5,
     pytest.param(14, marks=pytest.mark.slow),
-    100,
+    pytest.param(100, marks=pytest.mark.slow),
   ],
 )
 def test_rows_by_parts_give_the_same_step(part, rows):
