@@ -84,7 +84,7 @@ class _File:
     self._disk, self._file, self._pending = disk, file, []
 
   def write(self, data):
-    self._pending.append(data)
+    self._pending.append(data if isinstance(data, str) else bytes(data))
 
   def flush(self):
     if not self._pending:
