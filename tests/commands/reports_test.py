@@ -14,7 +14,8 @@ from cot_latent.reporting import record, replication, seals
 from cot_latent.runtime import files
 from cot_latent.training import tuning
 from tests.commands import inside_t5x
-from tests.training import toy
+
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 RUN = [
   "--gin_file=gin/runs/quickstart.gin",
@@ -25,13 +26,6 @@ RUN = [
   "--gin.NUM_VOTES=2",
   "--gin.CHECKPOINT_PERIOD=2",
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _compile_once():
-  """Shares compiled functions between the runs of this module."""
-  with toy.shared_compilation():
-    yield
 
 
 def train(directory, *more):
@@ -460,7 +454,7 @@ def test_a_dead_run_fails_under_strict(tmp_path, capsys):
 
 
 def test_when_a_run_is_dead_is_for_gin_to_say(run, capsys, tmp_path):
-  limit = "--gin.liveness.Limits.most_unparseable="
+  limit = "--gin.health.Limits.most_unparseable="
   arguments = [*("train", *RUN), f"--gin.MODEL_DIR='{tmp_path / 'dead'}'"]
   assert call(capsys, *arguments, f"{limit}0.0", "--strict")[0] == 1
   report = record.read(tmp_path / "dead")

@@ -22,6 +22,8 @@ from cot_latent.reporting.tables import make as make_tables
 from tests.reporting import made_up
 from tests.training.kills import act_at
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 COMMON = """
 from __gin__ import dynamic_registration
 
@@ -437,6 +439,7 @@ def test_an_edited_report_is_not_complete(kept, capsys, tmp_path):
   assert not (tmp_path / "kept").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_commands_that_do_the_same(finished, tmp_path, capsys):
   folder, output = finished
   elsewhere = tmp_path / "out"

@@ -202,6 +202,7 @@ def test_direct_prompts_are_shown(t5x, data_dir):
     assert shown["prompt"] == f"Question: {row['input']}\nAnswer:\n"
 
 
+@pytest.mark.slow
 def test_a_mixture_is_shown(t5x, data_dir):
   head, examples = shown_examples(
     t5x(

@@ -15,9 +15,6 @@ from cot_latent.errors import UserError
 from cot_latent.models import vocabularies
 from tests.asserts import message_of
 
-fixed = hypothesis.settings(
-  derandomize=True, deadline=None, max_examples=200, database=None
-)
 NO_TOKENS = np.zeros(0, np.int32)
 # id, task, question, answer
 KNOWN = {
@@ -277,7 +274,6 @@ def test_majority(broken):
     check_majority(broken)
 
 
-@fixed
 @hypothesis.given(st.lists(st.sampled_from([None, "a", "b", "c"])))
 def test_the_majority_has_most_votes(answers):
   found = scoring.majority(answers)

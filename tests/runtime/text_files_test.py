@@ -12,10 +12,6 @@ from cot_latent.errors import UserError
 from cot_latent.runtime import text_files
 from tests.asserts import message_of
 
-fixed = hypothesis.settings(
-  derandomize=True, deadline=None, max_examples=200, database=None
-)
-
 
 @pytest.fixture
 def write(tmp_path):
@@ -127,7 +123,6 @@ def test_rows_must_hold_strings():
 
 
 def check_jsonl(read):
-  @fixed
   @hypothesis.given(
     st.lists(
       st.dictionaries(

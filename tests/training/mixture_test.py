@@ -9,6 +9,8 @@ from cot_latent.em import evaluation
 from cot_latent.reporting import page, summary
 from tests.training import toy
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 FIVE, THREE, WORDS = toy.PARTS
 # Right answers of each task among its 10 held-out questions, and what becomes
 # of the others: they are wrong, without an answer, or right but cut.
