@@ -20,17 +20,20 @@ from cot_latent.errors import UserError
 
 # Importing these does nothing but define things.
 _IMPORTED = ("cot_latent", "t5x", "seqio", "optax")
-# What a configuration refers to is defined in one of these: they have the
-# things that are configured, and nothing that runs programs.
+# What a configuration refers to is one of these or inside one: they have the
+# things that are configured, and nothing that runs programs or writes files.
 _REFERRED = (
   "cot_latent.data.prompts",
   "cot_latent.data.source",
   "cot_latent.em.method",
   "cot_latent.inference",
-  "cot_latent.models",
+  "cot_latent.models.decoder",
+  "cot_latent.models.hf.weights.read_config",
+  "cot_latent.models.lora",
+  "cot_latent.models.partitioning",
+  "cot_latent.models.t5",
   "cot_latent.reporting.health",
   "cot_latent.t5x",
-  "cot_latent.tasks",
   "cot_latent.training.experiment",
   "cot_latent.training.tuning",
   "t5x",
@@ -193,7 +196,8 @@ def _check_home(
       home = getattr(found, "__module__", None)
       if isinstance(found, types.ModuleType):
         home = found.__name__
-    is_fine = isinstance(home, str) and _is_inside(home, inside)
+    full = f"{home}.{getattr(found, '__qualname__', '')}"
+    is_fine = isinstance(home, str) and _is_inside(full, inside)
     is_fine = is_fine and callable(found)
   if not is_fine:
     raise UserError(

@@ -86,6 +86,7 @@ def test_a_module_that_is_named_is_imported(trap):
     "from cot_latent.runtime import files\nA = @files.write_atomically()",
     "import cot_latent\nA = @cot_latent.runtime.files.write_atomically()",
     "from cot_latent.reporting import environment\nA = @environment.git()",
+    "from cot_latent.models.hf import weights\nA = @weights.save()",
     "A = @experiment.Experiment.__init__()",
     "A = @experiment.dataclasses.dataclass()",
     "import __main__ as script\nA = @script.main()",
