@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from cot_latent.commands import reports as report_commands
+from cot_latent.em.evaluation import Output
 from cot_latent.errors import RunError, UserError
 from cot_latent.reporting import record, replication, seals
 from cot_latent.reporting.tables import make as make_tables
@@ -346,7 +347,7 @@ def test_the_gradients_norm_is_that_of_the_step(made):
     before = small.host(trainer.train_state.params)
     train(trainer, 1)
     after = small.host(trainer.train_state.params)
-    (row,) = record.of_kind(report._record.journal.rows, "metrics")
+    (row,) = record.of_kind(report._log.rows, "metrics")
   moved = jax.tree.map(lambda a, b: (a - b) / small.RATE, before, after)
   norm = np.sqrt(sum((part**2).sum() for part in jax.tree.leaves(moved)))
   assert row["grad/norm"] == pytest.approx(norm, rel=1e-3)
@@ -424,8 +425,8 @@ def test_an_evaluation_is_dropped_where_it_comes_again(
   model, latent, report, directory = made
   with small.make_trainer(model, latent, report=report) as trainer:
     train(trainer, 2)
-    row = {"seconds": 1.0, "num_sampled": 0}
-    report._record.journal.add(2, "evaluation_seconds", **row)
+    answer = Output("0", "x", "a", "1", ["1"], [True], "1", True)
+    report.evaluated(2, [answer], seconds=1.0)
     report.saving(2, "0" * 64)
     state, chains = trainer.train_state, latent.iterator.chains
   monkeypatch.setattr(reports.checks, "evaluates_first", lambda: comes_again)

@@ -16,9 +16,9 @@ from tensorboard.summary.writer import record_writer
 from cot_latent import cli
 from cot_latent.em import results
 from cot_latent.errors import Preempted, RunError, UserError
-from cot_latent.reporting import environment
+from cot_latent.reporting import environment, record
 from cot_latent.runtime import files, lock, preemption
-from cot_latent.training import base, train
+from cot_latent.training import base
 from tests.training import toy
 from tests.training.kills import act_at, assert_same_run, report_of, run_until
 
@@ -226,7 +226,7 @@ def test_a_disk_that_takes_nothing_is_one_line_and_loses_nothing(
       "running" if what == "report" else "failed"
     )
   assert cli.main(["train", "--gin_file=x"]) == 0
-  again = train.record.read_whole(root)
+  again = record.read_whole(root)
   assert bool(resumes(again)) == (not what.startswith("first"))
   assert_same_run(whole, (config, again))
 

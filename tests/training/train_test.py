@@ -12,6 +12,7 @@ import pytest
 from cot_latent import cli
 from cot_latent.data import prompts, scoring
 from cot_latent.data.open import open_task
+from cot_latent.em import evaluation
 from cot_latent.em.drawing import Drawer
 from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method
@@ -19,7 +20,14 @@ from cot_latent.errors import RunError, UserError
 from cot_latent.inference import estimators
 from cot_latent.reporting import record, summary
 from cot_latent.runtime import files, lock
-from cot_latent.training import bootstrap, checkpoints, loading, mstep, train
+from cot_latent.training import (
+  base,
+  bootstrap,
+  checkpoints,
+  loading,
+  mstep,
+  train,
+)
 from tests.asserts import assert_trees_equal
 from tests.training import toy
 from tests.training.kills import (
@@ -143,7 +151,7 @@ def test_cost_is_what_was_planned(whole):
 def base_model(config):
   """Fits the base model again."""
   data = toy.load(config)
-  return train.base.fit(
+  return base.fit(
     toy.make_model(config), config.base, data.base, config.seed, lambda _: None
   )
 
@@ -237,7 +245,7 @@ def test_killed_while_the_first_report_is_written(whole, tmp_path, monkeypatch):
 
 def test_a_complete_run_is_left_alone(whole, monkeypatch):
   config, report = whole
-  monkeypatch.setattr(train, "_Run", None)  # would fail if it were used
+  monkeypatch.setattr(train, "Run", None)  # would fail if it were used
   assert toy.run(config) == json.loads(json.dumps(report))
 
 
@@ -678,10 +686,10 @@ def worked(whole, tmp_path_factory):
   )
   seen = Seen()
   with pytest.MonkeyPatch.context() as patch:
-    seen.spy(patch, train.base, "fit", lambda *given: given[2])
+    seen.spy(patch, base, "fit", lambda *given: given[2])
     seen.spy(patch, EStep, "start_memory", lambda one, *_: one.examples)
     seen.spy(patch, EStep, "step", lambda one, *_: one.examples)
-    seen.spy(patch, train.evaluation, "evaluate", lambda one, *_: one.examples)
+    seen.spy(patch, evaluation, "evaluate", lambda one, *_: one.examples)
     report = toy.run(config)
   return config, report, seen
 
