@@ -1,6 +1,5 @@
 """What is measured in a step, whichever trainer takes it."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from cot_latent.reporting import metric_names as names
@@ -115,13 +114,4 @@ def metrics(info: StepInfo, update: UpdateInfo) -> dict[str, Any]:
     **update.metrics(),
     names.IS_SKIPPED: int(info.is_skipped()),
     names.NUM_SCORED: info.num_weighted,
-  }
-
-
-def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-  """Takes from a step's metrics those that TensorBoard draws."""
-  return {
-    name: value
-    for name, value in metrics.items()
-    if "/" in name and value is not None
   }

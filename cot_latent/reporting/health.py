@@ -109,8 +109,8 @@ def _gap(metrics: Sequence[_Row]) -> dict[str, float]:
 
   The control variate takes both for the same distribution.
   """
-  name = names.LOG_PROB_GAP
-  gaps = [row[name] for row in metrics if row[name] is not None]
+  found = [row[names.LOG_PROB_GAP] for row in metrics]
+  gaps = [gap for gap in found if gap is not None]
   return {"largest_log_prob_gap": max(gaps)} if gaps else {}
 
 

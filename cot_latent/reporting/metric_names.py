@@ -4,6 +4,9 @@ A name with a slash is drawn by TensorBoard, in the section before the slash.
 The values and their meaning are documented in `cot_latent.em.step_info`.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 ACCEPT_RATE = "chain/accept_rate"
 MEMORY_CORRECT = "memory/correct_fraction"
 MEMORY_AGE = "memory/age"
@@ -27,3 +30,12 @@ NUM_SAMPLED = "num_sampled"
 NUM_TOKENS = "num_tokens"
 NUM_SCORED = "num_scored"
 CHOICES = "choices"
+
+
+def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+  """Takes from a step's metrics those that TensorBoard draws."""
+  return {
+    name: value
+    for name, value in metrics.items()
+    if "/" in name and value is not None
+  }

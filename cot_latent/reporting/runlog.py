@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from cot_latent.errors import Preempted, UserError
-from cot_latent.reporting import environment, page, record
+from cot_latent.reporting import environment, metric_names, page, record
 from cot_latent.runtime import files
 
 INTERRUPTIONS: tuple[type[BaseException], ...] = (KeyboardInterrupt, Preempted)
@@ -139,9 +139,7 @@ class RunLog:
     if self._first_step_seconds is None:
       self._first_step_seconds = time.perf_counter() - self._began
     self._add(step, "metrics", **metrics)
-    self._show(
-      step, {k: v for k, v in metrics.items() if "/" in k and v is not None}
-    )
+    self._show(step, metric_names.scalars(metrics))
 
   def evaluated(
     self, step: int, seconds: float, evaluation: Evaluation

@@ -19,6 +19,7 @@ from cot_latent.em.estep import EStep, WeightedRows
 from cot_latent.em.step_info import StepInfo, UpdateInfo
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import memory, rng
+from cot_latent.reporting import metric_names
 from cot_latent.runtime import processes
 from cot_latent.runtime.progress import Progress
 from cot_latent.t5x import loops, provenance, sampler
@@ -222,7 +223,7 @@ class LatentTrainer(trainer.Trainer):
       )
       self._report.step(step + 1, step_info.metrics(info, update))
     metrics = {k: v for k, v in metrics.items() if k not in _MEANINGLESS}
-    for name, value in step_info.scalars(info.metrics()).items():
+    for name, value in metric_names.scalars(info.metrics()).items():
       metrics[f"latent/{name}"] = clu.metrics.Average.from_model_output(
         jnp.asarray([value], jnp.float32)
       )

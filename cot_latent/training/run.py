@@ -42,7 +42,7 @@ class Run:
     self.task, self.layout = setup.task, setup.layout
     self.model, self.init_optimizer = setup.model, setup.init_optimizer
     self.data, self.log, self.checkpoints = data, log, checkpoints
-    self.e_step = setup.e_step(data.train)
+    self.e_step = setup.e_step(data)
     self.m_step = mstep.build(
       setup.model,
       setup.optimizer,

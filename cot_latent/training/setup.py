@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 import optax
 
-from cot_latent.data.task import Examples, Task
+from cot_latent.data.task import Task
 from cot_latent.em.estep import EStep
 from cot_latent.models import language_model, lora, partitioning
 from cot_latent.models.language_model import LanguageModel
 from cot_latent.training import mstep
 from cot_latent.training.experiment import Experiment
+from cot_latent.training.loading import Data
 
 
 class Setup(NamedTuple):
@@ -38,17 +39,13 @@ class Setup(NamedTuple):
     """Makes the optimizer's state before any step."""
     return mstep.init_optimizer(self.model, self.optimizer, params)
 
-  def e_step(self, train: Examples) -> EStep:
-    """Makes the E-step on the training questions.
-
-    Args:
-      train: The questions, with the worked examples that the run drew.
-    """
+  def e_step(self, data: Data) -> EStep:
+    """Makes the E-step on the training questions."""
     config = self.config
     return EStep(
       self.model,
       self.task,
-      train,
+      data.train,
       config.method,
       config.seed,
       config.task.max_length,

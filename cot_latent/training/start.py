@@ -47,7 +47,7 @@ def begin(setup: Setup, data: Data, log: RunLog) -> tuple[Data, TrainState]:
   is_empty = config.method.memory_start == "empty"
   num_drawn = 0 if is_empty else len(data.train)
   with log.phase("memory_start", num_sampled=num_drawn):
-    chains = setup.e_step(data.train).start_memory(
+    chains = setup.e_step(data).start_memory(
       state.model_params(), Progress("memory", len(data.train))
     )
   return data, _first_state(setup, state._replace(memory=chains))
@@ -82,7 +82,7 @@ def resume(
     params, _ = _base_params(setup, data)
     _check_frozen(setup, params, log)
     state = _add_trained(setup, data, params)
-  chains = setup.e_step(data.train).empty_memory()
+  chains = setup.e_step(data).empty_memory()
   like = _first_state(setup, state._replace(memory=chains))
   return data, checkpoints.restore(like)
 
@@ -100,14 +100,14 @@ def _base_params(setup: Setup, data: Data) -> tuple[Any, bool]:
 def _draw_exemplars(setup: Setup, data: Data, params: Any, log: RunLog) -> Data:
   """Draws worked examples from the base model and puts them to use."""
   config = setup.config
+  drawer = Drawer(
+    setup.base_model,
+    data.soft_task or data.task,
+    data.train,
+    config.evaluation.batch_size,
+  )
+  room = bootstrap.room(data, config.task.prompt_length)
   with log.phase("bootstrap") as found:
-    drawer = Drawer(
-      setup.base_model,
-      data.soft_task or data.task,
-      data.train,
-      config.evaluation.batch_size,
-    )
-    room = bootstrap.room(data, config.task.prompt_length)
     exemplars, found["num_sampled"] = bootstrap.draw(
       drawer, params, config.seed, room
     )

@@ -2,6 +2,7 @@
 
 from cot_latent.em import step_info
 from cot_latent.em.step_info import StepInfo, UpdateInfo
+from cot_latent.reporting import metric_names
 
 INFO = StepInfo(0.5, 0.75, 2.0, 0.1, 0.2, 7, 5, 0.4, 8, 99, "abc", 1.0, 2.0)
 UPDATE = UpdateInfo(1e-3, True, 3.0, None, 0.0, 4.0, 5.0)
@@ -40,7 +41,7 @@ def test_a_step_without_a_correct_rationale_is_skipped():
 
 
 def test_tensorboard_has_the_numbers_that_there_are():
-  shown = step_info.scalars(step_info.metrics(INFO, UPDATE))
+  shown = metric_names.scalars(step_info.metrics(INFO, UPDATE))
   assert "grad/loss" not in shown  # None
   assert not {"choices", "num_sampled", "num_tokens", "num_scored"} & set(shown)
   assert len(shown) == 17
