@@ -167,7 +167,11 @@ def test_rows_by_parts_give_the_same_step(part, rows):
 # Runs.
 
 
-@TUNINGS
+@pytest.mark.parametrize(
+  "part",
+  [pytest.param(LORA, marks=pytest.mark.slow), SOFT],
+  ids=["lora", "soft"],
+)
 def test_a_run_trains_a_part_alone(tmp_path, part):
   config = toy.make_experiment(tmp_path / "run", tuning=part)
   report = toy.run(config)
