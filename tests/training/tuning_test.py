@@ -34,7 +34,6 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 LORA = Lora(2, targets=("query", "value", "down"))
 SOFT = SoftPrompt(length=4)
-TUNINGS = pytest.mark.parametrize("part", [LORA, SOFT], ids=["lora", "soft"])
 
 
 # What a soft prompt and an update compute.
