@@ -27,6 +27,7 @@ from cot_latent.runtime import files, preemption
 from cot_latent.training import checkpoints, loading, train
 from cot_latent.training.state import TrainState
 from tests.asserts import assert_trees_equal
+from tests.params import by_night
 from tests.reporting import made_up
 from tests.training import failing_disk, toy
 from tests.training.failing_disk import Disk
@@ -197,11 +198,19 @@ def check_left(config):
   return report
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+  ("fault", "stride"),
+  [
+    (failing_disk.kill, 1),
+    (failing_disk.fill, 3),
+    (failing_disk.terminate, 3),
+    *by_night((failing_disk.fill, 1), (failing_disk.terminate, 1)),
+  ],
+)
 def test_whatever_goes_wrong_at_any_write_the_run_ends_the_same(
-  short, tmp_path, fault
+  short, tmp_path, fault, stride
 ):
-  for at in itertools.count():
+  for at in itertools.count(step=stride):
     config = config_of(tmp_path / f"{at}/run", 3)
     report, disk = live(config, fault, at)
     if not disk.has_happened:
@@ -244,7 +253,7 @@ def test_broken_protocols_are_seen(
   monkeypatch.setattr(owner, name, twin)
   with pytest.raises((AssertionError, UserError, OSError, ValueError)):
     test_whatever_goes_wrong_at_any_write_the_run_ends_the_same(
-      short, tmp_path, failing_disk.kill
+      short, tmp_path, failing_disk.kill, 1
     )
 
 
