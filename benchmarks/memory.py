@@ -90,7 +90,9 @@ def calculate(
 
 
 def _build(config, vocab_size, tokens, lora):
-  return language_model.build(config, vocab_size, 1, tokens // 2, lora=lora)
+  return language_model.from_config(
+    config, vocab_size, 1, tokens // 2, lora=lora
+  )
 
 
 def _kept(config, vocab_size, tokens, lora) -> int:

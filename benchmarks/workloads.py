@@ -7,7 +7,6 @@ import time
 import types
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +15,13 @@ import optax
 
 from benchmarks import limits
 from cot_latent.data.task import Examples
-from cot_latent.em import estep
+from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method
 from cot_latent.inference import estimators, memory
 from cot_latent.models import language_model, t5, vocabularies
 from cot_latent.models.decoder import DecoderConfig
 from cot_latent.models.language_model import LanguageModel
-from cot_latent.models.network import target_mask
+from cot_latent.models.stops import Ending
 from cot_latent.training import mstep
 from cot_latent.training.experiment import OptimizerConfig
 
@@ -114,23 +113,19 @@ def _with_eos_rate(
   Its log_prob is the network's own: it does the same work.
   """
 
-  def wrap(function):
-    def changed(*arguments):
-      logits, kept = function(*arguments)
-      return _set_eos_rate(rate, logits), kept
+  settings = (config, vocab_size, _EOS, max_length)
+  base: Any = type(language_model.from_config(*settings).network)
 
-    return changed
+  class WithEosRate(base):
+    def prefill(self, *arguments):
+      logits, cache = super().prefill(*arguments)
+      return _set_eos_rate(rate, logits), cache
 
-  build = language_model.sampling.build
+    def decode_step(self, *arguments):
+      logits, cache = super().decode_step(*arguments)
+      return _set_eos_rate(rate, logits), cache
 
-  def build_changed(network, *settings):
-    changed = network._replace(
-      start=wrap(network.start), advance=wrap(network.advance)
-    )
-    return build(changed, *settings)
-
-  with mock.patch.object(language_model.sampling, "build", build_changed):
-    return language_model.build(config, vocab_size, _EOS, max_length)
+  return LanguageModel(WithEosRate(*settings))
 
 
 def _random_tokens(seed: int, *shape: int) -> np.ndarray:
@@ -152,7 +147,7 @@ def _keys(number: int) -> jax.Array:
 
 def _num_tokens(draws: Any) -> np.ndarray:
   """[N], with the EOS."""
-  return np.asarray(target_mask(jnp.asarray(draws.tokens), _EOS)).sum(axis=1)
+  return Ending((_EOS,)).lengths(np.asarray(draws.tokens))[0]
 
 
 def plain_sampling(sizes: Sizes, with_peers: Collection[str] = ()) -> Workload:
@@ -210,7 +205,7 @@ def few_shot_sampling(
   lengths = np.minimum(drawn, sizes.max_length)
 
   def ours(num_slots):
-    draws = model.sample(params, prompts, keys, 1.0, num_slots)
+    draws = model.sample(params, prompts, keys, 1.0, num_slots=num_slots)
     return float(_num_tokens(draws).sum())
 
   contenders: dict[str, Callable[[], float]] = {}
@@ -281,7 +276,9 @@ def gradient(sizes: Sizes, with_peers: Collection[str] = ()) -> Workload:
   """W2."""
   vocab_size, rows = vocabularies.byte_vocabulary().size, sizes.batch_size
   target_length = sizes.mean_length
-  model = language_model.build(sizes.decoder, vocab_size, _EOS, target_length)
+  model = language_model.from_config(
+    sizes.decoder, vocab_size, _EOS, target_length
+  )
   _, m_step = _m_step(model, optax.identity())
   prompts = _prompts(sizes)[:rows]
   targets = _random_tokens(4, rows, target_length)
@@ -394,14 +391,13 @@ def trice_step(sizes: Sizes) -> dict[str, Callable[[int], Step]]:
     )
     jax.block_until_ready(state)
     began = time.perf_counter()
-    _, weighted, metrics = estep.e_step(
-      *(model, task, examples, method, params(), state, index, 0, step + 1)
-    )
+    e_step = EStep(model, task, examples, method, 0, sizes.max_length)
+    _, weighted, info = e_step.step(params(), state, index, step + 1)
     m_step(weighted.prompts, weighted.targets, weighted.weights)
     return Step(
       time.perf_counter() - began,
-      metrics["time/sampling"],
-      metrics["chain/accept_rate"],
+      info.sampling_seconds,
+      info.accept_rate,
       weighted.num_weighted(),
     )
 

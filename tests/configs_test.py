@@ -386,7 +386,7 @@ def test_a_method_has_its_name_and_replaces_all_others_wholly(method):
 @pytest.mark.parametrize(
   ("before", "method", "line"),
   [
-    ("star", "trice", "  refit = None\n"),
+    ("star", "trice", "  loops = None\n"),
     ("trice_subsampled", "rloo", "  num_scored = None\n"),
     ("rest_em", "cot_supervised", "  num_draws = 1\n"),
     ("star", "rest_em", "  stop_loss = None\n"),

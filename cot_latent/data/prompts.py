@@ -27,7 +27,7 @@ class Prompts:
       a JSONL file of `question`, `answer` and `completion`, such as the
       exemplars.jsonl of a run that has bootstrapped them.
     num_exemplars: how many, at most.
-    separator: what ends a worked example.
+    separator: what ends a worked example, and so a completion after some.
 
   Reference: Phan et al. 2023, section 4 and appendix F.
   """
@@ -56,6 +56,12 @@ class Prompts:
           f"Prompts.{name} = {getattr(self, name)!r:.80} must have the "
           f"field{'s' * (len(fields) > 1)} {wanted}, and no other"
         )
+
+  @property
+  def stop(self) -> tuple[str, ...]:
+    """The strings that end a completion: after examples, what ends one."""
+    has_stop = self.exemplars != "none" and self.separator
+    return (self.separator,) if has_stop else ()
 
   def split(self, name: str) -> list[str]:
     """Cuts a template: text, field, text, ..., field, text."""

@@ -4,7 +4,11 @@ import dataclasses
 from typing import Literal
 
 from cot_latent.data.prompts import Prompts
-from cot_latent.runtime.validation import check_positive, check_types
+from cot_latent.errors import UserError
+from cot_latent.runtime.validation import (
+  check_positive,
+  check_types,
+)
 
 OverLong = Literal["error", "leave_out", "truncate"]
 
@@ -50,6 +54,8 @@ class TaskConfig:
     over_long: what becomes of an example that does not fit (`Task.load`).
     train_split: the questions with a memory.
     test_split: the held-out questions.
+    stop: Strings that end a completion, as EOS always does; None takes those of
+      the prompts (`Prompts.stop`).
   """
 
   source: Source
@@ -58,7 +64,13 @@ class TaskConfig:
   over_long: OverLong = "error"
   train_split: str = "train"
   test_split: str = "test"
+  stop: tuple[str, ...] | None = None
 
   def __post_init__(self):
     check_types(self)
     check_positive(self, "prompt_length", "max_length")
+    if self.stop and "" in self.stop:
+      raise UserError(
+        "STOP has an empty string, which would end every completion before it "
+        "begins; () is no stop string"
+      )

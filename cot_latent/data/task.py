@@ -4,6 +4,7 @@ N questions, P prompt tokens, T target tokens.
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -18,6 +19,7 @@ from cot_latent.data.prompts import Prompts
 from cot_latent.data.source import OverLong
 from cot_latent.errors import UserError
 from cot_latent.inference import rng
+from cot_latent.models import stops
 from cot_latent.models.api import PAD_ID
 from cot_latent.models.vocabularies import Vocabulary
 
@@ -144,6 +146,7 @@ class Task:
     separator: the tokens that end a worked example.
     lesson: the tokens of a worked example that shows the form of an answer, for
       bootstrapping; there may be none.
+    stop: Strings that end a completion, besides EOS.
   """
 
   name: str
@@ -157,6 +160,35 @@ class Task:
   read: Callable[[str], TokenizedSplit]
   separator: np.ndarray
   lesson: np.ndarray
+  stop: tuple[str, ...] = ()
+
+  @functools.cached_property
+  def ending(self) -> stops.Ending:
+    """What ends a completion.
+
+    Raises:
+      UserError: If the vocabulary cannot write a stop string.
+    """
+    ids = (self.vocabulary.eos_id,)
+    return stops.compile_stop(self.vocabulary, ids, self.stop)
+
+  def ending_at(self, stop: tuple[str, ...] | None) -> "Task":
+    """The same task with stop strings; None takes those of its prompts."""
+    if stop is None:
+      stop = self.prompts.stop
+    return dataclasses.replace(self, stop=stop)
+
+  def completions(self, tokens: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Reads what was written.
+
+    Args:
+      tokens: [B, T] int32.
+
+    Returns:
+      B texts, what stands before the stop string or EOS; and [B] bool, whether
+      the completion has ended and was not cut by the limit.
+    """
+    return self.ending.completions(self.vocabulary.decode, tokens)
 
   def extract(self, completion: str) -> str | None:
     """Reads the answer out of a completion, as training does."""

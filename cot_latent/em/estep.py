@@ -1,12 +1,12 @@
 """The E-step as it is run: draw, check, update the memory, weigh.
 
-M questions, K draws each, P prompt tokens, T target tokens.
+M questions in a minibatch, N in all, K draws each, P prompt tokens, T target
+tokens.
 """
 
+import dataclasses
 import functools
-import itertools
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from cot_latent.data.task import Examples, Task
+from cot_latent.em.drawing import Drawer
 from cot_latent.em.method import Method
+from cot_latent.em.step_info import StepInfo
 from cot_latent.inference import estimators, memory, resampling, rng, transition
 from cot_latent.models import partitioning
-from cot_latent.models.language_model import LanguageModel
+from cot_latent.models.api import Sampler
 from cot_latent.runtime import files
-
-_BATCHES = 64  # drawn before what was drawn is put away
 
 
 class WeightedRows(NamedTuple):
@@ -31,157 +31,182 @@ class WeightedRows(NamedTuple):
     targets: [S, T] int32.
     weights: [S] float32; trailing zeros fill up to one of few sizes, each of
       which is compiled once.
-    sampled: [S] float32 nats by the sampler, of the sequences that have weight
-      and are fresh draws; nan of others.
+    is_fresh: [S] bool, whether the sequence has weight and was drawn in this
+      step.
+    sampler_log_prob: [S] float32 nats by the sampler where `is_fresh`, 0
+      elsewhere; None if the sampler does not tell.
   """
 
   prompts: np.ndarray
   targets: np.ndarray
   weights: np.ndarray
-  sampled: np.ndarray
+  is_fresh: np.ndarray
+  sampler_log_prob: np.ndarray | None = None
 
   def num_weighted(self) -> int:
     """How many sequences have weight."""
     return int(np.count_nonzero(self.weights))
 
+  def log_prob_gap(self, log_prob: np.ndarray) -> float | None:
+    """The most that sampler and scorer differ by on a fresh draw.
 
-class Checked(NamedTuple):
-  """Draws with their verdicts, on the host.
+    Args:
+      log_prob: [S] nats, by the scorer; only fresh rows are looked at.
+
+    Returns:
+      Nats; None where there is nothing to compare.
+    """
+    if self.sampler_log_prob is None or not self.is_fresh.any():
+      return None
+    return float(np.abs(log_prob - self.sampler_log_prob)[self.is_fresh].max())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EStep:
+  """All that an E-step needs but parameters, memory and the step's number.
+
+  A trainer of any kind calls `start_memory` once and `step` in each step, and
+  differentiates the rows that it gets:
+
+    e_step = EStep(sampler, task, examples, method, seed=0, max_length=256)
+    memory = e_step.start_memory(params)
+    for step in range(1, num_steps + 1):
+      index = rng.minibatch(0, "order", step - 1, len(examples), batch_size)
+      memory, rows, info = e_step.step(params, memory, index, step)
+      params = ascend(params, rows.prompts, rows.targets, rows.weights)
 
   Attributes:
-    tokens: [B, T] int32.
-    texts: B strings.
-    answers: B extracted answers, None where there is none.
-    is_correct: [B] bool. A sequence cut by the length limit is wrong.
-    ended: [B] bool.
-    log_prob: [B] float32 nats, by the sampler.
-    sampling_seconds: to draw.
-    checking_seconds: to decode and compare.
+    sampler: Anything with a method `sample` (models/api.py). It is given the
+      parameters as they are given here.
+    task: Vocabulary, and what an answer is.
+    examples: The N training questions.
+    method: How rationales are drawn and weighed.
+    seed: The run's; all draws derive from it.
+    max_length: T, at which the sampler stops.
+    batch_size: Rows written at once where all questions are drawn for.
+    layout: Where the memory's rows are kept; None is one device.
   """
 
-  tokens: np.ndarray
-  texts: list[str]
-  answers: list[str | None]
-  is_correct: np.ndarray
-  ended: np.ndarray
-  log_prob: np.ndarray
-  sampling_seconds: float
-  checking_seconds: float
+  sampler: Sampler
+  task: Task
+  examples: Examples
+  method: Method
+  seed: int
+  max_length: int
+  batch_size: int = 64
+  layout: partitioning.Layout | None = None
 
+  @property
+  def drawer(self) -> Drawer:
+    """Draws for the training questions, and checks."""
+    return Drawer(self.sampler, self.task, self.examples, self.batch_size)
 
-def draw_and_check(
-  model: LanguageModel,
-  task: Task,
-  params,
-  prompts: np.ndarray,
-  rng_keys: jax.Array,
-  answers: list[str],
-  temperature: float = 1.0,
-  **settings: Any,
-) -> Checked:
-  """Draws one completion for each of B prompts and checks its answer.
+  def empty_memory(self) -> memory.MemoryState:
+    """Makes a memory without rationales."""
+    return empty_memory(self.layout, len(self.examples), self.max_length)
 
-  Args:
-    model: the language model.
-    task: says what an answer is.
-    params: the model's.
-    prompts: [B, P] int32.
-    rng_keys: [B] keys.
-    answers: B known answers.
-    temperature: 1 draws from the model itself, 0 is greedy.
-    **settings: of `LanguageModel.sample`.
+  def start_memory(
+    self, params: Any, report_done: Callable[[int], None] | None = None
+  ) -> memory.MemoryState:
+    """Draws every question's first rationale (Algorithm 1, lines 2-3).
 
-  Returns:
-    The completions and their verdicts.
-  """
-  began = time.perf_counter()
-  draws = model.sample(params, prompts, rng_keys, temperature, **settings)
-  tokens, ended = np.asarray(draws.tokens), np.asarray(draws.ended)
-  sampled = time.perf_counter()
-  texts = task.vocabulary.decode_rows(tokens)
-  extracted = [
-    task.extract(text) if has_ended else None
-    for text, has_ended in zip(texts, ended, strict=True)
-  ]
-  is_correct = np.array(
-    [got == want for got, want in zip(extracted, answers, strict=True)], bool
-  )
-  return Checked(
-    tokens=tokens,
-    texts=texts,
-    answers=extracted,
-    is_correct=is_correct,
-    ended=ended,
-    log_prob=np.asarray(draws.log_prob).sum(axis=1),
-    sampling_seconds=sampled - began,
-    checking_seconds=time.perf_counter() - sampled,
-  )
+    Args:
+      params: Of the base model.
+      report_done: Called with the number of questions done.
 
-
-def draw_batches(
-  model: LanguageModel,
-  task: Task,
-  params,
-  prompts: np.ndarray,
-  examples: Examples,
-  rows: np.ndarray,
-  number: np.ndarray,
-  rng_key: jax.Array,
-  batch_size: int,
-  temperature: float = 1.0,
-  report_done: Callable[[int], None] | None = None,
-) -> Iterator[Checked]:
-  """Draws for any number R of rows, and yields them as soon as there are many.
-
-  Args:
-    model: the language model.
-    task: says what an answer is.
-    params: the model's.
-    prompts: [N, P] int32, of all examples.
-    examples: N questions.
-    rows: [R] integers, the example of each row; R > 0.
-    number: [R] integers, which of the example's draws the row is.
-    rng_key: of the purpose.
-    batch_size: rows written at once; those that end give way to the next.
-    temperature: as for `draw_and_check`.
-    report_done: called with the number of rows done.
-
-  Yields:
-    Completions and their verdicts, in the order of the rows.
-  """
-  for start in range(0, len(rows), _BATCHES * batch_size):
-    part = slice(start, start + _BATCHES * batch_size)
-    chosen = rows[part]
-    yield draw_and_check(
-      model,
-      task,
+    Returns:
+      The memory, with incorrect rationales marked as such.
+    """
+    examples, start = self.examples, self.method.memory_start
+    state = self.empty_memory()
+    if start == "empty":
+      return state
+    index, done = np.arange(len(examples)), 0
+    for drawn in self.drawer.draw_batches(
       params,
-      prompts[chosen],
-      rng.row_keys(rng_key, examples.words[chosen], number[part]),
-      [examples.answers[i] for i in chosen],
-      temperature,
-      num_slots=batch_size,
-      report_done=_add(start, report_done),
+      index,
+      np.zeros_like(index),
+      rng.purpose_key(self.seed, "memory"),
+      prompts=examples.guides if start == "guide" else examples.prompts,
+      report_done=report_done,
+    ):
+      written = index[done : done + len(drawn.tokens)]
+      state = _start(
+        state, written, drawn.tokens, drawn.is_correct, layout=self.layout
+      )
+      done += len(written)
+    return state
+
+  def step(
+    self,
+    params: Any,
+    state: memory.MemoryState,
+    index: np.ndarray,
+    step: int,
+  ) -> tuple[memory.MemoryState, WeightedRows, StepInfo]:
+    """Updates the memory of a minibatch and weighs its sequences.
+
+    Args:
+      params: Current parameters; draws, weights and gradient all use them.
+      state: The memory before the step, whose place the new one takes.
+      index: [M] int32, distinct questions.
+      step: From 1.
+
+    Returns:
+      The memory after the step, the weighted rows, and what was measured.
+    """
+    method, num_draws = self.method, self.method.num_draws
+    repeated = np.repeat(index, num_draws)
+    checked = self.drawer.draw_and_check(
+      params,
+      repeated,
+      np.tile(np.arange(num_draws), len(index)),
+      rng.purpose_key(self.seed, "draw", step),
     )
+    shape = len(index), num_draws
+    state, moved, weights, scale = move_and_weigh(
+      state,
+      index,
+      checked.tokens.reshape(*shape, -1),
+      checked.is_correct.reshape(shape),
+      step,
+      self.offset(step),
+      estimator=method.estimator,
+      num_scored=method.num_scored,
+      layout=self.layout,
+    )
+    rows = gather_rows(
+      self.examples.prompts[index],
+      moved,
+      np.asarray(weights),
+      None if checked.log_prob is None else checked.log_prob.reshape(shape),
+    )
+    info = StepInfo(
+      accept_rate=float(checked.is_correct.mean()),
+      memory_correct=self.memory_correct(state),
+      memory_age=float(memory.mean_age(state, step)),
+      capped_fraction=1.0 - float(checked.ended.mean()),
+      unparseable_fraction=float(
+        np.mean([answer is None for answer in checked.answers])
+      ),
+      num_weighted=rows.num_weighted(),
+      num_valid=int(moved.is_correct.sum()),
+      scale=float(scale),
+      num_sampled=len(repeated),
+      num_tokens=checked.num_tokens(),
+      choices=choices(index, checked.tokens, checked.is_correct),
+      sampling_seconds=checked.sampling_seconds,
+      checking_seconds=checked.checking_seconds,
+    )
+    return state, rows, info
 
+  def offset(self, step: int) -> jax.Array:
+    """The random number by which a step's rows are subsampled."""
+    return jax.random.uniform(rng.purpose_key(self.seed, "subsample", step))
 
-def draw_all(*arguments: Any, **settings: Any) -> Checked:
-  """Draws as `draw_batches` does, and gives all R rows at once."""
-  parts = list(draw_batches(*arguments, **settings))
-  return Checked(
-    tokens=np.concatenate([part.tokens for part in parts]),
-    texts=list(itertools.chain(*(part.texts for part in parts))),
-    answers=list(itertools.chain(*(part.answers for part in parts))),
-    is_correct=np.concatenate([part.is_correct for part in parts]),
-    ended=np.concatenate([part.ended for part in parts]),
-    log_prob=np.concatenate([part.log_prob for part in parts]),
-    sampling_seconds=sum(part.sampling_seconds for part in parts),
-    checking_seconds=sum(part.checking_seconds for part in parts),
-  )
-
-
-def _add(start: int, report_done: Callable[[int], None] | None):
-  return report_done and (lambda done: report_done(start + done))
+  def memory_correct(self, state: memory.MemoryState) -> float:
+    """Share of the questions whose remembered rationale is correct."""
+    return int(state.is_correct.sum()) / len(self.examples)
 
 
 def empty_memory(
@@ -190,7 +215,7 @@ def empty_memory(
   """Makes an empty memory, no device having more than its own rows.
 
   Args:
-    layout: where rows lie; they are filled up to a number that can be cut
+    layout: Where rows are kept; they are filled up to a number that can be cut
       evenly with rows that no question has.
     num_examples: N.
     length: T.
@@ -203,148 +228,17 @@ def empty_memory(
   return make(size, length)
 
 
-def start_memory(
-  model: LanguageModel,
-  task: Task,
-  examples: Examples,
-  method: Method,
-  params,
-  seed: int,
-  batch_size: int,
-  max_length: int,
-  report_done: Callable[[int], None],
-) -> memory.MemoryState:
-  """Draws every question's first rationale (Algorithm 1, lines 2-3).
-
-  Args:
-    model: the language model.
-    task: says what an answer is.
-    examples: N training questions.
-    method: says which prompt to draw from.
-    params: of the base model.
-    seed: the run's.
-    batch_size: rows drawn together; the last batch is filled up.
-    max_length: T.
-    report_done: called with the number of questions done.
-
-  Returns:
-    The memory, with wrong rationales marked as such.
-  """
-  state = empty_memory(model.layout, len(examples), max_length)
-  if method.memory_start == "empty":
-    return state
-  index, done = np.arange(len(examples)), 0
-  for drawn in draw_batches(
-    model,
-    task,
-    params,
-    examples.guides if method.memory_start == "guide" else examples.prompts,
-    examples,
-    index,
-    np.zeros_like(index),
-    rng.purpose_key(seed, "memory"),
-    batch_size,
-    report_done=report_done,
-  ):
-    written = index[done : done + len(drawn.tokens)]
-    state = _start(
-      state, written, drawn.tokens, drawn.is_correct, layout=model.layout
-    )
-    done += len(written)
-  return state
-
-
 @functools.partial(jax.jit, static_argnames="layout", donate_argnames="state")
 def _start(state, index, tokens, is_correct, *, layout):
   state = memory.start(state, index, tokens, is_correct)
   return partitioning.constrain(layout, state, "examples")
 
 
-def e_step(
-  model: LanguageModel,
-  task: Task,
-  examples: Examples,
-  method: Method,
-  params,
-  state: memory.MemoryState,
-  index: np.ndarray,
-  seed: int,
-  step: int,
-) -> tuple[memory.MemoryState, WeightedRows, dict[str, Any]]:
-  """Updates the memory of a minibatch and weighs its sequences.
-
-  Args:
-    model: the language model.
-    task: says what an answer is.
-    examples: N training questions.
-    method: how to draw and weigh.
-    params: current parameters; draws, weights and gradient all use them.
-    state: the memory before the step, whose place the new one takes.
-    index: [M] int32, distinct questions.
-    seed: the run's.
-    step: from 1.
-
-  Returns:
-    The memory after the step, the weighted rows, and metrics.
-  """
-  num_draws = method.num_draws
-  repeated = np.repeat(index, num_draws)
-  keys = rng.row_keys(
-    rng.purpose_key(seed, "draw", step),
-    examples.words[repeated],
-    np.tile(np.arange(num_draws), len(index)),
-  )
-  checked = draw_and_check(
-    model,
-    task,
-    params,
-    examples.prompts[repeated],
-    keys,
-    [examples.answers[i] for i in repeated],
-  )
-  offset = jax.random.uniform(rng.purpose_key(seed, "subsample", step))
-  state, moved, weights, scale = move_and_weigh(
-    state,
-    index,
-    checked.tokens.reshape(len(index), num_draws, -1),
-    checked.is_correct.reshape(len(index), num_draws),
-    step,
-    offset,
-    estimator=method.estimator,
-    num_scored=method.num_scored,
-    layout=model.layout,
-  )
-  rows = gather_rows(
-    examples.prompts[index],
-    moved,
-    np.asarray(weights),
-    checked.log_prob.reshape(len(index), num_draws),
-  )
-  metrics = {
-    "chain/accept_rate": float(checked.is_correct.mean()),
-    "memory/correct_fraction": int(state.is_correct.sum()) / len(examples),
-    "draws/capped_fraction": 1.0 - float(checked.ended.mean()),
-    "draws/unparseable_fraction": float(
-      np.mean([answer is None for answer in checked.answers])
-    ),
-    "estimator/num_weighted": rows.num_weighted(),
-    "estimator/num_valid": int(moved.is_correct.sum()),
-    "estimator/scale": float(scale),
-    "memory/age": float(memory.mean_age(state, step)),
-    "time/sampling": checked.sampling_seconds,
-    "time/checking": checked.checking_seconds,
-    "num_sampled": len(repeated),
-    "num_tokens": int((checked.tokens != 0).sum()),
-    "choices": choices(index, checked.tokens, checked.is_correct),
-  }
-  return state, rows, metrics
-
-
 def choices(*arrays: np.ndarray) -> str:
   """A short hash by which two runs see whether they chose the same.
 
   Args:
-    *arrays: what was drawn, and for which questions.
+    *arrays: What was drawn, and for which questions.
   """
   content = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
   return files.sha256(content)[:16]
@@ -435,14 +329,15 @@ def gather_rows(
   place[: len(chosen)] = chosen
   filled = np.zeros(size, np.float32)
   filled[: len(chosen)] = flat[chosen]
-  sampled = np.full(weights.shape, np.nan, np.float32)
+  accepted = np.asarray(moved.accepted)
+  # A remembered one that was accepted just now is a fresh draw too.
+  is_fresh = np.insert(np.ones_like(accepted), 0, accepted.any(axis=1), axis=1)
+  is_fresh = is_fresh.ravel()[place] & (filled != 0)
+  sampled = None
   if log_prob is not None:
-    sampled[:, 1:] = log_prob
-    # A remembered one that was accepted just now is a fresh draw too.
-    accepted = np.asarray(moved.accepted)
-    is_new = accepted.any(axis=1)
-    sampled[is_new, 0] = log_prob[is_new, accepted[is_new].argmax(axis=1)]
-  sampled = np.where(filled != 0, sampled.ravel()[place], np.nan)
+    of_memory = np.where(accepted, log_prob, 0).sum(axis=1)  # one at most
+    sampled = np.insert(log_prob, 0, of_memory, axis=1).ravel()[place]
+    sampled = np.where(is_fresh, sampled, 0)
   return WeightedRows(
-    prompts[place // columns], sequences[place], filled, sampled
+    prompts[place // columns], sequences[place], filled, is_fresh, sampled
   )

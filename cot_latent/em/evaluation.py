@@ -7,9 +7,8 @@ import numpy as np
 
 from cot_latent.data import scoring
 from cot_latent.data.task import Examples, Task
-from cot_latent.em import estep
+from cot_latent.em.drawing import Drawer
 from cot_latent.inference import rng
-from cot_latent.models.language_model import LanguageModel
 
 
 class Output(NamedTuple):
@@ -45,13 +44,10 @@ class Output(NamedTuple):
 
 
 def evaluate(
-  model: LanguageModel,
-  task: Task,
-  params,
-  examples: Examples,
+  drawer: Drawer,
+  params: Any,
   *,
   num_samples: int | None,
-  batch_size: int,
   seed: int,
   step: int,
   report_done: Callable[[int], None] | None = None,
@@ -59,13 +55,10 @@ def evaluate(
   """Answers every question.
 
   Args:
-    model: the language model.
-    task: says what an answer is.
-    params: the model's.
-    examples: N held-out questions.
+    drawer: Of the N held-out questions.
+    params: The model's.
     num_samples: None decodes greedily; otherwise samples drawn at temperature
       1 for each question, of which the majority answer counts.
-    batch_size: rows decoded together; the last batch is filled up.
     seed: the run's.
     step: the training step, so that each evaluation has draws of its own.
     report_done: called with the number of completions made.
@@ -75,19 +68,14 @@ def evaluate(
 
   Reference: Phan et al. 2023, section 5; Wang et al. 2022 (self-consistency).
   """
-  repeats = num_samples or 1
+  examples, repeats = drawer.examples, num_samples or 1
   which = np.repeat(np.arange(len(examples)), repeats)
   draw = np.tile(np.arange(repeats), len(examples))
-  drawn = estep.draw_all(
-    model,
-    task,
+  drawn = drawer.draw_all(
     params,
-    examples.prompts,
-    examples,
     which,
     draw,
     rng.purpose_key(seed, "evaluate", step),
-    batch_size,
     temperature=0.0 if num_samples is None else 1.0,
     report_done=report_done,
   )
@@ -115,10 +103,10 @@ def judge(
     task: says what an answer is.
     examples: the questions.
     place: which of them was answered.
-    tokens: [T] int32; without EOS they were cut, and have no answer.
+    tokens: [T] int32; without an end they were cut, and have no answer.
   """
-  has_ended = bool((tokens == task.vocabulary.eos_id).any())
-  (text,) = task.vocabulary.decode_rows(tokens[None])
+  (text,), ended = task.completions(tokens[None])
+  has_ended = bool(ended[0])
   extracted = task.extract(text) if has_ended else None
   return _output(examples, place, [text], [has_ended], extracted)
 

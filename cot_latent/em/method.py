@@ -4,7 +4,6 @@ M questions a minibatch, K draws a question, L sequences scored a step.
 """
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -89,13 +88,15 @@ class Method:
 
   Attributes:
     name: for the report.
-    estimator: a Transition -> weights [M, 1 + K] (inference/estimators.py).
+    estimator: Any hashable callable, Transition -> weights [M, 1 + K]: a
+      function, a functools.partial, a frozen dataclass with __call__, a jitted
+      function (inference/estimators.py).
     memory_start: the prompt that the first rationales are drawn from: "guide"
       (the question with its answer as a hint), "prior" (the question alone),
       or "empty", to start without any.
     num_draws: K.
     num_scored: L, or None to score every sequence that has weight.
-    refit: outer loops, between which nothing is drawn; None draws afresh in
+    loops: outer loops, between which nothing is drawn; None draws afresh in
       every step.
   """
 
@@ -104,28 +105,33 @@ class Method:
   memory_start: Literal["guide", "prior", "empty"] = "guide"
   num_draws: int = 1
   num_scored: int | None = None
-  refit: OuterLoops | None = None
+  loops: OuterLoops | None = None
 
   def __post_init__(self):
     check_types(self)
     check_positive(self, "num_draws")
-    if self.refit is not None:
+    if self.loops is not None:
       if self.memory_start != "empty":
         raise UserError(
           "Method.memory_start must be 'empty' with outer loops, which fill "
           "the memory themselves"
         )
-      if self.refit.source == "human" and self.num_draws != 1:
+      if self.loops.source == "human" and self.num_draws != 1:
         raise UserError(
           "there is one human rationale a question: num_draws = 1"
         )
     if self.num_scored is not None:
       check_positive(self, "num_scored")
-    if not inspect.isfunction(self.estimator):
+    self._check_estimator()
+
+  def _check_estimator(self) -> None:
+    try:
+      hash(self.estimator)
+    except TypeError as error:
       raise UserError(
-        "Method.estimator must be a plain function, so that the report can "
-        f"tell its settings, not {self.estimator!r:.60}"
-      )
+        f"Method.estimator: {error}, and compiled functions are kept by it: "
+        "make it a frozen dataclass, or give it a __hash__"
+      ) from None
     # On shapes alone, so that a misfit is found before anything is computed.
     example = transition.shapes(num_rows=2, num_draws=self.num_draws, length=1)
     try:
@@ -142,16 +148,16 @@ class Method:
 
   def drawn_by_loop(self, num_train: int) -> int:
     """Sequences that an outer loop draws for N questions at most."""
-    if self.refit is None or self.refit.source == "human":
+    if self.loops is None or self.loops.source == "human":
       return 0
     # Not all need the hint.
-    return num_train * self.num_draws * (1 + self.refit.hint_on_failure)
+    return num_train * self.num_draws * (1 + self.loops.hint_on_failure)
 
   def drawn_by_steps(self, steps: int, batch_size: int, num_train: int) -> int:
     """Sequences that the steps of a run draw, at most."""
-    if self.refit is None:
+    if self.loops is None:
       return steps * batch_size * self.num_draws
-    return self.refit.num_loops(steps) * self.drawn_by_loop(num_train)
+    return self.loops.num_loops(steps) * self.drawn_by_loop(num_train)
 
   def max_scored(self, batch_size: int) -> int:
     """The most sequences that one step differentiates."""

@@ -17,11 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from cot_latent.data.task import Examples, Task
-from cot_latent.em import estep
-from cot_latent.em.method import Method, OuterLoops
+from cot_latent.em import drawing, estep
+from cot_latent.em.drawing import Checked
+from cot_latent.em.estep import EStep, WeightedRows
+from cot_latent.em.method import OuterLoops
+from cot_latent.em.step_info import StepInfo
 from cot_latent.inference import estimators, memory, resampling, rng, transition
 from cot_latent.models import partitioning
-from cot_latent.models.language_model import LanguageModel
 
 
 class Pool(NamedTuple):
@@ -84,7 +86,7 @@ def _place_pool(layout: partitioning.Layout | None, **parts: Any) -> Pool:
 
 
 def end_early(
-  refit: OuterLoops | None,
+  loops: OuterLoops | None,
   pool: Pool | None,
   step: int,
   loss: float,
@@ -93,7 +95,7 @@ def end_early(
   """Ends the loop after a step if its minibatch is fitted well enough.
 
   Args:
-    refit: the loops, if there are any.
+    loops: the loops, if there are any.
     pool: the present loop's.
     step: steps taken, this one included.
     loss: of the minibatch, in nats a sequence.
@@ -102,56 +104,47 @@ def end_early(
   Returns:
     The pool, which ends here or when it did before.
   """
-  if refit is None or pool is None or refit.stop_loss is None:
+  if loops is None or pool is None or loops.stop_loss is None:
     return pool
-  if loss >= refit.stop_loss:
+  if loss >= loops.stop_loss:
     return pool
   return pool._replace(ends_at=partitioning.place(layout, np.int32(step)))
 
 
 def pool_step(
-  examples: Examples,
-  method: Method,
+  e_step: EStep,
   chains: memory.MemoryState,
   pool: Pool,
   index: np.ndarray,
-  seed: int,
   step: int,
-  layout: partitioning.Layout | None = None,
-) -> tuple[estep.WeightedRows, dict[str, Any]]:
+) -> tuple[WeightedRows, StepInfo]:
   """Weighs a minibatch of a pool that is there.
 
   Args:
-    examples: N training questions.
-    method: says how.
-    chains: what is remembered.
-    pool: the loop's.
+    e_step: Of the run.
+    chains: What is remembered.
+    pool: The loop's.
     index: [M] int32, distinct questions.
-    seed: the run's.
-    step: from 1.
-    layout: where the pool's rows lie.
+    step: From 1.
 
   Returns:
-    The weighted rows, and metrics as those of `estep.e_step`; nothing is drawn.
+    The weighted rows, and what was measured; nothing is drawn.
   """
-  offset = jax.random.uniform(rng.purpose_key(seed, "subsample", step))
-  rows, num_valid = weighted_rows(examples, method, pool, index, offset, layout)
-  return rows, {
-    "chain/accept_rate": int(pool.is_correct.sum())
-    / (len(examples) * method.num_draws),
-    "memory/correct_fraction": int(chains.is_correct.sum()) / len(examples),
-    "draws/capped_fraction": float(pool.capped_fraction),
-    "draws/unparseable_fraction": float(pool.unparseable_fraction),
-    "estimator/num_weighted": rows.num_weighted(),
-    "estimator/num_valid": num_valid,
-    "estimator/scale": 0.0,
-    "memory/age": float(memory.mean_age(chains, step)),
-    "time/sampling": 0.0,
-    "time/checking": 0.0,
-    "num_sampled": 0,
-    "num_tokens": 0,
-    "choices": estep.choices(index, rows.targets),
-  }
+  rows, num_valid = weighted_rows(e_step, pool, index, e_step.offset(step))
+  num_pooled = len(e_step.examples) * e_step.method.num_draws
+  return rows, StepInfo(
+    accept_rate=int(pool.is_correct.sum()) / num_pooled,
+    memory_correct=e_step.memory_correct(chains),
+    memory_age=float(memory.mean_age(chains, step)),
+    capped_fraction=float(pool.capped_fraction),
+    unparseable_fraction=float(pool.unparseable_fraction),
+    num_weighted=rows.num_weighted(),
+    num_valid=num_valid,
+    scale=0.0,
+    num_sampled=0,
+    num_tokens=0,
+    choices=estep.choices(index, rows.targets),
+  )
 
 
 @functools.partial(jax.jit, static_argnames="layout")
@@ -195,75 +188,61 @@ class Collected(NamedTuple):
       and none where people wrote them.
   """
 
-  checked: estep.Checked
+  checked: Checked
   num_sampled: int
 
-  def cost(self) -> dict[str, Any]:
-    """Those metrics of `estep.e_step` that say what drawing took."""
+  def charged_to(self, info: StepInfo) -> StepInfo:
+    """Adds what drawing took to the step in which the loop begins."""
     checked, is_drawn = self.checked, self.num_sampled > 0
-    return {
-      "time/sampling": checked.sampling_seconds,
-      "time/checking": checked.checking_seconds,
-      "num_sampled": self.num_sampled,
-      "num_tokens": int((checked.tokens != 0).sum()) if is_drawn else 0,
-    }
+    return info._replace(
+      num_sampled=self.num_sampled,
+      num_tokens=checked.num_tokens() if is_drawn else 0,
+      sampling_seconds=checked.sampling_seconds,
+      checking_seconds=checked.checking_seconds,
+    )
 
 
 def collect(
-  model: LanguageModel,
-  task: Task,
-  examples: Examples,
-  method: Method,
-  params,
-  seed: int,
+  e_step: EStep,
+  params: Any,
   loop: int,
-  batch_size: int,
-  report_done: Callable[[int], None],
+  report_done: Callable[[int], None] | None = None,
 ) -> Collected:
   """Draws a loop's rationales, or takes those of the data.
 
   Args:
-    model: the language model.
-    task: says what an answer is.
-    examples: N training questions; with targets where people wrote the
+    e_step: Of the run; its questions have targets where people wrote the
       rationales.
-    method: says how many draws a question, and how.
-    params: of the model as it is now, before any restart.
-    seed: the run's.
-    loop: the loop's number, from 0.
-    batch_size: rows drawn together.
-    report_done: called with the number of draws made.
+    params: Of the model as it is now, before any restart.
+    loop: The loop's number, from 0.
+    report_done: Called with the number of draws made.
 
   Returns:
-    The rationales, right and wrong ones.
+    The rationales, correct and incorrect ones.
   """
-  refit = method.refit
-  assert refit is not None
-  if refit.source == "human":
-    return given(task, examples)
+  method, examples = e_step.method, e_step.examples
+  loops = method.loops
+  assert loops is not None
+  if loops.source == "human":
+    return given(e_step.task, examples)
   rows = np.repeat(np.arange(len(examples)), method.num_draws)
   number = np.tile(np.arange(method.num_draws), len(examples))
 
-  def draw(prompts, chosen, attempt, report):
-    return estep.draw_all(
-      model,
-      task,
+  def draw(chosen, attempt, **settings):
+    return e_step.drawer.draw_all(
       params,
-      prompts,
-      examples,
       rows[chosen],
       number[chosen],
-      rng.purpose_key(seed, "pool", loop, attempt),
-      batch_size,
-      0.0 if refit.source == "greedy" else 1.0,
-      report,
+      rng.purpose_key(e_step.seed, "pool", loop, attempt),
+      temperature=0.0 if loops.source == "greedy" else 1.0,
+      **settings,
     )
 
-  drawn = draw(examples.prompts, slice(None), 0, report_done)
+  drawn = draw(slice(None), 0, report_done=report_done)
   failed = np.flatnonzero(~drawn.is_correct)
-  if not refit.hint_on_failure or not len(failed):
+  if not loops.hint_on_failure or not len(failed):
     return Collected(drawn, len(rows))
-  again = draw(examples.guides, failed, 1, None)
+  again = draw(failed, 1, prompts=examples.guides)
   drawn.tokens[failed] = again.tokens
   drawn.is_correct[failed] = again.is_correct
   checked = drawn._replace(
@@ -275,51 +254,30 @@ def collect(
 
 def given(task: Task, examples: Examples) -> Collected:
   """Takes the rationales of the data, checked as the model's are."""
-  texts = task.vocabulary.decode_rows(examples.targets)
   # One that was truncated to T tokens lacks its end.
-  ended = (examples.targets == task.vocabulary.eos_id).any(axis=1)
-  answers = [
-    task.extract(text) if has_ended else None
-    for text, has_ended in zip(texts, ended, strict=True)
-  ]
-  checked = estep.Checked(
-    tokens=examples.targets,
-    texts=texts,
-    answers=answers,
-    is_correct=np.array(
-      [a == b for a, b in zip(answers, examples.answers, strict=True)]
-    ),
-    ended=ended,
-    log_prob=np.zeros(len(texts), np.float32),
-    sampling_seconds=0.0,
-    checking_seconds=0.0,
-  )
-  return Collected(checked, 0)
+  _, ended = task.ending.lengths(examples.targets)
+  checked = drawing.check(task, examples.targets, ended, examples.answers)
+  return Collected(checked._replace(checking_seconds=0.0), 0)
 
 
 def next_pool(
-  old: Pool,
-  collected: Collected,
-  method: Method,
-  step: int,
-  num_steps: int,
-  layout: partitioning.Layout | None = None,
+  e_step: EStep, old: Pool, collected: Collected, step: int, num_steps: int
 ) -> Pool:
   """Makes the pool of the loop that begins.
 
   Args:
-    old: the last loop's.
-    collected: the rationales of this one.
-    method: says how many of them a question has, and how long a loop is.
-    step: steps taken so far.
-    num_steps: of the run, with which the loop ends at the latest.
-    layout: where the pool's rows lie.
+    e_step: Of the run.
+    old: The last loop's.
+    collected: The rationales of this one.
+    step: Steps taken so far.
+    num_steps: Of the run, with which the loop ends at the latest.
   """
-  refit, loop, checked = method.refit, int(old.loop) + 1, collected.checked
-  assert refit is not None
+  method, loop, checked = e_step.method, int(old.loop) + 1, collected.checked
+  assert method.loops is not None
   shape = (-1, method.num_draws)
+  ends_at = step + method.loops.loop_steps(loop, num_steps)
   return _place_pool(
-    layout,
+    e_step.layout,
     tokens=checked.tokens.reshape(*shape, checked.tokens.shape[-1]),
     is_correct=checked.is_correct.reshape(shape),
     capped_fraction=1 - checked.ended.mean(dtype=np.float32),
@@ -327,32 +285,26 @@ def next_pool(
       [a is None for a in checked.answers], dtype=np.float32
     ),
     loop=np.int32(loop),
-    ends_at=np.int32(min(step + refit.loop_steps(loop, num_steps), num_steps)),
+    ends_at=np.int32(min(ends_at, num_steps)),
   )
 
 
 def weighted_rows(
-  examples: Examples,
-  method: Method,
-  pool: Pool,
-  index: np.ndarray,
-  offset: jax.Array,
-  layout: partitioning.Layout | None = None,
-) -> tuple[estep.WeightedRows, int]:
+  e_step: EStep, pool: Pool, index: np.ndarray, offset: jax.Array
+) -> tuple[WeightedRows, int]:
   """Weighs a minibatch's rationales of the pool.
 
   Args:
-    examples: N training questions.
-    method: says how.
-    pool: the loop's.
+    e_step: Of the run.
+    pool: The loop's.
     index: [M] int32, distinct questions.
-    offset: scalar, uniform in [0, 1), for subsampling.
-    layout: where the pool's rows lie.
+    offset: Scalar, uniform in [0, 1), for subsampling.
 
   Returns:
-    What the M-step differentiates, and how many of the questions have a right
-    rationale.
+    What the M-step differentiates, and how many of the questions have a
+    correct rationale.
   """
+  method = e_step.method
   moved, weights = _weigh(
     pool.tokens,
     pool.is_correct,
@@ -360,9 +312,11 @@ def weighted_rows(
     offset,
     estimator=method.estimator,
     num_scored=method.num_scored,
-    layout=layout,
+    layout=e_step.layout,
   )
-  rows = estep.gather_rows(examples.prompts[index], moved, np.asarray(weights))
+  rows = estep.gather_rows(
+    e_step.examples.prompts[index], moved, np.asarray(weights)
+  )
   return rows, int(moved.is_correct.sum())
 
 

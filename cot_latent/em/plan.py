@@ -1,33 +1,79 @@
 """What an experiment is and costs, whichever trainer runs it."""
 
 import dataclasses
+import functools
 import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
 
 from cot_latent.em.method import Method
-from cot_latent.runtime.validation import is_to_be_told
 
 
 def as_dict(config) -> dict:
   """Writes an experiment as nested dicts of plain values.
 
-  A function is written as its name and the values that it closes over: for an
-  estimator, the settings that it was built with.
+  A function is written as `describe_callable` says.
   """
 
   def plain(value):
+    if callable(value):
+      return describe_callable(value)
     if dataclasses.is_dataclass(value):
       return {
         field.name: plain(getattr(value, field.name))
         for field in dataclasses.fields(value)
-        if is_to_be_told(value, field)
       }
-    if inspect.isfunction(value):
-      settings = inspect.getclosurevars(value).nonlocals
-      name = f"{value.__module__}.{value.__qualname__.split('.')[0]}"
-      return {"name": name} | {k: plain(v) for k, v in settings.items()}
     return value
 
   return plain(config)
+
+
+def describe_callable(function: Callable) -> dict[str, Any]:
+  """Names a function for the report, with the settings that it can tell.
+
+  Args:
+    function: Any callable. A functools.partial has its keywords as settings
+      and a dataclass its fields; others have none. What stands around it, such
+      as jax.jit, does not count.
+
+  Returns:
+    Its qualified name as `name`, up to the function that made it, and the
+    settings.
+
+  Example:
+    >>> from cot_latent.inference import estimators
+    >>> describe_callable(estimators.control_variate())["name"]
+    'cot_latent.inference.estimators.control_variate'
+  """
+  function = inspect.unwrap(function)
+  settings: dict[str, Any] = {}
+  while isinstance(function, functools.partial):
+    settings = function.keywords | settings
+    function = inspect.unwrap(function.func)
+  if dataclasses.is_dataclass(function) and not isinstance(function, type):
+    settings = {
+      field.name: getattr(function, field.name)
+      for field in dataclasses.fields(function)
+    } | settings
+  named = function if hasattr(function, "__qualname__") else type(function)
+  name = f"{named.__module__}.{named.__qualname__.split('.<locals>')[0]}"
+  return {"name": name} | {k: _setting(v) for k, v in settings.items()}
+
+
+def _setting(value: Any) -> Any:
+  """A setting as JSON has it; of what JSON has not, the type's name."""
+  if callable(value):
+    return describe_callable(value)
+  if isinstance(value, np.generic | np.ndarray | jax.Array):
+    return np.asarray(value).tolist()
+  if isinstance(value, list | tuple):
+    return [_setting(part) for part in value]
+  if value is None or isinstance(value, bool | int | float | str):
+    return value
+  return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def plan_of(

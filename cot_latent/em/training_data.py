@@ -10,6 +10,7 @@ from cot_latent.data.source import TaskConfig
 from cot_latent.data.task import Examples, Task
 from cot_latent.em.method import Method
 from cot_latent.errors import UserError
+from cot_latent.models.api import PAD_ID
 
 
 def load_train(task: Task, settings: TaskConfig, method: Method) -> Examples:
@@ -23,8 +24,8 @@ def load_train(task: Task, settings: TaskConfig, method: Method) -> Examples:
   Raises:
     UserError: if the task has no rationales, and as `Task.load` does.
   """
-  split, refit = settings.train_split, method.refit
-  is_human = refit is not None and refit.source == "human"
+  split, loops = settings.train_split, method.loops
+  is_human = loops is not None and loops.source == "human"
   has_targets = task.prompts.is_direct or split in task.rationale_splits
   if is_human and not has_targets:
     raise UserError(
@@ -94,7 +95,7 @@ def describe_splits(
       "num_examples": len(examples),
       "num_left_out": examples.num_left_out,
       "num_truncated": examples.num_truncated,
-      "longest_prompt": int((examples.prompts != 0).sum(axis=1).max()),
+      "longest_prompt": int((examples.prompts != PAD_ID).sum(axis=1).max()),
       "ids_sha256": hashlib.sha256(
         "\n".join(examples.ids).encode()
       ).hexdigest(),
@@ -111,5 +112,6 @@ def describe_splits(
       "kinds": dict(task.kinds),
       "is_direct": task.prompts.is_direct,
     },
+    **({"stop": list(task.stop)} if task.stop else {}),
     "splits": {name: split(part) for name, part in splits.items()},
   }

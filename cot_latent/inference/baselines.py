@@ -23,6 +23,8 @@ for one question that is the same as above; for several of equal pi,
 1 - (1 - pi)^(M K); and for many, w goes to pi over the mean of pi.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -52,14 +54,14 @@ def rejection_sampling(pooled: bool = False) -> Estimator:
   if not isinstance(pooled, bool):
     raise TypeError(f"pooled must be True or False, not {pooled!r}")
 
-  def weigh(transition: Transition) -> jax.Array:
+  def weigh(transition: Transition, *, pooled: bool) -> jax.Array:
     right = _right(transition)
     if pooled:
       return _on_draws(right / jnp.maximum(right.sum(), 1))
     number = right.sum(axis=1, keepdims=True)
     return _on_draws(right / jnp.maximum(number, 1) / len(right))
 
-  return weigh
+  return functools.partial(weigh, pooled=pooled)
 
 
 def rloo() -> Estimator:

@@ -9,10 +9,15 @@ others to the draws. The gradient estimate is
 which the M-step forms by differentiating the weighted sum of log-probabilities
 once. Weights carry no gradient. Without any valid row they are all zero.
 
+Any hashable callable of that kind is an estimator. Those here are made by a
+function that takes their settings; a functools.partial keeps the settings
+where a report reads them.
+
 Symbols: c'_m is the correctness of the memory after the step, c~_m that of the
 fresh draw, C = sum_m c'_m.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -90,7 +95,9 @@ def control_variate(correct_first_acceptance: bool = False) -> Estimator:
       f"{correct_first_acceptance!r}"
     )
 
-  def weigh(transition: Transition) -> jax.Array:
+  def weigh(
+    transition: Transition, *, correct_first_acceptance: bool
+  ) -> jax.Array:
     valid = transition.is_correct.astype(jnp.result_type(float))
     right = transition.draw_is_correct.astype(valid.dtype)
     count = jnp.maximum(valid.sum(), 1)
@@ -110,7 +117,9 @@ def control_variate(correct_first_acceptance: bool = False) -> Estimator:
     on_draws = jnp.where(transition.accepted, 0, averaged)
     return _weights(on_memory, on_draws - subtracted[:, None])
 
-  return weigh
+  return functools.partial(
+    weigh, correct_first_acceptance=correct_first_acceptance
+  )
 
 
 def leave_one_out_scale(transition: Transition) -> jax.Array:

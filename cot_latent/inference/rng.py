@@ -20,6 +20,8 @@ RULE = (
   "and the choice's numbers; for a row also with the first two words of the "
   "sha256 of its example's id, and the draw's number"
 )
+# What this package draws for. A method may draw for purposes of its own, whose
+# names have a slash.
 PURPOSES = frozenset(
   {
     "params",  # initial parameters of the model
@@ -40,17 +42,26 @@ def purpose_key(seed: int, purpose: str, *numbers: int) -> jax.Array:
 
   Args:
     seed: the run's seed.
-    purpose: one of PURPOSES.
+    purpose: One of PURPOSES, or a name with a slash for a purpose of your own
+      ("my_method/noise").
     *numbers: non-negative integers below 2**32 that single out the choice.
 
   Returns:
     A scalar threefry key.
 
   Raises:
-    ValueError: if the purpose is not a registered one.
+    ValueError: if the purpose is neither, as a misspelt one is.
+
+  Example:
+    >>> key = purpose_key(0, "my_method/noise", 7)  # of step 7
+    >>> jax.random.normal(key, (2,)).shape
+    (2,)
   """
-  if purpose not in PURPOSES:
-    raise ValueError(f"unknown purpose {purpose!r}; known: {sorted(PURPOSES)}")
+  if purpose not in PURPOSES and "/" not in purpose:
+    raise ValueError(
+      f"unknown purpose {purpose!r}; known: {sorted(PURPOSES)}; one of your "
+      f"own has a slash in its name, as in 'my_method/{purpose}'"
+    )
   rng_key = jax.random.key(seed, impl="threefry2x32")
   rng_key = jax.random.fold_in(rng_key, zlib.crc32(purpose.encode()))
   for number in numbers:
@@ -105,7 +116,7 @@ def minibatch(
 
   Args:
     seed: the run's seed.
-    purpose: "order" or "base_order".
+    purpose: As for `purpose_key`; here "order" or "base_order".
     step: the step, from 0.
     num_examples: N.
     batch_size: M, at most N.
@@ -130,7 +141,7 @@ def _epoch(
 
 
 def test_vectors(seed: int) -> dict[str, list[int]]:
-  """The first four words of each purpose's key, by which a generator is known.
+  """The first words of the keys of PURPOSES, by which a generator is known.
 
   Args:
     seed: the run's seed.

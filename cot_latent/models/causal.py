@@ -1,173 +1,190 @@
 """A decoder-only model: prefix, prompt and target are one sequence.
 
-Prompts stand to the right of their padding, so that every row's first new
-token has the same place. What all rows begin with, soft tokens and the prefix,
-is fed in once, and its keys and values are read by all rows.
+Prompts are padded on the left, so that every row's first new token is in the
+same column. What all rows begin with, soft tokens and the prefix, is fed in
+once, and its keys and values are read by all rows.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cot_latent.models import decoder, partitioning
-from cot_latent.models.lora import Lora
-from cot_latent.models.network import (
-  SOFT_PROMPT,
-  Network,
-  Params,
-  prompt_mask,
-  score,
-  target_mask,
-  without_soft_prompt,
-)
+from cot_latent.models.api import Params
+from cot_latent.models.attention import KVCache, empty_cache
+from cot_latent.models.decoder import LayerMasks
+from cot_latent.models.network import SOFT_PROMPT, Network, prompt_mask
 
 
 class Shared(NamedTuple):
   """What all rows begin with.
 
   Attributes:
-    cache: of keys [K, C, D], C soft tokens and tokens of the prefix; empty
-      where there are none.
+    cache: Keys and values [K, C, D] of the C soft tokens and tokens of the
+      prefix; empty where there are none.
   """
 
-  cache: decoder.Cache = ()
+  cache: KVCache = ()
 
   @property
   def length(self) -> int:
     """C."""
-    return self.cache[0].keys.shape[1] if self.cache else 0
+    return self.cache[0].length if self.cache else 0
 
 
-class Kept(NamedTuple):
-  """What rows keep while they are written.
+class RowCache(NamedTuple):
+  """Keys and values of each row's own tokens.
 
   Attributes:
-    prompt: keys and values of the prompts' P positions.
+    prompt: Cache of the prompts' P positions.
     is_real: [B, P] bool, False on padding.
-    target: of the T positions, used as a ring.
+    target: Cache of T positions, used as a ring.
   """
 
-  prompt: decoder.Cache
+  prompt: KVCache
   is_real: jax.Array
-  target: decoder.Cache
+  target: KVCache
 
 
-def build(
-  config: decoder.DecoderConfig,
-  vocab_size: int,
-  eos_id: int,
-  max_length: int,
-  lora: Lora | None,
-  layout: partitioning.Layout | None,
-) -> Network:
-  """Builds the functions; see `language_model.build`."""
-  module = decoder.Decoder(config, vocab_size, lora, layout)
+@dataclasses.dataclass(frozen=True)
+class CausalNetwork(Network):
+  """A decoder's functions of its parameters."""
 
-  def apply(params, *arguments, **fields):
-    variables = {"params": without_soft_prompt(params)}
-    return module.apply(variables, *arguments, **fields)
+  config: decoder.DecoderConfig
 
-  def init(rng_key):
+  @property
+  def module(self) -> decoder.Decoder:
+    """The Flax module, all but the output layer."""
+    return decoder.Decoder(self.config, self.vocab_size, self.lora, self.layout)
+
+  def init(self, rng_key: jax.Array) -> Params:
+    """Draws parameters, boxed with the names of their axes."""
     tokens = jnp.ones((1, 1), jnp.int32)
-    seen = jnp.ones((1, 1, 1), bool)
-    return module.init(rng_key, tokens, tokens, decoder.Sight(seen, seen))[
-      "params"
-    ]
-
-  def sight(can_be_seen, positions, key_positions):
-    return decoder.sight(config, can_be_seen, positions, key_positions)
-
-  def see_all(length, positions):
-    """Sight of a prefix's C positions, for positions [B, S]."""
-    can_be_seen = jnp.ones((*positions.shape, length), bool)
-    return sight(can_be_seen, positions, jnp.arange(length)[None])
-
-  def earlier(shared, positions):
-    if not shared.length:
-      return []
-    return [(shared.cache, see_all(shared.length, positions))]
-
-  def forward(params, shared, tokens, is_real, before=None):
-    """Runs whole rows at once; is_real [B, S] is False on padding."""
-    positions = _positions(is_real, shared.length)
-    length = is_real.shape[1]
-    causal = jnp.tril(jnp.ones((length, length), bool))
-    can_be_seen = causal & is_real[:, None, :]
-    return apply(
-      params,
-      tokens,
-      positions,
-      sight(can_be_seen, positions, positions),
-      earlier(shared, positions),
-      before=before,
+    mask = jnp.ones((1, 1, 1), bool)
+    variables = self.module.init(
+      rng_key, tokens, tokens, LayerMasks(mask, mask)
     )
+    return variables["params"]
 
-  def begin(params: Params, prefix: jax.Array) -> Shared:
-    before = params.get(SOFT_PROMPT)
-    length = len(prefix) + (0 if before is None else len(before))
+  def encode_prefix(self, params: Params, prefix: jax.Array) -> Shared:
+    """Computes the key-value cache of the soft prompt and the prefix."""
+    soft_prompt = params.get(SOFT_PROMPT)
+    length = len(prefix) + (0 if soft_prompt is None else len(soft_prompt))
     if not length:
       return Shared()
     is_real = jnp.ones((1, length), bool)
-    _, cache = forward(params, Shared(), prefix[None], is_real, before)
+    _, cache = self._forward(
+      params, Shared(), prefix[None], is_real, soft_prompt
+    )
     return Shared(jax.tree.map(lambda x: x[0], cache))
 
-  def log_prob(params, shared, prompts, targets):
+  def prefill(
+    self,
+    params: Params,
+    shared: Shared,
+    prompts: jax.Array,
+    column: jax.Array,
+  ) -> tuple[jax.Array, RowCache]:
+    """Feeds prompts in; see `Network.prefill`."""
+    del column  # prompts have a cache of their own
+    is_real = prompt_mask(prompts)
+    x, cache = self._forward(params, shared, prompts, is_real)
+    logits = self.unembed(params, x[:, -1])
+    config = self.config
+    ring = empty_cache(
+      config.num_layers,
+      len(prompts),
+      config.kv_heads,
+      self.max_length,
+      config.head_dim,
+      config.dtype,
+    )
+    ring = partitioning.constrain(self.layout, ring, "batch", "kv_heads")
+    return logits, RowCache(cache, is_real, ring)
+
+  def decode_step(
+    self,
+    params: Params,
+    shared: Shared,
+    cache: RowCache,
+    tokens: jax.Array,
+    slot_position: jax.Array,
+    column: jax.Array,
+  ) -> tuple[jax.Array, RowCache]:
+    """Feeds one new token of each row in; see `Network.decode_step`."""
+    num_real = cache.is_real.sum(axis=1, dtype=jnp.int32)
+    first = (shared.length + num_real)[:, None]
+    positions = first + slot_position[:, None]
+    ring_column = column % self.max_length
+    # Slot positions of the tokens in the ring's columns; a negative one is of
+    # the row that had the slot before.
+    back = (ring_column - jnp.arange(self.max_length)) % self.max_length
+    key_position = slot_position[:, None] - back
+    is_own = (key_position >= 0)[:, None]
+    x, ring = self.apply(
+      params,
+      tokens[:, None],
+      positions,
+      self._masks(is_own, positions, first + key_position),
+      [
+        *self._shared_part(shared, positions),
+        (
+          cache.prompt,
+          self._masks(
+            cache.is_real[:, None],
+            positions,
+            _positions(cache.is_real, shared.length),
+          ),
+        ),
+      ],
+      cache.target,
+      ring_column,
+    )
+    logits = self.unembed(params, x[:, 0])
+    return logits, cache._replace(target=ring)
+
+  def log_prob(
+    self, params: Params, shared: Shared, prompts: jax.Array, targets: jax.Array
+  ) -> jax.Array:
+    """Scores targets; see `Network.log_prob`."""
     tokens = jnp.concatenate([prompts, targets], axis=1)[:, :-1]
     is_real = jnp.concatenate(
       [prompt_mask(prompts), jnp.ones_like(targets, bool)], axis=1
     )[:, :-1]
-    x, _ = forward(params, shared, tokens, is_real)
-    x = x[:, prompts.shape[1] - 1 :]
+    x, _ = self._forward(params, shared, tokens, is_real)
+    return self.score_targets(params, x[:, prompts.shape[1] - 1 :], targets)
 
-    def unembed(x):
-      return decoder.unembed(config, params, x, layout)
+  def unembed(self, params: Params, x: jax.Array) -> jax.Array:
+    """Computes logits [..., V] of the decoder's outputs [..., E]."""
+    return decoder.unembed(self.config, params, x, self.layout)
 
-    chosen = score(unembed, x, targets)
-    return jnp.where(target_mask(targets, eos_id), chosen, 0)
-
-  def start(params, shared, prompts, column):
-    del column  # prompts lie elsewhere
-    is_real = prompt_mask(prompts)
-    x, cache = forward(params, shared, prompts, is_real)
-    logits = decoder.unembed(config, params, x[:, -1], layout)
-    shape = (len(prompts), config.kv_heads, max_length, config.head_dim)
-    empty = jnp.zeros(shape, config.dtype)
-    ring = (decoder.LayerCache(empty, empty),) * config.num_layers
-    ring = partitioning.constrain(layout, ring, "batch", "kv_heads")
-    return logits, Kept(cache, is_real, ring)
-
-  def advance(params, shared, kept, tokens, age, column):
-    num_real = kept.is_real.sum(axis=1, dtype=jnp.int32)
-    first = (shared.length + num_real)[:, None]
-    positions = first + age[:, None]
-    ring_column = column % max_length
-    # Ages of the tokens in the ring's columns, seen from this row's newest.
-    back = (ring_column - jnp.arange(max_length)) % max_length
-    key_age = age[:, None] - back
-    x, ring = apply(
+  def _forward(self, params, shared, tokens, is_real, soft_prompt=None):
+    """Feeds whole rows in at once; is_real [B, S] is False on padding."""
+    positions = _positions(is_real, shared.length)
+    length = is_real.shape[1]
+    causal = jnp.tril(jnp.ones((length, length), bool))
+    mask = causal & is_real[:, None, :]
+    return self.apply(
       params,
-      tokens[:, None],
+      tokens,
       positions,
-      sight((key_age >= 0)[:, None], positions, first + key_age),
-      [
-        *earlier(shared, positions),
-        (
-          kept.prompt,
-          sight(
-            kept.is_real[:, None],
-            positions,
-            _positions(kept.is_real, shared.length),
-          ),
-        ),
-      ],
-      kept.target,
-      ring_column,
+      self._masks(mask, positions, positions),
+      self._shared_part(shared, positions),
+      soft_prompt=soft_prompt,
     )
-    logits = decoder.unembed(config, params, x[:, 0], layout)
-    return logits, kept._replace(target=ring)
 
-  return Network(init, begin, start, advance, log_prob)
+  def _shared_part(self, shared, positions):
+    """The shared cache, if any, and its masks for positions [B, S]."""
+    if not shared.length:
+      return []
+    mask = jnp.ones((*positions.shape, shared.length), bool)
+    key_positions = jnp.arange(shared.length)[None]
+    return [(shared.cache, self._masks(mask, positions, key_positions))]
+
+  def _masks(self, mask, positions, key_positions) -> LayerMasks:
+    return decoder.layer_masks(self.config, mask, positions, key_positions)
 
 
 def _positions(is_real: jax.Array, start: int) -> jax.Array:

@@ -1,162 +1,176 @@
 """An encoder-decoder: the encoder reads a prompt, the decoder writes a target.
 
-Prompts stand to the right of their padding, behind what all rows begin with. An
-encoder looks both ways, so that what it makes of a common beginning hangs on
-the rest: nothing of that can be shared but the tokens.
+Prompts are padded on the left, before what all rows begin with. An encoder
+attends in both directions, so that its outputs for a common beginning depend on
+the rest: only the beginning's tokens can be shared.
 
-The decoder starts from padding's token, as T5 does; a row's token of number
-`age` thus has the position age + 1.
+The decoder starts from padding's token, as T5 does; a row's token at slot
+position t thus has position t + 1.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cot_latent.models import partitioning, t5
-from cot_latent.models.api import PAD_ID
-from cot_latent.models.decoder import Cache
-from cot_latent.models.lora import Lora
-from cot_latent.models.network import (
-  SOFT_PROMPT,
-  Network,
-  Params,
-  prompt_mask,
-  score,
-  target_mask,
-  without_soft_prompt,
-)
+from cot_latent.models.api import PAD_ID, Params
+from cot_latent.models.attention import KVCache, empty_cache
+from cot_latent.models.network import SOFT_PROMPT, Network, prompt_mask
 
 
 class Shared(NamedTuple):
   """What all rows begin with.
 
   Attributes:
-    prefix: [P'] int32.
-    soft: [L, E], soft tokens before it, or None.
+    prefix: Tokens [P'] int32.
+    soft: Soft tokens [L, E] before it, or None.
   """
 
   prefix: jax.Array
   soft: jax.Array | None
 
 
-class Kept(NamedTuple):
-  """What rows keep while they are written.
+class RowCache(NamedTuple):
+  """Keys and values of each row.
 
   Attributes:
-    encoded: keys and values of the encoder's C positions, for the decoder.
+    encoded: Cache of the encoder's C positions, for the decoder.
     is_real: [B, C] bool, False on padding.
-    target: of the T positions of the decoder's start and what is drawn, but
-      for the last, which is never fed in; used as a ring.
+    target: Cache of T positions, used as a ring: of the decoder's start and of
+      what is drawn, except the last token, which is never fed in.
   """
 
-  encoded: Cache
+  encoded: KVCache
   is_real: jax.Array
-  target: Cache
+  target: KVCache
 
 
-def build(
-  config: t5.T5Config,
-  vocab_size: int,
-  eos_id: int,
-  max_length: int,
-  lora: Lora | None,
-  layout: partitioning.Layout | None,
-) -> Network:
-  """Builds the functions; see `language_model.build`."""
-  module = t5.T5(config, vocab_size, lora, layout)
+@dataclasses.dataclass(frozen=True)
+class EncoderDecoderNetwork(Network):
+  """T5's functions of its parameters."""
 
-  def apply(params, *arguments, **fields):
-    variables = {"params": without_soft_prompt(params)}
-    return module.apply(variables, *arguments, **fields)
+  config: t5.T5Config
 
-  def init(rng_key):
-    return module.init(rng_key, jnp.ones((1, 1), jnp.int32))["params"]
+  @property
+  def module(self) -> t5.T5:
+    """The Flax module, all but the output layer."""
+    return t5.T5(self.config, self.vocab_size, self.lora, self.layout)
 
-  def begin(params: Params, prefix: jax.Array) -> Shared:
+  def init(self, rng_key: jax.Array) -> Params:
+    """Draws parameters, boxed with the names of their axes."""
+    return self.module.init(rng_key, jnp.ones((1, 1), jnp.int32))["params"]
+
+  def encode_prefix(self, params: Params, prefix: jax.Array) -> Shared:
+    """Notes the prefix and the soft prompt; they are encoded with each row."""
     return Shared(prefix, params.get(SOFT_PROMPT))
 
-  def encode(params, shared, prompts):
-    """Gives [B, C, E], and [B, C] bool, False on padding."""
-    tokens, place = _behind_padding(shared, prompts)
-    soft, is_soft = None, None
-    if shared.soft is not None:
-      last = len(shared.soft) - 1
-      soft = shared.soft[jnp.clip(place, 0, last)]
-      is_soft = (place >= 0) & (place <= last)
-    is_real = place >= 0
-    encoded = apply(params, tokens, is_real, soft, is_soft, method="encode")
-    return encoded, is_real
-
-  def decode(params, *arguments, **fields):
-    return apply(params, *arguments, **fields, method="decode")
-
-  def log_prob(params, shared, prompts, targets):
-    encoded, is_real = encode(params, shared, prompts)
-    tokens = jnp.pad(targets, ((0, 0), (1, 0)), constant_values=PAD_ID)
-    place = np.arange(targets.shape[1])
-    offset = (place - place[:, None])[None]
-    sight = t5.Sight(offset <= 0, offset)
-    x, _, _ = decode(params, tokens[:, :-1], encoded, is_real, sight)
-
-    def unembed(x):
-      return t5.unembed(config, params, x, layout)
-
-    chosen = score(unembed, x, targets)
-    return jnp.where(target_mask(targets, eos_id), chosen, 0)
-
-  def feed(params, kept, tokens, encoded, age, column):
-    """Feeds in tokens [B] of ages [B], the start's being -1."""
-    # How old the tokens in the ring's columns are, seen from the newest; the
-    # same in all rows, but some rows have not so many.
-    back = (column - jnp.arange(max_length)) % max_length
-    is_own = back <= age[:, None] + 1
-    x, ring, cross = decode(
-      params,
-      tokens[:, None],
-      encoded,
-      kept.is_real,
-      t5.Sight(is_own[:, None], -back[None, None]),
-      cache=kept.target,
-      column=column % max_length,
+  def prefill(
+    self,
+    params: Params,
+    shared: Shared,
+    prompts: jax.Array,
+    column: jax.Array,
+  ) -> tuple[jax.Array, RowCache]:
+    """Encodes prompts and feeds the start in; see `Network.prefill`."""
+    encoded, is_real = self._encode(params, shared, prompts)
+    config, rows = self.config, len(prompts)
+    ring = empty_cache(
+      config.num_decoder_layers,
+      rows,
+      config.num_heads,
+      self.max_length,
+      config.head_dim,
+      config.dtype,
     )
-    logits = t5.unembed(config, params, x[:, 0], layout)
-    return logits, Kept(cross, kept.is_real, ring)
-
-  def start(params, shared, prompts, column):
-    encoded, is_real = encode(params, shared, prompts)
-    rows = len(prompts)
-    ring = t5.empty_ring(config, rows, max_length)
-    ring = partitioning.constrain(layout, ring, "batch", "heads")
-    return feed(
+    ring = partitioning.constrain(self.layout, ring, "batch", "heads")
+    return self._feed(
       params,
-      Kept((), is_real, ring),
+      RowCache((), is_real, ring),
       jnp.full(rows, PAD_ID, jnp.int32),
       encoded,
       jnp.full(rows, -1, jnp.int32),
       column - 1,
     )
 
-  def advance(params, shared, kept, tokens, age, column):
-    del shared  # is encoded in what rows keep
-    return feed(params, kept, tokens, kept.encoded, age, column)
+  def decode_step(
+    self,
+    params: Params,
+    shared: Shared,
+    cache: RowCache,
+    tokens: jax.Array,
+    slot_position: jax.Array,
+    column: jax.Array,
+  ) -> tuple[jax.Array, RowCache]:
+    """Feeds one new token of each row in; see `Network.decode_step`."""
+    del shared  # is encoded in the rows' cache
+    return self._feed(
+      params, cache, tokens, cache.encoded, slot_position, column
+    )
 
-  return Network(init, begin, start, advance, log_prob)
+  def log_prob(
+    self, params: Params, shared: Shared, prompts: jax.Array, targets: jax.Array
+  ) -> jax.Array:
+    """Scores targets; see `Network.log_prob`."""
+    encoded, is_real = self._encode(params, shared, prompts)
+    tokens = jnp.pad(targets, ((0, 0), (1, 0)), constant_values=PAD_ID)
+    mask = t5.causal_mask(targets.shape[1])
+    x, _, _ = self._decode(params, tokens[:, :-1], encoded, is_real, mask)
+    return self.score_targets(params, x, targets)
+
+  def unembed(self, params: Params, x: jax.Array) -> jax.Array:
+    """Computes logits [..., V] of the decoder's outputs [..., E]."""
+    return t5.unembed(self.config, params, x, self.layout)
+
+  def _encode(self, params, shared, prompts):
+    """Returns [B, C, E], and [B, C] bool, False on padding."""
+    tokens, place = _after_padding(shared, prompts)
+    soft, is_soft = None, None
+    if shared.soft is not None:
+      last = len(shared.soft) - 1
+      soft = shared.soft[jnp.clip(place, 0, last)]
+      is_soft = (place >= 0) & (place <= last)
+    is_real = place >= 0
+    encoded = self.apply(
+      params, tokens, is_real, soft, is_soft, method="encode"
+    )
+    return encoded, is_real
+
+  def _decode(self, params, *arguments, **fields):
+    return self.apply(params, *arguments, **fields, method="decode")
+
+  def _feed(self, params, cache, tokens, encoded, slot_position, column):
+    """Feeds in tokens [B] at slot positions [B], the start's being -1."""
+    # How far back the tokens in the ring's columns are; the same in all rows,
+    # but a row that began later has fewer.
+    back = (column - jnp.arange(self.max_length)) % self.max_length
+    is_own = back <= slot_position[:, None] + 1
+    x, ring, cross = self._decode(
+      params,
+      tokens[:, None],
+      encoded,
+      cache.is_real,
+      t5.MaskAndOffset(is_own[:, None], -back[None, None]),
+      cache=cache.target,
+      column=column % self.max_length,
+    )
+    logits = self.unembed(params, x[:, 0])
+    return logits, RowCache(cross, cache.is_real, ring)
 
 
-def _behind_padding(
+def _after_padding(
   shared: Shared, prompts: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """Puts what all rows begin with between their padding and their prompts.
 
   Args:
-    shared: C - P soft tokens and tokens of the prefix.
-    prompts: [B, P] int32.
+    shared: The C - P soft tokens and tokens of the prefix.
+    prompts: Tokens [B, P] int32.
 
   Returns:
-    [B, C] int32, tokens, any where soft ones belong; [B, C] int32, their
-    places, counted from a row's beginning and below 0 on its padding.
+    Tokens [B, C] int32, arbitrary where soft tokens belong; and their places
+    [B, C] int32, counted from a row's beginning and below 0 on its padding.
   """
   rows, longest = prompts.shape
   num_soft = 0 if shared.soft is None else len(shared.soft)
@@ -169,6 +183,6 @@ def _behind_padding(
   tokens = jnp.concatenate(
     [jnp.broadcast_to(before, (rows, len(before))), prompts], axis=1
   )
-  # Behind it the prompts stand where they do in this.
+  # After the beginning the prompts are where they are in `tokens`.
   source = jnp.where(place < len(before), jnp.maximum(place, 0), column)
   return jnp.take_along_axis(tokens, source, axis=1), place

@@ -1,189 +1,151 @@
-"""A model as functions of its parameters: init, sample, log_prob.
+"""The language models of this package: a sampler and a scorer in one.
 
 What is sampled is exactly what is scored: the distribution is neither truncated
-nor otherwise changed, a sequence ends with its first EOS, and one that reaches
-the length limit is scored as it was drawn.
+nor otherwise changed, a sequence ends with the first token that ends it or
+completes a stop string (models/stops.py), and one that reaches the length limit
+is scored as it was drawn.
 
 Symbols: B rows, P prompt tokens, P' prefix tokens, T target tokens, V
 vocabulary.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from cot_latent.models import (
-  causal,
-  decoder,
-  encoder_decoder,
-  partitioning,
-  sampling,
-  t5,
-)
-from cot_latent.models.api import PAD_ID
+from cot_latent.models import partitioning, sampling, token_rows
+from cot_latent.models.api import Array, Draws, Params
+from cot_latent.models.causal import CausalNetwork
+from cot_latent.models.decoder import DecoderConfig
+from cot_latent.models.encoder_decoder import EncoderDecoderNetwork
 from cot_latent.models.lora import Lora
-from cot_latent.models.network import Params
-from cot_latent.models.sampling import Draws
-
-# Tokens by which the beginning that all rows share is cut off, and from which
-# on it is worth it.
-_PREFIX_STEP, _SHORTEST_PREFIX = 8, 32
-_NOTHING = np.zeros(0, np.int32)
+from cot_latent.models.network import Network
+from cot_latent.models.stops import Ending
+from cot_latent.models.t5 import T5Config
 
 
-class LanguageModel(NamedTuple):
-  """What training needs of a model; every function is pure and compiled.
+class LanguageModel:
+  """A `Sampler` and a `Scorer`; every function is pure and compiled.
 
   Attributes:
-    init: rng_key -> params.
-    sample: (params, prompts [N, P], keys [N], temperature=1.0, num_slots=None,
-      report_done=None) -> Draws on the host, the same on every process.
-      Temperature 0 is greedy decoding; `num_slots` rows are written at once, or
-      all; `report_done` is called with the number of rows done.
-    begin: (params, prefix [P']) -> what all rows share that begin with it.
-    log_prob: (params, prompts [B, P], targets [B, T], shared=None) -> [B, T]
-      nats; `shared` is of `begin`, None where rows begin with no prefix.
-    layout: where parameters and rows lie; None is one device.
+    network: The functions of parameters, not compiled.
+
+  Example:
+
+    model = from_config(DecoderConfig(1, 16, 2, 8, 32), 259, 1, 64)
+    params = model.init(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), len(prompts))
+    draws = model.sample(params, prompts, keys)
+    nats = model.log_prob(params, prompts, draws.tokens)
   """
 
-  init: Callable[[jax.Array], Params]
-  sample: Callable[..., Draws]
-  begin: Callable[..., Any]
-  log_prob: Callable[..., jax.Array]
-  layout: partitioning.Layout | None = None
+  def __init__(self, network: Network):
+    """Compiles nothing yet.
+
+    Args:
+      network: Functions of parameters.
+
+    Raises:
+      UserError: If an axis of the model does not divide into the layout's
+        shards.
+    """
+    shardings = None
+    if network.layout is not None:
+      boxed = jax.eval_shape(network.init, jax.random.key(0))
+      shardings = partitioning.param_shardings(network.layout, boxed)
+    self.network = network
+    self._sampler = sampling.SlotSampler(network)
+    self._init = jax.jit(self._unboxed_init, out_shardings=shardings)
+    self._encode_prefix = jax.jit(network.encode_prefix)
+    self._log_prob = jax.jit(self._traced_log_prob)
+
+  @property
+  def layout(self) -> partitioning.Layout | None:
+    """Mesh and rules for parameters and rows; None is one device."""
+    return self.network.layout
+
+  def init(self, rng_key: jax.Array) -> Params:
+    """Draws parameters."""
+    return self._init(rng_key)
+
+  def sample(
+    self,
+    params: Params,
+    prompts: Array,
+    rng_keys: jax.Array,
+    temperature: float = 1.0,
+    *,
+    num_slots: int | None = None,
+    report_done: Callable[[int], None] | None = None,
+  ) -> Draws:
+    """Draws one continuation of each prompt; see `Sampler.sample`."""
+    prefix, rest = token_rows.compact_prompts(prompts)
+    return self._sampler.sample(
+      params, prefix, rest, rng_keys, temperature, num_slots, report_done
+    )
+
+  def encode_prefix(self, params: Params, prefix: Array) -> Any:
+    """Computes what all rows share that begin with a prefix [P'] int32."""
+    return self._encode_prefix(params, prefix)
+
+  def log_prob(
+    self,
+    params: Params,
+    prompts: Array,
+    targets: Array,
+    shared: Any = None,
+  ) -> jax.Array:
+    """Scores targets; see `Scorer.log_prob`.
+
+    Args:
+      params: Parameters of the model.
+      prompts: Tokens [B, P] int32, padded on the left.
+      targets: Tokens [B, T] int32.
+      shared: Result of `encode_prefix`, whose prefix the prompts do not repeat;
+        None where there is no prefix.
+
+    Returns:
+      [B, T] float32 nats, 0 after the end.
+    """
+    return self._log_prob(params, prompts, targets, shared)
+
+  def _unboxed_init(self, rng_key):
+    return nn.unbox(self.network.init(rng_key))
+
+  def _traced_log_prob(self, params, prompts, targets, shared):
+    if shared is None:
+      prefix = jnp.asarray(token_rows.NO_PREFIX)
+      shared = self.network.encode_prefix(params, prefix)
+    return self.network.log_prob(params, shared, prompts, targets)
 
 
-def build(
-  config: decoder.DecoderConfig | t5.T5Config,
+def from_config(
+  config: DecoderConfig | T5Config,
   vocab_size: int,
-  eos_id: int,
+  ending: Ending | int,
   max_length: int,
   layout: partitioning.Layout | None = None,
   lora: Lora | None = None,
 ) -> LanguageModel:
-  """Builds a language model.
+  """Makes a language model.
 
   Args:
-    config: its sizes, and by its type the architecture.
-    vocab_size: V.
-    eos_id: the token that ends a sequence.
-    max_length: T, where sampling stops.
-    layout: where its parameters and rows lie; None is one device.
-    lora: low-rank updates that it has.
-
-  Returns:
-    The model's functions.
+    config: Sizes and options; its type is the architecture.
+    vocab_size: Size of the vocabulary, V.
+    ending: What ends a sequence; one token's id is short for that token alone.
+    max_length: Length at which sampling stops, T.
+    layout: Mesh and rules for parameters and rows; None is one device.
+    lora: Low-rank updates; None has none.
 
   Raises:
-    UserError: if the model cannot be cut as the layout says.
+    UserError: If an axis of the model does not divide into the layout's shards.
   """
-  settings = (vocab_size, eos_id, max_length, lora, layout)
-  if isinstance(config, t5.T5Config):
-    network = encoder_decoder.build(config, *settings)
-  else:
-    network = causal.build(config, *settings)
-  sample_rows = sampling.build(network, eos_id, max_length, layout)
-
-  def init(rng_key):
-    return nn.unbox(network.init(rng_key))
-
-  def sample(params, prompts, *settings, **named_settings):
-    return sample_rows(
-      params, *compact(np.asarray(prompts)), *settings, **named_settings
-    )
-
-  def begin(params, prefix):
-    return network.begin(params, jnp.asarray(prefix))
-
-  def log_prob(params, prompts, targets, shared=None):
-    if shared is None:
-      shared = begin(params, _NOTHING)
-    return network.log_prob(params, shared, prompts, targets)
-
-  shardings = None
-  if layout is not None:
-    shardings = partitioning.param_shardings(
-      layout, jax.eval_shape(network.init, jax.random.key(0))
-    )
-  return LanguageModel(
-    jax.jit(init, out_shardings=shardings),
-    sample,
-    jax.jit(begin),
-    jax.jit(log_prob),
-    layout,
-  )
-
-
-def split_prefix(prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Takes off what all prompts begin with, to be computed once.
-
-  Args:
-    prompts: [N, P] int32, padded in front.
-
-  Returns:
-    [P'] int32, the prefix, of a multiple of a step's length so that there are
-    few sizes to compile for, and [N, P - P'] the rest, of which no row is
-    empty.
-  """
-  lengths = (np.cumsum(prompts != PAD_ID, axis=1) > 0).sum(axis=1)
-  longest = prompts.shape[1]
-  limit = int(lengths.min(initial=longest)) - 1
-  size = 0
-  if len(prompts) > 1 and limit >= _SHORTEST_PREFIX:
-    columns = longest - lengths[:, None] + np.arange(limit)
-    begins = np.take_along_axis(prompts, columns, axis=1)
-    is_same = (begins == begins[0]).all(axis=0)
-    common = limit if is_same.all() else int(is_same.argmin())
-    size = common // _PREFIX_STEP * _PREFIX_STEP
-    # What is left of a row must not begin as padding does.
-    rows, first = np.arange(len(prompts)), longest - lengths
-    while size and (prompts[rows, first + size] == PAD_ID).any():
-      size -= _PREFIX_STEP
-  if size < _SHORTEST_PREFIX:
-    return _NOTHING, prompts
-  prefix = begins[0, :size]
-  # The rows' ends stay where they are, and padding takes the prefix's place.
-  place = np.arange(longest) < (longest - lengths + size)[:, None]
-  return prefix, np.where(place, PAD_ID, prompts)[:, size:]
-
-
-def compact(prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """`split_prefix`, and the padding cut that all rows have.
-
-  Args:
-    prompts: [N, P] int32, padded in front.
-
-  Returns:
-    The prefix, and the rest, of one of few widths.
-  """
-  prefix, prompts = split_prefix(np.asarray(prompts))
-  is_used = (prompts != PAD_ID).any(axis=0)
-  longest = int(is_used[::-1].nonzero()[0].max(initial=0))
-  width = min(prompts.shape[1], _bucket(longest + 1))
-  return prefix, prompts[:, prompts.shape[1] - width :]
-
-
-def target_lengths(targets: np.ndarray) -> np.ndarray:
-  """[S] integers, the tokens of rows [S, T] before the padding behind them."""
-  is_used = targets[:, ::-1] != PAD_ID
-  return np.where(
-    is_used.any(axis=1), targets.shape[1] - is_used.argmax(axis=1), 0
-  )
-
-
-def trim_targets(targets: np.ndarray) -> np.ndarray:
-  """Cuts the padding behind the longest of rows [S, T]; widths are few."""
-  longest = int(target_lengths(targets).max(initial=1))
-  return targets[:, : _bucket(longest)]
-
-
-def _bucket(length: int) -> int:
-  """The next of 16, 24, 32, 48, 64, 96, ..."""
-  size = 16
-  while size < length:
-    size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
-  return size
+  if isinstance(ending, int):
+    ending = Ending((ending,))
+  settings = (vocab_size, ending, max_length, lora, layout)
+  if isinstance(config, T5Config):
+    return LanguageModel(EncoderDecoderNetwork(config, *settings))
+  return LanguageModel(CausalNetwork(config, *settings))

@@ -1,73 +1,150 @@
-"""What a language model is made of, whatever its architecture.
+"""What a language model computes, whatever its architecture.
 
-Symbols: B rows, P prompt tokens, P' prefix tokens, T target tokens, V
-vocabulary.
+Symbols: B rows, P prompt tokens, P' prefix tokens, T target tokens, E width of
+the model, V vocabulary.
 """
 
+import abc
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-PAD_ID = 0  # as in SeqIO
+from cot_latent.models.api import PAD_ID, Params
+from cot_latent.models.lora import Lora
+from cot_latent.models.partitioning import Layout
+from cot_latent.models.stops import Ending
+
 SOFT_PROMPT = "soft_prompt"  # the parameter of that name, [L, E]
 
 _CHUNK_BYTES = 2**27
 
-Params = Any  # a pytree of arrays
 
-
-class Network(NamedTuple):
-  """Functions of parameters, to be compiled by who uses them.
+@dataclasses.dataclass(frozen=True)
+class Network(abc.ABC):
+  """Pure functions of parameters, to be compiled by whoever uses them.
 
   Attributes:
-    init: rng_key -> params, with the names of their axes.
-    begin: (params, prefix [P']) -> what all rows share, which `start`,
-      `advance` and `log_prob` take.
-    start: (params, shared, prompts [B, P], column) -> logits [B, V] of the
-      first new token, and what the rows keep, every array of which has rows
-      first. `column` is what `advance` will be given for this token.
-    advance: (params, shared, kept, tokens [B], age [B], column) -> logits
-      [B, V] and what the rows keep, when a row's token of number `age` is fed
-      in. Rows may differ in age; `column` is one more at each call, and says
-      where in a ring the kept things of this token go.
-    log_prob: (params, shared, prompts [B, P], targets [B, T]) -> [B, T] nats.
+    config: Sizes and options, by whose type the architecture is chosen.
+    vocab_size: Size of the vocabulary, V.
+    ending: Tokens and stop strings that end a sequence.
+    max_length: Length at which sampling stops, T.
+    lora: Low-rank updates; None has none.
+    layout: Mesh and rules; None is one device.
   """
 
-  init: Callable[[jax.Array], Params]
-  begin: Callable[..., Any]
-  start: Callable[..., tuple[jax.Array, Any]]
-  advance: Callable[..., tuple[jax.Array, Any]]
-  log_prob: Callable[..., jax.Array]
+  config: Any
+  vocab_size: int
+  ending: Ending
+  max_length: int
+  lora: Lora | None = None
+  layout: Layout | None = None
 
+  @property
+  @abc.abstractmethod
+  def module(self) -> nn.Module:
+    """The Flax module, all but the output layer."""
 
-def without_soft_prompt(params: Params) -> Params:
-  """The parameters of the network itself, as its module takes them."""
-  return {name: v for name, v in params.items() if name != SOFT_PROMPT}
+  @abc.abstractmethod
+  def init(self, rng_key: jax.Array) -> Params:
+    """Draws parameters, boxed with the names of their axes."""
+
+  @abc.abstractmethod
+  def encode_prefix(self, params: Params, prefix: jax.Array) -> Any:
+    """Computes what all rows share that begin with a prefix.
+
+    Args:
+      params: Parameters of the model.
+      prefix: Tokens [P'] int32; P' may be 0.
+
+    Returns:
+      A pytree, which the other methods take as `shared`.
+    """
+
+  @abc.abstractmethod
+  def prefill(
+    self, params: Params, shared: Any, prompts: jax.Array, column: jax.Array
+  ) -> tuple[jax.Array, Any]:
+    """Feeds prompts in.
+
+    Args:
+      params: Parameters of the model.
+      shared: Result of `encode_prefix`.
+      prompts: Tokens [B, P] int32, padded on the left.
+      column: Column that `decode_step` will be given with the next token, a
+        scalar.
+
+    Returns:
+      Logits [B, V] of the first new token, and the rows' cache, a pytree every
+      array of which has rows first.
+    """
+
+  @abc.abstractmethod
+  def decode_step(
+    self,
+    params: Params,
+    shared: Any,
+    cache: Any,
+    tokens: jax.Array,
+    slot_position: jax.Array,
+    column: jax.Array,
+  ) -> tuple[jax.Array, Any]:
+    """Feeds one new token of each row in.
+
+    Args:
+      params: Parameters of the model.
+      shared: Result of `encode_prefix`.
+      cache: The rows' cache.
+      tokens: Tokens [B] int32.
+      slot_position: How many new tokens each row has before this one, [B]
+        int32; rows may differ.
+      column: Column of the ring in the cache where this step's keys and values
+        go, a scalar; one more at each call, to be taken modulo T.
+
+    Returns:
+      Logits [B, V] of the next token, and the rows' cache.
+    """
+
+  @abc.abstractmethod
+  def log_prob(
+    self, params: Params, shared: Any, prompts: jax.Array, targets: jax.Array
+  ) -> jax.Array:
+    """Scores targets [B, T] after prompts [B, P]: nats, 0 after the end."""
+
+  @abc.abstractmethod
+  def unembed(self, params: Params, x: jax.Array) -> jax.Array:
+    """Computes logits [..., V] of the module's outputs [..., E]."""
+
+  def apply(self, params: Params, *arguments: Any, **fields: Any) -> Any:
+    """Applies the module, which does not know the soft prompt."""
+    own = {name: v for name, v in params.items() if name != SOFT_PROMPT}
+    return self.module.apply({"params": own}, *arguments, **fields)
+
+  def score_targets(
+    self, params: Params, x: jax.Array, targets: jax.Array
+  ) -> jax.Array:
+    """Scores targets [B, T] by the module's outputs [B, T, E] before them."""
+    chosen = score(lambda part: self.unembed(params, part), x, targets)
+    return jnp.where(self.ending.mask(targets), chosen, 0)
 
 
 def prompt_mask(prompts: jax.Array) -> jax.Array:
-  """[B, P] bool, False on the padding before each prompt.
+  """Marks the tokens of prompts, as against the padding before them.
 
   An empty prompt keeps one padding token, as something to start from: a
-  position that sees nothing would attend to the tokens after it too.
-  """
-  return (jnp.cumsum(prompts != PAD_ID, axis=1) > 0).at[:, -1].set(True)
-
-
-def target_mask(targets: jax.Array, eos_id: int) -> jax.Array:
-  """Marks the tokens that belong to a sequence: up to its first EOS.
+  position whose attention mask is all False would attend to the tokens after it
+  too.
 
   Args:
-    targets: [..., T] int32.
-    eos_id: the token that ends a sequence.
+    prompts: Tokens [B, P] int32, padded on the left.
 
   Returns:
-    [..., T] bool; all True for a sequence without EOS, cut by the limit.
+    [B, P] bool, False on padding.
   """
-  is_end = targets == eos_id
-  return jnp.cumsum(is_end, axis=-1) - is_end == 0
+  return (jnp.cumsum(prompts != PAD_ID, axis=1) > 0).at[:, -1].set(True)
 
 
 def log_prob_of(logits: jax.Array, tokens: jax.Array) -> jax.Array:
@@ -79,12 +156,12 @@ def log_prob_of(logits: jax.Array, tokens: jax.Array) -> jax.Array:
 def score(
   unembed: Callable[[jax.Array], jax.Array], x: jax.Array, tokens: jax.Array
 ) -> jax.Array:
-  """Scores tokens, bit by bit where their logits would take much memory.
+  """Scores tokens, chunk by chunk where their logits would take much memory.
 
   Args:
-    unembed: [B, t, E] -> [B, t, V] logits.
-    x: [B, T, E].
-    tokens: [B, T] int32.
+    unembed: Output layer, [B, t, E] -> [B, t, V] logits.
+    x: Outputs of the network before each token, [B, T, E].
+    tokens: Tokens [B, T] int32.
 
   Returns:
     [B, T] nats.
@@ -95,17 +172,20 @@ def score(
   if size >= length:
     return log_prob_of(unembed(x), tokens)
   number = -(-length // size)
-  missing = number * size - length
-
-  def chunks(array):
-    widths = [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2)
-    padded = jnp.pad(array, widths)
-    parts = padded.reshape(rows, number, size, *array.shape[2:])
-    return jnp.moveaxis(parts, 1, 0)
 
   @jax.checkpoint
-  def one(part):
-    return log_prob_of(unembed(part[0]), part[1])
+  def score_chunk(chunk):
+    return log_prob_of(unembed(chunk[0]), chunk[1])
 
-  scored = jax.lax.map(one, (chunks(x), chunks(tokens)))
+  chunks = (_chunks(x, number, size), _chunks(tokens, number, size))
+  scored = jax.lax.map(score_chunk, chunks)
   return jnp.moveaxis(scored, 0, 1).reshape(rows, -1)[:, :length]
+
+
+def _chunks(array: jax.Array, number: int, size: int) -> jax.Array:
+  """[number, B, size, ...] of an array [B, T, ...], padded with zeros."""
+  missing = number * size - array.shape[1]
+  widths = [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2)
+  padded = jnp.pad(array, widths)
+  parts = padded.reshape(len(array), number, size, *array.shape[2:])
+  return jnp.moveaxis(parts, 1, 0)

@@ -1,14 +1,15 @@
 """Draws from a network: a batch at once, or many rows through a few slots.
 
 Rationales differ in length. Where there are more rows than slots, those that
-have ended leave their slots to the next ones, and when none are left, the slots
-become fewer. What is drawn depends on a row's key and on nothing else, but for
+are done leave their slots to the next ones, and when none are left, the slots
+become fewer. What is drawn for a row depends on its prompt and key alone, up to
 rounding.
 
-Symbols: N rows, B slots, P prompt tokens, T target tokens, V vocabulary.
+Symbols: N rows, B slots, P prompt tokens, P' prefix tokens, T target tokens, V
+vocabulary.
 """
 
-import functools
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,244 +18,399 @@ import jax.numpy as jnp
 import numpy as np
 
 from cot_latent.models import partitioning
-from cot_latent.models.api import PAD_ID
+from cot_latent.models.api import PAD_ID, Array, Draws, Params
 from cot_latent.models.network import Network, log_prob_of
 
-# A batch in which this part alone is not over yet is cut down to it, if that
-# makes up for compiling once more.
+# Slots become fewer, by this factor, when no more rows than that are left, if
+# there are so many tokens to draw that it makes up for compiling once more.
 _SHRINK, _WORTH_SHRINKING = 4, 2**12
 
 
-class Draws(NamedTuple):
-  """Sampled continuations.
+class DecodeState(NamedTuple):
+  """What the decoding loop carries, for the rows in B slots.
 
   Attributes:
-    tokens: [N, T] int32; 0 after the end.
-    ended: [N] bool; False where the length limit cut the sequence.
-    log_prob: [N, T] float32, nats, at temperature 1; 0 after the end.
-  """
-
-  tokens: Any
-  ended: Any
-  log_prob: Any
-
-
-class Slots(NamedTuple):
-  """Rows that are being written.
-
-  Attributes:
-    draws: so far.
-    keys: [B, ...] uint32, the data of the rows' keys.
-    age: [B] int32, tokens drawn so far.
-    kept: what the network keeps of rows.
-    column: scalar int32, where it keeps the next.
+    draws: Draws so far.
+    key_data: Data of the rows' random keys, [B, ...] uint32.
+    slot_position: Tokens drawn so far in each slot, [B] int32.
+    read: State in which `Ending.advance` has read the draws; None where there
+      are no stop strings.
+    cache: The network's cache of the rows.
+    column: Column of the cache's ring for the next token, a scalar int32.
   """
 
   draws: Draws
-  keys: jax.Array
-  age: jax.Array
-  kept: Any
+  key_data: jax.Array
+  slot_position: jax.Array
+  read: jax.Array | None
+  cache: Any
   column: jax.Array
 
 
-def build(
-  network: Network,
-  eos_id: int,
-  max_length: int,
-  layout: partitioning.Layout | None,
-) -> Callable[..., Draws]:
-  """Builds the sampler.
+@dataclasses.dataclass(frozen=True)
+class DecodingLoop:
+  """The steps of sampling, as pure functions to be compiled.
 
-  Args:
-    network: the model's.
-    eos_id: the token that ends a sequence.
-    max_length: T, where sampling stops.
-    layout: where rows lie.
-
-  Returns:
-    (params, prefix [P'], prompts [N, P], keys [N], temperature, number of
-    slots, function that is called with the number of rows done) -> Draws on
-    the host, the same on every process. Temperature 0 is greedy.
+  Attributes:
+    network: The network that is drawn from.
   """
 
-  def is_over(slots):
-    return slots.draws.ended | (slots.age == max_length)
+  network: Network
 
-  def draw(slots, logits, temperature):
-    """Adds each row's next token, given its logits [B, V]."""
-    draws, age = slots.draws, slots.age
-    over = is_over(slots)
-    keys = jax.random.wrap_key_data(slots.keys, impl="threefry2x32")
-    # The default noise never draws a token rarer than about 1e-7, and a large
-    # vocabulary has many. Greedy decoding only scales the noise by 0.
-    noise = jax.vmap(
-      lambda key: jax.random.gumbel(key, logits.shape[-1:], mode="high")
-    )(jax.vmap(jax.random.fold_in)(keys, age))
+  def is_done(self, state: DecodeState) -> jax.Array:
+    """[B] bool, True for rows of which no more is drawn."""
+    is_full = state.slot_position == self.network.max_length
+    return state.draws.ended | is_full
+
+  def draw(
+    self, state: DecodeState, logits: jax.Array, temperature: jax.Array
+  ) -> DecodeState:
+    """Draws each row's next token, given its logits [B, V]."""
+    draws, slot_position = state.draws, state.slot_position
+    is_done = self.is_done(state)
+    noise = row_noise(state.key_data, slot_position, logits.shape[-1])
     token = jnp.argmax(logits + temperature * noise, axis=-1)
-    token = jnp.where(over, PAD_ID, token).astype(jnp.int32)
-    chosen = jnp.where(over, 0, log_prob_of(logits, token))
-    rows = jnp.arange(len(age))
-    place = jnp.where(over, max_length, age)  # outside, where nothing goes
-    return slots._replace(
+    token = jnp.where(is_done, PAD_ID, token).astype(jnp.int32)
+    chosen = jnp.where(is_done, 0, log_prob_of(logits, token))
+    # Rows that are done read padding, which changes nothing.
+    read, is_end = self.network.ending.advance(state.read, token)
+    rows = jnp.arange(len(slot_position))
+    # Outside for rows that are done, where nothing is written.
+    place = jnp.where(is_done, self.network.max_length, slot_position)
+    return state._replace(
       draws=Draws(
         tokens=draws.tokens.at[rows, place].set(token, mode="drop"),
-        ended=draws.ended | (~over & (token == eos_id)),
+        ended=draws.ended | (~is_done & is_end),
         log_prob=draws.log_prob.at[rows, place].set(chosen, mode="drop"),
       ),
-      age=jnp.where(over, age, age + 1),
+      slot_position=jnp.where(is_done, slot_position, slot_position + 1),
+      read=read,
     )
 
-  def fresh(params, shared, prompts, keys, column, temperature):
+  def prefill(
+    self,
+    params: Params,
+    shared: Any,
+    prompts: jax.Array,
+    key_data: jax.Array,
+    temperature: jax.Array,
+    column: jax.Array | None = None,
+  ) -> DecodeState:
     """Fills slots with rows, and draws their first tokens."""
-    logits, kept = network.start(params, shared, prompts, column)
-    rows = len(prompts)
+    column = jnp.int32(0) if column is None else column
+    logits, cache = self.network.prefill(params, shared, prompts, column)
+    rows, max_length = len(prompts), self.network.max_length
     draws = Draws(
       tokens=jnp.full((rows, max_length), PAD_ID, jnp.int32),
       ended=jnp.zeros(rows, bool),
       log_prob=jnp.zeros((rows, max_length)),
     )
-    draws = partitioning.constrain(layout, draws, "batch")
-    slots = Slots(draws, keys, jnp.zeros(rows, jnp.int32), kept, column)
-    return draw(slots, logits, temperature)
+    draws = self._constrain(draws, "batch")
+    position = jnp.zeros(rows, jnp.int32)
+    read = self.network.ending.start(rows)
+    state = DecodeState(draws, key_data, position, read, cache, column)
+    return self.draw(state, logits, temperature)
 
-  def advance(params, shared, slots, temperature, until):
-    """Draws until so many rows are over."""
+  def decode(
+    self,
+    params: Params,
+    shared: Any,
+    state: DecodeState,
+    temperature: jax.Array,
+    until: jax.Array | int,
+  ) -> DecodeState:
+    """Draws token after token until so many rows are done."""
 
-    def goes_on(slots):
-      return is_over(slots).sum() < until
+    def goes_on(state):
+      return self.is_done(state).sum() < until
 
-    def step(slots):
-      newest = slots.age - 1
-      token = slots.draws.tokens[jnp.arange(len(newest)), newest]
-      logits, kept = network.advance(
-        params, shared, slots.kept, token, newest, slots.column
+    def step(state):
+      newest = state.slot_position - 1
+      token = state.draws.tokens[jnp.arange(len(newest)), newest]
+      logits, cache = self.network.decode_step(
+        params, shared, state.cache, token, newest, state.column
       )
-      slots = slots._replace(kept=kept, column=slots.column + 1)
-      return draw(slots, logits, temperature)
+      state = state._replace(cache=cache, column=state.column + 1)
+      return self.draw(state, logits, temperature)
 
-    return jax.lax.while_loop(goes_on, step, slots)
+    return jax.lax.while_loop(goes_on, step, state)
 
-  def whole(params, shared, prompts, keys, temperature):
-    """All tokens of a batch, and no more than that is compiled for it."""
-    slots = fresh(params, shared, prompts, keys, jnp.int32(0), temperature)
-    return advance(params, shared, slots, temperature, len(prompts)).draws
+  def decode_and_report(
+    self,
+    params: Params,
+    shared: Any,
+    state: DecodeState,
+    temperature: jax.Array,
+    until: jax.Array,
+  ) -> tuple[DecodeState, tuple[Draws, jax.Array]]:
+    """As `decode`; draws and `is_done` come to every device too."""
+    state = self.decode(params, shared, state, temperature, until)
+    return state, self._constrain((state.draws, self.is_done(state)))
 
-  def everywhere(tree):
-    return partitioning.constrain(layout, tree)
+  def sample_batch(
+    self,
+    params: Params,
+    prefix: jax.Array,
+    prompts: jax.Array,
+    key_data: jax.Array,
+    temperature: jax.Array,
+  ) -> Draws:
+    """Draws whole rows, and no more than that is compiled for it."""
+    shared = self.network.encode_prefix(params, prefix)
+    state = self.prefill(params, shared, prompts, key_data, temperature)
+    state = self.decode(params, shared, state, temperature, len(prompts))
+    return self._constrain(state.draws)
 
-  jit = functools.partial(jax.jit, donate_argnames="slots")
-  begin = jax.jit(lambda params, prefix: network.begin(params, prefix))
-
-  @jax.jit
-  def sample_batch(params, prefix, prompts, keys, temperature):
-    shared = network.begin(params, prefix)
-    return everywhere(whole(params, shared, prompts, keys, temperature))
-
-  @jax.jit
-  def fill(params, shared, prompts, keys, temperature):
-    return fresh(params, shared, prompts, keys, jnp.int32(0), temperature)
-
-  @jit
-  def go_on(params, shared, slots, temperature, until):
-    slots = advance(params, shared, slots, temperature, until)
-    return slots, everywhere((slots.draws, is_over(slots)))
-
-  @jit
-  def refill(params, shared, slots, prompts, keys, where, temperature):
+  def refill(
+    self,
+    params: Params,
+    shared: Any,
+    state: DecodeState,
+    prompts: jax.Array,
+    key_data: jax.Array,
+    where: jax.Array,
+    temperature: jax.Array,
+  ) -> DecodeState:
     """Puts rows into the slots of these numbers; others stay as they are."""
-    new = fresh(params, shared, prompts, keys, slots.column, temperature)
-    column = slots.column
+    column = state.column
+    new = self.prefill(params, shared, prompts, key_data, temperature, column)
 
     def put(old, new):
       return old.at[where].set(new, mode="drop")
 
-    mixed = jax.tree.map(
-      put, slots._replace(column=None), new._replace(column=None)
-    )
-    return mixed._replace(column=column)
+    return _map_rows(put, state, new)
 
-  @jax.jit
-  def shrink(slots, where):
-    kept = jax.tree.map(lambda x: x[where], slots._replace(column=None))
-    kept = partitioning.constrain(layout, kept, "batch")
-    return kept._replace(column=slots.column)
+  def shrink(self, state: DecodeState, where: jax.Array) -> DecodeState:
+    """Leaves the slots of these numbers alone."""
 
-  def place(array):
-    return partitioning.place_rows(layout, array)
+    def take(x):
+      return self._constrain(x[where], "batch")
+
+    return _map_rows(take, state)
+
+  def _constrain(self, tree, *names):
+    return partitioning.constrain(self.network.layout, tree, *names)
+
+
+def _map_rows(
+  function: Callable[..., jax.Array], state: DecodeState, *others: DecodeState
+) -> DecodeState:
+  """Maps all arrays but the column, which is that of the first state."""
+  rows = [one[:-1] for one in (state, *others)]
+  draws, key_data, slot_position, read, cache = jax.tree.map(function, *rows)
+  return DecodeState(draws, key_data, slot_position, read, cache, state.column)
+
+
+def row_noise(
+  key_data: jax.Array, slot_position: jax.Array, vocab_size: int
+) -> jax.Array:
+  """Draws Gumbel noise for each row's next token.
+
+  A row's noise depends on its key and slot position alone, never on the slot.
+
+  Args:
+    key_data: Data of the rows' random keys, [B, ...] uint32.
+    slot_position: Tokens drawn so far in each slot, [B] int32.
+    vocab_size: V.
+
+  Returns:
+    [B, V] float32.
+  """
+  keys = jax.random.wrap_key_data(key_data, impl="threefry2x32")
+  # The default noise never draws a token rarer than about 1e-7, and a large
+  # vocabulary has many. Greedy decoding only scales the noise by 0.
+  return jax.vmap(
+    lambda key: jax.random.gumbel(key, (vocab_size,), mode="high")
+  )(jax.vmap(jax.random.fold_in)(keys, slot_position))
+
+
+class SlotSampler:
+  """Samples from one network; each shape compiles once."""
+
+  def __init__(self, network: Network):
+    """Compiles nothing yet.
+
+    Args:
+      network: The network that is drawn from.
+    """
+    loop = DecodingLoop(network)
+    self._network = network
+    self._encode_prefix = jax.jit(network.encode_prefix)
+    self._sample_batch = jax.jit(loop.sample_batch)
+    self._prefill = jax.jit(loop.prefill)
+    self._decode = jax.jit(loop.decode_and_report, donate_argnames="state")
+    self._refill = jax.jit(loop.refill, donate_argnames="state")
+    self._shrink = jax.jit(loop.shrink)
 
   def sample(
-    params,
-    prefix,
-    prompts,
-    keys,
-    temperature=1.0,
-    num_slots=None,
-    report_done=None,
-  ):
-    prompts = np.asarray(prompts)
-    keys = np.asarray(jax.random.key_data(keys))
-    total = len(prompts)
-    size = partitioning.padded(layout, "batch", min(total, num_slots or total))
+    self,
+    params: Params,
+    prefix: Array,
+    prompts: Array,
+    rng_keys: jax.Array,
+    temperature: float = 1.0,
+    num_slots: int | None = None,
+    report_done: Callable[[int], None] | None = None,
+  ) -> Draws:
+    """Draws one continuation of each prompt.
+
+    Args:
+      params: Parameters of the model.
+      prefix: Tokens [P'] int32 that all prompts begin with.
+      prompts: The rest of the prompts, [N, P] int32, padded on the left.
+      rng_keys: One random key for each row, [N].
+      temperature: Divisor of the logits; 0 is greedy decoding.
+      num_slots: Largest number of rows to decode at once; None is all N.
+      report_done: Called now and then with the number of rows done so far.
+
+    Returns:
+      Draws on the host, the same on every process.
+    """
+    prompts, total = np.asarray(prompts), len(prompts)
+    key_data = np.asarray(jax.random.key_data(rng_keys))
+    layout, max_length = self._network.layout, self._network.max_length
+    size = min(total, num_slots or total)
+    size = partitioning.padded(layout, "batch", size)
     is_worth = size * max_length >= _WORTH_SHRINKING
-    if total <= size and not is_worth:
-      draws = sample_batch(
-        params, prefix, place(prompts), place(keys), temperature
+    if total > size or is_worth:
+      few = partitioning.padded(layout, "batch", max(1, size // _SHRINK))
+      queue = _Queue(prompts, key_data, size, few, is_worth, self._network)
+      return self._through_slots(
+        params, prefix, queue, temperature, report_done
       )
-      draws = jax.tree.map(lambda x: np.asarray(x)[:total], draws)
+    rows = [partitioning.place_rows(layout, x) for x in (prompts, key_data)]
+    draws = self._sample_batch(params, prefix, *rows, temperature)
+    draws = jax.tree.map(lambda x: np.asarray(x)[:total], draws)
+    if report_done:
+      report_done(total)
+    return draws
+
+  def _through_slots(self, params, prefix, queue, temperature, report_done):
+    """Draws the rows of a queue."""
+    shared = self._encode_prefix(params, prefix)
+    first = queue.rows(0, len(queue.owner))
+    state = self._prefill(params, shared, *first, temperature)
+    while queue.num_decoding:
+      num_waiting = queue.num_waiting
+      state, (draws, is_done) = self._decode(
+        params, shared, state, temperature, np.int32(queue.enough())
+      )
+      is_done = np.asarray(is_done)
+      queue.put_away(draws, is_done)
       if report_done:
-        report_done(total)
-      return draws
+        report_done(queue.num_done)
+      for rows, where in queue.refills(is_done):
+        state = self._refill(params, shared, state, *rows, where, temperature)
+      if not num_waiting and queue.can_shrink:
+        state = self._shrink(state, queue.shrink())
+    return queue.done
 
-    shared = begin(params, prefix)
-    few = partitioning.padded(layout, "batch", max(1, size // _SHRINK))
 
-    def some(start, number):
-      """Rows from a place in the queue; behind its end the last one."""
-      rows = np.minimum(np.arange(start, start + number), total - 1)
-      return place(prompts[rows]), place(keys[rows])
+class _Queue:
+  """Which rows wait, which are in slots, and what is drawn; on the host.
 
-    slots = fill(params, shared, *some(0, size), temperature)
-    # The row that each slot has; none is -1.
-    owner = np.where(np.arange(size) < total, np.arange(size), -1)
-    waiting = min(size, total)
-    done = Draws(
-      np.zeros((total, max_length), np.int32),
+  Attributes:
+    owner: Number of the row in each slot, [B]; -1 is none.
+    done: Draws [N, T] of the rows that are done.
+  """
+
+  def __init__(
+    self,
+    prompts: np.ndarray,
+    key_data: np.ndarray,
+    size: int,
+    few: int,
+    may_shrink: bool,
+    network: Network,
+  ):
+    """Puts the first rows into slots.
+
+    Args:
+      prompts: Tokens [N, P] int32.
+      key_data: Data of the rows' random keys, [N, ...] uint32.
+      size: Number of slots, B.
+      few: How many rows are filled in at once, and to how many slots it
+        shrinks.
+      may_shrink: Whether slots may become fewer.
+      network: The network that is drawn from.
+    """
+    total = len(prompts)
+    self._prompts, self._key_data = prompts, key_data
+    self._few, self._may_shrink = few, may_shrink
+    self._layout = network.layout
+    self._next = min(size, total)  # the first row that waits
+    self.owner = np.where(np.arange(size) < total, np.arange(size), -1)
+    shape = (total, network.max_length)
+    self.done = Draws(
+      np.full(shape, PAD_ID, np.int32),
       np.zeros(total, bool),
-      np.zeros((total, max_length), np.float32),
+      np.zeros(shape, np.float32),
     )
-    while (owner >= 0).any():
-      num_waiting = total - waiting
-      # How many must be over before anything else is worth while.
-      until = len(owner)
-      if num_waiting:
-        until = min(few, num_waiting)
-      elif is_worth and len(owner) > few:
-        until = len(owner) - few
-      slots, (draws, over) = go_on(
-        params, shared, slots, temperature, np.int32(until)
-      )
-      over = np.asarray(over)
-      ended = over & (owner >= 0)
-      for whole_array, part in zip(done, draws, strict=True):
-        whole_array[owner[ended]] = np.asarray(part)[ended]
-      owner[ended] = -1
-      if report_done:
-        report_done(waiting - int((owner >= 0).sum()))
-      free = np.flatnonzero(over)
-      # As long as all that a filling has room for can be taken.
-      while waiting < total and len(free) >= min(few, total - waiting):
-        taken = min(few, total - waiting)
-        # Places outside take nothing.
-        where = np.full(few, len(owner), np.int32)
-        where[:taken], free = free[:taken], free[taken:]
-        slots = refill(
-          params, shared, slots, *some(waiting, few), where, temperature
-        )
-        owner[where[:taken]] = np.arange(waiting, waiting + taken)
-        waiting += taken
-      if not num_waiting and is_worth and len(owner) > few:
-        order = np.argsort(owner < 0, kind="stable")[:few]
-        slots, owner = shrink(slots, order.astype(np.int32)), owner[order]
-    return done
 
-  return sample
+  @property
+  def num_waiting(self) -> int:
+    """Rows that have had no slot yet."""
+    return len(self._prompts) - self._next
+
+  @property
+  def num_decoding(self) -> int:
+    """Rows that are in slots."""
+    return int((self.owner >= 0).sum())
+
+  @property
+  def num_done(self) -> int:
+    """Rows that are done."""
+    return self._next - self.num_decoding
+
+  @property
+  def can_shrink(self) -> bool:
+    """Whether there are more slots than few."""
+    return self._may_shrink and len(self.owner) > self._few
+
+  def enough(self) -> int:
+    """How many slots must be done before anything else is worth while."""
+    if self.num_waiting:
+      return min(self._few, self.num_waiting)
+    return len(self.owner) - (self._few if self.can_shrink else 0)
+
+  def rows(self, start: int, number: int) -> tuple[Any, Any]:
+    """Prompts and key data from a place on; after the end the last row's."""
+    last = len(self._prompts) - 1
+    rows = np.minimum(np.arange(start, start + number), last)
+    return (
+      partitioning.place_rows(self._layout, self._prompts[rows]),
+      partitioning.place_rows(self._layout, self._key_data[rows]),
+    )
+
+  def put_away(self, draws: Draws, is_done: np.ndarray) -> None:
+    """Takes the draws of slots [B] that are done, and frees them."""
+    freed = is_done & (self.owner >= 0)
+    for array, part in zip(self.done, draws, strict=True):
+      array[self.owner[freed]] = np.asarray(part)[freed]
+    self.owner[freed] = -1
+
+  def refills(self, is_free: np.ndarray):
+    """Gives free slots to waiting rows, so long as a whole filling has room.
+
+    Args:
+      is_free: [B] bool.
+
+    Yields:
+      The rows to fill in, and the slots [few] for them; those outside take
+      nothing.
+    """
+    free = np.flatnonzero(is_free)
+    while self.num_waiting and len(free) >= min(self._few, self.num_waiting):
+      taken = min(self._few, self.num_waiting)
+      where = np.full(self._few, len(self.owner), np.int32)
+      where[:taken], free = free[:taken], free[taken:]
+      rows = self.rows(self._next, self._few)
+      self.owner[where[:taken]] = np.arange(self._next, self._next + taken)
+      self._next += taken
+      yield rows, where
+
+  def shrink(self) -> np.ndarray:
+    """Keeps few slots, those with rows first; returns their numbers [few]."""
+    order = np.argsort(self.owner < 0, kind="stable")[: self._few]
+    self.owner = self.owner[order]
+    return order.astype(np.int32)

@@ -13,7 +13,7 @@ Transformer", for version 1.1.
 """
 
 import dataclasses
-import math
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cot_latent.errors import UserError
-from cot_latent.models import partitioning
-from cot_latent.models.decoder import Cache, DType, LayerCache, RMSNorm
-from cot_latent.models.lora import Lora, Projection
-from cot_latent.runtime.validation import check_positive, check_types
+from cot_latent.models import layers, partitioning, relative
+from cot_latent.models.attention import LayerCache
+from cot_latent.models.layers import DType, RMSNorm, check_sizes
+from cot_latent.models.lora import Lora
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,23 +33,25 @@ class T5Config:
   """Sizes and options of an encoder-decoder.
 
   Attributes:
-    num_encoder_layers: blocks of the encoder.
-    num_decoder_layers: blocks of the decoder.
-    embed_dim: E.
-    num_heads: H.
-    head_dim: D.
-    mlp_dim: width inside the MLP.
-    num_buckets: R, even.
-    max_distance: from which on relative positions share the last bucket.
-    norm_eps: added to the mean square.
+    num_encoder_layers: Blocks of the encoder.
+    num_decoder_layers: Blocks of the decoder.
+    embed_dim: Width of the model, E.
+    num_heads: Number of heads, H.
+    head_dim: Width of a head, D.
+    mlp_dim: Width inside the MLP.
+    num_buckets: Buckets of relative positions, R, even.
+    max_distance: Distance from which on keys share the last bucket.
+    norm_eps: Number added to the mean square.
     activation: "gelu_tanh" of the MLP's gate, as in version 1.1; "relu" of an
       MLP without one, as in 1.0.
-    tie_embeddings: the input embedding is the output layer too, as in 1.0.
-    scale_outputs: multiply what the decoder gives by E ** -0.5, as in 1.0.
-    dtype: of activations; logits and softmax are float32 always.
-    param_dtype: of the parameters as they are kept.
-    remat: keep a block's input alone for the gradient and compute the rest
-      again: less memory for a third more time.
+    tie_embeddings: Whether the input embedding is the output layer too, as in
+      1.0.
+    scale_outputs: Whether the decoder's outputs are multiplied by E ** -0.5, as
+      in 1.0.
+    dtype: Type of activations; logits and softmax are float32 always.
+    param_dtype: Type of the parameters as they are stored.
+    remat: Whether only a block's input is stored for the gradient and the rest
+      is computed again: less memory for a third more time.
   """
 
   num_encoder_layers: int
@@ -69,10 +71,7 @@ class T5Config:
   remat: bool = False
 
   def __post_init__(self):
-    check_types(self)
-    check_positive(self, "num_encoder_layers", "num_decoder_layers")
-    check_positive(self, "embed_dim", "num_heads", "head_dim", "mlp_dim")
-    check_positive(self, "norm_eps")
+    check_sizes(self, "num_encoder_layers", "num_decoder_layers")
     if self.num_buckets < 4 or self.num_buckets % 2:
       raise UserError(
         f"T5Config.num_buckets = {self.num_buckets} must be even and at least "
@@ -85,156 +84,112 @@ class T5Config:
       )
 
 
-class Sight(NamedTuple):
-  """What each position attends to, and how far away that is.
+class MaskAndOffset(NamedTuple):
+  """The attention mask of a stack's own positions, and how far keys are away.
 
   Attributes:
-    mask: [B, S, C] bool; B and S may be 1 for all.
-    offset: [B, S, C] int32, a key's position less the query's; B may be 1 for
-      all.
+    mask: Attention mask [B, S, C] bool; B and S may be 1 for all.
+    offset: Position of a key less that of the query, [B, S, C] int32; B may be
+      1 for all.
   """
 
   mask: jax.Array | np.ndarray
   offset: jax.Array | np.ndarray
 
 
-class Seen(NamedTuple):
-  """The same for the heads of one stack.
+class MaskAndBias(NamedTuple):
+  """The attention mask, and what is added to the scores of each head.
 
   Attributes:
-    mask: [B, S, C] bool.
-    bias: [B, H, S, C] float32, of the scores, or None.
+    mask: Attention mask [B, S, C] bool; B and S may be 1 for all.
+    bias: Bias [B, H, S, C] float32, or None.
   """
 
   mask: jax.Array | np.ndarray
   bias: jax.Array | None
 
 
-def distance_buckets(
-  num_buckets: int, max_distance: int
-) -> np.ndarray[Any, np.dtype[np.int32]]:
-  """[max_distance + 1] int32, the bucket of each distance on one side.
-
-  The first half of the buckets are a distance each, the others grow as powers
-  do, and the last one has all that is beyond. Computed in float32, as the
-  checkpoints were trained.
-  """
-  exact = num_buckets // 2
-  distance = np.arange(max_distance + 1)
-  ratio = np.maximum(distance, 1).astype(np.float32) / np.float32(exact)
-  share = np.log(ratio) / np.float32(math.log(max_distance / exact))
-  wide = exact + (share * np.float32(num_buckets - exact)).astype(np.int32)
-  bucket = np.where(distance < exact, distance, wide)
-  return np.minimum(bucket, num_buckets - 1).astype(np.int32)
+def causal_mask(length: int) -> MaskAndOffset:
+  """The causal attention mask of S positions that are fed in at once."""
+  place = np.arange(length)
+  offset = (place - place[:, None])[None]
+  return MaskAndOffset(offset <= 0, offset)
 
 
-def relative_bias(
-  config: T5Config,
-  table: jax.Array,
-  offset: jax.Array | np.ndarray,
-  is_causal: bool,
+def attend(
+  query: jax.Array, cache: LayerCache, masked: MaskAndBias
 ) -> jax.Array:
-  """Looks up the biases of relative positions.
-
-  Args:
-    config: says which positions share a bucket.
-    table: [R, H].
-    offset: [B, S, C] int32, a key's position less the query's.
-    is_causal: keys are never behind queries, and all buckets are for those
-      before; else half of them are.
-
-  Returns:
-    [B, H, S, C] float32.
-  """
-  number = config.num_buckets if is_causal else config.num_buckets // 2
-  buckets = distance_buckets(number, config.max_distance)
-  distance = -offset if is_causal else jnp.abs(offset)
-  bucket = jnp.asarray(buckets)[jnp.clip(distance, 0, config.max_distance)]
-  if not is_causal:
-    bucket += jnp.where(offset > 0, number, 0)
-  return jnp.moveaxis(table.astype(jnp.float32)[bucket], -1, 1)
-
-
-def attend(query: jax.Array, cache: LayerCache, seen: Seen) -> jax.Array:
   """Dot-product attention, its softmax in float32.
 
   Args:
-    query: [B, H, S, D].
-    cache: keys and values [B, H, C, D].
-    seen: what is seen of them.
+    query: Queries [B, H, S, D].
+    cache: Keys and values [B, H, C, D].
+    masked: Attention mask and bias of the scores.
 
   Returns:
-    [B, H, S, D]; a position that sees nothing gets a plain mean.
+    [B, H, S, D]; a position whose mask is all False gets a plain mean.
   """
   score = jnp.einsum(
     "bhsd,bhcd->bhsc", query, cache.keys, preferred_element_type=jnp.float32
   )
-  if seen.bias is not None:
-    score += seen.bias
+  if masked.bias is not None:
+    score += masked.bias
   lowest = jnp.finfo(jnp.float32).min
-  share = jax.nn.softmax(jnp.where(seen.mask[:, None], score, lowest))
+  share = jax.nn.softmax(jnp.where(masked.mask[:, None], score, lowest))
   return jnp.einsum("bhsc,bhcd->bhsd", share.astype(query.dtype), cache.values)
 
 
 class Attention(nn.Module):
-  """Attention behind a norm, added to its input."""
+  """Attention after a norm, added to its input."""
 
   config: T5Config
   lora: Lora | None
   layout: partitioning.Layout | None
 
   @nn.compact
-  def __call__(self, x, source, seen, column=None):
-    """Lets S positions look at others, or at themselves.
+  def __call__(self, x, source, masked, column=None):
+    """Lets S positions attend to others, or to themselves.
 
     Args:
-      x: [B, S, E].
-      source: [B, C, E], whose keys and values are looked at; None is x; a
-        LayerCache has them already.
-      seen: Seen of them.
-      column: scalar, where in the LayerCache, a ring, those of x are written
-        first; None leaves it as it is.
+      x: Activations [B, S, E].
+      source: What is attended to: activations [B, C, E], or a LayerCache of
+        their keys and values; None is x.
+      masked: MaskAndBias of it.
+      column: Column of the LayerCache, a ring, where the keys and values of x
+        are written first, a scalar; None leaves it as it is.
 
     Returns:
-      [B, S, E], and the keys and values that were looked at.
+      [B, S, E], and the keys and values that were attended to.
     """
     config = self.config
-
-    def dense(x, name, out_shape, names):
-      # The scores have no scale, and so the first queries have it.
-      gain = config.head_dim**-0.5 if name == "query" else 1.0
-      return _dense(self, x, name, out_shape, names, gain)
-
-    def heads(x, name):
-      shape = (config.num_heads, config.head_dim)
-      projected = dense(x, name, shape, ("embed", "heads", "kv"))
-      return partitioning.constrain(
-        self.layout, jnp.swapaxes(projected, 1, 2), "batch", "heads"
-      )
-
     normed = _norm(config, "norm")(x)
-    query = heads(normed, "query")
+    # The scores have no scale, and so the first queries have it.
+    query = self._heads(normed, "query", config.head_dim**-0.5)
     cache = source
     if not isinstance(source, LayerCache) or column is not None:
       of = normed if source is None or column is not None else source
-      cache = LayerCache(heads(of, "key"), heads(of, "value"))
+      cache = LayerCache(self._heads(of, "key"), self._heads(of, "value"))
     if column is not None:
-      write = jax.lax.dynamic_update_slice_in_dim
-      cache = LayerCache(
-        *(
-          write(old, new, column, 2)
-          for old, new in zip(source, cache, strict=True)
-        )
-      )
+      cache = source.write(cache, column)
     cache = partitioning.constrain(self.layout, cache, "batch", "heads")
-    attended = attend(query, cache, seen)
+    attended = attend(query, cache, masked)
     attended = jnp.swapaxes(attended, 1, 2).reshape(*x.shape[:2], -1)
-    out = dense(attended, "output", (config.embed_dim,), ("heads", "embed"))
+    names = ("heads", "embed")
+    out = _project(self, attended, "output", (config.embed_dim,), names)
     return x + out, cache
+
+  def _heads(self, x, name, gain=1.0):
+    """Projects x [B, S, E] to [B, H, S, D]."""
+    shape = (self.config.num_heads, self.config.head_dim)
+    names = ("embed", "heads", "kv")
+    projected = _project(self, x, name, shape, names, gain=gain)
+    return partitioning.constrain(
+      self.layout, jnp.swapaxes(projected, 1, 2), "batch", "heads"
+    )
 
 
 class MLP(nn.Module):
-  """An MLP behind a norm, added to its input."""
+  """An MLP after a norm, added to its input."""
 
   config: T5Config
   lora: Lora | None
@@ -242,17 +197,17 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    """Gives [B, S, E], for x [B, S, E]."""
+    """Runs the MLP on activations x [B, S, E]."""
     config = self.config
     wide = ((config.mlp_dim,), ("embed", "mlp"))
     normed = _norm(config, "norm")(x)
-    inner = _dense(self, normed, "up", *wide)
+    inner = _project(self, normed, "up", *wide)
     if config.activation == "relu":
       inner = jax.nn.relu(inner)
     else:
-      inner *= jax.nn.gelu(_dense(self, normed, "gate", *wide))
+      inner *= jax.nn.gelu(_project(self, normed, "gate", *wide))
     inner = partitioning.constrain(self.layout, inner, "batch", None, "mlp")
-    return x + _dense(
+    return x + _project(
       self, inner, "down", (config.embed_dim,), ("mlp", "embed")
     )
 
@@ -265,19 +220,21 @@ class Block(nn.Module):
   layout: partitioning.Layout | None
 
   @nn.compact
-  def __call__(self, x, seen, cache, column, encoded=None, encoded_seen=None):
+  def __call__(
+    self, x, masked, cache, column, encoded=None, encoded_masked=None
+  ):
     """Runs one block; see `Stack`.
 
     Returns:
-      [B, S, E], and its keys and values of its own positions and of the
+      [B, S, E], and the keys and values of its own positions and of the
       encoder's.
     """
     parts = (self.config, self.lora, self.layout)
-    x, own = Attention(*parts, name="attention")(x, cache, seen, column)
+    x, own = Attention(*parts, name="attention")(x, cache, masked, column)
     cross = None
     if encoded is not None:
       x, cross = Attention(*parts, name="cross_attention")(
-        x, encoded, encoded_seen
+        x, encoded, encoded_masked
       )
     x = MLP(*parts, name="mlp")(x)
     return partitioning.constrain(self.layout, x, "batch"), own, cross
@@ -295,7 +252,7 @@ class Stack(nn.Module):
   def __call__(
     self,
     x,
-    sight,
+    own_mask,
     cache=None,
     column=None,
     encoded=None,
@@ -304,17 +261,17 @@ class Stack(nn.Module):
     """Feeds S positions in, given what was fed in earlier.
 
     Args:
-      x: [B, S, E].
-      sight: Sight of the cache's C positions, or of the S.
-      cache: of C positions, a ring, or None.
-      column: scalar, where the S positions go in the cache.
-      encoded: for a decoder the encoder's C' positions, [B, C', E] or the
-        Cache of them.
-      encoded_mask: [B, C'] bool, False on padding.
+      x: Activations [B, S, E].
+      own_mask: MaskAndOffset of the cache's C positions, or of the S.
+      cache: KVCache of C positions, a ring, or None.
+      column: Column of the cache for the first of the S positions, a scalar.
+      encoded: For a decoder the encoder's C' positions, [B, C', E] or the
+        KVCache of them.
+      encoded_mask: Attention mask [B, C'] bool, False on padding.
 
     Returns:
-      [B, S, E], behind the last norm; the cache with the S positions written,
-      without a cache their keys and values; the Cache of the encoder's.
+      [B, S, E], after the last norm; the cache with the S positions written,
+      without a cache their keys and values; the KVCache of the encoder's.
     """
     config = self.config
     number = (
@@ -330,11 +287,13 @@ class Stack(nn.Module):
       config.param_dtype,
     )
 
-    bias = relative_bias(config, table, sight.offset, self.is_causal)
-    own_seen = Seen(sight.mask, bias)
-    encoded_seen = None
+    bias = relative.relative_bias(
+      table, own_mask.offset, config.max_distance, self.is_causal
+    )
+    own_masked = MaskAndBias(own_mask.mask, bias)
+    encoded_masked = None
     if encoded is not None:
-      encoded_seen = Seen(encoded_mask[:, None], None)
+      encoded_masked = MaskAndBias(encoded_mask[:, None], None)
     block_class = nn.remat(Block) if config.remat else Block
     x = partitioning.constrain(self.layout, x, "batch")
     own, cross = [], []
@@ -342,11 +301,11 @@ class Stack(nn.Module):
       block = block_class(config, self.lora, self.layout, name=f"layer_{layer}")
       x, layer_own, layer_cross = block(
         x,
-        own_seen,
+        own_masked,
         cache and cache[layer],
         column,
         encoded[layer] if isinstance(encoded, tuple) else encoded,
-        encoded_seen,
+        encoded_masked,
       )
       own.append(layer_own)
       cross.append(layer_cross)
@@ -364,23 +323,9 @@ class T5(nn.Module):
   def setup(self):
     """Names the parts."""
     config = self.config
-    self.embed = nn.Embed(
-      self.vocab_size,
-      config.embed_dim,
-      param_dtype=config.param_dtype,
-      embedding_init=nn.with_logical_partitioning(
-        nn.initializers.normal(1.0), ("vocab", "embed")
-      ),
-    )
+    self.embed = layers.embedding(config, self.vocab_size, 1.0)
     if not config.tie_embeddings:
-      self.unembedding = self.param(
-        "unembedding",
-        nn.with_logical_partitioning(
-          nn.linear.default_kernel_init, ("embed", "vocab")
-        ),
-        (config.embed_dim, self.vocab_size),
-        config.param_dtype,
-      )
+      layers.add_unembedding(self, config, self.vocab_size)
     parts = (self.lora, self.layout)
     self.encoder = Stack(config, False, *parts)
     self.decoder = Stack(config, True, *parts)
@@ -390,17 +335,17 @@ class T5(nn.Module):
     is_real = jnp.ones(tokens.shape, bool)
     encoded = self.encode(tokens, is_real)
     offset = jnp.zeros((1, *tokens.shape[1:] * 2), jnp.int32)
-    sight = Sight(jnp.ones(offset.shape, bool), offset)
-    return self.decode(tokens, encoded, is_real, sight)
+    mask = MaskAndOffset(jnp.ones(offset.shape, bool), offset)
+    return self.decode(tokens, encoded, is_real, mask)
 
   def encode(self, tokens, is_real, soft=None, is_soft=None):
     """Runs the encoder.
 
     Args:
-      tokens: [B, S] int32.
+      tokens: Tokens [B, S] int32.
       is_real: [B, S] bool, False on padding.
-      soft: [B, S, E], soft tokens, or None.
-      is_soft: [B, S] bool, where they take the place of tokens.
+      soft: Soft tokens [B, S, E], or None.
+      is_soft: [B, S] bool, True where they take the place of tokens.
 
     Returns:
       [B, S, E].
@@ -409,72 +354,48 @@ class T5(nn.Module):
     if soft is not None:
       x = jnp.where(is_soft[..., None], soft.astype(x.dtype), x)
     place = np.arange(tokens.shape[1])
-    sight = Sight(is_real[:, None], (place - place[:, None])[None])
-    return self.encoder(x.astype(self.config.dtype), sight)[0]
+    offset = (place - place[:, None])[None]
+    mask = MaskAndOffset(is_real[:, None], offset)
+    return self.encoder(x.astype(self.config.dtype), mask)[0]
 
-  def decode(self, tokens, encoded, encoded_mask, sight, **fields):
+  def decode(self, tokens, encoded, encoded_mask, own_mask, **fields):
     """Runs the decoder, for tokens [B, S] int32; see `Stack`."""
     x = self.embed(tokens).astype(self.config.dtype)
     return self.decoder(
-      x, sight, encoded=encoded, encoded_mask=encoded_mask, **fields
+      x, own_mask, encoded=encoded, encoded_mask=encoded_mask, **fields
     )
 
 
 def unembed(
   config: T5Config,
-  params: Any,
+  params: Mapping[str, Any],
   x: jax.Array,
   layout: partitioning.Layout | None = None,
 ) -> jax.Array:
-  """The output layer.
+  """Computes logits.
 
   Args:
-    config: of the model.
-    params: its parameters.
-    x: [..., E], what the decoder gives.
-    layout: where things lie.
+    config: Config of the model.
+    params: Parameters of the model.
+    x: Outputs of the decoder, [..., E].
+    layout: Mesh and rules; None is one device.
 
   Returns:
     [..., V] float32 logits.
   """
-  kernel = params.get("unembedding")
-  kernel = params["embed"]["embedding"].T if kernel is None else kernel
   if config.scale_outputs:
     x *= jnp.asarray(config.embed_dim**-0.5, x.dtype)
-  logits = jnp.einsum(
-    "...e,ev->...v",
-    x,
-    kernel.astype(x.dtype),
-    preferred_element_type=jnp.float32,
-  )
-  if layout is None or logits.ndim < 3:
-    return logits
-  return partitioning.constrain(layout, logits, "batch", None, "vocab")
-
-
-def empty_ring(config: T5Config, rows: int, length: int) -> Cache:
-  """A cache of the decoder's own positions, [rows, H, length, D] zeros."""
-  shape = (rows, config.num_heads, length, config.head_dim)
-  empty = jnp.zeros(shape, config.dtype)
-  return (LayerCache(empty, empty),) * config.num_decoder_layers
+  return layers.unembed(params, x, layout)
 
 
 def _norm(config: T5Config, name: str) -> RMSNorm:
   return RMSNorm(config.norm_eps, 0.0, config.param_dtype, name=name)
 
 
-def _dense(module, x, name, out_shape, names, gain=1.0):
+def _project(module, x, name, out_shape, names, gain=1.0):
   """Projects x [B, S, I] to [B, S, *out_shape], with the module's LoRA."""
-  lora = module.lora if module.lora and name in module.lora.targets else None
-  projection = Projection(
-    out_shape,
-    names,
-    module.config.param_dtype,
-    lora,
-    gain=gain,
-    name=name,
-  )
   # Layers see rows and positions as one axis: XLA's CPU gradient of a product
   # that contracts over two axes takes four times as long.
-  flat = projection(x.reshape(-1, x.shape[-1]))
+  flat = x.reshape(-1, x.shape[-1])
+  flat = layers.project(module, flat, name, out_shape, names, gain=gain)
   return flat.reshape(*x.shape[:2], *out_shape)

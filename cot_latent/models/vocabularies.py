@@ -146,21 +146,29 @@ def _encode_bytes(text: str) -> list[int]:
 
 
 @functools.lru_cache(maxsize=8)
-def _processor(model: bytes):
+def processor(model: bytes):
+  """Opens a SentencePiece model.
+
+  Args:
+    model: The serialized model.
+
+  Returns:
+    A SentencePieceProcessor.
+  """
   import sentencepiece
 
   return sentencepiece.SentencePieceProcessor(model_proto=model)
 
 
 def _decode_pieces(model: bytes, tokens: Sequence[int]) -> str:
-  processor = _processor(model)
-  size, unknown = processor.GetPieceSize(), processor.unk_id()
+  pieces = processor(model)
+  size, unknown = pieces.GetPieceSize(), pieces.unk_id()
   # Ids behind the last piece, SeqIO's extra ids, have no text of their own.
-  return processor.DecodeIds([t if t < size else unknown for t in tokens])
+  return pieces.DecodeIds([t if t < size else unknown for t in tokens])
 
 
 def _encode_pieces(model: bytes, text: str) -> list[int]:
-  return _processor(model).EncodeAsIds(text)
+  return processor(model).EncodeAsIds(text)
 
 
 def _until_eos(row: np.ndarray, eos_id: int) -> list[int]:

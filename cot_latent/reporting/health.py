@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cot_latent.reporting import metric_names as names
 from cot_latent.runtime.validation import check_types, check_within
 
 _Row = Mapping[str, Any]
@@ -58,15 +59,15 @@ def measure(
     return {"first": values[0], "last": values[-1], "mean": mean}
 
   return found | {
-    "acceptance": curve("chain/accept_rate"),
-    "memory_correct": curve("memory/correct_fraction"),
-    "memory_age": curve("memory/age"),
-    "truncated": curve("draws/capped_fraction"),
-    "unparseable": curve("draws/unparseable_fraction"),
-    "scale": curve("estimator/scale"),
-    "steps_accepting": _count(metrics, lambda r: r["chain/accept_rate"] > 0),
-    "steps_skipped": _count(metrics, lambda r: r["estimator/is_skipped"]),
-    "steps_not_finite": _count(metrics, lambda r: not r["grad/is_finite"]),
+    "acceptance": curve(names.ACCEPT_RATE),
+    "memory_correct": curve(names.MEMORY_CORRECT),
+    "memory_age": curve(names.MEMORY_AGE),
+    "truncated": curve(names.CAPPED),
+    "unparseable": curve(names.UNPARSEABLE),
+    "scale": curve(names.SCALE),
+    "steps_accepting": _count(metrics, lambda r: r[names.ACCEPT_RATE] > 0),
+    "steps_skipped": _count(metrics, lambda r: r[names.IS_SKIPPED]),
+    "steps_not_finite": _count(metrics, lambda r: not r[names.IS_FINITE]),
     "steps_without_gradient_in_a_row": _longest(metrics, _is_dead),
     **_gap(metrics),
   }
@@ -104,18 +105,18 @@ def red_flags(liveness: Mapping[str, Any]) -> list[str]:
 
 
 def _gap(metrics: Sequence[_Row]) -> dict[str, float]:
-  """The most that sampler and scorer differed by, which early runs lack.
+  """The most that sampler and scorer differed by, if any step compared them.
 
   The control variate takes both for the same distribution.
   """
-  name = "sampler/log_prob_gap"
-  gaps = [row[name] for row in metrics if row.get(name) is not None]
+  name = names.LOG_PROB_GAP
+  gaps = [row[name] for row in metrics if row[name] is not None]
   return {"largest_log_prob_gap": max(gaps)} if gaps else {}
 
 
 def _is_dead(row: _Row) -> bool:
   """No gradient, and not for the reason that all is learnt."""
-  return row["grad/norm"] == 0 and row["chain/accept_rate"] < 1
+  return row[names.GRADIENT_NORM] == 0 and row[names.ACCEPT_RATE] < 1
 
 
 def _count(rows: Sequence[_Row], is_one: Callable[[_Row], Any]) -> int:

@@ -15,6 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from cot_latent.reporting import charts
+from cot_latent.reporting import metric_names as names
 
 _STATUS_MARKS = {
   "complete": "✓",
@@ -124,7 +125,7 @@ def _figures(
       "Acceptance: share of fresh draws whose answer is right; this is the "
       "model’s accuracy on training questions at temperature 1. Memory: share "
       "of remembered rationales whose answer is right.",
-      {"Acceptance": "chain/accept_rate", "Memory": "memory/correct_fraction"},
+      {"Acceptance": names.ACCEPT_RATE, "Memory": names.MEMORY_CORRECT},
       metrics,
       last_step,
     ),
@@ -134,7 +135,7 @@ def _figures(
       "over questions; 0 is the estimator without control variate. It is the "
       "acceptance among the batch’s other questions that have a right "
       "rationale, so it should follow acceptance.",
-      {"Scale": "estimator/scale"} if has_scale else {},
+      {"Scale": names.SCALE} if has_scale else {},
       metrics,
       last_step,
       is_share=False,
@@ -142,7 +143,7 @@ def _figures(
     _metrics_figure(
       "Gradient norm",
       "Euclidean norm of the gradient estimate.",
-      {"Norm": "grad/norm"},
+      {"Norm": names.GRADIENT_NORM},
       metrics,
       last_step,
       top=None,

@@ -9,6 +9,7 @@ import numpy as np
 from t5x import models
 
 from cot_latent.errors import UserError
+from cot_latent.models.api import PAD_ID
 
 Features = dict[str, np.ndarray]
 
@@ -41,7 +42,7 @@ class Converter:
       The features of SeqIO's converters, unpacked, but that
       `decoder_loss_weights` is the row's weight on its target's tokens.
     """
-    on_targets = weights[:, None] * (targets != 0).astype(np.float32)
+    on_targets = weights[:, None] * (targets != PAD_ID).astype(np.float32)
     prompts = behind(prompts, self.prompt_length)
     if not self.is_decoder_only:
       return {
@@ -50,7 +51,7 @@ class Converter:
         "decoder_input_tokens": _shifted(targets),
         "decoder_loss_weights": on_targets,
       }
-    lengths = (prompts != 0).sum(axis=1)
+    lengths = (prompts != PAD_ID).sum(axis=1)
     tokens = _joined(prompts, targets, lengths)
     return {
       "decoder_target_tokens": tokens,
@@ -96,7 +97,7 @@ def behind(rows: np.ndarray, width: int) -> np.ndarray:
   """Moves the padding of rows [B, P] behind them, and makes them so wide."""
   moved = np.zeros((len(rows), width), np.int32)
   for place, row in enumerate(rows):
-    tokens = row[row != 0]
+    tokens = row[row != PAD_ID]
     moved[place, : len(tokens)] = tokens
   return moved
 

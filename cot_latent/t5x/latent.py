@@ -65,7 +65,7 @@ class Latent:
     paths.check_absolute("MODEL_DIR", model_dir)
     self.config = task
     self.method, self.seed, self.batch_size = method, seed, batch_size
-    self.task = open_task(task.source)
+    self.task = open_task(task.source).ending_at(task.stop)
     self.examples = training_data.load_train(self.task, task, method)
     if len(self.examples) < batch_size:
       raise UserError(
@@ -74,7 +74,7 @@ class Latent:
       )
     width = self.examples.prompts.shape[1]
     if method.memory_start != "empty" or (
-      method.refit is not None and method.refit.hint_on_failure
+      method.loops is not None and method.loops.hint_on_failure
     ):
       width = max(width, self.examples.guides.shape[1])
     self.converter = features.converter(model, width, task.max_length)

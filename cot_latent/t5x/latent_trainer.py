@@ -14,7 +14,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from t5x import trainer, utils
 
-from cot_latent.em import estep, outer_loops
+from cot_latent.em import outer_loops, step_info
+from cot_latent.em.estep import EStep, WeightedRows
+from cot_latent.em.step_info import StepInfo, UpdateInfo
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import memory, rng
 from cot_latent.runtime import processes
@@ -29,19 +31,6 @@ _MEANINGLESS = (
   "accuracy",
   "loss_per_nonpadding_target_token",
   "non_padding_fraction/loss_weights",
-)
-# Of the E-step's metrics those that T5X shows, as numbers.
-_SHOWN = (
-  "chain/accept_rate",
-  "memory/correct_fraction",
-  "memory/age",
-  "draws/capped_fraction",
-  "draws/unparseable_fraction",
-  "estimator/num_weighted",
-  "estimator/num_valid",
-  "estimator/scale",
-  "time/sampling",
-  "time/checking",
 )
 _NORM, _THEIR_NORM = "latent/grad/norm", "weight_gradient_norm"
 
@@ -84,11 +73,20 @@ class LatentTrainer(trainer.Trainer):
     self._latent, self._report = latent, report
     self._steps: dict[int, Any] = {}
     self._empty_metrics: Any = None
-    self._sampler = sampler.build(
-      self._model,
-      self._partitioner,
-      self._train_state_axes.params,
-      latent.converter,
+    self._e_step = EStep(
+      sampler.T5XSampler(
+        self._model,
+        self._partitioner,
+        self._train_state_axes.params,
+        latent.converter,
+        latent.task.ending,
+      ),
+      latent.task,
+      latent.examples,
+      latent.method,
+      latent.seed,
+      latent.config.max_length,
+      batch_size=latent.batch_size * latent.method.num_draws,
     )
     # Few sizes are compiled, and each must be cut evenly.
     parts = max(self._num_microbatches or 1, 1)
@@ -130,16 +128,8 @@ class LatentTrainer(trainer.Trainer):
     self._open_report(is_new=True)
     loops.keep_first(latent, self.train_state)
     began = time.perf_counter()
-    chains.memory = estep.start_memory(
-      self._sampler,
-      latent.task,
-      latent.examples,
-      latent.method,
-      self.train_state.params,
-      latent.seed,
-      latent.batch_size * latent.method.num_draws,
-      latent.config.max_length,
-      Progress("memory", len(latent.examples)),
+    chains.memory = self._e_step.start_memory(
+      self.train_state.params, Progress("memory", len(latent.examples))
     )
     if self._report:
       is_empty = latent.method.memory_start == "empty"
@@ -192,14 +182,15 @@ class LatentTrainer(trainer.Trainer):
     del batch  # it has the shapes alone
     began = time.perf_counter()
     step = int(utils.get_local_data(train_state.step))
-    train_state, cost = loops.begin(
-      self._latent, self.chains, self._sampler, train_state, step
+    train_state, collected = loops.begin(
+      self._latent, self.chains, self._e_step, train_state, step
     )
-    rows, measured = self._e_step(train_state.params, step)
-    measured |= cost
+    rows, info = self._weigh(train_state.params, step)
+    if collected:
+      info = collected.charged_to(info)
     differentiating = time.perf_counter()
     weighted = self._place(self._convert(rows))
-    if measured["estimator/num_valid"]:
+    if not info.is_skipped():
       size = len(weighted["decoder_target_tokens"])
       train_state, metrics = self._step_for(size, train_state)(
         train_state, weighted
@@ -216,30 +207,28 @@ class LatentTrainer(trainer.Trainer):
       metrics = self._nothing(train_state, weighted)
       train_state = train_state.replace_step(train_state.step + 1)
     if self._report:
-      gradient_seconds = time.perf_counter() - differentiating
-      self._report.step(
-        step + 1,
-        measured
-        | _for_report(metrics, measured)
-        | {
-          "time/gradient": gradient_seconds,
-          "time/rest": time.perf_counter()
-          - began
-          - gradient_seconds
-          - measured["time/sampling"]
-          - measured["time/checking"],
-        },
+      now = time.perf_counter()
+      update = UpdateInfo(
+        learning_rate=_number(metrics["learning_rate"]),
+        is_finite=True,  # or the run had ended
+        norm=_norm(metrics),
+        loss=_number(metrics["loss"]),
+        log_prob_gap=None,  # T5X's loop does not say what it drew by
+        gradient_seconds=now - differentiating,
+        rest_seconds=differentiating
+        - began
+        - info.sampling_seconds
+        - info.checking_seconds,
       )
+      self._report.step(step + 1, step_info.metrics(info, update))
     metrics = {k: v for k, v in metrics.items() if k not in _MEANINGLESS}
-    for name in _SHOWN:
+    for name, value in step_info.scalars(info.metrics()).items():
       metrics[f"latent/{name}"] = clu.metrics.Average.from_model_output(
-        jnp.asarray([measured[name]], jnp.float32)
+        jnp.asarray([value], jnp.float32)
       )
     return train_state, metrics
 
-  def _e_step(
-    self, params: Any, step: int
-  ) -> tuple[estep.WeightedRows, dict[str, Any]]:
+  def _weigh(self, params: Any, step: int) -> tuple[WeightedRows, StepInfo]:
     """The E-step at T5X's step, counted from 0."""
     latent, chains = self._latent, self.chains
     assert chains.memory is not None
@@ -250,23 +239,14 @@ class LatentTrainer(trainer.Trainer):
     chains.step = step + 1
     if chains.pool is not None:
       return outer_loops.pool_step(
-        *(latent.examples, latent.method, chains.memory, chains.pool, index),
-        *(latent.seed, own_step + 1),
+        self._e_step, chains.memory, chains.pool, index, own_step + 1
       )
-    chains.memory, rows, measured = estep.e_step(
-      self._sampler,
-      latent.task,
-      latent.examples,
-      latent.method,
-      params,
-      chains.memory,
-      index,
-      latent.seed,
-      own_step + 1,
+    chains.memory, rows, info = self._e_step.step(
+      params, chains.memory, index, own_step + 1
     )
-    return rows, measured
+    return rows, info
 
-  def _convert(self, rows: estep.WeightedRows):
+  def _convert(self, rows: WeightedRows):
     """Features of the rows, filled up with some that have no weight."""
     more = self._padded(len(rows.weights)) - len(rows.weights)
     targets = np.pad(rows.targets, ((0, more), (0, 0)))
@@ -306,19 +286,6 @@ class LatentTrainer(trainer.Trainer):
       "learning_rate": average.from_model_output(rate),
       "learning_rate/current": last.from_model_output(rate),
     }
-
-
-def _for_report(metrics, measured: dict[str, Any]) -> dict[str, Any]:
-  """T5X's metrics of one step, by the names that a report has."""
-  return {
-    "num_scored": measured["estimator/num_weighted"],
-    "estimator/is_skipped": int(measured["estimator/num_valid"] == 0),
-    "grad/is_finite": 1,  # or the run had ended
-    "grad/norm": _norm(metrics),
-    "grad/loss": _number(metrics["loss"]),
-    "sampler/log_prob_gap": None,  # T5X's loop does not say what it drew by
-    "optimizer/learning_rate": _number(metrics["learning_rate"]),
-  }
 
 
 def _norm(metrics) -> float | None:

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 
 from cot_latent.em import outer_loops
+from cot_latent.em.estep import EStep
 from cot_latent.em.outer_loops import Pool
 from cot_latent.errors import UserError
-from cot_latent.models.language_model import LanguageModel
 from cot_latent.runtime.progress import Progress
 from cot_latent.t5x import checkpoints, paths
 from cot_latent.t5x.dataset import Chains
@@ -30,7 +30,7 @@ _ENDLESS = int(np.iinfo(np.int32).max)
 def empty_pool(latent: Latent) -> Pool | None:
   """The pool before the first step; None for a method without loops."""
   method = latent.method
-  if method.refit is None:
+  if method.loops is None:
     return None
   return outer_loops.empty_pool(
     len(latent.examples), method.num_draws, latent.config.max_length
@@ -44,7 +44,7 @@ def keep_first(latent: Latent, train_state: Any) -> None:
     latent: the experiment.
     train_state: T5X's before the run's first step.
   """
-  if latent.method.refit is not None and latent.method.refit.begins_anew():
+  if latent.method.loops is not None and latent.method.loops.begins_anew():
     checkpoints.keep_state(_first(latent), train_state.state_dict())
 
 
@@ -65,7 +65,7 @@ def check(latent: Latent, chains: Chains) -> None:
       f"the checkpoint's memory is not that of method {method.name!r} with "
       f"{method.num_draws} draws a question: choose another MODEL_DIR"
     )
-  if method.refit is None or not method.refit.begins_anew():
+  if method.loops is None or not method.loops.begins_anew():
     return
   if not paths.absolute(_first(latent)).is_dir():
     raise UserError(
@@ -77,23 +77,23 @@ def check(latent: Latent, chains: Chains) -> None:
 def begin(
   latent: Latent,
   chains: Chains,
-  model: LanguageModel,
+  e_step: EStep,
   train_state: Any,
   step: int,
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, outer_loops.Collected | None]:
   """Where a loop begins, fills the pool and starts the fit again.
 
   Args:
-    latent: the experiment.
-    chains: gets the new pool, and the memory of it.
-    model: draws.
-    train_state: T5X's before the step, whose parameters the model draws with;
-      where a fit is started again it is used up.
+    latent: The experiment.
+    chains: Gets the new pool, and the memory of it.
+    e_step: Draws.
+    train_state: T5X's before the step, whose parameters draw; where a fit is
+      started again it is used up.
     step: T5X's, of the steps taken so far.
 
   Returns:
-    T5X's state to go on with, and those metrics of the step that say what
-    drawing took; none where no loop begins.
+    T5X's state to continue with, and what was drawn; None where no loop
+    begins.
 
   Raises:
     RunError: if what fits begin from cannot be read.
@@ -101,29 +101,22 @@ def begin(
   method, pool = latent.method, chains.pool
   own_step = step - chains.began_at
   if pool is None or own_step != int(pool.ends_at):
-    return train_state, {}
-  assert method.refit is not None
+    return train_state, None
+  assert method.loops is not None
   assert chains.memory is not None
   loop = int(pool.loop) + 1
+  total = len(latent.examples) * method.num_draws
   collected = outer_loops.collect(
-    model,
-    latent.task,
-    latent.examples,
-    method,
-    train_state.params,
-    latent.seed,
-    loop,
-    latent.batch_size * method.num_draws,
-    Progress(f"loop {loop}", len(latent.examples) * method.num_draws),
+    e_step, train_state.params, loop, Progress(f"loop {loop}", total)
   )
-  pool = outer_loops.next_pool(pool, collected, method, own_step, _ENDLESS)
+  pool = outer_loops.next_pool(e_step, pool, collected, own_step, _ENDLESS)
   chains.memory = outer_loops.remember(
     chains.memory, pool.tokens, pool.is_correct, own_step + 1
   )
   chains.pool = pool
   if loop > 0:  # the first one begins as the run does
-    train_state = _begin_fit(train_state, _first(latent), method.refit.restart)
-  return train_state, collected.cost()
+    train_state = _begin_fit(train_state, _first(latent), method.loops.restart)
+  return train_state, collected
 
 
 def end(latent: Latent, chains: Chains, step: int, loss: float) -> None:
@@ -137,7 +130,7 @@ def end(latent: Latent, chains: Chains, step: int, loss: float) -> None:
   """
   own_step = step - chains.began_at
   chains.pool = outer_loops.end_early(
-    latent.method.refit, chains.pool, own_step, loss
+    latent.method.loops, chains.pool, own_step, loss
   )
 
 

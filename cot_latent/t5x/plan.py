@@ -24,7 +24,7 @@ def describe(train: Any) -> str:
   if not isinstance(latent, Latent):
     return f"T5X's own training, to step {steps:,}; no rationales are drawn"
   method, size = latent.method, latent.batch_size
-  num_sampled = 0 if method.refit else size * method.num_draws
+  num_sampled = 0 if method.loops else size * method.num_draws
   by_loop = method.drawn_by_loop(len(latent.examples))
   return (
     f"method {method.name} on {latent.task.name}, to step {steps:,}, the steps "

@@ -12,70 +12,78 @@ import jax.numpy as jnp
 import numpy as np
 from t5x import partitioning
 
-from cot_latent.models.api import PAD_ID
-from cot_latent.models.language_model import LanguageModel
-from cot_latent.models.sampling import Draws
+from cot_latent.models.api import PAD_ID, Draws
+from cot_latent.models.stops import Ending
 from cot_latent.t5x.features import Converter
 
 
-def build(
-  model: Any,
-  partitioner: partitioning.BasePartitioner,
-  param_axes: Any,
-  converter: Converter,
-) -> LanguageModel:
-  """Makes of a T5X model what the E-step sees of one.
+class T5XSampler:
+  """Draws with a T5X model.
 
-  Args:
-    model: T5X's.
-    partitioner: of the run.
-    param_axes: where its parameters lie.
-    converter: makes its features.
-
-  Returns:
-    A model of which `sample` alone can be used. It has not the sampler's
-    log-probabilities: T5X's loop keeps none of what is drawn this way.
+  It does not tell log-probabilities: T5X's loop keeps none of what is drawn
+  this way.
   """
-  rows_spec = partitioner.data_partition_spec
 
-  def predict(params, batch, key_data, temperature):
-    start = jnp.zeros(len(key_data), jnp.int32)
-    # None is to the end of the row, whatever evaluations are bound to.
-    limit = None
-    if converter.is_decoder_only:
-      start = batch["decoder_causal_attention"].sum(axis=1) - 1
-      limit = converter.target_length
-    tokens, _ = model.predict_batch_with_aux(
-      params,
-      batch,
-      num_decodes=1,  # several come sorted by how probable they are
-      return_all_decodes=False,
-      decoder_params={
-        "max_decode_steps": limit,
-        "max_decode_steps_hard_limit": None,
-        # The callback makes the largest logit a draw at temperature 1.
-        "temperature": 0.0,
-        "topk": 0,
-        "topp": 0.0,
-        "logit_callback_fn": row_noise(key_data, start, temperature),
-      },
+  def __init__(
+    self,
+    model: Any,
+    partitioner: partitioning.BasePartitioner,
+    param_axes: Any,
+    converter: Converter,
+    ending: Ending,
+  ):
+    """Compiles nothing yet.
+
+    Args:
+      model: T5X's, which ends a row with EOS by itself.
+      partitioner: Of the run.
+      param_axes: Where its parameters are placed.
+      converter: Makes its features.
+      ending: What ends a row, EOS and others.
+    """
+    self._partitioner, self._converter = partitioner, converter
+    self._ending = ending
+    rows_spec = partitioner.data_partition_spec
+    self._draw = partitioner.partition(
+      functools.partial(_predict, model, converter, ending),
+      in_axis_resources=(param_axes, rows_spec, rows_spec, None),
+      out_axis_resources=None,
     )
-    return tokens[:, : converter.target_length]
 
-  compiled = partitioner.partition(
-    predict,
-    in_axis_resources=(param_axes, rows_spec, rows_spec, None),
-    out_axis_resources=None,
-  )
-  place = functools.partial(place_rows, partitioner)
-  eos_id = model.output_vocabulary.eos_id
+  def sample(
+    self,
+    params: Any,
+    prompts: Any,
+    rng_keys: jax.Array,
+    temperature: float = 1.0,
+    *,
+    num_slots: int | None = None,
+    report_done: Callable[[int], None] | None = None,
+  ) -> Draws:
+    """Draws as `models.api.Sampler` says."""
+    keys = np.asarray(jax.random.key_data(rng_keys))
+    total = len(prompts)
+    size = padded(self._partitioner, min(total, num_slots or total))
+    parts = []
+    for begin in range(0, total, size):
+      # Behind the end the last row again.
+      rows = np.minimum(np.arange(begin, begin + size), total - 1)
+      drawn = self._sample_batch(params, prompts[rows], keys[rows], temperature)
+      parts.append(drawn[: total - begin])
+      if report_done:
+        report_done(min(begin + size, total))
+    tokens = np.concatenate(parts)
+    _, ended = self._ending.lengths(tokens)
+    return Draws(tokens, ended)
 
-  def sample_batch(params, prompts, keys, temperature) -> np.ndarray:
-    zeros = np.zeros((len(prompts), converter.target_length), np.int32)
+  def _sample_batch(self, params, prompts, keys, temperature) -> np.ndarray:
+    length = self._converter.target_length
+    zeros = np.zeros((len(prompts), length), np.int32)
     weights = np.zeros(len(prompts), np.float32)
-    batch = converter.convert(prompts, zeros, weights)
+    batch = self._converter.convert(prompts, zeros, weights)
+    place = functools.partial(place_rows, self._partitioner)
     return np.asarray(
-      compiled(
+      self._draw(
         params,
         jax.tree.map(place, batch),
         place(keys),
@@ -83,25 +91,35 @@ def build(
       )
     )
 
-  def sample(
-    params, prompts, keys, temperature=1.0, num_slots=None, report_done=None
-  ) -> Draws:
-    keys = np.asarray(jax.random.key_data(keys))
-    total = len(prompts)
-    size = padded(partitioner, min(total, num_slots or total))
-    parts = []
-    for begin in range(0, total, size):
-      # Behind the end the last row again.
-      rows = np.minimum(np.arange(begin, begin + size), total - 1)
-      drawn = sample_batch(params, prompts[rows], keys[rows], temperature)
-      parts.append(drawn[: total - begin])
-      if report_done:
-        report_done(min(begin + size, total))
-    tokens = np.concatenate(parts)
-    unknown = np.full(tokens.shape, np.nan, np.float32)
-    return Draws(tokens, (tokens == eos_id).any(axis=1), unknown)
 
-  return LanguageModel(init=_none, sample=sample, begin=_none, log_prob=_none)
+def _predict(model, converter, ending, params, batch, key_data, temperature):
+  """[B, T] tokens of a batch of T5X's features."""
+  start = jnp.zeros(len(key_data), jnp.int32)
+  # None is to the end of the row, whatever evaluations are bound to.
+  limit = None
+  if converter.is_decoder_only:
+    start = batch["decoder_causal_attention"].sum(axis=1) - 1
+    limit = converter.target_length
+  end_rows = None
+  if ending != Ending((model.output_vocabulary.eos_id,)):
+    end_rows = row_ends(ending, start, converter.target_length)
+  tokens, _ = model.predict_batch_with_aux(
+    params,
+    batch,
+    num_decodes=1,  # several come sorted by how probable they are
+    return_all_decodes=False,
+    decoder_params={
+      "max_decode_steps": limit,
+      "max_decode_steps_hard_limit": None,
+      # The callback makes the largest logit a draw at temperature 1.
+      "temperature": 0.0,
+      "topk": 0,
+      "topp": 0.0,
+      "logit_callback_fn": row_noise(key_data, start, temperature),
+      "state_callback_fn": end_rows,
+    },
+  )
+  return tokens[:, : converter.target_length]
 
 
 def row_noise(
@@ -137,6 +155,34 @@ def row_noise(
   return add_noise
 
 
+def row_ends(
+  ending: Ending, start: jax.Array, length: int
+) -> Callable[[Any], Any]:
+  """Makes a callback of T5X's decoding that ends rows at any end.
+
+  T5X's loop knows one EOS and keeps nothing else of rows, so that a row is read
+  from its first token at every step. An ended row goes on with padding.
+
+  Args:
+    ending: What ends a row.
+    start: [B] int32, where each row's first token is drawn.
+    length: T.
+
+  Returns:
+    State of the loop -> the state, in which rows that have an end are ended.
+  """
+  # The token that is drawn at a place stands behind it.
+  columns = start[:, None] + 1 + jnp.arange(length)
+
+  def end_rows(state):
+    tokens = jnp.take_along_axis(
+      state.sequences, columns, axis=1, mode="fill", fill_value=PAD_ID
+    )
+    return state.replace(ended=state.ended | ending.has_end(tokens)[:, None])
+
+  return end_rows
+
+
 def padded(partitioner: partitioning.BasePartitioner, rows: int) -> int:
   """The next number of rows that the data axis can cut evenly."""
   size = partitioner.data_mesh_size
@@ -153,8 +199,3 @@ def place_rows(
   return jax.make_array_from_callback(
     array.shape, sharding, lambda index: array[index]
   )
-
-
-def _none(*arguments):
-  del arguments
-  raise NotImplementedError("T5X has its own")

@@ -8,18 +8,19 @@ reach the known answer, whatever else they say.
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from cot_latent.data.task import Examples, Task
-from cot_latent.em import estep
+from cot_latent.em import training_data
+from cot_latent.em.drawing import Drawer
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import rng
 from cot_latent.models.api import PAD_ID
-from cot_latent.models.language_model import LanguageModel
 from cot_latent.runtime import files, processes
+from cot_latent.training.loading import Data
 
 _PASSES = 4  # over the training questions, before giving up
 _FILE = "exemplars.jsonl"
@@ -34,7 +35,7 @@ class Exemplar(NamedTuple):
     question: its text.
     answer: the known answer, which the rationale reaches.
     completion: the rationale.
-    tokens: its tokens, without EOS.
+    tokens: its tokens, without EOS or stop string.
   """
 
   id: str
@@ -45,25 +46,40 @@ class Exemplar(NamedTuple):
   tokens: list[int]
 
 
+def is_wanted(data: Data) -> bool:
+  """Whether a run draws worked examples, for prompts or for a soft prompt."""
+  is_soft = data.soft_task is not None
+  return is_soft or data.task.prompts.exemplars == "bootstrapped"
+
+
+def room(data: Data, prompt_length: int) -> int:
+  """Counts the tokens that worked examples may take before every question.
+
+  Args:
+    data: The questions, without the examples.
+    prompt_length: The tokens that a prompt may have.
+  """
+  if data.soft_task is not None:
+    return np.iinfo(np.int32).max  # embeddings take none of the prompt's
+  longest = max(
+    int((array != PAD_ID).sum(axis=1).max())
+    for examples in (data.train, data.test)
+    for array in (examples.prompts, examples.guides)
+  )
+  return prompt_length - longest
+
+
 def draw(
-  model: LanguageModel,
-  task: Task,
-  examples: Examples,
-  params,
-  seed: int,
-  batch_size: int,
-  room: int,
+  drawer: Drawer, params: Any, seed: int, room: int
 ) -> tuple[list[Exemplar], int]:
   """Draws exemplars for each task of a mixture, or for the one task.
 
   Args:
-    model: the language model.
-    task: says what an answer is, and how many exemplars are wanted.
-    examples: N training questions.
-    params: of the base model.
-    seed: the run's.
-    batch_size: rows drawn together.
-    room: tokens that the exemplars of a task may take in all.
+    drawer: Of the N training questions; its task says how many exemplars are
+      wanted.
+    params: Of the base model.
+    seed: The run's.
+    room: Tokens that the exemplars of a task may take in all.
 
   Returns:
     The exemplars, and how many sequences were sampled.
@@ -71,6 +87,7 @@ def draw(
   Raises:
     RunError: if too few right rationales are found that fit.
   """
+  task, examples = drawer.task, drawer.examples
   wanted = task.prompts.num_exemplars
   found: list[Exemplar] = []
   batches_drawn: list[int] = []
@@ -78,16 +95,13 @@ def draw(
     kept: list[Exemplar] = []
     left = room
     candidates = _right_rationales(
-      model,
-      task,
-      examples,
+      drawer,
       params,
       np.flatnonzero([t == name for t in examples.tasks]),
       [
         rng.purpose_key(seed, "bootstrap", number, turn)
         for turn in range(_PASSES)
       ],
-      batch_size,
       batches_drawn.append,
     )
     for one in candidates:
@@ -133,6 +147,39 @@ def put_before(
   return others.with_prefix(prior, guide)
 
 
+def use(data: Data, exemplars: Sequence[Exemplar]) -> Data:
+  """Puts worked examples before all questions but the base model's.
+
+  Or makes them what a soft prompt begins as.
+  """
+  train, test = data.train, data.test
+  if data.soft_task is None:
+    return data._replace(
+      train=put_before(data.task, train, exemplars, train),
+      test=put_before(data.task, train, exemplars, test),
+    )
+  longer = put_before(data.soft_task, train, exemplars, train)
+  tokens = training_data.common_beginning(
+    [row[row != PAD_ID] for row in longer.prompts],
+    [row[row != PAD_ID] for row in train.prompts],
+    train.bos_id,
+  )
+  return data._replace(soft_tokens=tokens)
+
+
+def as_sample(one: Exemplar) -> dict[str, Any]:
+  """Makes a row of the report's samples."""
+  return {
+    "source": "bootstrapped exemplar",
+    "id": one.id,
+    "question": one.question,
+    "answer": one.answer,
+    "completion": one.completion,
+    "extracted": one.answer,
+    "is_correct": True,
+  }
+
+
 def write(directory: pathlib.Path, exemplars: Sequence[Exemplar]) -> str:
   """Writes them to the run's folder, where other runs can read them too.
 
@@ -173,40 +220,30 @@ def read(directory: pathlib.Path, sha256: str) -> list[Exemplar]:
 
 
 def _right_rationales(
-  model: LanguageModel,
-  task: Task,
-  examples: Examples,
-  params,
+  drawer: Drawer,
+  params: Any,
   own: np.ndarray,
   rng_keys: Sequence[jax.Array],
-  batch_size: int,
   report_drawn: Callable[[int], None],
 ) -> Iterator[Exemplar]:
   """Draws rationales for some questions in random order; yields right ones.
 
   Args:
-    model: the language model.
-    task: says what an answer is.
-    examples: N training questions.
-    params: of the base model.
-    own: indices of the questions to draw for.
-    rng_keys: one for each pass over them.
-    batch_size: rows drawn together.
-    report_drawn: called with the size of each batch.
+    drawer: Of the N training questions.
+    params: Of the base model.
+    own: Indices of the questions to draw for.
+    rng_keys: One for each pass over them.
+    report_drawn: Called with the size of each batch.
   """
-  lesson = dict.fromkeys(examples.tasks, task.lesson)
+  examples, size = drawer.examples, drawer.batch_size
+  lesson = dict.fromkeys(examples.tasks, drawer.task.lesson)
   prompts = examples.with_prefix(lesson, lesson).prompts
   for rng_key in rng_keys:
     order = own[np.asarray(jax.random.permutation(rng_key, len(own)))]
-    for start in range(0, len(order), batch_size):
-      rows = order[start : start + batch_size]
-      checked = estep.draw_and_check(
-        model,
-        task,
-        params,
-        prompts[rows],
-        rng.row_keys(rng_key, examples.words[rows], np.zeros_like(rows)),
-        [examples.answers[i] for i in rows],
+    for start in range(0, len(order), size):
+      rows = order[start : start + size]
+      checked = drawer.draw_and_check(
+        params, rows, np.zeros_like(rows), rng_key, prompts=prompts
       )
       report_drawn(len(rows))
       for place in np.flatnonzero(checked.is_correct):
@@ -217,8 +254,16 @@ def _right_rationales(
           question=examples.questions[row],
           answer=examples.answers[row],
           completion=checked.texts[place],
-          tokens=tokens[tokens != PAD_ID][:-1].tolist(),
+          tokens=_without_end(drawer.task, tokens, checked.texts[place]),
         )
+
+
+def _without_end(task: Task, tokens: np.ndarray, text: str) -> list[int]:
+  """The tokens of a completion without what ended it."""
+  written = tokens[tokens != PAD_ID].tolist()
+  if written[-1] in task.ending.ids:
+    return written[:-1]
+  return task.vocabulary.encode(text)  # a stop may begin within a token
 
 
 def _tokens(

@@ -65,7 +65,7 @@ def export(
     step = saved.latest_step()
     if step is None:
       raise UserError(f"no checkpoint in {saved_in} is whole yet")
-    model = language_model.build(
+    model = language_model.from_config(
       config.model,
       vocabulary.size,
       vocabulary.eos_id,

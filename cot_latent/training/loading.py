@@ -59,9 +59,12 @@ def load_data(
   if isinstance(config.base, experiment.Checkpoint):
     _check_checkpoint(config.base.path, task.vocabulary)
   base_task, base = _load_base(config, task, open_task)
-  soft_tokens, soft_task = _soft_tokens(config, task, open_task)
+  soft_tokens, soft_task, soft_stop = _soft_tokens(config, task, open_task)
+  stop = settings.stop
+  if stop is None:
+    stop = task.prompts.stop or soft_stop
   loaded = Data(
-    task=task,
+    task=task.ending_at(stop),
     base_task=base_task,
     base=base,
     train=train,
@@ -71,7 +74,7 @@ def load_data(
       over_long=settings.over_long,
     ),
     soft_tokens=soft_tokens,
-    soft_task=soft_task,
+    soft_task=soft_task and soft_task.ending_at(stop),
   )
   _check_size(settings.train_split, loaded.train, config.batch_size)
   return loaded
@@ -111,14 +114,18 @@ def _load_base(config, task: Task, open_task):
 
 
 def _soft_tokens(config, task: Task, open_task):
-  """Finds what a soft prompt begins as: tokens, or a task to draw them for."""
+  """Finds what a soft prompt begins as: tokens, or a task to draw them for.
+
+  Returns:
+    The tokens, or None; the task, or None; and the stop strings of its prompts.
+  """
   tuning = config.tuning
   if not isinstance(tuning, SoftPrompt):
-    return None, None
+    return None, None, ()
   if tuning.text is not None:
-    return np.asarray(task.vocabulary.encode(tuning.text), np.int32), None
+    return np.asarray(task.vocabulary.encode(tuning.text), np.int32), None, ()
   if tuning.source is None:
-    return None, None
+    return None, None, ()
   source_task = open_task(tuning.source)
   if source_task.vocabulary.size != task.vocabulary.size:
     raise UserError(
@@ -132,14 +139,14 @@ def _soft_tokens(config, task: Task, open_task):
         "stand before each question: SoftPrompt.source and the task both want "
         "them"
       )
-    return None, source_task
+    return None, source_task, source_task.prompts.stop
   split = config.task.train_split
   tokens = training_data.common_beginning(
     source_task.read(split).prompts,
     task.read(split).prompts,
     task.vocabulary.bos_id,
   )
-  return tokens, None
+  return tokens, None, source_task.prompts.stop
 
 
 def _check_size(split: str, examples: Examples, batch_size: int) -> None:

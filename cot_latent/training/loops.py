@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cot_latent.data.task import Examples, Task
-from cot_latent.em import estep, outer_loops
+from cot_latent.em import outer_loops
+from cot_latent.em.estep import EStep, WeightedRows
 from cot_latent.em.outer_loops import Pool
+from cot_latent.em.step_info import StepInfo
 from cot_latent.models import partitioning
-from cot_latent.models.language_model import LanguageModel
 from cot_latent.runtime.progress import Progress
 from cot_latent.training.experiment import Experiment
 from cot_latent.training.state import TrainState
@@ -30,73 +30,59 @@ def first_state(
     layout: where the pool's rows lie.
   """
   method = config.method
-  if method.refit is None:
+  if method.loops is None:
     return state
   num_examples, length = len(state.memory.tokens), config.task.max_length
   pool = outer_loops.empty_pool(num_examples, method.num_draws, length, layout)
   # A copy, for the M-step takes over the parameters' place in memory.
-  base = jax.tree.map(jnp.copy, state.params) if method.refit.restart else None
+  base = jax.tree.map(jnp.copy, state.params) if method.loops.restart else None
   return state._replace(pool=pool, base_params=base)
 
 
 def loop_steps(config: Experiment, pool: Pool | None) -> int:
   """Steps of the present loop, or of the run where there are no loops."""
-  refit = config.method.refit
-  if refit is None or pool is None:
+  loops = config.method.loops
+  if loops is None or pool is None:
     return config.steps
-  return refit.loop_steps(int(pool.loop), config.steps)
+  return loops.loop_steps(int(pool.loop), config.steps)
 
 
-def e_step(
-  model: LanguageModel,
-  task: Task,
-  examples: Examples,
+def step(
+  e_step: EStep,
   config: Experiment,
   init_optimizer: Callable[[Any], Any],
   state: TrainState,
   index: np.ndarray,
-) -> tuple[TrainState, estep.WeightedRows, dict[str, Any]]:
+) -> tuple[TrainState, WeightedRows, StepInfo]:
   """Weighs a minibatch of the pool; first fills that where a loop begins.
 
   Args:
-    model: the language model.
-    task: says what an answer is.
-    examples: N training questions.
-    config: the run.
-    init_optimizer: parameters -> fresh state of the optimizer.
-    state: before the step.
+    e_step: Of the run.
+    config: The run.
+    init_optimizer: Parameters -> fresh state of the optimizer.
+    state: Before the step.
     index: [M] int32, distinct questions.
 
   Returns:
     The state, with new pool, memory, parameters and optimizer where a loop
-    begins; the weighted rows; and metrics as those of `estep.e_step`.
+    begins; the weighted rows; and what was measured.
   """
-  pool, method, step = state.pool, config.method, state.step + 1
+  pool, collected = state.pool, None
   assert pool is not None
-  cost = {}
   if state.step == int(pool.ends_at):
     loop = int(pool.loop) + 1
+    total = len(e_step.examples) * config.method.num_draws
     collected = outer_loops.collect(
-      model,
-      task,
-      examples,
-      method,
-      state.model_params(),
-      config.seed,
-      loop,
-      config.evaluation.batch_size,
-      Progress(f"loop {loop}", len(examples) * method.num_draws),
+      e_step, state.model_params(), loop, Progress(f"loop {loop}", total)
     )
     pool = outer_loops.next_pool(
-      pool, collected, method, state.step, config.steps, model.layout
+      e_step, pool, collected, state.step, config.steps
     )
-    cost = collected.cost()
-    state = _begin_loop(state, pool, init_optimizer, model.layout)
-  rows, metrics = outer_loops.pool_step(
-    *(examples, method, state.memory, pool, index, config.seed, step),
-    layout=model.layout,
+    state = _begin_loop(state, pool, init_optimizer, e_step.layout)
+  rows, info = outer_loops.pool_step(
+    e_step, state.memory, pool, index, state.step + 1
   )
-  return state, rows, metrics | cost
+  return state, rows, collected.charged_to(info) if collected else info
 
 
 def _begin_loop(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cot_latent.models import language_model, partitioning
+from cot_latent.models import partitioning, token_rows
 from cot_latent.models.language_model import LanguageModel
 from cot_latent.training import tuning
 from cot_latent.training.experiment import OptimizerConfig
@@ -55,6 +55,32 @@ def init_optimizer(
   return partitioning.on_mesh(model.layout, optimizer.init(params))
 
 
+class Scores(NamedTuple):
+  """Log-probabilities that stay on the device until they are looked at.
+
+  Attributes:
+    num_rows: S.
+    rows: For each part of the rows, which have weight: integers.
+    log_prob: For each part, at least as many nats; those behind are of rows
+      that only fill the part up.
+  """
+
+  num_rows: int
+  rows: list[np.ndarray]
+  log_prob: list[jax.Array]
+
+  def fetch(self) -> np.ndarray:
+    """Waits for the step.
+
+    Returns:
+      [S] float32 nats; nan of rows without weight, which are not scored.
+    """
+    scores = np.full(self.num_rows, np.nan, np.float32)
+    for rows, log_prob in zip(self.rows, self.log_prob, strict=True):
+      scores[rows] = np.asarray(log_prob)[: len(rows)]
+    return scores
+
+
 class Updated(NamedTuple):
   """What a step gives.
 
@@ -66,8 +92,7 @@ class Updated(NamedTuple):
       optimizer are as they were before.
     loss: scalar, -sum_s weights[s] * log p(targets[s] | prompts[s]) before the
       step. Where weights are signed it means nothing.
-    log_prob: [S] nats, of the sequences before the step; nan of those without
-      weight, which are not looked at.
+    log_prob: of the sequences before the step.
   """
 
   params: Any
@@ -75,7 +100,7 @@ class Updated(NamedTuple):
   norm: jax.Array
   is_finite: jax.Array
   loss: jax.Array
-  log_prob: np.ndarray
+  log_prob: Scores
 
 
 def build(
@@ -107,7 +132,7 @@ def build(
   def step(params, opt_state, frozen, rate, prompts, targets, weights):
     state_places = _places((params, opt_state)) if layout else None
     begin, zeros, add, finish = functions(state_places)
-    prefix, prompts = language_model.compact(prompts)
+    prefix, prompts = token_rows.compact_prompts(prompts)
     prefix = partitioning.place(layout, prefix)
     size = min(rows_at_once or len(weights), len(weights))
     size = partitioning.padded(layout, "batch", size)
@@ -121,20 +146,19 @@ def build(
         frozen,
         shared,
         partitioning.place_rows(layout, prompts[rows]),
-        partitioning.place_rows(
-          layout, language_model.trim_targets(targets[rows])
-        ),
+        partitioning.place_rows(layout, token_rows.trim_targets(targets[rows])),
         partitioning.place_rows(layout, part_weights, repeat=False),
       )
       scored.append(log_prob)
     params, opt_state, norm, is_finite, loss = finish(
       params, opt_state, frozen, rate, prefix, sums
     )
-    log_prob = np.full(len(weights), np.nan, np.float32)
-    for (rows, part_weights), part in zip(parts, scored, strict=True):
-      has_weight = part_weights != 0
-      log_prob[rows[has_weight]] = np.asarray(part)[has_weight]
-    return Updated(params, opt_state, norm, is_finite, loss, log_prob)
+    scores = Scores(
+      len(weights),
+      [rows[part_weights != 0] for rows, part_weights in parts],
+      scored,
+    )
+    return Updated(params, opt_state, norm, is_finite, loss, scores)
 
   return step
 
@@ -153,7 +177,7 @@ def _parts(
     For each part, and there is at least one, the rows [size] and their weights
     [size]; the last part is filled up with its last row, of weight 0.
   """
-  lengths = language_model.target_lengths(targets)
+  lengths = token_rows.target_lengths(targets)
   order = np.argsort(-lengths, kind="stable")
   order = order[weights[order] != 0]
   missing = max(1, -(-len(order) // size)) * size - len(order)
@@ -203,7 +227,7 @@ def _compile(model: LanguageModel, optimizer, places):
     updated_places = (params_places, opt_places, *[everywhere] * 3)
 
   def begin(params, frozen, prefix):
-    return model.begin(tuning.merge(params, frozen), prefix)
+    return model.encode_prefix(tuning.merge(params, frozen), prefix)
 
   def zeros(params, shared):
     return jax.tree.map(

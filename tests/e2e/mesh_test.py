@@ -46,7 +46,7 @@ STAR = Method(
   "star",
   baselines.rejection_sampling(pooled=True),
   memory_start="empty",
-  refit=OuterLoops("greedy", hint_on_failure=True, restart=True, first_steps=3),
+  loops=OuterLoops("greedy", hint_on_failure=True, restart=True, first_steps=3),
 )
 root = pathlib.Path(sys.argv[1])
 assert len(jax.devices()) == 8
@@ -85,8 +85,8 @@ run_until(config, ("after_save", 3))
 keep("moved", config, toy.run(experiment("moved", (2, 4))))
 # Where parameters and the memory lie.
 config = experiment("unused", (2, 4))
-layout = partitioning.build(config.mesh)
-model = toy.language_model.build(config.model, 259, 1, 8, layout)
+layout = partitioning.make_layout(config.mesh)
+model = toy.language_model.from_config(config.model, 259, 1, 8, layout)
 params = model.init(jax.random.key(0))
 shapes = {
   jax.tree_util.keystr(key): (leaf.shape, leaf.sharding.shard_shape(leaf.shape))

@@ -148,13 +148,13 @@ def stops(config):
     yield 2, ("before_save", 0), None
     yield 2, ("after_save", 1), 0
     return
-  refit = config.method.refit
-  if refit:
+  loops = config.method.loops
+  if loops:
     yield 2, ("after_fill", 1), 0
-  if refit and refit.first_steps:
+  if loops and loops.first_steps:
     yield 2, ("after_fill", 2), 2
   else:
-    yield 2, ("before_save", 1 if refit else 2), 2
+    yield 2, ("before_save", 1 if loops else 2), 2
   yield 1, ("after_save", 1), 3
   yield 1, ("after_save", 2), 5
 
@@ -220,10 +220,10 @@ def test_a_method_s_run_learns_something(whole):
   assert sum(row["grad/norm"] > 0 for row in metrics) > STEPS / 2
   assert state.memory.is_correct.any()
   assert mstep.num_updates(state.opt_state) > 0
-  if config.method.refit is not None:
+  if config.method.loops is not None:
     assert int(state.pool.ends_at) == STEPS
     filled = [row["step"] for row in metrics if row["num_sampled"]]
-    expected = [] if config.method.refit.source == "human" else [1, 4, 7]
+    expected = [] if config.method.loops.source == "human" else [1, 4, 7]
     if config.method.name == "star":  # 3 steps, and then 4
       expected = [1, 4]
     assert filled == expected
@@ -239,7 +239,7 @@ def test_a_report_names_the_estimator_and_its_settings(whole, folder):
   assert paths[-1] == f"gin/methods/{name}.gin"
   # As the file has it, before it was made small.
   made, _ = parse(folder, name, [])
-  kept = made.method.refit
+  kept = made.method.loops
   assert (kept and dataclasses.astuple(kept)) == LOOPS.get(name)
   small = dict(pair.split(" = ") for pair in smaller(name))
   for macro, field in (
@@ -251,12 +251,12 @@ def test_a_report_names_the_estimator_and_its_settings(whole, folder):
     else:
       assert method[field] == getattr(made.method, field)
   if "LOOP_STEPS" in small:
-    assert method["refit"]["first_steps"] == 3
+    assert method["loops"]["first_steps"] == 3
 
 
 def test_star_has_the_paper_s_schedule(folder):
-  refit = parse(folder, "star", [])[0].method.refit
-  assert [refit.loop_steps(i, 10_000) for i in range(11)] == (
+  loops = parse(folder, "star", [])[0].method.loops
+  assert [loops.loop_steps(i, 10_000) for i in range(11)] == (
     [40, 48, 58, 69, 83, 100, 119, 143, 172, 200, 200]
   )
 

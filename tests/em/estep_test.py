@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cot_latent.em import estep
+from cot_latent.em import drawing, estep
+from cot_latent.em.drawing import Drawer
+from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method
 from cot_latent.inference import estimators, memory, resampling, transition
 from tests.asserts import assert_trees_equal
@@ -41,18 +43,13 @@ def answers_to(data, right):
   return say
 
 
+def make_e_step(data, scripted, method):
+  # 24 questions do not divide into batches of 9.
+  return EStep(scripted, data.task, data.train, method, 0, LENGTH, 9)
+
+
 def run_e_step(data, scripted, method, state, index, step=3):
-  return estep.e_step(
-    scripted.as_model(),
-    data.task,
-    data.train,
-    method,
-    None,
-    state,
-    index,
-    seed=0,
-    step=step,
-  )
+  return make_e_step(data, scripted, method).step(None, state, index, step)
 
 
 def started(data, correct):
@@ -75,7 +72,7 @@ def test_weights_are_those_of_algorithm_1(data):
   scripted = Scripted(data.task, answers_to(data, RIGHT))
   state = started(data, correct=[2, 11, 0])
   method = Method("trice", estimators.control_variate())
-  after, rows, metrics = run_e_step(data, scripted, method, state, INDEX)
+  after, rows, info = run_e_step(data, scripted, method, state, INDEX)
   # Valid after the step: questions 5 (first accepted), 2, 11, 0 and 23: C = 5,
   # of which 5, 11 and 23 accepted. Accepted rows keep 1 - 2/4 on what is now
   # the memory; rejected ones have 1 on it and -3/4 on the draw.
@@ -90,9 +87,10 @@ def test_weights_are_those_of_algorithm_1(data):
   np.testing.assert_allclose(
     [w for _, w in sorted(got)], [w for _, w in expected], rtol=1e-6
   )
-  assert metrics["chain/accept_rate"] == 3 / 8
-  assert metrics["memory/correct_fraction"] == pytest.approx(5 / 24)
-  assert metrics["estimator/num_weighted"] == 7
+  assert info.accept_rate == 3 / 8
+  assert info.memory_correct == pytest.approx(5 / 24)
+  assert info.num_weighted == 7
+  assert info.num_valid == 5
   np.testing.assert_array_equal(
     np.flatnonzero(after.accepted_at == 3), [5, 11, 23]
   )
@@ -129,17 +127,7 @@ def test_memory_starts_from_the_prompt_that_the_method_names(data, start):
   scripted = Scripted(data.task, say)
   method = Method("trice", estimators.basic(), memory_start=start)
   done = []
-  state = estep.start_memory(
-    scripted.as_model(),
-    data.task,
-    data.train,
-    method,
-    None,
-    seed=0,
-    batch_size=9,  # 24 questions do not divide
-    max_length=LENGTH,
-    report_done=done.append,
-  )
+  state = make_e_step(data, scripted, method).start_memory(None, done.append)
   asked = np.concatenate([call[0] for call in scripted.calls])
   prompts = data.train.guides if start == "guide" else data.train.prompts
   np.testing.assert_array_equal(asked, prompts)
@@ -153,9 +141,7 @@ def test_memory_starts_from_the_prompt_that_the_method_names(data, start):
 def test_an_empty_start_draws_nothing(data):
   scripted = Scripted(data.task, None)
   method = Method("trice", estimators.basic(), memory_start="empty")
-  state = estep.start_memory(
-    scripted.as_model(), data.task, data.train, method, None, 0, 9, LENGTH, None
-  )
+  state = make_e_step(data, scripted, method).start_memory(None)
   assert not scripted.calls
   assert_trees_equal(state, memory.init(len(data.train), LENGTH))
 
@@ -168,19 +154,19 @@ def test_a_sequence_cut_by_the_limit_is_wrong(data):
   scripted = Scripted(data.task, say)
   method = Method("trice_basic", estimators.basic())
   state = memory.init(len(data.train), LENGTH)
-  after, _, metrics = run_e_step(data, scripted, method, state, INDEX)
+  after, _, info = run_e_step(data, scripted, method, state, INDEX)
   np.testing.assert_array_equal(after.is_correct[INDEX], [0] * 4 + [1] * 4)
-  assert metrics["draws/capped_fraction"] == 0.5
+  assert info.capped_fraction == 0.5
 
 
 def test_a_completion_without_an_answer_is_wrong(data):
   scripted = Scripted(data.task, lambda p: (["dunno"] * SIZE, [True] * SIZE))
   method = Method("trice_basic", estimators.basic())
   state = memory.init(len(data.train), LENGTH)
-  after, rows, metrics = run_e_step(data, scripted, method, state, INDEX)
+  after, rows, info = run_e_step(data, scripted, method, state, INDEX)
   assert not after.is_correct.any()
   assert not rows.weights.any()
-  assert metrics["draws/unparseable_fraction"] == 1
+  assert info.unparseable_fraction == 1
 
 
 def test_several_draws_have_keys_of_their_own(data):
@@ -261,7 +247,7 @@ def test_gather_rows_keeps_every_weight(num_weighted):
 def test_every_row_is_drawn_once_and_in_order(
   data, monkeypatch, num_rows, batch_size
 ):
-  monkeypatch.setattr(estep, "_BATCHES", 2)
+  monkeypatch.setattr(drawing, "_BATCHES", 2)
   number = dict(
     zip(map(tuple, data.train.prompts.tolist()), range(99), strict=False)
   )
@@ -272,16 +258,11 @@ def test_every_row_is_drawn_once_and_in_order(
 
   scripted, done = Scripted(data.task, say), []
   rows = np.random.default_rng(0).permutation(len(data.train))[:num_rows]
-  drawn = estep.draw_all(
-    scripted.as_model(),
-    data.task,
+  drawn = Drawer(scripted, data.task, data.train, batch_size).draw_all(
     None,
-    data.train.prompts,
-    data.train,
     rows,
     np.zeros_like(rows),
     jax.random.key(0),
-    batch_size,
     report_done=done.append,
   )
   assert drawn.texts == [f"it is {row}" for row in rows]

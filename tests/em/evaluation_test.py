@@ -5,6 +5,7 @@ import pytest
 
 from cot_latent.data import scoring
 from cot_latent.em import evaluation
+from cot_latent.em.drawing import Drawer
 from cot_latent.inference import rng
 from tests.training import toy
 
@@ -17,8 +18,10 @@ def setting():
 
 
 def evaluate(setting, **changes):
-  settings = dict(num_samples=None, batch_size=4, seed=0, step=0) | changes
-  return evaluation.evaluate(*setting, **settings)
+  model, task, params, examples = setting
+  settings = dict(num_samples=None, seed=0, step=0) | changes
+  drawer = Drawer(model, task, examples, settings.pop("batch_size", 4))
+  return evaluation.evaluate(drawer, params, **settings)
 
 
 @pytest.mark.parametrize("num_samples", [None, 3])

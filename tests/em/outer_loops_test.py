@@ -11,6 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from cot_latent.em import outer_loops
+from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method, OuterLoops
 from cot_latent.em.outer_loops import Pool
 from cot_latent.errors import UserError
@@ -106,7 +107,7 @@ def test_loops_that_cannot_work_are_refused(settings, message):
 def test_methods_that_do_not_go_with_loops_are_refused():
   for start in ("guide", "prior"):
     with pytest.raises(UserError, match="must be 'empty' with outer loops"):
-      Method("x", POOLED, start, refit=OuterLoops("greedy"))
+      Method("x", POOLED, start, loops=OuterLoops("greedy"))
   with pytest.raises(UserError, match="one human rationale a question"):
     looped(OuterLoops("human"), num_draws=2)
 
@@ -159,21 +160,17 @@ class Filled(NamedTuple):
   num_sampled: int
 
 
+def make_e_step(data, model, method):
+  return EStep(model, data.task, data.train, method, 0, LENGTH, BATCH)
+
+
 def fill(data, model, method, step=0, old=None, num_steps=20):
   """Gives the pool, the sequences drawn for it, and what was reported."""
   done, old = [], old or empty_pool(method.num_draws)
-  collected = outer_loops.collect(
-    model.as_model(),
-    data.task,
-    data.train,
-    method,
-    None,
-    seed=0,
-    loop=int(old.loop) + 1,
-    batch_size=BATCH,
-    report_done=done.append,
-  )
-  pool = outer_loops.next_pool(old, collected, method, step, num_steps)
+  e_step = make_e_step(data, model, method)
+  loop = int(old.loop) + 1
+  collected = outer_loops.collect(e_step, None, loop, done.append)
+  pool = outer_loops.next_pool(e_step, old, collected, step, num_steps)
   return Filled(pool, collected.num_sampled), done
 
 
@@ -319,7 +316,7 @@ def weights_of(data, pool, estimator=POOLED, offset=0.5, **changes):
     looped(OuterLoops("sample"), 3, estimator), **changes
   )
   rows, num_valid = outer_loops.weighted_rows(
-    data.train, method, pool, INDEX, jnp.float32(offset)
+    make_e_step(data, None, method), pool, INDEX, jnp.float32(offset)
   )
   found = {}
   texts = data.task.vocabulary.decode_rows(np.asarray(rows.targets))

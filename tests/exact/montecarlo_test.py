@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from cot_latent.data.task import Examples, Task
-from cot_latent.em import estep
+from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method
 from cot_latent.inference import baselines, estimators, memory, rng
 from cot_latent.models import decoder, language_model, vocabularies
@@ -91,7 +91,7 @@ def every_sequence():
 @functools.cache
 def world():
   config = decoder.DecoderConfig(1, 8, 2, 4, 16)
-  model = language_model.build(config, len(LETTERS), EOS, LENGTH)
+  model = language_model.from_config(config, len(LETTERS), EOS, LENGTH)
   params = model.init(rng.purpose_key(1, "params"))  # far from uniform
   prompts = np.array([[0, 2, 3], [3, 3, 2], [0, 0, 3]], np.int32)
   ids = ["one", "two", "three"]
@@ -162,23 +162,20 @@ def run(model, method, num_steps):
   place = {tuple(tokens): z for z, tokens in enumerate(w.sequences.tolist())}
   question = {tuple(row): m for m, row in enumerate(w.data.prompts.tolist())}
   estimates, counts = [], []
+  length = w.state.tokens.shape[1]
+  e_step = EStep(model, w.task, w.data, method, 0, length)
   for step in range(1, num_steps + 1):
-    _, rows, metrics = estep.e_step(
-      model,
-      w.task,
-      w.data,
-      method,
+    _, rows, info = e_step.step(
       w.params,
       jax.tree.map(jnp.copy, w.state),  # a step takes its place
       np.arange(SIZE, dtype=np.int32),
-      seed=0,
-      step=step,  # each has keys of its own, as if the seed were another
+      step,  # each has keys of its own, as if the seed were another
     )
     m = [question[tuple(row)] for row in rows.prompts.tolist()]
     z = [place[tuple(row)] for row in rows.targets.tolist()]
     # In 64 bits: each estimate is then known better than their mean.
     estimates.append(rows.weights.astype(float) @ w.scores[m, z])
-    counts.append(metrics["estimator/num_weighted"])
+    counts.append(info.num_weighted)
   return np.array(estimates), np.array(counts, float)
 
 
@@ -213,21 +210,24 @@ def check(model, method, num_steps=NUM_STEPS):
 def hot(model):
   """Draws at another temperature than is scored."""
 
-  def sample(params, prompts, keys, temperature):
-    return model.sample(params, prompts, keys, 2 * temperature)
+  class Hot(language_model.LanguageModel):
+    def sample(self, params, prompts, rng_keys, temperature=1.0):
+      return super().sample(params, prompts, rng_keys, 2 * temperature)
 
-  return model._replace(sample=sample)
+  return Hot(model.network)
 
 
 def hinted(model):
   """Draws from another prompt than is scored."""
   data = world().data
 
-  def sample(params, prompts, keys, temperature):
-    which = (prompts[:, None] == data.prompts[None]).all(axis=2).argmax(axis=1)
-    return model.sample(params, data.guides[which], keys, temperature)
+  class Hinted(language_model.LanguageModel):
+    def sample(self, params, prompts, rng_keys, temperature=1.0):
+      is_same = (prompts[:, None] == data.prompts[None]).all(axis=2)
+      guides = data.guides[is_same.argmax(axis=1)]
+      return super().sample(params, guides, rng_keys, temperature)
 
-  return model._replace(sample=sample)
+  return Hinted(model.network)
 
 
 TRICE = Method("trice", estimators.control_variate())

@@ -49,6 +49,14 @@ def test_unknown_purpose():
     rng.purpose_key(0, "draws")
 
 
+def test_a_purpose_of_one_s_own_has_keys_of_its_own():
+  own = ["mine/draw", "mine/noise", "other/draw"]
+  keys = [rng.purpose_key(0, purpose, 7) for purpose in own]
+  check_distinct(keys + [rng.purpose_key(0, p, 7) for p in rng.PURPOSES])
+  # By the rule of all others; golden, likewise.
+  np.testing.assert_array_equal(data(keys[0]), [964923659, 349537612])
+
+
 # Golden: a change here changes every run's draws. Made by
 # jax.random.key_data(rng.purpose_key(*arguments)).
 @pytest.mark.parametrize(

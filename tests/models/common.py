@@ -24,7 +24,7 @@ ROWS, PROMPT_LENGTH = 28, 6
 
 
 def build(vocabulary=VOCABULARY, length=LENGTH, config=CONFIG):
-  return language_model.build(config, vocabulary, EOS_ID, length)
+  return language_model.from_config(config, vocabulary, EOS_ID, length)
 
 
 def random_params(init, seed=0):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cot_latent.errors import UserError
-from cot_latent.models import decoder
+from cot_latent.models import attention, decoder
 from tests.models import oracles
 from tests.models.common import (
   CONFIG,
@@ -41,8 +41,8 @@ def tokens():
 @functools.cache
 def params():
   def init(rng_key):
-    seen = decoder.Sight(causal(), None)
-    variables = NETWORK.init(rng_key, tokens(), places(), seen)
+    masks = decoder.LayerMasks(causal(), None)
+    variables = NETWORK.init(rng_key, tokens(), places(), masks)
     return nn.unbox(variables["params"])
 
   return random_params(init)
@@ -50,16 +50,16 @@ def params():
 
 def empty_cache(length):
   shape = (ROWS, CONFIG.kv_heads, length, CONFIG.head_dim)
-  layer = decoder.LayerCache(jnp.zeros(shape), jnp.zeros(shape))
+  layer = attention.LayerCache(jnp.zeros(shape), jnp.zeros(shape))
   return (layer,) * CONFIG.num_layers
 
 
 @jax.jit
-def feed(params, tokens, positions, mask, cache=None, index=0):
+def feed(params, tokens, positions, mask, cache=None, column=0):
   """Logits [B, S, V], and the cache with the S positions written."""
-  seen = decoder.Sight(mask, None)
+  masks = decoder.LayerMasks(mask, None)
   x, cache = NETWORK.apply(
-    {"params": params}, tokens, positions, seen, (), cache, index
+    {"params": params}, tokens, positions, masks, (), cache, column
   )
   return decoder.unembed(CONFIG, params, x), cache
 
@@ -137,8 +137,8 @@ def input_gradients(layers):
 
   def logits(offset, mask):
     with shifted_inputs(offset):
-      seen = decoder.Sight(mask[None], None)
-      fed = tokens()[:1], places()[:1], seen
+      masks = decoder.LayerMasks(mask[None], None)
+      fed = tokens()[:1], places()[:1], masks
       x = network.apply(variables, *fed)[0][0]
       return decoder.unembed(network.config, params(), x)
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cot_latent.models import network
+from cot_latent.models import token_rows
 from cot_latent.models.api import PAD_ID
+from cot_latent.models.stops import Ending
 from tests.asserts import assert_trees_equal
 from tests.models import oracles, twins
 from tests.models.common import (
@@ -58,9 +59,9 @@ def test_log_prob_equals_plain_numpy(ends):
 
 def test_target_mask_equals_plain_loops():
   rows = np.array(list(itertools.product([PAD_ID, EOS_ID, 2], repeat=4)))
-  mask = network.target_mask(rows, EOS_ID)
+  mask = Ending((EOS_ID,)).mask(rows)
   np.testing.assert_array_equal(mask, [slow_target_mask(row) for row in rows])
-  one = network.target_mask(rows[5], EOS_ID)
+  one = Ending((EOS_ID,)).mask(rows[5])
   np.testing.assert_array_equal(one, mask[5])
 
 
@@ -117,7 +118,9 @@ def check_gradients(model):
 
   def score(offset):
     with shifted_inputs(offset):
-      return model.log_prob.__wrapped__(params(), questions, targets)
+      # Traced here, not taken from what was compiled before.
+      shared = model.network.encode_prefix(params(), token_rows.NO_PREFIX)
+      return model.network.log_prob(params(), shared, questions, targets)
 
   num_inputs = PROMPT_LENGTH + LENGTH - 1
   offset = jnp.zeros((rows, num_inputs, CONFIG.embed_dim))

@@ -16,7 +16,7 @@ def make_layout(data=4, model=2, rules=partitioning.RULES):
 
 
 def test_one_device_has_no_layout():
-  assert partitioning.build(MeshConfig()) is None
+  assert partitioning.make_layout(MeshConfig()) is None
   assert partitioning.describe(None) == {
     "num_processes": 1,
     "num_devices": 1,
@@ -31,7 +31,7 @@ def test_one_device_has_no_layout():
 @pytest.mark.parametrize("config", [MeshConfig(model=2), MeshConfig(data=3)])
 def test_a_mesh_that_does_not_fit_is_refused(config):
   with pytest.raises(UserError, match="does not fit the 1 devices"):
-    partitioning.build(config)
+    partitioning.make_layout(config)
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,9 @@ def shardings(layout, **sizes):
   )
   network = decoder.Decoder(config, 259)
   tokens = jnp.ones((1, 1), jnp.int32)
-  seen = decoder.Sight(jnp.ones((1, 1, 1), bool), None)
+  masks = decoder.LayerMasks(jnp.ones((1, 1, 1), bool), None)
   boxed = jax.eval_shape(
-    lambda key: network.init(key, tokens, tokens, seen)["params"],
+    lambda key: network.init(key, tokens, tokens, masks)["params"],
     jax.random.key(0),
   )
   return partitioning.param_shardings(layout, boxed)
@@ -122,7 +122,9 @@ def test_a_model_that_cannot_be_cut_is_refused(name):
 
 def test_names_do_not_change_first_values():
   """Golden: the sum of a model's first parameters, as before there were any."""
-  model = language_model.build(decoder.DecoderConfig(1, 16, 2, 8, 32), 11, 1, 5)
+  model = language_model.from_config(
+    decoder.DecoderConfig(1, 16, 2, 8, 32), 11, 1, 5
+  )
   leaves = jax.tree.leaves(model.init(jax.random.key(0)))
   total = sum(float(jnp.abs(leaf).sum()) for leaf in leaves)
   np.testing.assert_allclose(total, GOLDEN, rtol=1e-6)

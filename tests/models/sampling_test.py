@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 
 from cot_latent.inference import rng
-from cot_latent.models import decoder, language_model, sampling
+from cot_latent.models import decoder, sampling, token_rows
 from cot_latent.models.api import PAD_ID
 from tests.asserts import assert_trees_equal
 from tests.models import oracles, twins
@@ -67,7 +67,7 @@ def test_draws_are_scored_as_drawn(temperature):
 @pytest.mark.parametrize(
   ("part", "twin"),
   [
-    (twins.TURN, twins.late_positions),
+    (twins.SIN_COS, twins.late_positions),
     pytest.param(twins.ATTEND, twins.misses_the_newest, marks=pytest.mark.slow),
     pytest.param(twins.ATTEND, twins.sees_padding, marks=pytest.mark.slow),
   ],
@@ -201,7 +201,8 @@ def check_slots(model, num_slots, temperature=1.0):
     model.sample, params(), questions, keys(3, rows), temperature
   )
   done = []
-  check_same_draws(draw(num_slots, done.append), draw())
+  slots = draw(num_slots=num_slots, report_done=done.append)
+  check_same_draws(slots, draw())
   assert done == sorted(done)
   assert done[-1] == rows
   assert len(done) > 2
@@ -226,8 +227,8 @@ def test_greedy_rows_take_turns_too():
 
 @pytest.mark.slow
 def test_a_twin_that_forgets_is_rejected():
-  twin, expected = twins.forgets_the_ring_s_end, sample()
-  with twins.replaced(*twins.SIGHT, twin):
+  twin, expected = twins.forgets_the_end_of_the_ring, sample()
+  with twins.replaced(*twins.LAYER_MASKS, twin):
     model = build()
     check_same_draws(sample(model), expected)
     with pytest.raises(AssertionError):
@@ -279,47 +280,47 @@ def plain_rows(prompts):
 def test_what_all_begin_with_is_split_off():
   whole = prefixed()
   lengths = (whole != PAD_ID).sum(axis=1)
-  prefix, rest = language_model.split_prefix(whole)
+  prefix, rest = token_rows.split_prefix(whole)
   np.testing.assert_array_equal(prefix, PREFIX[:32])
   assert rest.shape == (len(whole), whole.shape[1] - 32)
   for row, one in zip(rest, whole, strict=True):
     assert [*prefix, *oracles.unpadded(row)] == oracles.unpadded(one)
   for alone in (whole[:1], prompts(), whole[:, 10:], np.zeros_like(whole)):
-    prefix, rest = language_model.split_prefix(alone)
+    prefix, rest = token_rows.split_prefix(alone)
     assert not len(prefix)
     np.testing.assert_array_equal(rest, alone)
   # What is left would lose a token that is 0.
   zero = whole.copy()
   zero[0, -lengths[0] + 32] = PAD_ID
-  assert not len(language_model.split_prefix(zero)[0])
+  assert not len(token_rows.split_prefix(zero)[0])
   # No row may be empty.
-  prefix, rest = language_model.split_prefix(np.tile(PREFIX[:32], (3, 1)))
+  prefix, rest = token_rows.split_prefix(np.tile(PREFIX[:32], (3, 1)))
   assert not len(prefix)
-  prefix, rest = language_model.split_prefix(np.tile(PREFIX[:33], (3, 1)))
+  prefix, rest = token_rows.split_prefix(np.tile(PREFIX[:33], (3, 1)))
   assert len(prefix) == 32
   assert rest.tolist() == [[PREFIX[32]]] * 3
 
 
 def test_padding_is_cut():
   wide = np.pad(prompts(), ((0, 0), (90, 0)))
-  _, rest = language_model.compact(wide)
+  _, rest = token_rows.compact_prompts(wide)
   assert rest.shape == (ROWS, 16)
   np.testing.assert_array_equal(rest, wide[:, -16:])
   targets = np.pad(random_targets(), ((0, 0), (0, 90)))
   targets[:, LENGTH - 1] = EOS_ID
-  cut = language_model.trim_targets(targets)
+  cut = token_rows.trim_targets(targets)
   np.testing.assert_array_equal(cut, targets[:, :16])
-  assert language_model.trim_targets(targets[:, :5]).shape == (ROWS, 5)
+  assert token_rows.trim_targets(targets[:, :5]).shape == (ROWS, 5)
 
 
 def check_prefix(model):
   """Checks a prefix that is fed in once against rows that all have it."""
   whole = prefixed()
-  prefix, rest = language_model.split_prefix(whole)
+  prefix, rest = token_rows.split_prefix(whole)
   targets = random_targets(len(whole))
 
   def score(params, prompts, targets, prefix=None):
-    shared = None if prefix is None else model.begin(params, prefix)
+    shared = None if prefix is None else model.encode_prefix(params, prefix)
     return model.log_prob(params, prompts, targets, shared).sum()
 
   expected = jax.jit(jax.value_and_grad(score))(params(), whole, targets)
@@ -344,7 +345,7 @@ def test_a_prefix_that_is_fed_in_once_counts_as_if_each_row_had_it():
   "twin", [twins.misses_the_prefix, twins.late_positions]
 )
 def test_twins_of_the_prefix_are_rejected(twin):
-  part = twins.TURN if twin is twins.late_positions else twins.ATTEND
+  part = twins.SIN_COS if twin is twins.late_positions else twins.ATTEND
   with twins.replaced(*part, twin), pytest.raises(AssertionError):
     check_prefix(build())
 
@@ -473,7 +474,7 @@ def test_each_shape_compiles_once():
     with compilations() as number:
       draws = model.sample(
         *(params(), prompts()[:rows], keys(seed)[:rows], temperature),
-        num_slots,
+        num_slots=num_slots,
       )
       model.log_prob(params(), prompts()[:rows], draws.tokens)
     return len(number)

@@ -19,11 +19,14 @@ from cot_latent.models import (
   language_model,
   lora,
   network,
+  relative,
   sampling,
   t5,
+  token_rows,
 )
 from cot_latent.models.api import PAD_ID
 from cot_latent.models.hf import weights as hf_weights
+from cot_latent.models.stops import Ending
 from tests.asserts import assert_trees_equal
 from tests.models import twins
 
@@ -108,7 +111,9 @@ def loaded(folder):
 
 
 def build(config, length=LENGTH, **changes):
-  return language_model.build(config, VOCABULARY, EOS_ID, length, **changes)
+  return language_model.from_config(
+    config, VOCABULARY, EOS_ID, length, **changes
+  )
 
 
 @functools.cache
@@ -172,8 +177,6 @@ def our_logits(config, params):
   module = t5.T5(config, VOCABULARY)
   mask = network.prompt_mask(jnp.asarray(prompts()))
   inputs = np.pad(targets(), ((0, 0), (1, 0)))[:, :-1]
-  place = np.arange(LENGTH)
-  offset = (place - place[:, None])[None]
   own = {"params": params}
   encoded = module.apply(own, jnp.asarray(prompts()), mask, method="encode")
   x, _, _ = module.apply(
@@ -181,7 +184,7 @@ def our_logits(config, params):
     inputs,
     encoded,
     mask,
-    t5.Sight(jnp.asarray(offset <= 0), offset),
+    t5.causal_mask(LENGTH),
     method="decode",
   )
   return t5.unembed(config, params, x)
@@ -213,32 +216,32 @@ def test_logits_and_scores_equal_transformers(folders, variant):
   expected = np.take_along_axis(
     np.asarray(log_probs), targets()[..., None], axis=-1
   )[..., 0]
-  expected *= network.target_mask(targets(), EOS_ID)
+  expected *= Ending((EOS_ID,)).mask(targets())
   actual = build_once(config).log_prob(params, prompts(), targets())
   check_close(actual, expected)
 
 
-def scaled(attend, query, cache, seen):
-  return attend(query * query.shape[-1] ** -0.5, cache, seen)
+def scaled(attend, query, cache, masked):
+  return attend(query * query.shape[-1] ** -0.5, cache, masked)
 
 
-def without_bias(attend, query, cache, seen):
-  return attend(query, cache, seen._replace(bias=None))
+def without_bias(attend, query, cache, masked):
+  return attend(query, cache, masked._replace(bias=None))
 
 
-def one_sided(relative_bias, config, table, offset, is_causal):
+def one_sided(relative_bias, table, offset, max_distance, is_causal):
   del is_causal
-  return relative_bias(config, table, offset, True)
+  return relative_bias(table, offset, max_distance, True)
 
 
-def backwards(relative_bias, config, table, offset, is_causal):
+def backwards(relative_bias, table, offset, max_distance, is_causal):
   offset = offset if is_causal else -offset
-  return relative_bias(config, table, offset, is_causal)
+  return relative_bias(table, offset, max_distance, is_causal)
 
 
-def two_sided(relative_bias, config, table, offset, is_causal):
+def two_sided(relative_bias, table, offset, max_distance, is_causal):
   del is_causal
-  return relative_bias(config, table, offset, False)
+  return relative_bias(table, offset, max_distance, False)
 
 
 def fewer_buckets(distance_buckets, num_buckets, max_distance):
@@ -247,18 +250,18 @@ def fewer_buckets(distance_buckets, num_buckets, max_distance):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("name", "twin"),
+  ("part", "twin"),
   [
-    ("attend", scaled),
-    ("attend", without_bias),
-    ("relative_bias", one_sided),
-    ("relative_bias", two_sided),
-    ("relative_bias", backwards),
-    ("distance_buckets", fewer_buckets),
+    ((t5, "attend"), scaled),
+    ((t5, "attend"), without_bias),
+    ((relative, "relative_bias"), one_sided),
+    ((relative, "relative_bias"), two_sided),
+    ((relative, "relative_bias"), backwards),
+    ((relative, "distance_buckets"), fewer_buckets),
   ],
 )
-def test_a_broken_twin_differs_from_transformers(folders, name, twin):
-  with twins.replaced(t5, name, twin), pytest.raises(AssertionError):
+def test_a_broken_twin_differs_from_transformers(folders, part, twin):
+  with twins.replaced(*part, twin), pytest.raises(AssertionError):
     check_logits(folders / "t5_1_1")
 
 
@@ -286,11 +289,10 @@ def test_buckets_equal_those_of_transformers(sizes, is_causal):
   expected = peer_attention._relative_position_bucket(
     as_torch(offset), not is_causal, num_buckets, max_distance
   )
-  config = t5.T5Config(
-    *(1, 1, 1, 1, 1, 1), num_buckets=num_buckets, max_distance=max_distance
-  )
   table = jnp.arange(num_buckets)[:, None]
-  actual = t5.relative_bias(config, table, offset[None, None], is_causal)
+  actual = relative.relative_bias(
+    table, offset[None, None], max_distance, is_causal
+  )
   np.testing.assert_array_equal(actual[0, 0, 0], expected)
 
 
@@ -472,59 +474,62 @@ def test_what_is_drawn_is_what_is_scored(folders, variant):
   assert len(np.unique(draws.tokens)) > 5
 
 
-def late(relative_bias, config, table, offset, is_causal):
+def late(relative_bias, table, offset, max_distance, is_causal):
   """Counts a position more where tokens are fed in one by one."""
   alone = is_causal and offset.shape[1] == 1
-  return relative_bias(config, table, offset - alone, is_causal)
+  return relative_bias(table, offset - alone, max_distance, is_causal)
 
 
-def in_the_ring(seen, change):
-  """Changes what is seen of its own where tokens are fed in one by one."""
-  if seen.bias is None or seen.mask.shape[1] > 1:
-    return seen
-  return seen._replace(mask=change(seen.mask))
+def in_the_ring(masked, change):
+  """Changes the mask of the ring where tokens are fed in one by one."""
+  if masked.bias is None or masked.mask.shape[1] > 1:
+    return masked
+  return masked._replace(mask=change(masked.mask))
 
 
-def forgets_the_start(attend, query, cache, seen):
+def forgets_the_start(attend, query, cache, masked):
   def hide(mask):
     # It lies in the last column of a ring that began with it.
     alone = mask.sum(-1, keepdims=True) == 1
     return jnp.where(alone, mask, mask.at[..., -1].set(False))
 
-  return attend(query, cache, in_the_ring(seen, hide))
+  return attend(query, cache, in_the_ring(masked, hide))
 
 
-def sees_the_whole_ring(attend, query, cache, seen):
-  return attend(query, cache, in_the_ring(seen, jnp.ones_like))
+def sees_the_whole_ring(attend, query, cache, masked):
+  return attend(query, cache, in_the_ring(masked, jnp.ones_like))
 
 
-def sees_padding(attend, query, cache, seen):
+def sees_padding(attend, query, cache, masked):
   """Shows the encoder's padding to the decoder."""
-  mask = seen.mask if seen.bias is not None else jnp.ones_like(seen.mask)
-  return attend(query, cache, seen._replace(mask=mask))
+  mask = masked.mask if masked.bias is not None else jnp.ones_like(masked.mask)
+  return attend(query, cache, masked._replace(mask=mask))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("name", "twin"),
+  ("part", "twin"),
   [
-    ("relative_bias", late),
-    ("attend", forgets_the_start),
-    ("attend", sees_the_whole_ring),
+    ((relative, "relative_bias"), late),
+    ((t5, "attend"), forgets_the_start),
+    ((t5, "attend"), sees_the_whole_ring),
   ],
 )
-def test_a_broken_twin_is_not_scored_as_drawn(folders, name, twin):
+def test_a_broken_twin_is_not_scored_as_drawn(folders, part, twin):
   config, params = loaded(folders / "byt5")
-  with twins.replaced(t5, name, twin), pytest.raises(AssertionError):
+  with twins.replaced(*part, twin), pytest.raises(AssertionError):
     check_scored_as_drawn(build(config), config, params)
 
 
 QUEUE = 15  # rows, which wait for slots
+NETWORK = encoder_decoder.EncoderDecoderNetwork
 
 
-def queue(folder, eos_id, **settings):
+def queue(folder, eos_id, network=NETWORK, **settings):
   config, params = loaded(folder)
-  model = language_model.build(config, VOCABULARY, eos_id, LENGTH)
+  model = language_model.LanguageModel(
+    network(config, VOCABULARY, eos_id, LENGTH)
+  )
   rows = np.resize(prompts(), (QUEUE, PROMPT_LENGTH))
   return model.sample(params, rows, keys(QUEUE), **settings)
 
@@ -540,9 +545,9 @@ def drawn_at_once(folder):
   return eos_id, draws
 
 
-def check_slots(folder):
+def check_slots(folder, network=NETWORK):
   eos_id, expected = drawn_at_once(folder)
-  draws = queue(folder, eos_id, num_slots=4)
+  draws = queue(folder, eos_id, network, num_slots=4)
   np.testing.assert_array_equal(draws.tokens, expected.tokens)
   np.testing.assert_array_equal(draws.ended, expected.ended)
   check_close(draws.log_prob, expected.log_prob)
@@ -555,22 +560,18 @@ def test_slots_change_nothing(folders, monkeypatch):
   check_slots(folders / "byt5")
 
 
-def begins_together(build, *settings):
+class BeginsTogether(encoder_decoder.EncoderDecoderNetwork):
   """Puts a row's start where that of the first rows is."""
-  built = build(*settings)
 
-  def start(params, shared, prompts, column):
-    return built.start(params, shared, prompts, jnp.zeros_like(column))
-
-  return built._replace(start=start)
+  def prefill(self, params, shared, prompts, column):
+    return super().prefill(params, shared, prompts, jnp.zeros_like(column))
 
 
 @pytest.mark.slow
 def test_a_broken_twin_is_noticed_in_slots(folders):
   drawn_at_once(folders / "byt5")
-  twin = twins.replaced(encoder_decoder, "build", begins_together)
-  with twin, pytest.raises(AssertionError):
-    check_slots(folders / "byt5")
+  with pytest.raises(AssertionError):
+    check_slots(folders / "byt5", BeginsTogether)
 
 
 def check_padding(config, params):
@@ -624,14 +625,14 @@ def check_beginnings(config, params):
     if number_soft:
       start = {**params, network.SOFT_PROMPT: embedding[soft]}
     actual = model.log_prob(
-      start, prompts(), targets(), model.begin(start, prefix)
+      start, prompts(), targets(), model.encode_prefix(start, prefix)
     )
     check_close(actual, expected)
 
 
-def before_padding(behind_padding, shared, prompts):
+def before_padding(after_padding, shared, prompts):
   """Leaves the beginning where it is, and counts columns."""
-  tokens, _ = behind_padding(shared, prompts)
+  tokens, _ = after_padding(shared, prompts)
   num_before = tokens.shape[1] - prompts.shape[1]
   before = jnp.broadcast_to(tokens[-1:, :num_before], (ROWS, num_before))
   is_real = network.prompt_mask(prompts)
@@ -644,7 +645,7 @@ def test_a_prefix_and_a_soft_prompt_are_as_the_text(folders):
   config, params = loaded(folders / "byt5")
   check_beginnings(config, params)
   with (
-    twins.replaced(encoder_decoder, "_behind_padding", before_padding),
+    twins.replaced(encoder_decoder, "_after_padding", before_padding),
     pytest.raises(AssertionError),
   ):
     check_beginnings(config, params)
@@ -658,7 +659,7 @@ def test_a_common_beginning_is_drawn_from(folders):
   for row, length in enumerate([1, 3, 9, 16]):
     rest = np.arange(2, 2 + length)
     rows[row, 50 - 34 - length :] = np.concatenate([common, rest])
-  prefix, rest = language_model.split_prefix(rows)
+  prefix, rest = token_rows.split_prefix(rows)
   assert len(prefix) == 32
   embedding = params["embed"]["embedding"]
   soft = {**params, network.SOFT_PROMPT: embedding[TEXT]}
@@ -666,7 +667,8 @@ def test_a_common_beginning_is_drawn_from(folders):
   scores = model.log_prob(soft, rows, draws.tokens)
   check_close(draws.log_prob, scores)
   check_close(
-    model.log_prob(soft, rest, draws.tokens, model.begin(soft, prefix)), scores
+    model.log_prob(soft, rest, draws.tokens, model.encode_prefix(soft, prefix)),
+    scores,
   )
 
 
@@ -755,8 +757,8 @@ def test_a_new_model_starts_with_plain_scores():
 
 def test_axes_are_named():
   config = t5.T5Config(1, 1, 8, 2, 4, 12)
-  built = encoder_decoder.build(config, VOCABULARY, EOS_ID, 3, None, None)
-  boxed = jax.eval_shape(built.init, jax.random.key(0))
+  network = NETWORK(config, VOCABULARY, EOS_ID, 3)
+  boxed = jax.eval_shape(network.init, jax.random.key(0))
   names = jax.tree.map(
     lambda leaf: (
       leaf.names if isinstance(leaf, nn.LogicallyPartitioned) else None

@@ -6,13 +6,13 @@ import functools
 import jax.numpy as jnp
 import pytest
 
-from cot_latent.models import causal, decoder
+from cot_latent.models import attention, causal, decoder, rotary, stops
 from cot_latent.models.api import PAD_ID
 
-TURN, ATTEND = (decoder, "turn"), (decoder, "attend")
-SIGHT = decoder, "sight"
+SIN_COS, ATTEND = (rotary, "sin_cos"), (attention, "attend")
+LAYER_MASKS = decoder, "layer_masks"
 PROMPT_MASK = causal, "prompt_mask"
-TARGET_MASK = causal, "target_mask"
+TARGET_MASK = stops.Ending, "mask"
 
 
 @contextlib.contextmanager
@@ -23,10 +23,10 @@ def replaced(module, name, twin):
     yield
 
 
-def late_positions(turn, config, positions, end, is_local):
+def late_positions(sin_cos, frequency, positions, num_positions):
   """Counts a token more where tokens are fed in one by one."""
   late = positions + (positions.shape[1] == 1)
-  return turn(config, late, end + 1, is_local)
+  return sin_cos(frequency, late, num_positions + 1)
 
 
 def changed(parts, number, change):
@@ -62,15 +62,17 @@ def sees_later_tokens(attend, query, parts, softcap):
   return attend(query, changed(parts, -1, show), softcap)
 
 
-def forgets_the_ring_s_end(sight, config, seen, positions, key_positions):
-  """Hides what was written before the ring began anew."""
+def forgets_the_end_of_the_ring(
+  layer_masks, config, mask, positions, key_positions
+):
+  """Hides what was written before the ring began again."""
   # Of equal positions, as before a prompt, the last.
   size = key_positions.shape[1]
   newest = size - 1 - key_positions[:, ::-1].argmax(axis=1)[:, None]
   is_before = jnp.arange(size) <= newest
   if positions.shape[1] == 1:
-    seen = seen & is_before[:, None]
-  return sight(config, seen, positions, key_positions)
+    mask = mask & is_before[:, None]
+  return layer_masks(config, mask, positions, key_positions)
 
 
 def misses_the_prefix(attend, query, parts, softcap):
@@ -86,10 +88,11 @@ def nothing_to_start_from(prompt_mask, prompts):
   return prompt_mask(prompts) & (prompts != PAD_ID).any(axis=1, keepdims=True)
 
 
-def never_ends(target_mask, targets, eos_id):
-  return jnp.ones_like(target_mask(targets, eos_id))
+def never_ends(mask, targets):
+  del mask
+  return jnp.ones(targets.shape, bool)
 
 
-def ends_before_padding(target_mask, targets, eos_id):
-  del target_mask, eos_id
+def ends_before_padding(mask, targets):
+  del mask
   return targets != PAD_ID

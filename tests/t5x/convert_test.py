@@ -52,7 +52,7 @@ def scores(params, own, sizes=small.SIZES, settings=None):
     on_tokens[:, place] = 1
     batch["decoder_loss_weights"] = on_tokens
     theirs.append(np.asarray(model.score_batch(params, batch)))
-  embedded = language_model.build(sizes, 259, 1, 8)
+  embedded = language_model.from_config(sizes, 259, 1, 8)
   return np.stack(theirs, 1), np.asarray(
     embedded.log_prob(own, prompts, targets)
   )

@@ -25,7 +25,9 @@ SMALL = t5.T5Config(
 def params(sizes, vocab_size):
   """Fits the embedded trainer's base model; gives its parameters."""
   config = toy.make_experiment("nowhere")
-  model = language_model.build(sizes, vocab_size, 1, config.task.max_length)
+  model = language_model.from_config(
+    sizes, vocab_size, 1, config.task.max_length
+  )
   settings = dataclasses.replace(config.base, steps=STEPS)
   examples = toy.load(config).base
   return small.host(base.fit(model, settings, examples, 0, lambda step: None))

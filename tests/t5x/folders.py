@@ -24,7 +24,7 @@ def write(folder, sizes, vocab_size, **settings):
     "num_decoder_layers": sizes.num_decoder_layers,
   }
   (folder / "config.json").write_text(json.dumps(settings))
-  model = language_model.build(sizes, vocab_size, 1, 8)
+  model = language_model.from_config(sizes, vocab_size, 1, 8)
   params = small.host(model.init(jax.random.key(0)))
   family = hf_weights.FAMILIES["t5"]
   safetensors.numpy.save_file(

@@ -228,6 +228,6 @@ def test_methods_with_a_pool_are_these():
   looped = set()
   for method in configs_test.METHODS:
     made = configs_test.made_of((method,))
-    if made.method.refit is not None:
+    if made.method.loops is not None:
       looped.add(pathlib.Path(method).stem)
   assert looped == LOOPED | GIVEN

@@ -9,6 +9,7 @@ import pytest
 from t5x import optimizers
 
 from cot_latent.em import outer_loops
+from cot_latent.em.estep import EStep
 from cot_latent.em.method import OuterLoops
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import baselines
@@ -35,7 +36,7 @@ def make(monkeypatch, directory, name, **changes):
     estimator=baselines.rejection_sampling(pooled=True),
     memory_start="empty",
     num_draws=num_draws,
-    refit=dataclasses.replace(settings, **changes),
+    loops=dataclasses.replace(settings, **changes),
   )
   made = small.make_latent(model, monkeypatch, method)
   made.model_dir = str(directory)
@@ -46,13 +47,14 @@ def make(monkeypatch, directory, name, **changes):
 def embedded_pool(trainer, params, old, step):
   """The pool that the embedded trainer fills with the same parameters."""
   made = trainer._latent
-  model = language_model.build(small.SIZES, 259, 1, 8)
-  collected = outer_loops.collect(
-    *(model, made.task, made.examples, made.method),
-    *(convert.from_t5x(small.SIZES, params), made.seed, int(old.loop) + 1),
-    *(8, lambda done: None),
+  model = language_model.from_config(small.SIZES, 259, 1, 8)
+  e_step = EStep(
+    *(model, made.task, made.examples, made.method, made.seed),
+    *(8, 8),
   )
-  return outer_loops.next_pool(old, collected, made.method, step, 100)
+  params, loop = convert.from_t5x(small.SIZES, params), int(old.loop) + 1
+  collected = outer_loops.collect(e_step, params, loop)
+  return outer_loops.next_pool(e_step, old, collected, step, 100)
 
 
 def assert_same(one, other):
@@ -90,14 +92,14 @@ def test_the_pools_are_those_of_the_embedded_trainer(
 def begin(trainer, step):
   """Begins the loop of this step; gives the state before and after."""
   before = small.host(trainer.train_state.state_dict())
-  state, cost = loops.begin(
+  state, collected = loops.begin(
     trainer._latent,
     trainer.chains,
-    trainer._sampler,
+    trainer._e_step,
     trainer.train_state,
     step,
   )
-  assert cost["num_sampled"] >= 24
+  assert collected.num_sampled >= 24
   return before, small.host(state.state_dict())
 
 
@@ -134,8 +136,9 @@ def test_between_loops_nothing_is_drawn(monkeypatch, tmp_path):
   with make(monkeypatch, tmp_path, "star") as trainer:
     train(trainer, 1)
     state = trainer.train_state
-    again, cost = loops.begin(trainer._latent, trainer.chains, None, state, 1)
-  assert (again, cost) == (state, {})
+    again, drawn = loops.begin(trainer._latent, trainer.chains, None, state, 1)
+  assert again is state
+  assert drawn is None
 
 
 def test_a_low_loss_ends_a_loop(monkeypatch, tmp_path):

@@ -30,7 +30,7 @@ def scores_by_t5x(params, prompts, targets):
 def scores_by_folder(folder, prompts, targets):
   config = hf_weights.read_config(folder)
   params = hf_weights.load(folder, config, VOCABULARY)
-  model = language_model.build(config, VOCABULARY, 1, 8)
+  model = language_model.from_config(config, VOCABULARY, 1, 8)
   return np.asarray(model.log_prob(params, prompts, targets)).sum(axis=1)
 
 

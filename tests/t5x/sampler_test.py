@@ -30,7 +30,7 @@ def trained(monkeypatch, request):
 
 def draw(trainer, rows=slice(0, ROWS), **settings):
   chosen = np.arange(ROWS)[rows]
-  return trainer._sampler.sample(
+  return trainer._e_step.sampler.sample(
     trainer.train_state.params,
     trainer._latent.examples.prompts[chosen],
     keys()[chosen],
@@ -40,7 +40,7 @@ def draw(trainer, rows=slice(0, ROWS), **settings):
 
 def test_draws_are_those_of_the_embedded_sampler(trained):
   params = small.host(trained.train_state.params)
-  model = language_model.build(small.SIZES, 259, 1, 8)
+  model = language_model.from_config(small.SIZES, 259, 1, 8)
   prompts = trained._latent.examples.prompts[:ROWS]
   own = convert.from_t5x(small.SIZES, params)
   wanted = model.sample(own, prompts, keys())

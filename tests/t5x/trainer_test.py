@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from t5x import optimizers
 
-from cot_latent.em import estep
+from cot_latent.em.estep import EStep
 from cot_latent.errors import RunError, UserError
 from cot_latent.models import language_model
 from cot_latent.t5x import convert
@@ -41,20 +41,18 @@ def test_the_memory_is_that_of_the_embedded_trainer(monkeypatch):
   with small.make_trainer(model, made) as trainer:
     params = small.host(trainer.train_state.params)
     first = jax.tree.map(np.array, trainer.chains.memory)
-    rows, _ = trainer._e_step(trainer.train_state.params, 0)
+    rows, _ = trainer._weigh(trainer.train_state.params, 0)
     second = small.host(trainer.chains.memory)
-  embedded = language_model.build(small.SIZES, 259, 1, 8)
+  embedded = language_model.from_config(small.SIZES, 259, 1, 8)
   own = convert.from_t5x(small.SIZES, params)
-  wanted = estep.start_memory(
-    *(embedded, made.task, made.examples, made.method, own, made.seed),
-    *(8, 8, lambda done: None),
+  e_step = EStep(
+    *(embedded, made.task, made.examples, made.method, made.seed),
+    *(8, 8),
   )
+  wanted = e_step.start_memory(own)
   jax.tree.map(np.testing.assert_array_equal, first, small.host(wanted))
   index = small.latent_trainer.rng.minibatch(0, "order", 0, 24, 8)
-  wanted, wanted_rows, _ = estep.e_step(
-    *(embedded, made.task, made.examples, made.method, own, wanted),
-    *(index, made.seed, 1),
-  )
+  wanted, wanted_rows, _ = e_step.step(own, wanted, index, 1)
   jax.tree.map(np.testing.assert_array_equal, second, small.host(wanted))
   for name in ("prompts", "targets", "weights"):
     np.testing.assert_array_equal(
@@ -76,23 +74,21 @@ def test_without_a_valid_row_nothing_is_learnt(monkeypatch):
     train(trainer, 1)
     before, step = learnt(trainer)
     assert step == 1
-    whole = trainer._e_step
+    whole = trainer._weigh
 
     def without_weights(num_valid, params, step):
-      rows, measured = whole(params, step)
+      rows, info = whole(params, step)
       weights = np.zeros_like(rows.weights)
-      return (
-        rows._replace(weights=weights),
-        measured | {"estimator/num_valid": num_valid},
-      )
+      rows = rows._replace(weights=weights)
+      return rows, info._replace(num_valid=num_valid)
 
     skipped, taken = (functools.partial(without_weights, n) for n in (0, 1))
-    monkeypatch.setattr(trainer, "_e_step", skipped)
+    monkeypatch.setattr(trainer, "_weigh", skipped)
     shown = train(trainer, 2, start=1)
     after, step = learnt(trainer)
     assert step == 3
     # A step of T5X's on the same rows is another thing.
-    monkeypatch.setattr(trainer, "_e_step", taken)
+    monkeypatch.setattr(trainer, "_weigh", taken)
     train(trainer, 1, start=3)
     other, _ = learnt(trainer)
   jax.tree.map(np.testing.assert_array_equal, before, after)
@@ -127,19 +123,13 @@ def test_a_loss_that_is_not_finite_ends_the_run(monkeypatch):
   model = small.encoder_decoder(small.sgd())
   made = small.make_latent(model, monkeypatch)
   with small.make_trainer(model, made) as trainer:
-    monkeypatch.setattr(
-      trainer,
-      "_e_step",
-      lambda params, step: (
-        estep.WeightedRows(
-          made.examples.prompts[:4],
-          np.full((4, 8), 5, np.int32),
-          np.full(4, np.nan, np.float32),
-          np.full(4, np.nan),
-        ),
-        {"estimator/num_valid": 1},
-      ),
-    )
+    whole = trainer._weigh
+
+    def without_numbers(params, step):
+      rows, info = whole(params, step)
+      return rows._replace(weights=rows.weights * np.nan), info
+
+    monkeypatch.setattr(trainer, "_weigh", without_numbers)
     with pytest.raises(RunError, match="step 1 is not finite"):
       train(trainer, 1)
 

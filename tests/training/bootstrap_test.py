@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from cot_latent.em.drawing import Drawer
 from cot_latent.errors import RunError, UserError
-from cot_latent.models.language_model import Draws, LanguageModel
+from cot_latent.models.api import Draws
 from cot_latent.training import bootstrap
 from tests.training import toy
 
@@ -25,7 +26,7 @@ def encode(text):
 
 
 class Scripted:
-  """A language model that is right about some questions, and notes prompts."""
+  """A sampler that is right about some questions, and notes prompts."""
 
   def __init__(self, examples, right=lambda name: True):
     self.answers = {
@@ -49,23 +50,10 @@ class Scripted:
     ended = np.ones(len(prompts), bool)
     return Draws(tokens, ended, np.zeros(tokens.shape, np.float32))
 
-  def as_model(self):
-    def untouched(*_):
-      raise NotImplementedError
-
-    return LanguageModel(untouched, self.sample, untouched, untouched)
-
 
 def draw(data, scripted, seed=0, room=999, task=None):
-  return bootstrap.draw(
-    scripted.as_model(),
-    task or data.task,
-    data.train,
-    None,
-    seed,
-    BATCH_SIZE,
-    room,
-  )
+  drawer = Drawer(scripted, task or data.task, data.train, BATCH_SIZE)
+  return bootstrap.draw(drawer, None, seed, room)
 
 
 def check_drawn(data, found, num_wanted=2):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from cot_latent.em import estep
+from cot_latent.em.estep import EStep
 from cot_latent.errors import UserError
 from cot_latent.training import bootstrap, loading
 from tests.data import cache_test
@@ -62,13 +62,13 @@ def test_a_short_run(tmp_path, monkeypatch):
   folder = str(checkpoints.folders()["llama_3"])
   config = toy.make_experiment(tmp_path / "run", steps=2)
   config = with_vocabulary(toy.bootstrapped(config), vocabulary=folder)
-  seen, start_memory = [], estep.start_memory
+  seen, start_memory = [], EStep.start_memory
 
-  def spy(model, task, data, *args):
-    seen.append((task, data))
-    return start_memory(model, task, data, *args)
+  def spy(e_step, *arguments):
+    seen.append((e_step.task, e_step.examples))
+    return start_memory(e_step, *arguments)
 
-  monkeypatch.setattr(estep, "start_memory", spy)
+  monkeypatch.setattr(EStep, "start_memory", spy)
   report = toy.run(config)
   assert report["status"] == "complete"
   ((task, data),) = seen

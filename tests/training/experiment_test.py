@@ -94,8 +94,8 @@ def test_the_id_tells_every_setting_apart_but_the_folder():
     method(estimator=estimators.basic()),
     method(num_scored=3),
     method(memory_start="empty"),
-    method(memory_start="empty", refit=OuterLoops("greedy")),
-    method(memory_start="empty", refit=OuterLoops("sample")),
+    method(memory_start="empty", loops=OuterLoops("greedy")),
+    method(memory_start="empty", loops=OuterLoops("sample")),
   ]
 
   def source(part, **changes):

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cot_latent.em import estep, outer_loops
+from cot_latent.em import outer_loops
+from cot_latent.em.drawing import Checked, Drawer
+from cot_latent.em.estep import EStep
 from cot_latent.em.method import OuterLoops
 from cot_latent.inference import memory
 from cot_latent.training import loops, mstep
@@ -180,18 +182,23 @@ def test_of_several_right_rationales_the_first_is_remembered(monkeypatch, seed):
     is_correct=jnp.asarray(generator.random((N, 3)) < 0.5),
     ends_at=jnp.int32(5),
   )
-  cost = {"num_sampled": 3 * N, "num_tokens": 30 * N}
-  cost |= {"time/sampling": 0.5, "time/checking": 0.25}
-  collected = type("Collected", (), {"cost": lambda self: cost})()
+  drawn = Checked(
+    *(np.ones((3 * N, 10), np.int32), [], [], None, None, None),
+    sampling_seconds=0.5,
+    checking_seconds=0.25,
+  )
+  collected = outer_loops.Collected(drawn, 3 * N)
   monkeypatch.setattr(outer_loops, "collect", lambda *_: collected)
   monkeypatch.setattr(outer_loops, "next_pool", lambda *_: pool)
   state = TrainState(
     *({}, {}, memory.init(N, length), 4), pool._replace(ends_at=jnp.int32(4))
   )
-  after, rows, metrics = loops.e_step(
-    *(toy.make_model(config), None, toy.load(config).train, config),
-    *(lambda _: "fresh", state),
-    np.arange(8, dtype=np.int32),
+  e_step = EStep(
+    *(toy.make_model(config), None, toy.load(config).train, method, 0, length)
+  )
+  index = np.arange(8, dtype=np.int32)
+  after, rows, info = loops.step(
+    e_step, config, lambda _: "fresh", state, index
   )
   assert after.opt_state == "fresh"
   is_correct = np.asarray(pool.is_correct)
@@ -201,10 +208,10 @@ def test_of_several_right_rationales_the_first_is_remembered(monkeypatch, seed):
     np.testing.assert_array_equal(after.memory.tokens[i], pool.tokens[i, first])
     assert after.memory.accepted_at[i] == (5 if right.any() else -1)
   assert set(after.memory.num_proposed.tolist()) == {3}
-  assert metrics["num_sampled"] == 3 * N
-  assert metrics["time/sampling"] == 0.5
-  assert metrics["chain/accept_rate"] == pytest.approx(is_correct.mean())
-  assert metrics["estimator/num_weighted"] == is_correct[:8].sum()
+  assert (info.num_sampled, info.num_tokens) == (3 * N, 30 * N)
+  assert (info.sampling_seconds, info.checking_seconds) == (0.5, 0.25)
+  assert info.accept_rate == pytest.approx(is_correct.mean())
+  assert info.num_weighted == is_correct[:8].sum()
   assert rows.weights.sum() == pytest.approx(1)
 
 
@@ -271,13 +278,13 @@ def test_steps_saved_go_to_the_loops_that_follow(folder, star):
 
 
 def test_a_skipped_step_does_not_end_a_loop(folder, monkeypatch):
-  check = estep.draw_and_check
+  check = Drawer.draw_and_check
 
   def always_wrong(*arguments, **settings):
     checked = check(*arguments, **settings)
     return checked._replace(is_correct=np.zeros_like(checked.is_correct))
 
-  monkeypatch.setattr(estep, "draw_and_check", always_wrong)
+  monkeypatch.setattr(Drawer, "draw_and_check", always_wrong)
   settings = dataclasses.replace(STAR, stop_loss=1e9)
   watched = watch(quick(folder / "wrong", looped(settings), steps=4))
   assert place_of_loops(watched) == [0, 2]

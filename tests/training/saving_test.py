@@ -19,12 +19,14 @@ import pytest
 from hypothesis import stateful
 from hypothesis import strategies as st
 
+from cot_latent.em import evaluation
 from cot_latent.em.evaluation import Output
 from cot_latent.errors import Preempted, UserError
 from cot_latent.inference import memory
 from cot_latent.reporting import page, record, seals
 from cot_latent.runtime import files, preemption
-from cot_latent.training import checkpoints, loading, train
+from cot_latent.training import checkpoints, loading, start, train
+from cot_latent.training.run import Run
 from cot_latent.training.state import TrainState
 from tests.asserts import assert_trees_equal
 from tests.params import by_night
@@ -34,25 +36,25 @@ from tests.training.failing_disk import Disk
 from tests.training.kills import Killed, without_times
 
 NO_GIN = {"gin_files": [], "bindings": [], "resolved": "", "operative": ""}
+read_rows = files.read_rows
 FAULTS = [failing_disk.kill, failing_disk.fill, failing_disk.terminate]
 
 
-def start(run):
-  run.journal.add(
-    0, "phase", phase="base", seconds=0.0, num_scored=0, was_read=False
-  )
+def begin(setup, data, log):
+  with log.phase("base") as found:
+    found |= {"num_scored": 0, "was_read": False}
   chains = memory.init(toy.SIZES["train"], 8)
-  return TrainState({"w": jnp.int32(1)}, {"m": jnp.int32(2)}, chains, 0)
+  return data, TrainState({"w": jnp.int32(1)}, {"m": jnp.int32(2)}, chains, 0)
 
 
-def restore(run):
+def resume(setup, data, log, saved):
   chains = memory.init(toy.SIZES["train"], 8)
   like = TrainState({"w": jnp.int32(0)}, {"m": jnp.int32(0)}, chains, 0)
-  return run.checkpoints.restore(like)
+  return data, saved.restore(like)
 
 
 def step(run, state):
-  """Each part of the next state hangs on all parts of this one."""
+  """Each part of the next state depends on all parts of this one."""
   number = state.step + 1
   w, m = (int(part) for part in (state.params["w"], state.opt_state["m"]))
   age = int(state.memory.num_proposed[0])
@@ -65,11 +67,11 @@ def step(run, state):
   return state, made_up.metrics(**{"grad/norm": float(w)})
 
 
-def evaluate(model, task, params, examples, *, num_samples, **_):
+def evaluate(drawer, params, *, num_samples, **_):
   said = [str(int(params["w"]))] * (num_samples or 1)
   return [
     Output(name, toy.PARITY, "?", "1", said, [True] * len(said), said[0], False)
-    for name in examples.ids[:3]
+    for name in drawer.examples.ids[:3]
   ]
 
 
@@ -96,11 +98,12 @@ def _without_cost(compile_once):
   header = train._header(config, "x", NO_GIN, data)
   header[0]["code"] |= {"files": {}, "packages": {}}  # long, and hashed often
   with pytest.MonkeyPatch.context() as patch:
-    for function in (start, restore, step):
-      patch.setattr(train._Run, function.__name__, function)
-    patch.setattr(train.evaluation, "evaluate", evaluate)
+    for function in (begin, resume):
+      patch.setattr(start, function.__name__, function)
+    patch.setattr(Run, "step", step)
+    patch.setattr(evaluation, "evaluate", evaluate)
     patch.setattr(train.summary, "Writer", NoEvents)
-    patch.setattr(train._Run, "show_memory", lambda *_: None)
+    patch.setattr(Run, "show_memory", lambda *_: None)
     patch.setattr(train, "_header", lambda *_: copy.deepcopy(header))
     patch.setattr(page, "render", lambda report: "<html>")
     patch.setattr(loading, "load_data", lambda *_: data)
@@ -240,7 +243,7 @@ def write_in_place(path, content):
   ("owner", "name", "twin"),
   [
     # The journal keeps what was measured after the checkpoint.
-    (files, "read_rows", lambda path, _: list(files._whole_lines(path))),
+    (files, "read_rows", lambda path, _: read_rows(path, None)),
     # A file is written in its place.
     (files, "write_atomically", write_in_place),
     # A checkpoint is taken for whole once it has its name.

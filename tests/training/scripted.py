@@ -1,9 +1,9 @@
-"""A language model that says what a test tells it to."""
+"""A sampler that says what a test tells it to."""
 
 import jax
 import numpy as np
 
-from cot_latent.models.language_model import Draws, LanguageModel
+from cot_latent.models.api import Draws
 from tests.training import toy
 
 
@@ -18,7 +18,13 @@ def spelled(task, texts, ended, length=toy.LENGTH[toy.CHAIN]):
 
 
 class Scripted:
-  """A language model that says what it is told, and notes what it is asked."""
+  """A sampler that says what it is told, and notes what it is asked.
+
+  The log-probability of a row is its number, so that each has another; None
+  where the sampler is not to tell.
+  """
+
+  tells = True
 
   def __init__(self, task, say):
     self.task, self.say, self.calls = task, say, []
@@ -39,13 +45,11 @@ class Scripted:
         report_done(min(start + num_slots, len(prompts)))
     self.calls.append((np.asarray(prompts), keys, temperature))
     tokens = spelled(self.task, texts, ended)
-    return Draws(tokens, np.array(ended), np.zeros(tokens.shape, np.float32))
-
-  def as_model(self):
-    def untouched(*_):
-      raise NotImplementedError
-
-    return LanguageModel(untouched, self.sample, untouched, untouched)
+    if not self.tells:
+      return Draws(tokens, np.array(ended))
+    log_prob = np.zeros(tokens.shape, np.float32)
+    log_prob[:, 0] = np.arange(len(tokens))
+    return Draws(tokens, np.array(ended), log_prob)
 
 
 def keys_of(scripted):

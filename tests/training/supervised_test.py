@@ -12,6 +12,7 @@ import pytest
 
 from cot_latent.data import prompts
 from cot_latent.em import outer_loops
+from cot_latent.em.estep import EStep
 from cot_latent.em.method import OuterLoops
 from cot_latent.errors import UserError
 from cot_latent.inference import rng
@@ -181,7 +182,10 @@ def test_a_truncated_rationale_is_wrong_and_counted():
   config = limited("truncate")
   data = toy.load(config)
   collected = outer_loops.given(data.task, data.train)
-  pool = outer_loops.next_pool(empty_pool(), collected, config.method, 0, 5)
+  e_step = EStep(
+    *(None, data.task, data.train, config.method, 0, config.task.max_length)
+  )
+  pool = outer_loops.next_pool(e_step, empty_pool(), collected, 0, 5)
   is_whole = (data.train.targets == data.task.vocabulary.eos_id).any(axis=1)
   np.testing.assert_array_equal(pool.is_correct[:, 0], is_whole)
   share = 1 - is_whole.mean()

@@ -17,9 +17,9 @@ from tensorboard.summary.writer import record_writer
 from cot_latent import cli
 from cot_latent.em import results
 from cot_latent.errors import Preempted, RunError, UserError
-from cot_latent.reporting import environment
+from cot_latent.reporting import environment, record
 from cot_latent.runtime import files, lock, preemption
-from cot_latent.training import base, train
+from cot_latent.training import base
 from tests.params import by_night
 from tests.training import toy
 from tests.training.kills import act_at, assert_same_run, report_of, run_until
@@ -228,7 +228,7 @@ def test_a_disk_that_takes_nothing_is_one_line_and_loses_nothing(
       "running" if what == "report" else "failed"
     )
   assert cli.main(["train", "--gin_file=x"]) == 0
-  again = train.record.read_whole(root)
+  again = record.read_whole(root)
   assert bool(resumes(again)) == (not what.startswith("first"))
   assert_same_run(whole, (config, again))
 
@@ -298,20 +298,20 @@ def test_steps_that_are_not_finite_are_counted_across_a_kill(
   config, monkeypatch
 ):
   """And a skipped step between them does not make them fewer."""
-  from cot_latent.em import estep
+  from cot_latent.em.estep import EStep
 
   config = dataclasses.replace(config, checkpoint_period=1)
-  e_step = estep.e_step
+  e_step = EStep.step
 
   def poisoned(*arguments):
-    state, rows, metrics = e_step(*arguments)
+    state, rows, info = e_step(*arguments)
     if arguments[-1] == 3:
-      metrics = metrics | {"estimator/num_valid": 0}
+      info = info._replace(num_valid=0)
     elif arguments[-1] > 1:
       rows = rows._replace(weights=rows.weights * float("nan"))
-    return state, rows, metrics
+    return state, rows, info
 
-  monkeypatch.setattr(estep, "e_step", poisoned)
+  monkeypatch.setattr(EStep, "step", poisoned)
   run_until(config, ("after_save", 5))
   rows = [json.loads(x) for x in journal_of(config).read_text().splitlines()]
   steps = [row for row in rows if row["kind"] == "metrics"]

@@ -127,7 +127,7 @@ def make_experiment(model_dir, task=PARITY, **changes) -> experiment.Experiment:
 # Opened and read once a process.
 open_task = functools.cache(open_task)
 # Compiled once a process, for all runs that share the sizes.
-_build_model = functools.cache(language_model.build)
+_build_model = functools.cache(language_model.from_config)
 _build_optimizer = functools.cache(mstep.build_optimizer)
 _build_step = functools.cache(mstep.build)
 # One estimator, so that it is one static argument.
@@ -138,7 +138,7 @@ _control_variate = functools.cache(estimators.control_variate)
 def shared_compilation():
   """Shares compiled functions between the runs within."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(language_model, "build", _build_model)
+    patch.setattr(language_model, "from_config", _build_model)
     patch.setattr(mstep, "build_optimizer", _build_optimizer)
     patch.setattr(mstep, "build", _build_step)
     yield

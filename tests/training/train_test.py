@@ -12,13 +12,22 @@ import pytest
 from cot_latent import cli
 from cot_latent.data import prompts, scoring
 from cot_latent.data.open import open_task
-from cot_latent.em import estep
+from cot_latent.em import evaluation
+from cot_latent.em.drawing import Drawer
+from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import estimators
 from cot_latent.reporting import record, summary
 from cot_latent.runtime import files, lock
-from cot_latent.training import bootstrap, checkpoints, loading, mstep, train
+from cot_latent.training import (
+  base,
+  bootstrap,
+  checkpoints,
+  loading,
+  mstep,
+  train,
+)
 from tests.asserts import assert_trees_equal
 from tests.params import by_day, by_night
 from tests.training import toy
@@ -131,7 +140,7 @@ def test_cost_is_what_was_planned(whole):
 def base_model(config):
   """Fits the base model again."""
   data = toy.load(config)
-  return train.base.fit(
+  return base.fit(
     toy.make_model(config), config.base, data.base, config.seed, lambda _: None
   )
 
@@ -219,7 +228,7 @@ def test_killed_while_the_first_report_is_written(whole, tmp_path, monkeypatch):
 
 def test_a_complete_run_is_left_alone(whole, monkeypatch):
   config, report = whole
-  monkeypatch.setattr(train, "_Run", None)  # would fail if it were used
+  monkeypatch.setattr(train, "Run", None)  # would fail if it were used
   assert toy.run(config) == json.loads(json.dumps(report))
 
 
@@ -373,7 +382,7 @@ def test_a_stopped_run_says_so(whole, tmp_path, monkeypatch, error, status):
     raise error
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(estep, "e_step", fail)
+    patch.setattr(EStep, "step", fail)
     with pytest.raises(type(error)):
       toy.run(config)
   report = json.loads((tmp_path / "stopped/report.json").read_text())
@@ -387,15 +396,15 @@ def test_a_stopped_run_says_so(whole, tmp_path, monkeypatch, error, status):
 
 def poison(monkeypatch, steps):
   """Makes the gradient of some steps not finite."""
-  e_step = estep.e_step
+  e_step = EStep.step
 
   def poisoned(*arguments):
-    state, rows, metrics = e_step(*arguments)
+    state, rows, info = e_step(*arguments)
     if arguments[-1] in steps:
       rows = rows._replace(weights=rows.weights * np.nan)
-    return state, rows, metrics
+    return state, rows, info
 
-  monkeypatch.setattr(estep, "e_step", poisoned)
+  monkeypatch.setattr(EStep, "step", poisoned)
 
 
 def test_a_step_that_is_not_finite_is_skipped(whole, tmp_path, monkeypatch):
@@ -503,13 +512,13 @@ def test_what_another_process_did_meanwhile_is_not_overrun(whole, tmp_path):
 
 def test_steps_without_a_valid_row_are_skipped(whole, tmp_path, monkeypatch):
   """Nothing moves, Adam's momentum included, and the report counts it."""
-  check = estep.draw_and_check
+  check = Drawer.draw_and_check
 
   def always_wrong(*arguments, **settings):
     checked = check(*arguments, **settings)
     return checked._replace(is_correct=np.zeros_like(checked.is_correct))
 
-  monkeypatch.setattr(estep, "draw_and_check", always_wrong)
+  monkeypatch.setattr(Drawer, "draw_and_check", always_wrong)
   config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "dead"))
   report = toy.run(config)
   assert report["status"] == "suspect"
@@ -525,13 +534,13 @@ def test_a_gradient_of_zero_is_a_step_all_the_same(
   whole, tmp_path, monkeypatch
 ):
   """All accepted: every term cancels, and Adam's momentum goes on."""
-  check = estep.draw_and_check
+  check = Drawer.draw_and_check
 
   def always_right(*arguments, **settings):
     checked = check(*arguments, **settings)
     return checked._replace(is_correct=np.ones_like(checked.is_correct))
 
-  monkeypatch.setattr(estep, "draw_and_check", always_right)
+  monkeypatch.setattr(Drawer, "draw_and_check", always_right)
   config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "perfect"))
   report = toy.run(config)
   assert {row["estimator/num_weighted"] for row in report["metrics"]} == {0}
@@ -544,18 +553,17 @@ def test_the_learning_rate_is_that_of_the_steps_taken(
   whole, tmp_path, monkeypatch
 ):
   """A skipped step does not move the optimizer's schedule."""
-  e_step = estep.e_step
+  e_step = EStep.step
 
   def without_valid_rows_at_first(*arguments):
-    state, rows, metrics = e_step(*arguments)
-    step = arguments[-1]
+    state, rows, info = e_step(*arguments)
     return (
       state,
       rows,
-      metrics | ({"estimator/num_valid": 0} if step < 3 else {}),
+      info._replace(num_valid=0) if arguments[-1] < 3 else info,
     )
 
-  monkeypatch.setattr(estep, "e_step", without_valid_rows_at_first)
+  monkeypatch.setattr(EStep, "step", without_valid_rows_at_first)
   config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "skipped"))
   rates = [r["optimizer/learning_rate"] for r in toy.run(config)["metrics"]]
   schedule = mstep.learning_rate(config.optimizer, config.steps)
@@ -640,13 +648,13 @@ def test_what_is_too_long_can_be_truncated(tmp_path, capsys):
 
 
 class Seen(dict):
-  """What each part of a run was given, by the part's name."""
+  """The questions that each part of a run was given, by the part's name."""
 
-  def spy(self, patch, module, name, place):
+  def spy(self, patch, module, name, questions):
     function = getattr(module, name)
 
     def call(*arguments, **settings):
-      self.setdefault(name, []).append(arguments[place])
+      self.setdefault(name, []).append(questions(*arguments))
       return function(*arguments, **settings)
 
     patch.setattr(module, name, call)
@@ -661,10 +669,10 @@ def worked(whole, tmp_path_factory):
   )
   seen = Seen()
   with pytest.MonkeyPatch.context() as patch:
-    seen.spy(patch, train.base, "fit", 2)
-    seen.spy(patch, estep, "start_memory", 2)
-    seen.spy(patch, estep, "e_step", 2)
-    seen.spy(patch, train.evaluation, "evaluate", 3)
+    seen.spy(patch, base, "fit", lambda *given: given[2])
+    seen.spy(patch, EStep, "start_memory", lambda one, *_: one.examples)
+    seen.spy(patch, EStep, "step", lambda one, *_: one.examples)
+    seen.spy(patch, evaluation, "evaluate", lambda one, *_: one.examples)
     report = toy.run(config)
   return config, report, seen
 
@@ -741,9 +749,9 @@ def check_prompts(config, given):
 def test_worked_examples_stand_before_every_question(worked):
   config, _, seen = worked
   assert len(seen["start_memory"]) == 1
-  assert len(seen["e_step"]) == config.steps
+  assert len(seen["step"]) == config.steps
   assert len(seen["evaluate"]) == 6
-  for given in seen["start_memory"] + seen["e_step"]:
+  for given in seen["start_memory"] + seen["step"]:
     assert len(given) == toy.SIZES["train"]
     check_prompts(config, given)
   for given in seen["evaluate"]:
@@ -751,9 +759,7 @@ def test_worked_examples_stand_before_every_question(worked):
     check_prompts(config, given)
   # The broken twins: prompts without them, hints where none should be.
   data = toy.load(config)
-  swapped = dataclasses.replace(
-    seen["e_step"][0], prompts=seen["e_step"][0].guides
-  )
+  swapped = dataclasses.replace(seen["step"][0], prompts=seen["step"][0].guides)
   for wrong in (data.train, swapped):
     with pytest.raises(AssertionError):
       check_prompts(config, wrong)
@@ -889,13 +895,13 @@ def test_no_room_for_worked_examples_stops_the_run(worked, tmp_path):
 def test_a_base_model_without_right_rationales_stops_the_run(
   worked, tmp_path, monkeypatch
 ):
-  check = estep.draw_and_check
+  check = Drawer.draw_and_check
 
   def always_wrong(*arguments, **settings):
     checked = check(*arguments, **settings)
     return checked._replace(is_correct=np.zeros_like(checked.is_correct))
 
-  monkeypatch.setattr(estep, "draw_and_check", always_wrong)
+  monkeypatch.setattr(Drawer, "draw_and_check", always_wrong)
   config = dataclasses.replace(worked[0], model_dir=str(tmp_path / "dead"))
   with pytest.raises(RunError, match="wrote only 0 right rationales for toy_p"):
     toy.run(config)
@@ -908,7 +914,7 @@ def test_worked_examples_serve_another_run(worked, tmp_path):
   other = toy.with_prompts(config, asked, config.task.prompt_length)
   data = toy.load(other)
   for mine, given in (
-    (data.train, seen["e_step"][0]),
+    (data.train, seen["step"][0]),
     (data.test, seen["evaluate"][0]),
   ):
     np.testing.assert_array_equal(mine.prompts, given.prompts)

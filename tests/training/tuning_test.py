@@ -45,7 +45,7 @@ def tokens():
 
 
 def begin(part, own_tokens=None, seed=0):
-  model = language_model.build(
+  model = language_model.from_config(
     *(common.CONFIG, common.VOCABULARY, common.EOS_ID, common.LENGTH),
     lora=part if isinstance(part, Lora) else None,
   )
@@ -61,7 +61,7 @@ def check_text(own_tokens):
   targets = common.random_targets()
   scores = model.log_prob(params, common.prompts(), targets)
   plain = common.compiled()
-  shared = plain.begin(common.params(), tokens())
+  shared = plain.encode_prefix(common.params(), tokens())
   expected = plain.log_prob(common.params(), common.prompts(), targets, shared)
   np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-4)
   draws = model.sample(params, common.prompts(), common.keys())
@@ -392,7 +392,7 @@ def test_remat_changes_no_gradient():
   targets = common.random_targets(4)
 
   def gradient(config):
-    model = language_model.build(
+    model = language_model.from_config(
       config, common.VOCABULARY, common.EOS_ID, common.LENGTH
     )
     params = model.init(jax.random.key(0))

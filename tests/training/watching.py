@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cot_latent.em import estep, outer_loops
+from cot_latent.em import outer_loops
+from cot_latent.em.drawing import Drawer
+from cot_latent.em.estep import WeightedRows
 from cot_latent.em.method import Method
 from cot_latent.em.outer_loops import Pool
 from cot_latent.inference import baselines
-from cot_latent.training import base, experiment, loops, train
+from cot_latent.training import base, experiment, loops
+from cot_latent.training.run import Run
 from cot_latent.training.state import TrainState
 from tests.training import toy
 
@@ -21,9 +24,9 @@ N = toy.SIZES["train"]
 POOLED = baselines.rejection_sampling(pooled=True)
 
 
-def looped(refit_settings, num_draws=1, estimator=POOLED):
+def looped(outer, num_draws=1, estimator=POOLED):
   """A method with outer loops."""
-  return Method("x", estimator, "empty", num_draws, refit=refit_settings)
+  return Method("x", estimator, "empty", num_draws, loops=outer)
 
 
 def empty_pool(num_draws=1, loop=-1, length=toy.LENGTH[toy.CHAIN]):
@@ -52,7 +55,7 @@ class Before(NamedTuple):
   """
 
   state: TrainState
-  rows: estep.WeightedRows
+  rows: WeightedRows
   index: np.ndarray
   after: TrainState
   metrics: dict[str, float]
@@ -75,21 +78,21 @@ def watch(config):
   """Runs an experiment and notes what its steps had."""
   steps: list[Before] = []
   seen: dict[str, Any] = {}
-  e_step, step, collect = loops.e_step, train._Run.step, outer_loops.collect
-  draw_all = estep.draw_all
+  loop_step, step, collect = loops.step, Run.step, outer_loops.collect
+  draw_all = Drawer.draw_all
 
-  def noting_e_step(*arguments):
-    state, rows, metrics = e_step(*arguments)
+  def noting_loop_step(*arguments):
+    state, rows, info = loop_step(*arguments)
     seen.update(state=copied(state), rows=rows, index=arguments[-1])
-    return state, rows, metrics
+    return state, rows, info
 
-  def noting_collect(*arguments):
-    seen["filled_from"] = copied(arguments[4])
-    return collect(*arguments)
+  def noting_collect(e_step, params, *arguments):
+    seen["filled_from"] = copied(params)
+    return collect(e_step, params, *arguments)
 
-  def noting_draw_all(*arguments, **settings):
-    drawn = draw_all(*arguments, **settings)
-    is_hinted = arguments[3] is arguments[4].guides
+  def noting_draw_all(drawer, *arguments, **settings):
+    drawn = draw_all(drawer, *arguments, **settings)
+    is_hinted = settings.get("prompts") is drawer.examples.guides
     seen.setdefault("drawn", []).append((is_hinted, drawn.is_correct.copy()))
     return drawn
 
@@ -102,10 +105,10 @@ def watch(config):
     return state, metrics
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(loops, "e_step", noting_e_step)
+    patch.setattr(loops, "step", noting_loop_step)
     patch.setattr(outer_loops, "collect", noting_collect)
-    patch.setattr(estep, "draw_all", noting_draw_all)
-    patch.setattr(train._Run, "step", noting_step)
+    patch.setattr(Drawer, "draw_all", noting_draw_all)
+    patch.setattr(Run, "step", noting_step)
     report = toy.run(config)
   return Watched(config, report, steps)
 

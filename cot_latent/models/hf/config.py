@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from cot_latent.errors import UserError
 from cot_latent.models.api import PAD_ID
-from cot_latent.models.decoder import RopeScaling
+from cot_latent.models.rotary import RopeScaling
 
 FILE = "config.json"
 

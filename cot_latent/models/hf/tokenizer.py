@@ -227,6 +227,12 @@ def unknown_id(vocabulary: Vocabulary) -> int | None:
   return None if found is None else swap([found], vocabulary.padding_id)[0]
 
 
+def token_name(vocabulary: Vocabulary, token: int) -> str:
+  """What a tokenizer.json calls a token; "" where it has none."""
+  own = swap([token], vocabulary.padding_id)
+  return _load(vocabulary.model).text_of(own[0])
+
+
 def swap(ids: Sequence[int], padding_id: int) -> list[int]:
   """Lets 0 and the padding id change places; its own inverse."""
   places = {0: padding_id, padding_id: 0}

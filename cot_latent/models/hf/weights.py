@@ -30,9 +30,11 @@ from cot_latent.models import (
   partitioning,
   t5,
 )
+from cot_latent.models.api import Params
 from cot_latent.models.hf import config as hf_config
 from cot_latent.models.hf import files as hf_files
-from cot_latent.models.network import Network, Params
+from cot_latent.models.network import Network
+from cot_latent.models.stops import Ending
 
 _Path = tuple[str, ...]
 StoredType = Literal["float32", "bfloat16", "float16"]
@@ -94,7 +96,7 @@ class Family(NamedTuple):
   Attributes:
     settings: config.json -> fields of the model's config.
     config_class: of the model's config.
-    build: makes its network; takes what `causal.build` takes.
+    network_class: of its network.
     name: a parameter's path, of a model's config -> its tensor's name; KeyError
       if it has none.
     copies: tensor -> the one whose copy it may be, where a file has both.
@@ -105,7 +107,7 @@ class Family(NamedTuple):
 
   settings: Callable[[hf_config.Fields], dict[str, Any]]
   config_class: type
-  build: Callable[..., Network]
+  network_class: type[Network]
   name: Callable[[_Path, Any], str]
   copies: Mapping[str, str]
   unused: str | None = None
@@ -134,7 +136,7 @@ def _decoder_family(settings, modules: Mapping[str, str]) -> Family:
   return Family(
     settings,
     decoder.DecoderConfig,
-    causal.build,
+    causal.CausalNetwork,
     functools.partial(_decoder_name, modules),
     {"lm_head.weight": "model.embed_tokens.weight"},
   )
@@ -170,7 +172,7 @@ def _t5_family(is_multilingual: bool) -> Family:
   return Family(
     functools.partial(hf_config.t5, is_multilingual=is_multilingual),
     t5.T5Config,
-    encoder_decoder.build,
+    encoder_decoder.EncoderDecoderNetwork,
     _t5_name,
     {
       "encoder.embed_tokens.weight": "shared.weight",
@@ -263,7 +265,9 @@ def load(
   """
   folder = pathlib.Path(folder)
   _, family = _open(folder)
-  network = family.build(config, vocab_size, 1, 1, None, layout)
+  network = family.network_class(
+    config, vocab_size, Ending((1,)), 1, layout=layout
+  )
   boxed = jax.eval_shape(network.init, jax.random.key(0))
   shapes = nn.unbox(boxed)
   tensors = _tensors(folder, family)

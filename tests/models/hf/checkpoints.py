@@ -150,7 +150,7 @@ def expected_greedy(model):
 
 
 def build(config, vocab_size=VOCABULARY):
-  return language_model.build(config, vocab_size, EOS_ID, LENGTH)
+  return language_model.from_config(config, vocab_size, EOS_ID, LENGTH)
 
 
 def logits(config, params):
@@ -163,9 +163,9 @@ def logits(config, params):
     jax.jit, compiler_options={"xla_backend_optimization_level": 0}
   )
   def run(params):
-    sight = decoder.sight(config, can_be_seen, positions, positions)
+    masks = decoder.layer_masks(config, can_be_seen, positions, positions)
     module = decoder.Decoder(config, VOCABULARY)
-    x, _ = module.apply({"params": params}, tokens, positions, sight)
+    x, _ = module.apply({"params": params}, tokens, positions, masks)
     return decoder.unembed(config, params, x[:, PROMPT_LENGTH - 1 : -1])
 
   return np.asarray(run(params))

@@ -20,9 +20,10 @@ import transformers
 from cot_latent.configuration import parsing
 from cot_latent.errors import UserError
 from cot_latent.models import lora
-from cot_latent.models.decoder import DecoderConfig, RopeScaling
+from cot_latent.models.decoder import DecoderConfig
 from cot_latent.models.hf import files as hf_files
 from cot_latent.models.hf import weights as hf_weights
+from cot_latent.models.rotary import RopeScaling
 from tests.models.hf import checkpoints
 from tests.models.hf.checkpoints import ARCHITECTURES, ROWS
 from tests.models.hf.hub_configs import HUB
@@ -402,7 +403,7 @@ meshes = {
 found = {}
 for name, mesh in meshes.items():
   asked.clear()
-  layout = partitioning.build(mesh)
+  layout = partitioning.make_layout(mesh)
   params = hf_weights.load(folder, config, size, layout)
   leaves = jax.tree_util.tree_leaves_with_path(params)
   flat = {jax.tree_util.keystr(key): leaf for key, leaf in leaves}

@@ -1,0 +1,198 @@
+"""Drawing completions and checking their answers.
+
+N questions, R rows to draw, P prompt tokens, T target tokens.
+"""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from cot_latent.data.task import Examples, Task
+from cot_latent.inference import rng
+from cot_latent.models.api import PAD_ID, Sampler
+
+_BATCHES = 64  # drawn before what was drawn is put away
+
+
+class Checked(NamedTuple):
+  """Draws with their verdicts, on the host.
+
+  Attributes:
+    tokens: [R, T] int32.
+    texts: R strings.
+    answers: R extracted answers, None where there is none.
+    is_correct: [R] bool. A sequence cut by the length limit is incorrect.
+    ended: [R] bool.
+    log_prob: [R] float32 nats, by the sampler; None if it does not tell.
+    sampling_seconds: Time to draw.
+    checking_seconds: Time to decode and compare.
+  """
+
+  tokens: np.ndarray
+  texts: list[str]
+  answers: list[str | None]
+  is_correct: np.ndarray
+  ended: np.ndarray
+  log_prob: np.ndarray | None
+  sampling_seconds: float
+  checking_seconds: float
+
+  def num_tokens(self) -> int:
+    """How many tokens were written, EOS included."""
+    return int((self.tokens != PAD_ID).sum())
+
+
+def check(
+  task: Task, tokens: np.ndarray, ended: np.ndarray, answers
+) -> Checked:
+  """Decodes completions and compares their answers, whoever wrote them.
+
+  Args:
+    task: Says what an answer is.
+    tokens: [R, T] int32.
+    ended: [R] bool, whether the completion ended by itself.
+    answers: R known answers.
+
+  Returns:
+    The verdicts, with no time for sampling and without log-probabilities.
+  """
+  began = time.perf_counter()
+  texts, _ = task.completions(tokens)
+  extracted = [
+    task.extract(text) if has_ended else None
+    for text, has_ended in zip(texts, ended, strict=True)
+  ]
+  is_correct = np.array(
+    [got == want for got, want in zip(extracted, answers, strict=True)], bool
+  )
+  return Checked(
+    tokens=tokens,
+    texts=texts,
+    answers=extracted,
+    is_correct=is_correct,
+    ended=ended,
+    log_prob=None,
+    sampling_seconds=0.0,
+    checking_seconds=time.perf_counter() - began,
+  )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Drawer:
+  """Draws completions for a task's questions and checks their answers.
+
+  Attributes:
+    sampler: Anything with a method `sample` (models/api.py).
+    task: Vocabulary, and what an answer is.
+    examples: The N questions.
+    batch_size: Rows written at once where there are many; those that end give
+      way to the next.
+  """
+
+  sampler: Sampler
+  task: Task
+  examples: Examples
+  batch_size: int = 64
+
+  def draw_and_check(
+    self,
+    params: Any,
+    rows: np.ndarray,
+    number: np.ndarray,
+    rng_key: jax.Array,
+    *,
+    prompts: np.ndarray | None = None,
+    temperature: float = 1.0,
+    **settings: Any,
+  ) -> Checked:
+    """Draws one completion for each of R rows and checks its answer.
+
+    Args:
+      params: The model's.
+      rows: [R] integers, the question of each row.
+      number: [R] integers, which of the question's draws the row is.
+      rng_key: Key of the purpose and step; each row's key is derived from it,
+        the question's id and the draw's number.
+      prompts: [N, P] int32, of all questions; None is the question alone.
+      temperature: 1 draws from the model itself, 0 is greedy.
+      **settings: Of `Sampler.sample`.
+
+    Returns:
+      The completions and their verdicts, in the order of the rows.
+    """
+    examples = self.examples
+    given = examples.prompts if prompts is None else prompts
+    began = time.perf_counter()
+    tokens, ended, log_prob = self.sampler.sample(
+      params,
+      given[rows],
+      rng.row_keys(rng_key, examples.words[rows], number),
+      temperature,
+      **settings,
+    )
+    tokens, ended = np.asarray(tokens, np.int32), np.asarray(ended, bool)
+    seconds = time.perf_counter() - began
+    answers = [examples.answers[i] for i in rows]
+    return check(self.task, tokens, ended, answers)._replace(
+      log_prob=None if log_prob is None else np.asarray(log_prob).sum(axis=1),
+      sampling_seconds=seconds,
+    )
+
+  def draw_batches(
+    self,
+    params: Any,
+    rows: np.ndarray,
+    number: np.ndarray,
+    rng_key: jax.Array,
+    *,
+    report_done: Callable[[int], None] | None = None,
+    **settings: Any,
+  ) -> Iterator[Checked]:
+    """Draws for any number R > 0 of rows; yields them when there are many.
+
+    Args:
+      params: As for `draw_and_check`, with the next three.
+      rows: [R] integers.
+      number: [R] integers.
+      rng_key: Key of the purpose and step.
+      report_done: Called with the number of rows done.
+      **settings: `prompts` and `temperature`, as for `draw_and_check`.
+
+    Yields:
+      Completions and their verdicts, in the order of the rows.
+    """
+    for start in range(0, len(rows), _BATCHES * self.batch_size):
+      part = slice(start, start + _BATCHES * self.batch_size)
+      yield self.draw_and_check(
+        params,
+        rows[part],
+        number[part],
+        rng_key,
+        num_slots=self.batch_size,
+        report_done=_add(start, report_done),
+        **settings,
+      )
+
+  def draw_all(self, *arguments: Any, **settings: Any) -> Checked:
+    """Draws as `draw_batches` does, and returns all R rows at once."""
+    parts = list(self.draw_batches(*arguments, **settings))
+    log_prob = [part.log_prob for part in parts if part.log_prob is not None]
+    return Checked(
+      tokens=np.concatenate([part.tokens for part in parts]),
+      texts=list(itertools.chain(*(part.texts for part in parts))),
+      answers=list(itertools.chain(*(part.answers for part in parts))),
+      is_correct=np.concatenate([part.is_correct for part in parts]),
+      ended=np.concatenate([part.ended for part in parts]),
+      log_prob=np.concatenate(log_prob) if log_prob else None,
+      sampling_seconds=sum(part.sampling_seconds for part in parts),
+      checking_seconds=sum(part.checking_seconds for part in parts),
+    )
+
+
+def _add(start: int, report_done: Callable[[int], None] | None):
+  return report_done and (lambda done: report_done(start + done))

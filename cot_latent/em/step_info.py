@@ -1,0 +1,127 @@
+"""What is measured in a step, whichever trainer takes it."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from cot_latent.reporting import metric_names as names
+
+
+class StepInfo(NamedTuple):
+  """What an E-step measured.
+
+  Attributes:
+    accept_rate: Share of the fresh draws that are correct, 0 to 1. Within an
+      outer loop, the share of its pool.
+    memory_correct: Share of the N remembered rationales that are correct.
+    memory_age: Mean number of steps since a correct memory was accepted.
+    capped_fraction: Share of the draws that the length limit cut.
+    unparseable_fraction: Share of the draws without an answer.
+    num_weighted: Sequences that have weight.
+    num_valid: Questions of the minibatch with a correct rationale; 0 means
+      that there is no estimate, and the step is to be skipped.
+    scale: Mean scale of the control variate over the valid questions.
+    num_sampled: Sequences drawn in this step.
+    num_tokens: Tokens drawn in this step.
+    choices: Short hash of what was drawn and for which questions, by which two
+      runs see whether they chose the same.
+    sampling_seconds: Time to draw.
+    checking_seconds: Time to decode and compare.
+  """
+
+  accept_rate: float
+  memory_correct: float
+  memory_age: float
+  capped_fraction: float
+  unparseable_fraction: float
+  num_weighted: int
+  num_valid: int
+  scale: float
+  num_sampled: int
+  num_tokens: int
+  choices: str
+  sampling_seconds: float = 0.0
+  checking_seconds: float = 0.0
+
+  def is_skipped(self) -> bool:
+    """Whether no question has a correct rationale: there is no estimate."""
+    return self.num_valid == 0
+
+  def metrics(self) -> dict[str, Any]:
+    """The values by the names that the journal has."""
+    return {
+      names.ACCEPT_RATE: self.accept_rate,
+      names.MEMORY_CORRECT: self.memory_correct,
+      names.MEMORY_AGE: self.memory_age,
+      names.CAPPED: self.capped_fraction,
+      names.UNPARSEABLE: self.unparseable_fraction,
+      names.NUM_WEIGHTED: self.num_weighted,
+      names.NUM_VALID: self.num_valid,
+      names.SCALE: self.scale,
+      names.NUM_SAMPLED: self.num_sampled,
+      names.NUM_TOKENS: self.num_tokens,
+      names.CHOICES: self.choices,
+      names.SAMPLING: self.sampling_seconds,
+      names.CHECKING: self.checking_seconds,
+    }
+
+
+class UpdateInfo(NamedTuple):
+  """What the update of the parameters measured, after the E-step.
+
+  Attributes:
+    learning_rate: Of this step.
+    is_finite: Whether loss and gradient are; parameters stay where they are
+      not.
+    norm: Length of the gradient; 0 for a skipped step, None where it is not
+      finite or not known.
+    loss: Minus the weighted sum of log-probabilities, in nats; as `norm`.
+    log_prob_gap: Largest difference between sampler and scorer on a fresh
+      draw, in nats; None where there is none to compare. The control variate
+      takes both for the same distribution.
+    gradient_seconds: Time from the weighted rows to the new parameters.
+    rest_seconds: Time of the step that nothing else counts.
+  """
+
+  learning_rate: float
+  is_finite: bool
+  norm: float | None
+  loss: float | None
+  log_prob_gap: float | None
+  gradient_seconds: float
+  rest_seconds: float
+
+  def metrics(self) -> dict[str, Any]:
+    """The values by the names that the journal has."""
+    return {
+      names.LEARNING_RATE: self.learning_rate,
+      names.IS_FINITE: int(self.is_finite),
+      names.GRADIENT_NORM: self.norm,
+      names.LOSS: self.loss,
+      names.LOG_PROB_GAP: self.log_prob_gap,
+      names.GRADIENT: self.gradient_seconds,
+      names.REST: self.rest_seconds,
+    }
+
+
+def metrics(info: StepInfo, update: UpdateInfo) -> dict[str, Any]:
+  """Makes the journal's row of a step.
+
+  Args:
+    info: Of the E-step.
+    update: Of the parameters.
+  """
+  return {
+    **info.metrics(),
+    **update.metrics(),
+    names.IS_SKIPPED: int(info.is_skipped()),
+    names.NUM_SCORED: info.num_weighted,
+  }
+
+
+def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+  """Takes from a step's metrics those that TensorBoard draws."""
+  return {
+    name: value
+    for name, value in metrics.items()
+    if "/" in name and value is not None
+  }

@@ -1,0 +1,165 @@
+"""Key-value caches, and attention over several of them at once.
+
+Symbols: B rows, S positions of queries, C positions of keys, H heads, K heads
+of keys and values, Q = H / K * S queries that read one of those, D width of a
+head.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class LayerCache(NamedTuple):
+  """One layer's key-value cache.
+
+  Layers are stored apart, not stacked, so that a decoding loop writes them in
+  place; heads come before positions, so that a head's keys are next to each
+  other (on a CPU one decoding step's attention takes a quarter of the time).
+
+  Attributes:
+    keys: [B, K, C, D]; of a prefix that all rows share, [K, C, D].
+    values: As `keys`.
+  """
+
+  keys: jax.Array
+  values: jax.Array
+
+  @property
+  def length(self) -> int:
+    """C."""
+    return self.keys.shape[-2]
+
+  def write(self, new: "LayerCache", column: jax.Array | int) -> "LayerCache":
+    """Writes the keys and values of S positions, from a column on."""
+    update = jax.lax.dynamic_update_slice_in_dim
+    return LayerCache(
+      keys=update(self.keys, new.keys, column, axis=2),
+      values=update(self.values, new.values, column, axis=2),
+    )
+
+
+KVCache = tuple[LayerCache, ...]  # one for each layer
+
+
+def empty_cache(
+  num_layers: int, rows: int, num_kv_heads: int, length: int, width: int, dtype
+) -> KVCache:
+  """Makes a cache of zeros [rows, num_kv_heads, length, width] per layer."""
+  empty = jnp.zeros((rows, num_kv_heads, length, width), dtype)
+  return (LayerCache(empty, empty),) * num_layers
+
+
+def attend(
+  query: jax.Array,
+  parts: list[tuple[LayerCache, jax.Array]],
+  softcap: float | None = None,
+) -> jax.Array:
+  """Dot-product attention over several caches, one softmax in float32.
+
+  Args:
+    query: Queries [B, H, S, D], scaled.
+    parts: Pairs of a cache and its attention mask [B, S, C] bool; keys
+      [K, C, D] are the same for all rows and are read once.
+    softcap: Number c by which scores become c tanh(score / c).
+
+  Returns:
+    [B, H, S, D]; a position whose mask is all False gets a plain mean.
+  """
+  rows, _, length, width = query.shape
+  num_kv = parts[0][0].keys.shape[-3]
+  own = query.reshape(rows, num_kv, -1, width)  # [B, K, Q, D]
+  # What is shared is one product for all rows, [K, B Q, ...]; what is as large
+  # as the scores stays in that order: to transpose it takes longer than to
+  # compute it.
+  heads_first = _heads_first(own)
+
+  def by_row(x):
+    if x.ndim == 4:
+      return x
+    return jnp.swapaxes(x.reshape(num_kv, rows, -1, x.shape[-1]), 0, 1)
+
+  scores = [
+    _masked_scores(
+      heads_first if cache.keys.ndim == 3 else own,
+      cache.keys,
+      mask,
+      length,
+      softcap,
+    )
+    for cache, mask in parts
+  ]
+  # The softmax over all parts, which are not put together for it.
+  of_parts = [by_row(score.max(-1, keepdims=True)) for score in scores]
+  highest = jax.lax.stop_gradient(functools.reduce(_larger, of_parts))
+  total = attended = jnp.float32(0)
+  for (cache, _), score in zip(parts, scores, strict=True):
+    is_shared = cache.keys.ndim == 3
+    share = jnp.exp(score - (_heads_first(highest) if is_shared else highest))
+    total += by_row(share.sum(-1, keepdims=True))
+    attended += by_row(_weighed(share.astype(query.dtype), cache.values))
+  return (attended / total).astype(query.dtype).reshape(query.shape)
+
+
+def _masked_scores(
+  query: jax.Array,
+  keys: jax.Array,
+  mask: jax.Array,
+  length: int,
+  softcap: float | None,
+) -> jax.Array:
+  """Computes the scores of one part, the lowest number where it is masked.
+
+  Args:
+    query: Queries [B, K, Q, D], or [K, B Q, D] where rows share the keys.
+    keys: Keys [B, K, C, D], or [K, C, D].
+    mask: Attention mask [B, S, C] bool.
+    length: S.
+    softcap: As in `attend`.
+
+  Returns:
+    [B, K, Q, C] float32, or [K, B Q, C].
+  """
+  is_shared = keys.ndim == 3
+  score = jnp.einsum(
+    "kqd,kcd->kqc" if is_shared else "bkqd,bkcd->bkqc",
+    query,
+    keys,
+    preferred_element_type=jnp.float32,
+  )
+  if softcap is not None:
+    score = softcap * jnp.tanh(score / softcap)
+  shape, rows, num_kv = score.shape, len(mask), keys.shape[-3]
+  order = (num_kv, rows) if is_shared else (rows, num_kv)
+  mask = mask[None, :, None] if is_shared else mask[:, None, None]
+  score = score.reshape(*order, -1, length, shape[-1])
+  lowest = jnp.finfo(jnp.float32).min
+  return jnp.where(mask, score, lowest).reshape(shape)
+
+
+def _larger(one: jax.Array, other: jax.Array) -> jax.Array:
+  return jnp.maximum(one, other)
+
+
+def _heads_first(x: jax.Array) -> jax.Array:
+  """[K, B Q, ...] of [B, K, Q, ...]."""
+  return jnp.swapaxes(x, 0, 1).reshape(x.shape[1], -1, x.shape[-1])
+
+
+def _weighed(share: jax.Array, values: jax.Array) -> jax.Array:
+  """Sums values by their shares, in float32."""
+  if share.ndim == 4 and share.shape[2] == 1:
+    # This does nothing but read the cache. XLA's CPU compiler sums products
+    # with all cores, and multiplies a matrix by a vector with one.
+    product = share[:, :, 0, :, None] * values
+    summed = product.sum(-2, dtype=jnp.float32)[:, :, None]
+    # The next product, fused with this, would be summed by one core.
+    return jax.lax.optimization_barrier(summed)
+  return jnp.einsum(
+    "kqc,kcd->kqd" if share.ndim == 3 else "bkqc,bkcd->bkqd",
+    share,
+    values,
+    preferred_element_type=jnp.float32,
+  )

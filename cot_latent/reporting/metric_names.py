@@ -1,0 +1,29 @@
+"""What the numbers of a step are called in the journal and in TensorBoard.
+
+A name with a slash is drawn by TensorBoard, in the section before the slash.
+The values and their meaning are documented in `cot_latent.em.step_info`.
+"""
+
+ACCEPT_RATE = "chain/accept_rate"
+MEMORY_CORRECT = "memory/correct_fraction"
+MEMORY_AGE = "memory/age"
+CAPPED = "draws/capped_fraction"
+UNPARSEABLE = "draws/unparseable_fraction"
+NUM_WEIGHTED = "estimator/num_weighted"
+NUM_VALID = "estimator/num_valid"
+SCALE = "estimator/scale"
+IS_SKIPPED = "estimator/is_skipped"
+IS_FINITE = "grad/is_finite"
+GRADIENT_NORM = "grad/norm"
+LOSS = "grad/loss"
+LOG_PROB_GAP = "sampler/log_prob_gap"
+LEARNING_RATE = "optimizer/learning_rate"
+
+TIMES = "time/"  # before what took the time
+SAMPLING, CHECKING = f"{TIMES}sampling", f"{TIMES}checking"
+GRADIENT, REST = f"{TIMES}gradient", f"{TIMES}rest"
+
+NUM_SAMPLED = "num_sampled"
+NUM_TOKENS = "num_tokens"
+NUM_SCORED = "num_scored"
+CHOICES = "choices"
