@@ -1,5 +1,6 @@
 """Where a run took place: code, packages, machine."""
 
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -70,12 +71,18 @@ def code(extra_module: str | None = None) -> tuple[dict[str, Any], str]:
     "is_modified": None if status is None else bool(status),
     "files": _module_files(extra_module),
     "lock_sha256": files.sha256(lock.read_bytes()) if lock.is_file() else None,
-    "packages": {
-      name.lower(): package.version
-      for package in importlib.metadata.distributions()
-      if (name := package.metadata["Name"])
-    },
+    "packages": dict(_packages()),
   }, diff
+
+
+@functools.cache
+def _packages() -> dict[str, str]:
+  """The version of each installed package, read once a process."""
+  return {
+    name.lower(): package.version
+    for package in importlib.metadata.distributions()
+    if (name := package.metadata["Name"])
+  }
 
 
 def argv() -> list[str]:

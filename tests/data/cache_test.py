@@ -281,6 +281,7 @@ def ask_another_process(source, path=""):
   return fingerprint, has_tensorflow == "True"
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_bytes(tmp_path, data_dir):
   task = pipeline.open_named("bbh_web_of_lies", data_dir)
   content, digest = cache.to_bytes(task)

@@ -23,6 +23,9 @@ MORE_MESHES = [
   *((1, 1), (2, 4), (8, 1), (2, 1), (4, 2), (1, 4), (5, 1), (3, 2)),
 ]
 LOOPED = [(1, 1), (4, 2), (5, 1)]
+FLAGS = " ".join(
+  [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
+)
 # Sums over rows and heads are taken in another order, which changes the last
 # bits of float32. Adam divides by the gradient's size and makes the most of
 # that where it is almost 0, so that a parameter may be off by a small part of
@@ -110,7 +113,7 @@ def made(request, tmp_path_factory):
   done = subprocess.run(
     [sys.executable, "-c", SCRIPT, str(root), *map(json.dumps, request.param)],
     cwd=ROOT,
-    env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+    env=os.environ | {"XLA_FLAGS": FLAGS},
     capture_output=True,
     text=True,
     timeout=500,

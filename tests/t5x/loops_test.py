@@ -17,6 +17,7 @@ from cot_latent.models import language_model
 from cot_latent.reporting import record, replication
 from cot_latent.runtime import files
 from cot_latent.t5x import checkpoints, convert, loops
+from tests.params import by_day
 from tests.t5x import fitted, runs, small
 from tests.t5x.trainer_test import train
 
@@ -200,7 +201,7 @@ def base(tmp_path_factory):
   )
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", by_day(METHODS, "rest_em"))
 def test_killed_in_the_second_loop_it_is_the_same_run(name, base, tmp_path):
   whole, killed = tmp_path / "whole", tmp_path / "killed"
   runs.run_well(whole, *flags(name, base))

@@ -34,7 +34,6 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 LORA = Lora(2, targets=("query", "value", "down"))
 SOFT = SoftPrompt(length=4)
-TUNINGS = pytest.mark.parametrize("part", [LORA, SOFT], ids=["lora", "soft"])
 
 
 # What a soft prompt and an update compute.
@@ -167,7 +166,11 @@ def test_rows_by_parts_give_the_same_step(part, rows):
 # Runs.
 
 
-@TUNINGS
+@pytest.mark.parametrize(
+  "part",
+  [pytest.param(LORA, marks=pytest.mark.slow), SOFT],
+  ids=["lora", "soft"],
+)
 def test_a_run_trains_a_part_alone(tmp_path, part):
   config = toy.make_experiment(tmp_path / "run", tuning=part)
   report = toy.run(config)
