@@ -141,7 +141,7 @@ def _be_a_host(options: argparse.Namespace) -> None:
 
   index, port, folder = options.process
   processes.join(f"localhost:{port}", options.processes, int(index))
-  layout = partitioning.build(partitioning.MeshConfig())
+  layout = partitioning.make_layout(partitioning.MeshConfig())
   size, length = options.num_examples, options.max_length
   processes.wait_for_all("start")
   before, began = _resident(), time.perf_counter()

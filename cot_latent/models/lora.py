@@ -23,9 +23,9 @@ class Lora:
   """Which kernels get an update, kernel + alpha / rank * down @ up.
 
   Attributes:
-    rank: r.
-    alpha: of the update's scale.
-    targets: names of the projections.
+    rank: Rank of the update, r.
+    alpha: Numerator of the update's scale.
+    targets: Names of the projections that get one.
   """
 
   rank: int
@@ -51,12 +51,12 @@ class Projection(nn.Module):
   """A product with a kernel [I, *out_shape], and what may be added to it.
 
   Attributes:
-    out_shape: of a row of the result.
-    names: of the kernel's axes, for partitioning.
-    param_dtype: of kernel and bias.
-    lora: the update [I, r], [r, *out_shape] in float32; None has none.
-    use_bias: add one.
-    gain: of the kernel's first values.
+    out_shape: Shape of a row of the result.
+    names: Names of the kernel's axes, for partitioning.
+    param_dtype: Type of kernel and bias.
+    lora: Update [I, r], [r, *out_shape] in float32; None has none.
+    use_bias: Whether a bias is added.
+    gain: Factor of the kernel's first values.
   """
 
   out_shape: tuple[int, ...]
@@ -68,7 +68,7 @@ class Projection(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    """Gives [R, *out_shape] of x's type, for x [R, I]."""
+    """Projects x [R, I] to [R, *out_shape], of x's type."""
     width = x.shape[-1]
     kernel: Any = self.param(
       "kernel",
@@ -118,12 +118,12 @@ def merged(params: Mapping[str, Any], lora: Lora) -> dict[str, Any]:
   """Adds the updates to their kernels, as for export.
 
   Args:
-    params: of a model with updates.
-    lora: what they were made with.
+    params: Parameters of a model with updates.
+    lora: Settings of these updates.
 
   Returns:
-    Parameters of the model without any; the sum is made in float32 and rounded
-    to the kernel's type.
+    Parameters of the model without updates; the sum is taken in float32 and
+    rounded to the kernel's type.
   """
   merged_params = {}
   for name, value in params.items():

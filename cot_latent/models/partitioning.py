@@ -1,9 +1,9 @@
-"""Where arrays lie on a mesh of devices, by the names of their axes.
+"""How arrays are sharded over a mesh of devices, by the names of their axes.
 
 The axes of parameters and of large arrays have names ("heads", "examples"),
 and rules map names to the axes of a mesh, "data" and "model", as in Flax and
-T5X. XLA does the rest (SPMD). Where there is one device there is no layout,
-and nothing here changes anything.
+T5X. XLA does the rest (SPMD). On one device there is no layout, and nothing
+here changes anything.
 """
 
 import dataclasses
@@ -27,7 +27,10 @@ Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 RULES: Rules = (
   ("batch", "data"),
-  ("examples", ("data", "model")),  # of the memory: no device has two's rows
+  (
+    "examples",
+    ("data", "model"),
+  ),  # of the memory: each device has its own rows
   ("vocab", "model"),
   ("heads", "model"),
   ("kv_heads", "model"),
@@ -45,12 +48,11 @@ class MeshConfig:
   on every mesh, and others agree up to rounding.
 
   Attributes:
-    data: parts that minibatches are cut into; None is as many as there are
-      devices for.
-    model: parts that parameters are cut into, a divisor of the number of heads
-      and of the width of the MLP.
-    rules: pairs of an array's axis and the axes of the mesh, "data" and
-      "model", that it is cut along; earlier ones win.
+    data: Shards of a minibatch; None is as many as there are devices for.
+    model: Shards of the parameters, a divisor of the number of heads and of
+      the width of the MLP.
+    rules: Pairs of an array's axis and the axes of the mesh, "data" and
+      "model", along which it is sharded; earlier ones win.
   """
 
   data: int | None = None
@@ -72,18 +74,18 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """A mesh, and what lies where on it.
+  """A mesh, and the rules by which arrays are sharded over it.
 
   Attributes:
-    mesh: of the axes "data" and "model".
-    rules: as in `MeshConfig`.
+    mesh: Mesh of the axes "data" and "model".
+    rules: Rules as in `MeshConfig`.
   """
 
   mesh: jax.sharding.Mesh
   rules: Rules
 
   def sharding(self, *names: str | None) -> jax.sharding.NamedSharding:
-    """The place of an array whose first axes have these names.
+    """The sharding of an array whose first axes have these names.
 
     Without names every device has the whole array.
     """
@@ -91,8 +93,8 @@ class Layout:
     assert spec is not None  # of None alone
     return jax.sharding.NamedSharding(self.mesh, spec)
 
-  def num_parts(self, *names: str | None) -> list[int]:
-    """How many parts each of these axes is cut into."""
+  def num_shards(self, *names: str | None) -> list[int]:
+    """The number of shards of each of these axes."""
     spec = self.sharding(*names).spec
     return [
       math.prod(self.mesh.shape[axis] for axis in _as_tuple(axes))
@@ -102,20 +104,20 @@ class Layout:
   def sharding_of(
     self, shape: Sequence[int], *names: str | None
   ) -> jax.sharding.NamedSharding:
-    """As `sharding`, but axes that cannot be cut evenly stay whole."""
-    parts = self.num_parts(*names)
+    """As `sharding`, but axes that do not divide evenly stay whole."""
+    num_shards = self.num_shards(*names)
     fitting = [
-      None if size % n else name
-      for name, n, size in zip(names, parts, shape, strict=False)
+      None if size % number else name
+      for name, number, size in zip(names, num_shards, shape, strict=False)
     ]
     return self.sharding(*fitting)
 
 
-def build(config: MeshConfig) -> Layout | None:
-  """Lays a mesh over the devices of all processes; None where there is one.
+def make_layout(config: MeshConfig) -> Layout | None:
+  """Makes a mesh of the devices of all processes; None where there is one.
 
   Raises:
-    UserError: if the mesh does not fit the devices.
+    UserError: If the mesh does not fit the devices.
   """
   num_devices = jax.device_count()
   data = config.data or max(1, num_devices // config.model)
@@ -142,7 +144,7 @@ def build(config: MeshConfig) -> Layout | None:
 
 
 def describe(layout: Layout | None) -> dict[str, Any]:
-  """What a report's section on the environment says of this."""
+  """Describes the devices for a report's section on the environment."""
   return {
     "num_processes": jax.process_count(),
     "num_devices": jax.device_count(),
@@ -153,13 +155,13 @@ def describe(layout: Layout | None) -> dict[str, Any]:
 
 
 def constrain(layout: Layout | None, tree: Any, *names: str | None) -> Any:
-  """Says, in a compiled function, where arrays lie.
+  """Constrains the sharding of arrays in a compiled function.
 
   Args:
-    layout: the layout.
-    tree: traced arrays.
-    *names: of their first axes; those that cannot be cut evenly stay whole.
-      Without names every device gets the whole.
+    layout: Mesh and rules; None is one device.
+    tree: Traced arrays.
+    *names: Names of their first axes; axes that do not divide evenly stay
+      whole. Without names every device gets whole arrays.
   """
   if layout is None:
     return tree
@@ -172,15 +174,15 @@ def constrain(layout: Layout | None, tree: Any, *names: str | None) -> Any:
 
 
 def param_shardings(layout: Layout, boxed: Any) -> Any:
-  """The places of parameters.
+  """The shardings of parameters.
 
   Args:
-    layout: the layout.
-    boxed: shapes of parameters, with the names of their axes as Flax's
-      `with_logical_partitioning` gives them; those without are not cut.
+    layout: Mesh and rules.
+    boxed: Shapes of parameters, with the names of their axes as Flax's
+      `with_logical_partitioning` gives them; those without names stay whole.
 
   Raises:
-    UserError: if an axis cannot be cut into equal parts. A vocabulary stays
+    UserError: If an axis does not divide into equal shards. A vocabulary stays
       whole then (one of bytes has 259 tokens, which nothing divides), and so do
       heads of keys and values, of which there may be fewer than devices.
   """
@@ -189,8 +191,8 @@ def param_shardings(layout: Layout, boxed: Any) -> Any:
     if not isinstance(leaf, nn.LogicallyPartitioned):
       return layout.sharding()
     shape = leaf.value.shape
-    parts = layout.num_parts(*leaf.names)
-    for name, size, number in zip(leaf.names, shape, parts, strict=True):
+    num_shards = layout.num_shards(*leaf.names)
+    for name, size, number in zip(leaf.names, shape, num_shards, strict=True):
       if size % number and name not in ("vocab", "kv_heads"):
         raise UserError(
           f"the model's axis {name!r} of {size} cannot be cut into {number} "
@@ -204,20 +206,20 @@ def param_shardings(layout: Layout, boxed: Any) -> Any:
 
 
 def padded(layout: Layout | None, name: str, size: int) -> int:
-  """The next size, from this one, that an axis can be cut evenly at."""
+  """Rounds the size of an axis up to a multiple of its number of shards."""
   if layout is None:
     return size
-  (number,) = layout.num_parts(name)
+  (number,) = layout.num_shards(name)
   return -(-size // number) * number
 
 
 def place(layout: Layout | None, tree: Any, *names: str | None) -> Any:
-  """Puts arrays where they belong.
+  """Puts arrays on the devices, sharded.
 
   Args:
-    layout: the layout.
-    tree: arrays, the same on every process.
-    *names: of their first axes, which must be such as can be cut evenly.
+    layout: Mesh and rules; None is one device.
+    tree: Arrays, the same on every process.
+    *names: Names of their first axes, which must divide evenly.
   """
   if layout is None:
     return jax.tree.map(jnp.asarray, tree)
@@ -235,14 +237,14 @@ def place(layout: Layout | None, tree: Any, *names: str | None) -> Any:
 def place_rows(
   layout: Layout | None, array: Any, name: str = "batch", repeat: bool = True
 ) -> Any:
-  """Puts rows, as many as there are, where they belong.
+  """Puts rows, as many as there are, on the devices, sharded.
 
   Args:
-    layout: the layout.
-    array: [B, ...], the same on every process.
-    name: of the axis of the rows.
-    repeat: rows are filled up to a number that can be cut evenly, with the last
-      one, or else with zeros.
+    layout: Mesh and rules; None is one device.
+    array: Rows [B, ...], the same on every process.
+    name: Name of the axis of the rows.
+    repeat: Whether the rows that fill up to a multiple of the number of shards
+      repeat the last one; else they are zeros.
   """
   array = np.asarray(array)
   missing = padded(layout, name, len(array)) - len(array)
@@ -253,7 +255,7 @@ def place_rows(
 
 
 def on_mesh(layout: Layout | None, tree: Any) -> Any:
-  """Gives every device of the mesh those arrays that it has no part of yet."""
+  """Puts arrays on every device of the mesh, unless they are on it already."""
   if layout is None:
     return tree
   return jax.tree.map(
@@ -262,14 +264,14 @@ def on_mesh(layout: Layout | None, tree: Any) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-  """Brings whole arrays to every process, from wherever their parts lie."""
+  """Brings whole arrays to every process, from wherever their shards are."""
 
   def one(array):
     if not isinstance(array, jax.Array) or array.is_fully_addressable:
       return np.asarray(array)
     if not array.ndim:
       return multihost_utils.process_allgather(array, tiled=True)
-    # Bit by bit: a memory may be larger than a device.
+    # Block by block: a memory may be larger than a device.
     size = max(1, _BLOCK_BYTES // max(1, array.nbytes // len(array)))
     size = min(size, len(array))
     whole = np.empty(array.shape, array.dtype)

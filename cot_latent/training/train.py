@@ -131,7 +131,7 @@ def train(prepared: Prepared) -> dict[str, Any]:
   processes.check_agreement(
     [
       plan.as_dict(config) | {"model_dir": str(directory)},
-      partitioning.describe(partitioning.build(config.mesh)),
+      partitioning.describe(partitioning.make_layout(config.mesh)),
       sections["data"],
       sections["randomness"],
       old and old["status"],
@@ -205,7 +205,7 @@ class _Run:
     self.record, self.journal = run_record, run_record.journal
     self.checkpoints, self.directory = saved, directory
     self.task = loaded.task
-    self.layout = partitioning.build(config.mesh)
+    self.layout = partitioning.make_layout(config.mesh)
     self.model = _build_model(config, self.task, self.layout)
     self.optimizer = mstep.build_optimizer(config.optimizer)
     self.init_optimizer = functools.partial(
@@ -680,7 +680,7 @@ def _header(
   Returns:
     The sections, and what is changed in the code.
   """
-  layout = partitioning.build(config.mesh)
+  layout = partitioning.make_layout(config.mesh)
   model = _build_model(config, loaded.task, layout)
   return header.build(
     identity={

@@ -79,7 +79,7 @@ run_until(config, ("after_save", 3))
 keep("moved", config, toy.run(experiment("moved", (2, 4))))
 # Where parameters and the memory lie.
 config = experiment("unused", (2, 4))
-layout = partitioning.build(config.mesh)
+layout = partitioning.make_layout(config.mesh)
 model = toy.language_model.from_config(config.model, 259, 1, 8, layout)
 params = model.init(jax.random.key(0))
 shapes = {

@@ -16,7 +16,7 @@ def make_layout(data=4, model=2, rules=partitioning.RULES):
 
 
 def test_one_device_has_no_layout():
-  assert partitioning.build(MeshConfig()) is None
+  assert partitioning.make_layout(MeshConfig()) is None
   assert partitioning.describe(None) == {
     "num_processes": 1,
     "num_devices": 1,
@@ -31,7 +31,7 @@ def test_one_device_has_no_layout():
 @pytest.mark.parametrize("config", [MeshConfig(model=2), MeshConfig(data=3)])
 def test_a_mesh_that_does_not_fit_is_refused(config):
   with pytest.raises(UserError, match="does not fit the 1 devices"):
-    partitioning.build(config)
+    partitioning.make_layout(config)
 
 
 @pytest.mark.parametrize(

@@ -481,7 +481,7 @@ def late(relative_bias, table, offset, max_distance, is_causal):
 
 
 def in_the_ring(masked, change):
-  """Changes the mask of its own positions where tokens are fed in one by one."""
+  """Changes the mask of the ring where tokens are fed in one by one."""
   if masked.bias is None or masked.mask.shape[1] > 1:
     return masked
   return masked._replace(mask=change(masked.mask))

@@ -410,7 +410,7 @@ meshes = {
 found = {}
 for name, mesh in meshes.items():
   asked.clear()
-  layout = partitioning.build(mesh)
+  layout = partitioning.make_layout(mesh)
   params = hf_weights.load(folder, config, size, layout)
   leaves = jax.tree_util.tree_leaves_with_path(params)
   flat = {jax.tree_util.keystr(key): leaf for key, leaf in leaves}
