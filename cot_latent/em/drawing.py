@@ -135,7 +135,7 @@ class Drawer:
       temperature,
       **settings,
     )
-    tokens, ended = np.asarray(tokens), np.asarray(ended)
+    tokens, ended = np.asarray(tokens, np.int32), np.asarray(ended, bool)
     seconds = time.perf_counter() - began
     answers = [examples.answers[i] for i in rows]
     return check(self.task, tokens, ended, answers)._replace(
