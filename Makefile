@@ -24,15 +24,14 @@ quickstart: setup
 	$(BIN)/t5x train --gin_file=gin/runs/quickstart.gin
 
 # What XLA compiles is left unoptimised here: compiling takes longer than
-# running it.
+# running it. It is kept in .cache for the next time.
 test: setup .venv/peers
 	XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" \
-	  $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
-	  -m "not slow"
+	  $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 # Everything, the long checks included, and as users compile it.
 nightly: setup .venv/peers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --hypothesis-profile=night
 	$(BIN)/python -m tests.data.answers.checkers_fuzz --seconds 300
 
 # Needs T5X as well, in .venv or on PYTHONPATH (docs/t5x.md); fails without it.
@@ -60,4 +59,4 @@ lock:
 	  pyproject.toml --output-file requirements.lock
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .cache build dist *.egg-info

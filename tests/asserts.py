@@ -1,5 +1,8 @@
 """Assertions shared by tests, and by the broken twins they must reject."""
 
+import contextlib
+from collections.abc import Callable, Iterator
+
 import jax
 import numpy as np
 import pytest
@@ -67,3 +70,19 @@ def message_of(function, *args, **settings):
   assert len(text.splitlines()) == 1
   assert len(text) < 600
   return text
+
+
+@contextlib.contextmanager
+def faults() -> Iterator[Callable[..., None]]:
+  """Gives a function that calls checks, whose faults are raised together."""
+  found: list[Exception] = []
+
+  def check(function, *arguments):
+    try:
+      function(*arguments)
+    except Exception as error:
+      found.append(error)
+
+  yield check
+  if found:
+    raise ExceptionGroup("checks that failed", found)

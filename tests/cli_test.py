@@ -1,6 +1,7 @@
 """What the command says and how it exits."""
 
 import errno
+import os
 import pathlib
 import re
 import statistics
@@ -15,7 +16,10 @@ import cot_latent
 from cot_latent import cli
 from cot_latent.configuration import parsing
 from cot_latent.errors import UserError
+from cot_latent.reporting import record
+from cot_latent.runtime import files
 from cot_latent.training import train
+from tests.reporting import made_up
 
 ROOT = pathlib.Path(cot_latent.__file__).parents[1]
 QUICKSTART = "--gin_file=gin/runs/quickstart.gin"
@@ -237,7 +241,7 @@ def test_data_dir_is_a_binding(asked):
   ],
 )
 def test_dry_run_as_absl_writes_it(flags, is_dry):
-  options = cli._parser().parse_args(["train", QUICKSTART, *flags])
+  options = cli.parser().parse_args(["train", QUICKSTART, *flags])
   assert options.dry_run is is_dry
 
 
@@ -295,7 +299,7 @@ def test_version(capsys):
 
 @pytest.mark.parametrize(
   "arguments",
-  [[], ["train"], ["tasks"], ["score"], ["cache"]],
+  [[], ["train"], ["study"], ["tasks"], ["score"], ["cache"]],
 )
 def test_help_tells_how_to_write_a_binding(capsys, arguments):
   with pytest.raises(SystemExit) as left:
@@ -331,11 +335,12 @@ def started(code):
   return set(done.stdout.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("command", ["train", "tasks", "score", "cache"])
-def test_help_starts_nothing_heavy(command):
+def test_help_and_wrong_arguments_start_nothing_heavy():
   code = (
     "import contextlib\nfrom cot_latent import cli\n"
-    f"with contextlib.suppress(SystemExit): cli.main(['{command}', '--help'])"
+    "for command in cli.COMMANDS:\n"
+    "  with contextlib.suppress(SystemExit): cli.main([command, '--help'])\n"
+    "  assert cli.main([command, '--no_such_flag']) == 2"
   )
   assert started(code) == set()
   # The question does find what is loaded.
@@ -356,6 +361,21 @@ def test_the_installed_command(tmp_path):
   assert done.stdout == ""
   check_one_line(done.stderr)
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_terminal_that_is_not_utf_8_gets_escapes(tmp_path):
+  path = tmp_path / "über.json"
+  report = made_up.make_report("trice", identity__run_id="rêve")
+  path.write_text(files.to_json(record.sealed(report)))
+  plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+  command = ["-m", "cot_latent.cli", "show"]
+  done = run_python(*command, str(path), env=os.environ | plain)
+  assert (done.returncode, done.stderr) == (0, "")
+  assert "r\\xeave" in done.stdout
+  done = run_python(*command, f"{path}é", env=os.environ | plain)
+  assert done.returncode == 2
+  check_one_line(done.stderr)
+  assert "no report " in done.stderr
 
 
 def test_who_stops_reading_gets_no_traceback():

@@ -20,6 +20,7 @@ from cot_latent.data import prompts
 from cot_latent.em import plan
 from cot_latent.errors import UserError
 from cot_latent.training import experiment
+from tests.asserts import faults
 
 ROOT = pathlib.Path(cot_latent.__file__).parents[1]
 FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "gin").rglob("*.gin"))
@@ -212,8 +213,7 @@ def test_nothing_shadows_gin():
   assert (ROOT / "gin") not in pathlib.Path(gin.__file__).parents
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_header(name):
+def check_own_header(name):
   lines = (ROOT / name).read_text().splitlines()
   assert re.fullmatch(r"# [A-Z].*", lines[0])
   assert "from __gin__ import dynamic_registration" in lines
@@ -258,16 +258,10 @@ def test_right_headers_are_accepted():
   )
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_what_is_commonly_overridden_is_there(name):
+def check_what_is_commonly_overridden(name):
   texts = [read(inner) for inner in with_includes(name)]
   known = set().union(*(text.values().keys() | text.macros for text in texts))
   assert read(name).header.get("Commonly overridden", set()) <= known
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_nothing_is_bound_twice_in_a_file(name):
-  check_bound_once(read(name))
 
 
 def test_a_second_binding_is_rejected():
@@ -278,8 +272,7 @@ def test_a_second_binding_is_rejected():
     check_bound_once(read_text("a.B.c = 1\na.B:\n  c = 2\n"))
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_includes_exist_and_come_first(name):
+def check_includes(name):
   known = set(FILES)  # by exact case
   if name in IN_T5X:
     known |= THEIRS.keys()
@@ -290,16 +283,25 @@ def test_includes_exist_and_come_first(name):
   assert "include" not in kinds[len(read(name).includes) :]
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_a_file_has_its_own_imports(name):
+def check_imports(name):
   # Only what a file imports can be named in it, so that parsing will do.
   gin.clear_config()
   gin.add_config_file_search_path(str(ROOT))
   gin.parse_config_file(name)
 
 
-@pytest.mark.parametrize("run", RUNS)
-def test_a_run_needs_what_its_headers_say(run):
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_as_it_should_be(name):
+  with faults() as check:
+    check(check_own_header, name)
+    check(check_what_is_commonly_overridden, name)
+    check(check_bound_once, read(name))
+    check(check_includes, name)
+    if name in OWN:
+      check(check_imports, name)
+
+
+def check_needs(run):
   given = placeholders(run)
   made, _ = parsing.parse([run], given, [])
   assert isinstance(made, experiment.Experiment)
@@ -321,8 +323,7 @@ def check_all_used(resolved, operative):
     assert any(name.endswith(f"/{parameter}") for name in read_ones)
 
 
-@pytest.mark.parametrize("run", RUNS)
-def test_nothing_in_a_run_is_unused(run):
+def check_nothing_unused(run):
   _, record = parsing.parse([run], placeholders(run), [])
   resolved, operative = record["resolved"], record["operative"]
   check_all_used(resolved, operative)
@@ -331,8 +332,7 @@ def test_nothing_in_a_run_is_unused(run):
       check_all_used(resolved + dead, operative)
 
 
-@pytest.mark.parametrize("run", RUNS)
-def test_the_resolved_text_gives_the_same_experiment(run, tmp_path):
+def check_resolved_text(run, tmp_path):
   made, record = parsing.parse([run], placeholders(run), [])
   path = tmp_path / "resolved.gin"
   path.write_text(record["resolved"])
@@ -342,10 +342,13 @@ def test_the_resolved_text_gives_the_same_experiment(run, tmp_path):
   assert plan.as_dict(again) == plan.as_dict(made)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_method_bears_its_file_name(method):
-  made, _ = parsing.parse(["gin/runs/quickstart.gin", method], [], [])
-  assert made.method.name == pathlib.Path(method).stem
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_is_as_its_headers_say(run, tmp_path):
+  with faults() as check:
+    check(check_needs, run)
+    check(check_nothing_unused, run)
+    check(check_resolved_text, run, tmp_path)
+    check(check_own_prompts, run)
 
 
 # What a method's file sets besides the method, which the next one leaves be:
@@ -371,11 +374,13 @@ def check_replaces(before, method):
   assert after == plan.as_dict(expected)
 
 
-@pytest.mark.parametrize(
-  ("before", "method"), [*itertools.permutations(METHODS, 2)]
-)
-def test_a_method_replaces_another_wholly(before, method):
-  check_replaces(before, method)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_has_its_name_and_replaces_all_others_wholly(method):
+  with faults() as check:
+    assert made_of((method,)).method.name == pathlib.Path(method).stem
+    for before in METHODS:
+      if before != method:
+        check(check_replaces, before, method)
 
 
 @pytest.mark.parametrize(
@@ -415,8 +420,14 @@ def with_prompts(run, name, *bindings):
   return parsing.parse([run, name], [*placeholders(run), *bindings], [])
 
 
-@pytest.mark.parametrize(("run", "name"), [*itertools.product(RUNS, PROMPTS)])
-def test_prompts_after_a_run(run, name):
+@pytest.mark.parametrize("run", RUNS)
+def test_prompts_after_a_run(run):
+  with faults() as check:
+    for name in PROMPTS:
+      check(check_prompts, run, name)
+
+
+def check_prompts(run, name):
   made, record = with_prompts(run, name)
   wanted = prompts.Prompts(**ASKED_FOR[pathlib.Path(name).stem])
   assert made.task.source.prompts == wanted
@@ -432,8 +443,7 @@ def test_prompts_after_a_run(run, name):
     assert made.task.source.prompts.num_exemplars == 1
 
 
-@pytest.mark.parametrize("run", RUNS)
-def test_without_prompts_a_task_has_its_own(run):
+def check_own_prompts(run):
   made, _ = parsing.parse([run], placeholders(run), [])
   assert made.task.source.prompts is None
   assert made.base.source.prompts is None
@@ -556,8 +566,7 @@ def check_names(text, modules):
   assert modules.keys() - prefixes <= {"chain"}  # which registers its task
 
 
-@pytest.mark.parametrize("name", IN_T5X)
-def test_a_file_inside_t5x_imports_what_it_names(name):
+def check_t5x_imports(name):
   modules = imported(name)
   check_names(read(name), modules)
   with pytest.raises(AssertionError):
@@ -582,13 +591,19 @@ def own_parts(name):
         yield module, rest
 
 
-@pytest.mark.parametrize("name", IN_T5X)
-def test_what_is_named_of_this_package_is_there(name):
+def check_t5x_names(name):
   for module, rest in own_parts(name):
     thing, _, parameter = rest.partition(".")
     found = getattr(importlib.import_module(module), thing)
     if parameter:
       assert parameter in inspect.signature(found).parameters
+
+
+@pytest.mark.parametrize("name", IN_T5X)
+def test_a_file_inside_t5x_names_what_is_there(name):
+  with faults() as check:
+    check(check_t5x_imports, name)
+    check(check_t5x_names, name)
 
 
 def test_the_command_says_how_to_install_t5x(capsys, monkeypatch):

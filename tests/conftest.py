@@ -1,46 +1,42 @@
-"""Where tests find real data, and where they put what they share."""
+"""Where tests find real data, what they share, and how much they try."""
 
 import atexit
+import functools
 import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 
+import hypothesis
 import pytest
 
-_DATA = pathlib.Path(__file__).parents[1] / "../shared/data"
+_ROOT = pathlib.Path(__file__).parents[1]
+_DATA = _ROOT / "../shared/data"
 
 # Before TFDS and JAX are imported, and once for all processes: pytest's workers
-# inherit it. Nothing is written into the home folder, and what one process has
-# compiled the others need not.
-for name in ("TFDS_DATA_DIR", "JAX_COMPILATION_CACHE_DIR"):
-  if name not in os.environ:
-    os.environ[name] = tempfile.mkdtemp(prefix="cot-latent-")
-    atexit.register(shutil.rmtree, os.environ[name], ignore_errors=True)
+# inherit it. Nothing is written into the home folder. What one run of the tests
+# has compiled, the next one reads.
+if "TFDS_DATA_DIR" not in os.environ:
+  os.environ["TFDS_DATA_DIR"] = tempfile.mkdtemp(prefix="cot-latent-")
+  atexit.register(
+    shutil.rmtree, os.environ["TFDS_DATA_DIR"], ignore_errors=True
+  )
+os.environ.setdefault(
+  "JAX_COMPILATION_CACHE_DIR", str(_ROOT / ".cache/compiled")
+)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+# The same examples on every machine: few by day, more by `make nightly`.
+_FIXED = hypothesis.settings(derandomize=True, deadline=None, database=None)
+for profile, number in (("day", 25), ("night", 500)):
+  hypothesis.settings.register_profile(profile, _FIXED, max_examples=number)
+hypothesis.settings.load_profile("day")
 
-def pytest_collection_modifyitems(
-  config: pytest.Config, items: list[pytest.Item]
-) -> None:
-  """Marks the tests of by_night.txt as slow, and puts whole runs first.
 
-  First, so that no process is left with one at the end.
-  """
-  files = {item.nodeid.partition("::")[0] for item in items}
-  for name in _by_night():
-    found = [item for item in items if item.nodeid.startswith(name)]
-    for item in found:
-      item.add_marker(pytest.mark.slow)
-    is_whole = not any("::" in argument for argument in config.args)
-    if is_whole and not found and name.partition("::")[0] in files:
-      raise pytest.UsageError(f"tests/by_night.txt: there is no {name}")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Puts whole runs first, so that no worker is left with one at the end."""
   items.sort(key=lambda item: "/e2e/" not in str(item.path))
-
-
-def _by_night() -> list[str]:
-  lines = pathlib.Path(__file__).with_name("by_night.txt").read_text()
-  return [line for line in lines.split("\n") if line and line[0] != "#"]
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +45,31 @@ def data_dir() -> str:
   if not _DATA.is_dir():
     pytest.skip("needs ../shared/data (the GSM8K and BBH files)")
   return str(_DATA.resolve())
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """A folder of this session that all workers share."""
+  folder = tmp_path_factory.getbasetemp()
+  if "PYTEST_XDIST_WORKER" in os.environ:
+    folder = folder.parent
+  shared = folder / "shared"
+  shared.mkdir(exist_ok=True)
+  return shared
+
+
+@pytest.fixture(scope="session")
+def finished_run(shared_folder: pathlib.Path) -> Callable:
+  """Gives a toy run that nothing disturbs, trained once for all workers."""
+  from tests.training import store
+
+  return functools.partial(store.finished_run, shared_folder)
+
+
+@pytest.fixture(scope="module")
+def compile_once() -> Iterator[None]:
+  """Shares compiled functions between the runs of a process."""
+  from tests.training import toy
+
+  with toy.shared_compilation():
+    yield

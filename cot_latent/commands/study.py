@@ -1,4 +1,4 @@
-"""A study: every arm with every seed, one run after another.
+"""`t5x study`: every arm with every seed, one run after another.
 
 A study is a folder of gin files, each of which describes a whole run but for
 its seed and its folder. Where the folder has an axes.toml, each arm is run for
@@ -7,25 +7,80 @@ are complete already are left alone, so that the same command goes on with a
 study that was stopped.
 """
 
+import argparse
 import functools
 import itertools
 import pathlib
 import shlex
-import sys
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cot_latent.configuration import parsing
-from cot_latent.data.open import open_task
+from cot_latent.commands import arguments, gin_flags, quiet
 from cot_latent.errors import RunError, UserError
-from cot_latent.reporting import record
-from cot_latent.runtime import files
-from cot_latent.training import train
+from cot_latent.runtime import files, terminal
+
+if TYPE_CHECKING:
+  from cot_latent.training import experiment
+
+HELP = "run every arm of a study with every seed, and go on where it stopped"
 
 _SHARED = "common.gin"  # what the arms include; no arm
 _AXES = "axes.toml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of gin, the study, and what becomes of its runs."""
+  gin_flags.add_arguments(parser)
+  parser.add_argument("folder", help="a folder with a gin file for each arm")
+  parser.add_argument(
+    "--seeds",
+    type=arguments.count,
+    default=5,
+    metavar="N",
+    help="how many seeds (5)",
+  )
+  parser.add_argument(
+    "--output",
+    metavar="DIR",
+    help="where the runs go (runs/studies/ and the folder's name)",
+  )
+  parser.add_argument(
+    "--collect",
+    metavar="DIR",
+    help="write the compact report of every run there when all are complete",
+  )
+  parser.add_argument(
+    "--dry_run",
+    action="store_true",
+    help="print the command of each run, one a line, and stop",
+  )
+
+
+def run(options: argparse.Namespace) -> int:
+  """Makes the runs that are not complete, and collects their reports."""
+  gin_files, bindings, search_paths = gin_flags.collect(options)
+  runs = plan(
+    options.folder, options.seeds, options.output, bindings, gin_files
+  )
+  if options.collect:
+    files.check_output_folder("--collect", options.collect)
+  if options.dry_run:
+    for one in runs:
+      terminal.say(one.command(search_paths))
+    return 0
+  quiet.silence_logs()
+  failures = run_all(runs, search_paths)
+  if failures:
+    raise RunError(
+      f"{len(failures)} of {len(runs)} runs failed, the first: {failures[0]}"
+    )
+  terminal.say(f"all {len(runs)} runs are complete")
+  if options.collect:
+    collect(runs, pathlib.Path(options.collect))
+    terminal.say(f"their reports are in {options.collect}")
+  return 0
 
 
 class Run(NamedTuple):
@@ -124,20 +179,35 @@ def _axes(folder: pathlib.Path) -> list[dict[str, Any]]:
   ]
 
 
-def run(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
+def run_all(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
   """Makes the runs that are not complete.
 
   Args:
-    runs: of `plan`.
-    search_paths: further folders to look gin files up in.
+    runs: The runs of `plan`.
+    search_paths: Further folders to look gin files up in.
 
   Returns:
     For each run that failed its name and what was wrong.
+
+  Raises:
+    UserError: if a run that is complete is not the one asked for.
   """
+  from cot_latent.configuration import parsing
+  from cot_latent.data.open import open_task
+  from cot_latent.reporting import record
+  from cot_latent.training import train
+
   opened = functools.cache(open_task)
   failures: list[str] = []
   began, num_made = time.monotonic(), 0
-  waiting = [one for one in runs if not _is_complete(one)]
+  waiting = []
+  finished = _Finished(search_paths, opened)
+  for one in runs:
+    report = record.read(one.directory)
+    if report is None or report["status"] not in record.FINISHED:
+      waiting.append(one)
+    else:
+      finished.check(one, report)
   for one in waiting:
     left = ""
     if num_made:
@@ -148,7 +218,7 @@ def run(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
       )
       left = f", about {seconds / 60:.0f} min left"
     done = len(runs) - len(waiting) + num_made
-    print(f"=== {one.name}: {done} of {len(runs)} runs done{left}", flush=True)
+    terminal.say(f"=== {one.name}: {done} of {len(runs)} runs done{left}")
     try:
       config, gin_record = parsing.parse(
         one.gin_files, one.bindings, search_paths
@@ -156,7 +226,7 @@ def run(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
       train.train(train.prepare(config, gin_record, opened))
     except (UserError, RunError) as error:
       failures.append(f"{one.name}: {error}")
-      print(f"=== {failures[-1]}", file=sys.stderr, flush=True)
+      terminal.say(f"=== {failures[-1]}", is_error=True)
     else:
       num_made += 1
   return failures
@@ -164,20 +234,68 @@ def run(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
 
 def collect(runs: Sequence[Run], folder: pathlib.Path) -> None:
   """Copies the report of each run into a folder, to be kept."""
+  from cot_latent.reporting import reading, record
+
   folder.mkdir(parents=True, exist_ok=True)
   for one in runs:
-    report = record.read(one.directory)
-    if report is None:
+    if record.read(one.directory) is None:
       raise UserError(f"run {one.name} has no report in {one.directory}")
-    files.write_atomically(folder / f"{one.name}.json", files.to_json(report))
+    report = reading.open_report(one.directory / "report.json").report
+    files.write_output(folder / f"{one.name}.json", files.to_json(report))
 
 
-def _is_complete(one: Run) -> bool:
-  report = record.read(one.directory)
-  return report is not None and report["status"] in record.FINISHED
+class _Finished:
+  """Checks finished runs; what several of them read is loaded once."""
+
+  def __init__(self, search_paths: Sequence[str], opened: Callable):
+    self._search_paths, self._opened = search_paths, opened
+    self._data: dict[str, dict[str, Any]] = {}
+
+  def check(self, one: Run, report: Mapping[str, Any]) -> None:
+    """Refuses a finished run that is not the one asked for.
+
+    No model is built; randomness follows from the seed, which is compared.
+
+    Raises:
+      UserError: naming the first thing that differs.
+    """
+    from cot_latent.configuration import parsing
+    from cot_latent.em import plan as run_plan
+    from cot_latent.reporting import record, seals
+
+    path = one.directory / "report.json"
+    seals.check(report, str(path))
+    config, _ = parsing.parse(one.gin_files, one.bindings, self._search_paths)
+    fields = run_plan.as_dict(config)
+    asked = {**report, "configuration": {"experiment": fields}}
+    found = record.what_differs(report, asked)
+    if not found:
+      asked["data"] = self._describe_data(config, fields)
+      found = record.what_differs(report, asked)
+    for section, name, was, now_is in found:
+      raise UserError(
+        f"{path} is of a finished run that is not the one asked for: {section} "
+        f"{name} was {was!r:.60} there and is {now_is!r:.60} here; choose "
+        "another --output, or give the flags and files of that run"
+      )
+
+  def _describe_data(
+    self, config: "experiment.Experiment", fields: Mapping[str, Any]
+  ) -> dict[str, Any]:
+    from cot_latent.training import loading
+
+    # All that may have a say in what is read, and no seed or folder.
+    names = ("task", "base", "tuning", "method", "batch_size")
+    key = files.to_json_line([fields.get(name) for name in names])
+    if key not in self._data:
+      loaded = loading.load_data(config, self._opened)
+      self._data[key] = loading.describe_data(config, loaded)
+    return self._data[key]
 
 
 def _beside_package(folder: str) -> Iterator[pathlib.Path]:
   """Where a folder of gin/ may be besides the working directory."""
+  from cot_latent.configuration import parsing
+
   for parent in parsing.package_folders():
     yield pathlib.Path(parent, folder)

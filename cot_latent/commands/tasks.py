@@ -1,25 +1,58 @@
-"""What `t5x tasks`, `t5x score` and `t5x cache` do."""
+"""`t5x tasks`: lists the tasks, or shows what a model sees of one."""
 
-import json
-import pathlib
+import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from cot_latent.data import cache as task_cache
-from cot_latent.data import scoring
-from cot_latent.data.answers import checkers
-from cot_latent.data.open import open_task
-from cot_latent.data.source import Source
+from cot_latent.commands import arguments, gin_flags
 from cot_latent.errors import UserError
-from cot_latent.reporting import stats
-from cot_latent.runtime import files
+from cot_latent.runtime import terminal
+
+if TYPE_CHECKING:
+  import numpy as np
+
+  from cot_latent.data.source import Source
+
+HELP = "list the tasks, or show what a model sees of one"
+
+_ANY_TASK = "chain"  # the listing needs none, but gin does
 
 
-def list_tasks(source: Source) -> str:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of gin, the task, and how much of it is shown."""
+  gin_flags.add_arguments(parser)
+  parser.add_argument("task", nargs="?", help="a task; without it, all")
+  parser.add_argument(
+    "--examples",
+    type=arguments.count,
+    default=3,
+    metavar="N",
+    help="how many examples to show (3)",
+  )
+  parser.add_argument(
+    "--split", default="train", help="which split to show (train)"
+  )
+
+
+def run(options: argparse.Namespace) -> int:
+  """Prints the list, or the task."""
+  from cot_latent.configuration import parsing
+
+  source = parsing.parse_source(
+    _ANY_TASK if options.task is None else options.task,
+    *gin_flags.collect(options),
+  )
+  if options.task is None:
+    terminal.say(list_tasks(source))
+  else:
+    terminal.say(show_task(source, options.split, options.examples))
+  return 0
+
+
+def list_tasks(source: "Source") -> str:
   """Lists all tasks and mixtures of a module, with sizes and answers."""
   from cot_latent.data import seqio_task
+  from cot_latent.data.answers import checkers
   from cot_latent.tasks import common
 
   seqio_task.import_module(source.module)
@@ -42,8 +75,11 @@ def list_tasks(source: Source) -> str:
   return _table(rows, num_numbers=len(splits))
 
 
-def show_task(source: Source, split: str, num_examples: int) -> str:
+def show_task(source: "Source", split: str, num_examples: int) -> str:
   """Shows what the model will see of a task: prompts, targets, token counts."""
+  from cot_latent.data.answers import checkers
+  from cot_latent.data.open import open_task
+
   task = open_task(source)
   if split not in task.splits:
     raise UserError(
@@ -77,81 +113,7 @@ def show_task(source: Source, split: str, num_examples: int) -> str:
   return "\n".join(lines)
 
 
-def score(
-  source: Source, convention: str | None, outputs: str, verdicts: str | None
-) -> str:
-  """Scores a file of completions.
-
-  Args:
-    source: the task that was asked.
-    convention: how; None takes that of training.
-    outputs: a file as for `scoring.score`.
-    verdicts: a file to write a line to for each question; None writes none.
-
-  Returns:
-    A JSON object: correct, total, accuracy and unparseable; for a mixture also
-    its averages by name.
-  """
-  if verdicts is not None:
-    _check_output("--verdicts", verdicts)
-    if pathlib.Path(verdicts).resolve() == pathlib.Path(outputs).resolve():
-      raise UserError(
-        f"--verdicts={verdicts} is the file to be scored: name another"
-      )
-  task = open_task(source)
-  found = scoring.score(task, convention, pathlib.Path(outputs))
-  if verdicts is not None:
-    lines = [files.to_json_line(verdict._asdict()) for verdict in found]
-    files.write_atomically(pathlib.Path(verdicts), "".join(lines))
-  correct = sum(verdict.correct for verdict in found)
-  summary: dict[str, Any] = {
-    "correct": correct,
-    "total": len(found),
-    "accuracy": correct / len(found),
-    "unparseable": sum(verdict.extracted is None for verdict in found),
-  }
-  if len(task.conventions) > 1:
-    summary["averages"] = stats.averages(
-      scoring.count_by_task((v.task, v.correct) for v in found)
-    )
-  return json.dumps(summary)
-
-
-def cache(source: Source, output: str) -> str:
-  """Stores a task in a file.
-
-  Args:
-    source: the task.
-    output: the file.
-
-  Returns:
-    What was stored, with its fingerprint.
-  """
-  path = pathlib.Path(output)
-  if path.suffix != ".npz":
-    raise UserError(f"--output={output}: the file must end with .npz")
-  _check_output("--output", output)
-  task = open_task(source)
-  content, fingerprint = task_cache.to_bytes(task)
-  files.write_atomically(path, content)
-  counts = ", ".join(f"{s} {len(task.read(s).ids):,}" for s in task.splits)
-  return (
-    f"{task.name}: {counts}\nfingerprint {fingerprint}\n"
-    f"{path}: {len(content):,} bytes; train on it with "
-    f"--gin.CACHE=\"'{path}'\""
-  )
-
-
-def _check_output(flag: str, output: str) -> None:
-  """Refuses a file that has no place, before there is anything to write."""
-  path = pathlib.Path(output)
-  if path.is_dir():
-    raise UserError(f"{flag}={output} is a folder: name a file")
-  if not path.parent.is_dir():
-    raise UserError(f"{flag}={output}: there is no folder {path.parent}")
-
-
-def _lengths(label: str, rows: Sequence[np.ndarray]) -> str:
+def _lengths(label: str, rows: Sequence["np.ndarray"]) -> str:
   """Tells median and longest."""
   lengths = sorted(map(len, rows))
   return f"{label} {lengths[len(lengths) // 2]}, at most {lengths[-1]}"

@@ -9,8 +9,8 @@ import tokenize
 from collections.abc import Iterator
 
 import gin
-from gin import config as gin_config
 
+from cot_latent.configuration import gin_tables
 from cot_latent.configuration import sources as gin_sources
 from cot_latent.errors import UserError
 
@@ -63,7 +63,7 @@ def _blame(error: UserError, sources: gin_sources.Sources | None) -> str:
     return first
   bound = (
     gin_sources.innermost(selector, field[2], call[2] or "")
-    for _, selector in gin_config._CONFIG
+    for _, selector in gin_tables.bound()
     if selector.endswith(f".{field[1]}")
   )
   key = next(map(gin_sources.origin, filter(None, bound)), None)
@@ -150,7 +150,7 @@ def _required() -> list[str]:
   return sorted(
     name
     for name in gin_sources.macros()
-    if repr(gin_config._CONFIG[name, "gin.macro"]["value"]) == "%gin.REQUIRED"
+    if repr(gin_tables.bound()[name, "gin.macro"]["value"]) == "%gin.REQUIRED"
   )
 
 
@@ -158,7 +158,7 @@ def _explain_missing(name: str) -> str:
   """Says why there is no such file, and where it was looked for."""
   if name and pathlib.Path(name).is_dir():
     return f"{name} is a folder, not a gin file"
-  folders = dict.fromkeys(p or "." for p in gin_config._LOCATION_PREFIXES)
+  folders = dict.fromkeys(p or "." for p in gin_tables.folders())
   return f"no file {name!r}; looked in {', '.join(folders)}"
 
 
@@ -169,14 +169,13 @@ def _explain_name(message: str) -> str:
   if found := re.match(
     r"Configurable '(.*)' doesn't have a parameter named '(.*)'", message
   ):
-    function = gin_config._REGISTRY.get_match(found[1]).wrapped
+    function = gin_tables.registered(found[1])
     hint = gin_sources.suggest(found[2], inspect.signature(function).parameters)
     return f"{found[1]} has no parameter {found[2]}{hint}"
   if found := re.match(
     r"No configurable matching(?: reference)? '(.*)'", message
   ):
-    names = (name for name, _ in gin_config._REGISTRY.items())
-    known = {".".join(name.split(".")[-2:]) for name in names}
+    known = {".".join(s.split(".")[-2:]) for s in gin_tables.selectors()}
     hint = gin_sources.suggest(found[1], known)
     hint = hint or "; the gin file must import its module"
     return f"there is no {found[1]}{hint}"

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gin
-from gin import config as gin_config
 
 import cot_latent
 from cot_latent.configuration import errors as gin_errors
+from cot_latent.configuration import gin_tables, trust
 from cot_latent.configuration import sources as gin_sources
 from cot_latent.data.source import Source
 from cot_latent.errors import UserError
@@ -43,7 +43,7 @@ def parse(
   sources = _read(gin_files, bindings, search_paths)
   with gin_errors.explained("in the configuration", sources):
     gin.finalize()
-    if not any(name.endswith(".Experiment") for _, name in gin_config._CONFIG):
+    if not any(name.endswith(".Experiment") for _, name in gin_tables.bound()):
       raise UserError(
         "no gin file describes the experiment; give one of gin/runs/, or "
         "include 'gin/runs/common.gin' in yours"
@@ -58,23 +58,32 @@ def parse(
   }
 
 
-def parse_resolved(text: str) -> tuple[experiment.Experiment, dict[str, Any]]:
+def parse_resolved(
+  text: str,
+  allowed: Sequence[str] = (),
+  place: str = "the report's configuration",
+) -> tuple[experiment.Experiment, dict[str, Any]]:
   """Builds an experiment from what `parse` recorded as resolved.
 
   Args:
-    text: the whole configuration, without includes.
+    text: The whole configuration, without includes.
+    allowed: Modules that it may import besides those that any report may.
+    place: Where the text stands, for messages.
 
   Returns:
-    As `parse`; no files and no bindings.
+    The experiment and what it came from, as `parse`; no files, no bindings.
 
   Raises:
-    UserError: if this version cannot read it.
+    UserError: if this version cannot read it, or if it would import or call
+      what a report may not.
   """
   gin.clear_config()
-  with gin_errors.explained("the report's configuration"):
+  with gin_errors.explained(place):
+    trust.check(text, allowed, place)
     gin.parse_config(text)
     gin.finalize()
     made = gin.get_configurable(experiment.Experiment)()
+    trust.check_tasks(made, allowed, place)
   return made, {
     "gin_files": [],
     "bindings": [],
@@ -127,11 +136,10 @@ def asks_for_t5x(gin_files: Sequence[str], search_paths: Sequence[str]) -> bool:
 def _look_in(search_paths: Sequence[str]) -> None:
   """Forgets what was read before, and where it was looked for."""
   gin.clear_config()
-  gin_config._LOCATION_PREFIXES[:] = [""]  # gin keeps those of earlier calls
-  for folder in (*search_paths, *package_folders()):
+  for folder in search_paths:
     if not pathlib.Path(folder).is_dir():
       raise UserError(f"--gin_search_paths: no folder {folder}")
-    gin.add_config_file_search_path(str(folder))
+  gin_tables.look_in([*search_paths, *package_folders()])
 
 
 def _read(
@@ -182,10 +190,10 @@ def _refuse_unused(
   """
   used = {
     gin_sources.innermost(selector, parameter, scope)
-    for (scope, selector), values in gin_config._OPERATIVE_CONFIG.items()
+    for (scope, selector), values in gin_tables.used().items()
     for parameter in values
   }
-  for (scope, selector), parameters in gin_config._CONFIG.items():
+  for (scope, selector), parameters in gin_tables.bound().items():
     for parameter in sorted(parameters):
       key = gin_sources.Key(scope, selector, parameter)
       place = sources.place(key) or "in the configuration"

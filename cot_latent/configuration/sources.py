@@ -15,6 +15,8 @@ import gin  # noqa: F401  (before its parts)
 from gin import config as gin_config
 from gin import config_parser
 
+from cot_latent.configuration import gin_tables
+
 
 class Key(NamedTuple):
   """A parameter as gin stores it; a macro is `value` of NAME/gin.macro."""
@@ -32,13 +34,13 @@ def macro_key(name: str) -> Key:
 def macros() -> set[str]:
   """Names the macros that are bound."""
   return {
-    scope for scope, selector in gin_config._CONFIG if selector == "gin.macro"
+    scope for scope, selector in gin_tables.bound() if selector == "gin.macro"
   }
 
 
 def find_file(name: str) -> pathlib.Path:
   """Finds a file that was read as gin found it."""
-  paths = [pathlib.Path(p, name) for p in gin_config._LOCATION_PREFIXES]
+  paths = [pathlib.Path(p, name) for p in gin_tables.folders()]
   return next(path for path in paths if path.is_file())
 
 
@@ -177,7 +179,7 @@ def innermost(selector: str, parameter: str, scope: str) -> Key | None:
   scopes = scope.split("/")
   for depth in range(len(scopes), -1, -1):
     inner = "/".join(scopes[:depth])
-    if parameter in gin_config._CONFIG.get((inner, selector), {}):
+    if parameter in gin_tables.bound().get((inner, selector), {}):
       return Key(inner, selector, parameter)
   return None
 
@@ -187,7 +189,7 @@ def origin(key: Key) -> Key | None:
   seen: set[Key] = set()
   while key not in seen:
     seen.add(key)
-    value = gin_config._CONFIG.get(key[:2], {}).get(key.parameter)
+    value = gin_tables.bound().get(key[:2], {}).get(key.parameter)
     if (
       not isinstance(value, gin_config.ConfigurableReference)
       or value.config_key[1] != "gin.macro"

@@ -100,13 +100,15 @@ def open_cached(source: Source) -> Task:
       )
     splits = {split: _split(arrays, split) for split in described.pop("splits")}
     task = _make_task(arrays, described, splits)
+    is_whole = fingerprint(task) == described["fingerprint"]
   except FileNotFoundError:
     raise UserError(
       f"CACHE: there is no file {path}; make it with "
       f"`t5x cache --task={source.task} --output={path}`"
     ) from None
   except (
-    *(AttributeError, EOFError, KeyError, OSError, TypeError, ValueError),
+    *(AttributeError, ArithmeticError, EOFError, LookupError, OSError),
+    *(TypeError, ValueError),
     # Of damaged headers: "encrypted", an unknown kind of compression.
     *(RuntimeError, zipfile.BadZipFile, zlib.error),
   ) as error:
@@ -114,7 +116,7 @@ def open_cached(source: Source) -> Task:
       f"{path} is not a file that `t5x cache` made, or is damaged "
       f"({error!s:.80})"
     ) from None
-  if fingerprint(task) != described["fingerprint"]:
+  if not is_whole:
     raise UserError(
       f"{path} is damaged or was changed: its fingerprint does not fit; make "
       "it anew with `t5x cache`"
@@ -188,8 +190,10 @@ def _fingerprint(task: Task, splits: dict[str, str]) -> str:
 def _split(arrays: dict[str, np.ndarray], split: str) -> TokenizedSplit:
   columns = _from_array(arrays[f"{split}/texts"])
   for name in _TOKENS:
-    ends = np.cumsum(arrays[f"{split}/{name}_lengths"])
-    columns[name] = np.split(arrays[f"{split}/{name}"], ends[:-1])
+    tokens, lengths = (arrays[f"{split}/{name}{s}"] for s in ("", "_lengths"))
+    if not {tokens.dtype.kind, lengths.dtype.kind} <= {"i", "u"}:
+      raise TypeError(f"{split}/{name} are not whole numbers")
+    columns[name] = np.split(tokens, np.cumsum(lengths)[:-1])
   return TokenizedSplit(**columns)
 
 

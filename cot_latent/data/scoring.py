@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from cot_latent.data.answers import checkers
 from cot_latent.data.answers.checkers import Convention
 from cot_latent.data.task import Task
 from cot_latent.errors import UserError
@@ -51,8 +52,9 @@ def score(
     task: what was asked.
     convention: a name of `task.conventions`; None takes that of training.
     path: a file of JSON lines. Each has `completion`, or `completions` for a
-      majority vote; `target`, the known answer, or the `id` of an example; and,
-      if the convention reads it, `question` or `id`. `ended`: false says that a
+      majority vote; `target`, the known answer in the form that the task's data
+      have, or the `id` of an example; and, if the convention reads it,
+      `question` or `id`. `ended`: false says that a
       completion was cut at the length limit (a list of such for several). A
       mixture's lines have `task` or `id`. A run's outputs/ are such files.
 
@@ -70,6 +72,12 @@ def score(
     except UserError as error:
       raise UserError(f"{path}, {place}: {error}") from None
   return verdicts
+
+
+def num_repeated(verdicts: Iterable[Verdict]) -> int:
+  """Counts the ids that several lines have."""
+  places = collections.Counter((v.task, v.place) for v in verdicts)
+  return sum(number > 1 for number in places.values())
 
 
 def count_by_task(
@@ -94,18 +102,37 @@ class _LazyRows:
   def __init__(self, task: Task):
     self._task = task
     self._rows: dict[str, tuple[str, str, str]] | None = None
+    self._is_lacking = False
 
   def find(self, name: Any) -> tuple[str, str, str]:
     """Looks task, question and answer of an id up."""
+    rows = self._read()
+    if name not in rows:
+      raise UserError(f"task {self._task.name!r} has no example {name!r:.60}")
+    return rows[name]
+
+  def answer(self, name: Any) -> str | None:
+    """The answer of an id; None for a name that is not one of the task's.
+
+    Data that are not at hand have no say: then the file is all there is.
+    """
+    if not isinstance(name, str) or self._is_lacking:
+      return None
+    try:
+      return self._read().get(name, (None, None, None))[2]
+    except UserError:
+      self._is_lacking = True
+      return None
+
+  def _read(self) -> dict[str, tuple[str, str, str]]:
     if self._rows is None:
-      self._rows = {}
+      found: dict[str, tuple[str, str, str]] = {}
       for split in self._task.splits:
         rows = self._task.read(split)
         columns = (rows.tasks, rows.questions, rows.answers)
-        self._rows |= zip(rows.ids, zip(*columns, strict=True), strict=True)
-    if name not in self._rows:
-      raise UserError(f"task {self._task.name!r} has no example {name!r:.60}")
-    return self._rows[name]
+        found |= zip(rows.ids, zip(*columns, strict=True), strict=True)
+      self._rows = found
+    return self._rows
 
 
 def _score_line(
@@ -123,11 +150,7 @@ def _score_line(
   if name is None:
     name, _, _ = known.find(_text(line, "id"))
   rule = _find_convention(task, name, convention)
-  target = line.get("target")
-  if target is None:
-    if "id" not in line:
-      raise UserError("there is neither 'id' nor 'target'")
-    _, _, target = known.find(_text(line, "id"))
+  target = _target(task, name, rule, known, line)
   question: Any = ""
   if rule.needs_question:
     question = line.get("question")
@@ -138,9 +161,8 @@ def _score_line(
           "'id'"
         )
       _, question, _ = known.find(_text(line, "id"))
-  for label, value in (("target", target), ("question", question)):
-    if not isinstance(value, str):
-      raise UserError(f"{label!r} must be a string, got {value!r:.60}")
+  if not isinstance(question, str):
+    raise UserError(f"'question' must be a string, got {question!r:.60}")
   extracted, is_correct = score_completions(
     rule, {**line, "question": question, "target": target}
   )
@@ -151,6 +173,51 @@ def _score_line(
     target=rule.normalize(target),
     correct=is_correct,
   )
+
+
+def _target(
+  task: Task,
+  name: str,
+  rule: Convention,
+  known: _LazyRows,
+  line: Mapping[str, Any],
+) -> str:
+  """Finds the known answer: what the line says, or the data of its id."""
+  target, example = line.get("target"), line.get("id")
+  if target is None:
+    if "id" not in line:
+      raise UserError("there is neither 'id' nor 'target'")
+    return known.find(_text(line, "id"))[2]
+  target = _readable(task, name, _text(line, "target"))
+  of_example = known.answer(example)
+  if of_example is not None and (
+    rule.normalize(of_example) != rule.normalize(target)
+  ):
+    raise UserError(
+      f"the target is {target!r:.60}, and the answer of {example} is "
+      f"{of_example!r:.60}: leave out 'target' or 'id'"
+    )
+  return target
+
+
+def _readable(task: Task, name: str, target: str) -> str:
+  """The known answer as the task's data would have it.
+
+  With one that the task's own rule never finds all completions would be wrong.
+  A task with a rule of its own may have any.
+  """
+  kind = task.kinds[name]
+  if task.form == "tag":
+    found, wanted = checkers.normalize_number(target), "a number"
+  else:
+    is_fine = task.form is None or checkers.admits(kind, target)
+    found, wanted = target if is_fine else None, checkers.describe(kind)
+  if found is None:
+    raise UserError(
+      f"the target {target!r:.60} is not {wanted}, as the answers of {name} "
+      "are: write it so, or give 'id' alone"
+    )
+  return found
 
 
 def score_completions(

@@ -6,7 +6,6 @@ from typing import Literal
 from cot_latent.data.prompts import Prompts
 from cot_latent.errors import UserError
 from cot_latent.runtime.validation import (
-  added_later,
   check_positive,
   check_types,
 )
@@ -65,7 +64,7 @@ class TaskConfig:
   over_long: OverLong = "error"
   train_split: str = "train"
   test_split: str = "test"
-  stop: tuple[str, ...] | None = added_later(None)
+  stop: tuple[str, ...] | None = None
 
   def __post_init__(self):
     check_types(self)

@@ -1,4 +1,4 @@
-"""What a report says of a run before it begins, and when it goes on."""
+"""What a report says of a run before it begins, and when it is resumed."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -35,14 +35,14 @@ def build(
   """Makes the sections of a report that do not change during a run.
 
   Args:
-    identity: that section, but for the time; it has the seed.
-    module: one outside the package that counts as code too.
-    configuration: that section.
-    data: that section.
-    params: a tree of what is trained, or of the shapes.
-    topology: how many processes there are, and how devices are arranged.
-    plan: that section.
-    limits: beyond which the run counts as dead.
+    identity: The section identity, with the seed and without the time.
+    module: A module outside the package that counts as code too.
+    configuration: The section configuration.
+    data: The section data.
+    params: A tree of what is trained, or of the shapes.
+    topology: How many processes there are, and how devices are arranged.
+    plan: The section plan.
+    limits: Beyond which the run counts as dead.
 
   Returns:
     The sections, and what is changed in the code.
@@ -89,11 +89,11 @@ def take_over(
   """Keeps what the process that began the run wrote down.
 
   Args:
-    sections: of this process; changed in place.
-    old: the report of the run.
+    sections: The sections of this process; changed in place.
+    old: The report of the run.
 
   Returns:
-    How this process differs from that one.
+    How this process differs from the one that began the run.
   """
   resumption = {
     "at": record.now(),

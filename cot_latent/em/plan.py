@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from cot_latent.em.method import Method
-from cot_latent.runtime.validation import is_to_be_told
 
 
 def as_dict(config) -> dict:
@@ -26,7 +25,6 @@ def as_dict(config) -> dict:
       return {
         field.name: plain(getattr(value, field.name))
         for field in dataclasses.fields(value)
-        if is_to_be_told(value, field)
       }
     return value
 

@@ -15,9 +15,45 @@ from cot_latent.em.evaluation import Output
 from cot_latent.inference import memory
 from cot_latent.models import partitioning
 from cot_latent.reporting import stats
+from cot_latent.reporting.runlog import Evaluation
 from cot_latent.runtime import files, processes
 
 OUTPUTS = "outputs"
+_NUM_SHOWN = 6  # completions of each kind, in a report
+
+
+def evaluated(
+  directory: pathlib.Path,
+  step: int,
+  *,
+  task: str,
+  split: str,
+  decoder: str,
+  outputs: Sequence[Output],
+  is_shown: bool,
+) -> Evaluation:
+  """Writes an evaluation's completions, and counts what was right.
+
+  Args:
+    directory: The run's folder.
+    step: The step after which the questions were answered.
+    task: The name of the task or mixture.
+    split: The split of the questions.
+    decoder: How they were answered, such as greedy.
+    outputs: The answers.
+    is_shown: Whether the report shows some of them.
+
+  Returns:
+    The evaluation as the run's log takes it.
+  """
+  return Evaluation(
+    results=list(rows(task, split, decoder, outputs)),
+    num_sampled=sum(len(output.completions) for output in outputs),
+    output=write(directory, step, split, decoder, outputs),
+    samples=[
+      sample(decoder, output) for output in outputs[:_NUM_SHOWN] if is_shown
+    ],
+  )
 
 
 def rows(
@@ -124,10 +160,11 @@ def _keep(directory: pathlib.Path, name: str, content: bytes) -> dict[str, Any]:
 
 
 def memory_samples(
-  task: Task, train: Examples, state: memory.MemoryState, num: int
+  task: Task, train: Examples, state: memory.MemoryState
 ) -> Iterator[dict[str, Any]]:
   """Makes samples of the first remembered rationales, with their history."""
-  shown = partitioning.to_host(jax.tree.map(lambda rows: rows[:num], state))
+  first = jax.tree.map(lambda rows: rows[:_NUM_SHOWN], state)
+  shown = partitioning.to_host(first)
   for i, tokens in enumerate(shown.tokens[: len(train)]):
     output = evaluation.judge(task, train, i, tokens)
     yield sample("memory", output) | {

@@ -22,7 +22,7 @@ from cot_latent.models.attention import LayerCache
 from cot_latent.models.layers import DType, RMSNorm, check_sizes, project
 from cot_latent.models.lora import Lora
 from cot_latent.models.rotary import RopeScaling
-from cot_latent.runtime.validation import added_later, check_positive
+from cot_latent.runtime.validation import check_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,25 +64,25 @@ class DecoderConfig:
   head_dim: int
   mlp_dim: int
   rope_base: float = 10_000.0
-  num_kv_heads: int | None = added_later(None)
-  norm_eps: float = added_later(1e-6)
-  norm_offset: float = added_later(0.0)
-  activation: Literal["silu", "gelu_tanh"] = added_later("silu")
-  tie_embeddings: bool = added_later(True)
-  scale_embeddings: bool = added_later(True)
-  qkv_bias: bool = added_later(False)
-  qk_norm: bool = added_later(False)
-  post_norms: bool = added_later(False)
-  query_scale: float | None = added_later(None)
-  attention_softcap: float | None = added_later(None)
-  final_softcap: float | None = added_later(None)
-  sliding_window: int | None = added_later(None)
-  local_layers: tuple[int, ...] = added_later(())
-  local_rope_base: float | None = added_later(None)
-  rope_scaling: RopeScaling | None = added_later(None)
-  dtype: DType = added_later("float32")
-  param_dtype: DType = added_later("float32")
-  remat: bool = added_later(False)
+  num_kv_heads: int | None = None
+  norm_eps: float = 1e-6
+  norm_offset: float = 0.0
+  activation: Literal["silu", "gelu_tanh"] = "silu"
+  tie_embeddings: bool = True
+  scale_embeddings: bool = True
+  qkv_bias: bool = False
+  qk_norm: bool = False
+  post_norms: bool = False
+  query_scale: float | None = None
+  attention_softcap: float | None = None
+  final_softcap: float | None = None
+  sliding_window: int | None = None
+  local_layers: tuple[int, ...] = ()
+  local_rope_base: float | None = None
+  rope_scaling: RopeScaling | None = None
+  dtype: DType = "float32"
+  param_dtype: DType = "float32"
+  remat: bool = False
 
   def __post_init__(self):
     check_sizes(self, "num_layers", "rope_base")

@@ -10,9 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import scipy.special
-
-_SIGNIFICANT_DIGITS = 12  # fewer than scipy's versions agree on
+from cot_latent.reporting import stats
 
 
 class Estimate(NamedTuple):
@@ -39,7 +37,8 @@ def estimate(values: Sequence[float]) -> Estimate:
   """Estimates a mean from independent values, with Student's 95% interval.
 
   Sums are exact and the quantile is rounded, so that the result is the same
-  to the last bit on every machine.
+  to the last bit on every machine. That of `scipy.stats.ttest_1samp` is not,
+  and where values are nearly equal it loses digits.
 
   Args:
     values: at least one. Of a single one there is no deviation or interval.
@@ -99,5 +98,6 @@ def best(values: Mapping[str, Mapping[int, float]]) -> str | None:
 
 def t_quantile(degrees: int) -> float:
   """The 97.5% quantile of Student's distribution, to 12 digits."""
-  quantile = float(scipy.special.stdtrit(degrees, 0.975))
-  return float(f"{quantile:.{_SIGNIFICANT_DIGITS}g}")
+  import scipy.special
+
+  return stats.rounded(scipy.special.stdtrit(degrees, 0.975))

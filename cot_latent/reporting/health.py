@@ -105,12 +105,12 @@ def red_flags(liveness: Mapping[str, Any]) -> list[str]:
 
 
 def _gap(metrics: Sequence[_Row]) -> dict[str, float]:
-  """The most that sampler and scorer differed by, which early runs lack.
+  """The most that sampler and scorer differed by, if any step compared them.
 
   The control variate takes both for the same distribution.
   """
   name = names.LOG_PROB_GAP
-  gaps = [row[name] for row in metrics if row.get(name) is not None]
+  gaps = [row[name] for row in metrics if row[name] is not None]
   return {"largest_log_prob_gap": max(gaps)} if gaps else {}
 
 

@@ -1,25 +1,21 @@
-"""The run's record: report.json and the page made from it.
+"""The report of a run: how it is made of the journal's rows, read and checked.
 
-The record is written whole each time, at the start, at every checkpoint and at
-the end, so that a reader always finds a valid report that says how far the run
-is. What is large lies beside it: the journal, with what was measured at every
-step and a few samples, from which the report is made; the outputs and memories;
-the changes to the code, if it was changed. The report has their hashes.
+What is large is stored beside report.json: the journal, with what was measured
+at every step and a few samples, of which the report is made; the outputs and
+memories; the changes to the code, if it was changed. The report has their
+hashes.
 
 `report.schema.json` says what a report holds; `seals`, what its hashes are for.
 """
 
 import datetime
-import importlib.resources
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jsonschema
-
 from cot_latent.errors import UserError
-from cot_latent.reporting import health, page, seals
+from cot_latent.reporting import health, page, schema, seals
 from cot_latent.reporting import metric_names as names
 from cot_latent.runtime import files, lock
 
@@ -30,61 +26,6 @@ JOURNAL, DIFF = "journal.jsonl", "code.diff"
 CONFIG = "config.gin"  # by T5X, of a run inside it
 _TIMES = ("sampling", "checking", "gradient", "rest")
 _Row = dict[str, Any]
-
-
-class Record:
-  """The report of one run while it is being made."""
-
-  def __init__(
-    self,
-    directory: pathlib.Path,
-    header: dict[str, Any],
-    resume_at: int | None,
-  ):
-    """Opens the record of a run that starts or goes on.
-
-    Args:
-      directory: the run's folder.
-      header: the sections that stay as they are while the run goes on.
-      resume_at: the step that the run goes on from; None at the start.
-
-    Raises:
-      UserError: if the journal lacks steps that were taken before.
-    """
-    self._directory = directory
-    self._header = header
-    path = directory / JOURNAL
-    if resume_at is not None:
-      steps = {row["step"] for row in files.read_rows(path, resume_at)}
-      if missing := {*range(resume_at + 1)} - steps:
-        raise UserError(
-          f"{path} lacks step {min(missing)}, though the checkpoint is of step "
-          f"{resume_at}: put the journal back, or choose another MODEL_DIR"
-        )
-    self.journal = files.Journal(path, resume_at)
-
-  def write(self, status: str, error: str | None = None) -> dict[str, Any]:
-    """Writes report.json and report.html.
-
-    Args:
-      status: running, complete, failed or interrupted; a run that is complete
-        and was not alive is written down as suspect.
-      error: what went wrong, in a line.
-
-    Returns:
-      The report.
-    """
-    rows = self.journal.rows
-    report = build(self._header, rows, status, error)
-    path = self._directory / "report.json"
-    files.write_atomically(path, files.to_json(report))
-    html = page.render(report | split(rows))
-    files.write_atomically(path.with_suffix(".html"), html)
-    return report
-
-  def close(self) -> None:
-    """Closes the journal."""
-    self.journal.close()
 
 
 def replace(path: pathlib.Path, report: Mapping[str, Any]) -> None:
@@ -131,10 +72,10 @@ def build(
   """Makes the report from its parts, with its hashes.
 
   Args:
-    header: the sections that do not change while a run goes on.
-    rows: of the journal.
-    status: as for `Record.write`.
-    error: what went wrong, in a line.
+    header: The sections that do not change during a run.
+    rows: The journal's rows.
+    status: As for `RunLog.write`.
+    error: What went wrong, in a line.
   """
   live = measured(rows, header["liveness"]["limits"])
   flags = health.red_flags(live["liveness"])
@@ -209,13 +150,13 @@ def measured(
 
 
 def _start(usage: Sequence[_Row]) -> dict[str, Any]:
-  """What it took to get going, which the first reports did not say.
+  """What it took to get going, once a checkpoint was saved.
 
   Of several processes, one after the other, that which compiled most counts.
   """
-  compilations = [row["compilation"] for row in usage if "compilation" in row]
-  if not compilations:
+  if not usage:
     return {}
+  compilations = [row["compilation"] for row in usage]
   seconds = (row["first_step_seconds"] for row in usage)
   return {
     "first_step_seconds": next((s for s in seconds if s is not None), None),
@@ -247,28 +188,6 @@ def with_verdict(
   return sealed(
     {**report, "replication": [*report["replication"], dict(verdict)]}
   )
-
-
-def schema() -> dict[str, Any]:
-  """The JSON Schema of a report."""
-  package = importlib.resources.files("cot_latent.reporting")
-  text = (package / "report.schema.json").read_text(encoding="utf-8")
-  return json.loads(text)
-
-
-def check_schema(report: Any, where: str) -> None:
-  """Checks that a report has the form that its schema describes.
-
-  Raises:
-    UserError: naming the first place that has not.
-  """
-  validator = jsonschema.Draft202012Validator(schema())
-  for error in sorted(validator.iter_errors(report), key=lambda e: e.json_path):
-    reason = " ".join(error.message.split())
-    raise UserError(
-      f"{where} is not a report of this program: {error.json_path}: "
-      f"{reason:.120}"
-    )
 
 
 def read(directory: pathlib.Path) -> dict[str, Any] | None:
@@ -305,7 +224,7 @@ def read_file(path: pathlib.Path) -> dict[str, Any]:
   """
   foreign = UserError(f"{path} is not a report of this program")
   try:
-    report = json.loads(path.read_text(encoding="utf-8"))
+    report = files.parse_json(path.read_text(encoding="utf-8"))
     version = report["schema_version"]
   except OSError as error:
     raise UserError(f"{path} cannot be read: {error.strerror}") from None
@@ -316,13 +235,16 @@ def read_file(path: pathlib.Path) -> dict[str, Any]:
       f"{path} has schema version {version!r:.40}; this program reads "
       f"{SCHEMA_VERSION}: run it again"
     )
-  check_schema(report, str(path))
+  schema.check_report(report, str(path))
   return report
 
 
 def read_whole(directory: pathlib.Path) -> dict[str, Any]:
   """Reads a run's report with the metrics and samples that lie beside it."""
-  rows = files.read_rows(directory / JOURNAL, None)
+  path = directory / JOURNAL
+  rows = files.read_rows(path, None)
+  for number, row in enumerate(rows, start=1):
+    schema.check_row(row, f"{path}, line {number}")
   return read_file(directory / "report.json") | split(rows)
 
 
@@ -332,9 +254,9 @@ def check_same_run(
   """Checks that a folder's run is the one that is asked for.
 
   Args:
-    directory: the run's folder.
-    old: the report in it.
-    header: of the run that is to go on there.
+    directory: The run's folder.
+    old: The report in the folder.
+    header: The header of the run that is to be resumed there.
 
   Raises:
     UserError: naming the first thing that differs.

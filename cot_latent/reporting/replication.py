@@ -10,10 +10,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import scipy.stats
-
-from cot_latent.reporting import environment, record, seals
-from cot_latent.runtime import files
+from cot_latent.reporting import environment, reading, record, seals
 
 BITWISE, CHOICES, CONSISTENT, DIFFERENT = (
   "bitwise equal",
@@ -50,14 +47,14 @@ def compare(one: pathlib.Path, other: pathlib.Path) -> Comparison:
     other: another.
 
   Raises:
-    UserError: if one of them is no report.
+    UserError: if one of them is no report, or it or its journal was edited.
   """
-  reports = [record.read_file(path) for path in (one, other)]
+  opened = [reading.open_report(p, record.JOURNAL) for p in (one, other)]
   journals = [
-    _shared_rows(path, report)
-    for path, report in zip((one, other), reports, strict=True)
+    _shared_rows(path, parts[record.JOURNAL])
+    for path, (_, parts) in zip((one, other), opened, strict=True)
   ]
-  a, b = reports
+  a, b = (report for report, _ in opened)
   differences = _section_differences(a, b)
   mine, theirs = journals
   same_choices = None
@@ -79,15 +76,12 @@ def compare(one: pathlib.Path, other: pathlib.Path) -> Comparison:
 
 
 def _shared_rows(
-  path: pathlib.Path, report: Mapping[str, Any]
+  path: pathlib.Path, journal: bytes | None
 ) -> list[dict[str, Any]] | None:
   """The rows that a repetition must share; None without a journal."""
-  journal = path.parent / record.JOURNAL
-  if not journal.is_file():
+  if journal is None:
     return None
-  (part,) = (p for p in report["parts"] if p["path"] == journal.name)
-  lines = journal.read_bytes()[: part["num_bytes"]].splitlines()
-  rows = map(files.from_json_line, lines)
+  rows = reading.parse_rows(journal, str(path.with_name(record.JOURNAL)))
   return [
     seals.shared_fields(row) for row in rows if seals.is_shared(row["kind"])
   ]
@@ -167,6 +161,8 @@ def _same_outcome(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 def _test(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[list[str], bool]:
   """Tests whether accuracies are equal, by Fisher's exact test."""
+  import scipy.stats  # slow to import
+
   keys = ("task", "split", "decoder", "step", "total")
   theirs = {tuple(row[k] for k in keys): row for row in b["results"]}
   tested = []

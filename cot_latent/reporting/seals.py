@@ -16,6 +16,7 @@ from cot_latent.errors import UserError
 from cot_latent.reporting import metric_names
 
 SEALS = ("hashes", "seal")
+REMEDY = "take it again from its run's folder, or run it again"
 # Settings that do not change what a run computes: where it lies and reads from,
 # how often it saves, when it counts as dead, and on how many devices it runs
 # (which changes rounding).
@@ -64,21 +65,21 @@ def check(report: Mapping[str, Any], where: str = "the report") -> None:
   Raises:
     UserError: naming the first section, by the alphabet, that was changed.
   """
-  mend = "take it again from its run's folder, or run it again"
   hashes, sealed = (report.get(name) for name in SEALS)
   if not isinstance(hashes, dict) or not isinstance(sealed, str):
     raise UserError(
-      f"{where} has no hashes, and nothing tells whether it was edited: {mend}"
+      f"{where} has no hashes, and nothing tells whether it was edited: "
+      f"{REMEDY}"
     )
   for name in sorted((report.keys() | hashes.keys()) - {*SEALS}):
     if name not in hashes:
-      raise UserError(f"{where}: section {name} was added afterwards: {mend}")
+      raise UserError(f"{where}: section {name} was added afterwards: {REMEDY}")
     if name not in report:
-      raise UserError(f"{where}: section {name} is missing: {mend}")
+      raise UserError(f"{where}: section {name} is missing: {REMEDY}")
     if sha256(report[name]) != hashes[name]:
-      raise UserError(f"{where}: section {name} was edited: {mend}")
+      raise UserError(f"{where}: section {name} was edited: {REMEDY}")
   if sha256(hashes) != sealed:
-    raise UserError(f"{where}: section hashes was edited: {mend}")
+    raise UserError(f"{where}: section hashes was edited: {REMEDY}")
 
 
 def digest(report: Mapping[str, Any]) -> str:

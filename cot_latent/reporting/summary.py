@@ -4,6 +4,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from cot_latent.runtime import terminal
+
 _PLAN_ROWS = (
   ("base model", "base"),
   ("memory start", "memory_start"),
@@ -48,7 +50,7 @@ def left_out_text(data: Mapping[str, Any]) -> str:
     ]
     if parts:
       lines.append(f"{what}, being too long: {'; '.join(parts)}")
-  return "\n".join(lines)
+  return terminal.join(lines)
 
 
 def overview(report: Mapping[str, Any]) -> str:
@@ -105,7 +107,7 @@ def overview(report: Mapping[str, Any]) -> str:
   for one in report["replication"]:
     lines.append(_field("repeated", f"{one['at']}: {one['verdict']}"))
     lines += [f"  {line}" for line in one["evidence"]]
-  return "\n".join(lines)
+  return terminal.join(lines)
 
 
 def _t5x_lines(report: Mapping[str, Any]) -> list[str]:
@@ -151,7 +153,7 @@ def _field(name: str, value: Any) -> str:
 def report_text(report: Mapping[str, Any], directory: pathlib.Path) -> str:
   """Tells held-out accuracy before and after, and where the report is."""
   # Of a mixture the whole comes first, and its tasks after it.
-  whole = report["results"][0].get("task")
+  whole = next((row.get("task") for row in report["results"]), None)
   results = [row for row in report["results"] if row.get("task") == whole]
   decoders = dict.fromkeys(row["decoder"] for row in results)
   last = report["plan"]["steps"]
@@ -160,6 +162,8 @@ def report_text(report: Mapping[str, Any], directory: pathlib.Path) -> str:
   ]
   for decoder in decoders:
     ends = {row["step"]: row for row in results if row["decoder"] == decoder}
+    if not {0, last} <= ends.keys():
+      continue
     before, after = ends[0], ends[last]
     low, high = after["interval"]
     name = decoder.replace("_", "-")
@@ -170,11 +174,11 @@ def report_text(report: Mapping[str, Any], directory: pathlib.Path) -> str:
       f"{low:.3f} to {high:.3f}"
     )
   total = report["cost"]["seconds"]["total"]
-  lines += filter(None, [left_out_text(report["data"])])
+  lines += left_out_text(report["data"]).splitlines()
   lines += [f"suspect: {sign}" for sign in report["suspect"]]
   lines += [
     f"{last} steps of {report['identity']['method']} on "
     f"{report['identity']['task']}; {total:.0f} s in all",
     f"report: {directory / 'report.html'} and {directory / 'report.json'}",
   ]
-  return "\n".join(lines)
+  return terminal.join(lines)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cot_latent.errors import UserError
-from cot_latent.reporting import record, seals
+from cot_latent.reporting import reading, record, seals
 from cot_latent.runtime import files
 
 # A line of outputs -> the answer counted, and whether it is right.
@@ -50,9 +50,10 @@ def verify(
   ]
   contents = {}
   for part in report["parts"]:
-    content, check = _read_part(folder, part)
+    content, fault = reading.read_part(folder, part)
     contents[part["path"]] = content
-    checks.append(check)
+    is_done = content is not None or fault is not None
+    checks.append(Check(part["path"], fault, is_done))
   journal = contents.get(record.JOURNAL)
   if journal is None:
     checks.append(Check("what comes from the journal", None, is_done=False))
@@ -73,29 +74,12 @@ def _complaint(check: Callable, *arguments) -> str | None:
   return None
 
 
-def _read_part(
-  folder: pathlib.Path, part: Mapping[str, Any]
-) -> tuple[bytes | None, Check]:
-  """Reads a file beside the report, and compares its hash."""
-  path = folder / part["path"]
-  if not path.resolve().is_relative_to(folder.resolve()):
-    return None, Check(part["path"], "lies outside the run's folder")
-  try:
-    content = path.read_bytes()
-  except FileNotFoundError:
-    return None, Check(part["path"], None, is_done=False)
-  except OSError as error:
-    return None, Check(part["path"], f"cannot be read: {error.strerror}")
-  if part["path"] == record.JOURNAL:  # of which a running run writes on
-    content = content[: part["num_bytes"]]
-  if files.sha256(content) != part["sha256"]:
-    return None, Check(part["path"], "it was changed")
-  return content, Check(part["path"], None)
-
-
 def _check_journal(report: Mapping[str, Any], content: bytes) -> list[Check]:
-  """Makes the report's sections anew from the journal."""
-  rows = [files.from_json_line(line) for line in content.splitlines()]
+  """Makes the report's sections again from the journal."""
+  try:
+    rows = reading.parse_rows(content, record.JOURNAL)
+  except UserError as error:
+    return [Check("what comes from the journal", str(error))]
   again = record.measured(rows, report["liveness"]["limits"])
   checks = []
   for name, section in again.items():
@@ -132,7 +116,7 @@ def _check_outputs(
     if all(row[key] == part[key] for key in ("step", "split", "decoder"))
   ]
   try:
-    lines = [files.from_json_line(line) for line in content.splitlines()]
+    lines = [files.parse_json(line) for line in content.splitlines()]
     found = _misjudged(lines, rescore) if rescore else None
     found = found or _miscount(own, lines)
   # What was forged may have any form.

@@ -1,10 +1,15 @@
 """Files that are whole or not there, and a journal that survives a kill."""
 
+import errno
 import hashlib
 import json
+import math
 import os
 import pathlib
+import sys
 from typing import Any, TextIO
+
+from cot_latent.errors import UserError
 
 
 def partial_path(path: pathlib.Path) -> pathlib.Path:
@@ -27,6 +32,89 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     raise
 
 
+def check_output(flag: str, output: str) -> None:
+  """Refuses a file that cannot be written, before there is anything to write.
+
+  Args:
+    flag: The flag that names the file, for messages.
+    output: The file; also a FIFO, a device or a link.
+
+  Raises:
+    UserError: if there is no such folder, or if nothing may be written there.
+  """
+  path = pathlib.Path(output)
+  try:
+    place = path.resolve()
+    if path.is_dir():
+      raise UserError(f"{flag}={output} is a folder: name a file")
+    if path.exists():
+      is_open = os.access(path, os.W_OK)
+    else:
+      folder = place.parent if path.is_symlink() else path.parent
+      if not folder.is_dir():
+        raise UserError(f"{flag}={output}: there is no folder {folder}")
+      is_open = os.access(folder, os.W_OK)
+  except (OSError, ValueError, RuntimeError) as error:  # a loop, a null
+    raise UserError(f"{flag}={output!r:.80} cannot be used: {error}") from None
+  if not is_open:
+    raise UserError(f"{flag}={output}: no permission to write there")
+
+
+def check_output_folder(flag: str, output: str) -> None:
+  """Refuses a folder of outputs whose place a file has.
+
+  Args:
+    flag: The flag that names the folder, for messages.
+    output: The folder, which need not exist.
+
+  Raises:
+    UserError: if it, or what it would be in, is no folder.
+  """
+  for place in (pathlib.Path(output), *pathlib.Path(output).parents):
+    if place.exists() and not place.is_dir():
+      raise UserError(f"{flag}={output}: {place} is a file, not a folder")
+
+
+def write_output(path: pathlib.Path, content: str | bytes) -> None:
+  """Writes a file that a flag names, whatever that is.
+
+  A regular file is replaced at once, or stays as it was; where only the file
+  may be written and not its folder, it is written in place. A link stays, and
+  what it leads to is written. A FIFO, a device, a terminal and the command's
+  own output (`/dev/stdout`) are written to.
+
+  Args:
+    path: The file.
+    content: Text, as UTF-8, or bytes.
+  """
+  data = content.encode() if isinstance(content, str) else content
+  for stream in (sys.stdout, sys.stderr):
+    if _is_stream(path, stream):
+      # Opened again, a file would be written over from its beginning.
+      stream.flush()
+      with open(os.dup(stream.fileno()), "wb") as file:
+        file.write(data)
+      return
+  if path.exists() and not path.is_file():
+    path.write_bytes(data)
+    return
+  place = path.resolve()
+  try:
+    write_atomically(place, data)
+  except OSError as error:
+    if error.errno not in (errno.EACCES, errno.EPERM) or not place.is_file():
+      raise
+    place.write_bytes(data)
+
+
+def _is_stream(path: pathlib.Path, stream: TextIO) -> bool:
+  """Whether a path leads to what a stream of this process writes to."""
+  try:
+    return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+  except (OSError, ValueError):  # none there, or no file behind the stream
+    return False
+
+
 def to_json(value: Any) -> str:
   """Writes JSON with sorted keys; NaN and infinity, which JSON lacks, fail."""
   return json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n"
@@ -37,9 +125,33 @@ def to_json_line(value: Any) -> str:
   return json.dumps(value, sort_keys=True, allow_nan=False) + "\n"
 
 
-def from_json_line(line: bytes) -> Any:
-  """Reads what `to_json_line` wrote."""
-  return json.loads(line)
+def parse_json(text: str | bytes) -> Any:
+  """Reads what `to_json` or `to_json_line` wrote, and nothing else.
+
+  Raises:
+    ValueError: If it is no JSON, or has a number that these do not write: NaN,
+      infinity, or a whole one of more than 64 bits.
+  """
+  return json.loads(
+    text,
+    parse_constant=_refuse,
+    parse_float=_finite,
+    parse_int=_of_64_bits,
+  )
+
+
+def _refuse(text: str) -> float:
+  raise ValueError(f"{text:.40} is no number of JSON's")
+
+
+def _finite(text: str) -> float:
+  return number if math.isfinite(number := float(text)) else _refuse(text)
+
+
+def _of_64_bits(text: str) -> int:
+  if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+    raise ValueError(f"{text:.40} has more than 64 bits")
+  return int(text)
 
 
 def sha256(content: bytes) -> str:
@@ -101,18 +213,36 @@ def read_rows(
   Args:
     path: of the file.
     last_step: the step; None reads all.
+
+  Raises:
+    UserError: if it cannot be read, or a line is no row; names the line.
   """
-  rows = _whole_lines(path) if path.exists() else []
+  if not path.exists():
+    return []
+  try:
+    lines = path.read_bytes().splitlines(keepends=True)
+  except OSError as error:
+    raise UserError(f"{path} cannot be read: {error.strerror}") from None
+  rows = []
+  for number, line in enumerate(lines, start=1):
+    try:
+      row = parse_json(line)
+    except (ValueError, RecursionError):
+      break  # it is torn: a process was killed while it wrote
+    if not line.endswith(b"\n"):
+      break
+    if not _is_row(row):
+      raise UserError(
+        f"{path}, line {number} is not a row of a journal: it has no step or "
+        "no kind"
+      )
+    rows.append(row)
   return [row for row in rows if last_step is None or row["step"] <= last_step]
 
 
-def _whole_lines(path: pathlib.Path):
-  """Yields the rows up to the first torn line."""
-  for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-    try:
-      row = json.loads(line)
-    except json.JSONDecodeError:
-      return
-    if not line.endswith("\n"):
-      return
-    yield row
+def _is_row(row: Any) -> bool:
+  return (
+    isinstance(row, dict)
+    and type(row.get("step")) is int
+    and isinstance(row.get("kind"), str)
+  )

@@ -1,24 +1,28 @@
 """Locks by which processes keep out of each other's way.
 
-A lock is the system's, on an open file: it goes with the process that holds it,
-however that ends, and the file that stays behind locks nothing. Network file
-systems keep such locks between machines if they are set up to (NFS since
-version 4); where they do not, only processes of one machine see each other.
-Where there are no locks at all, that is said, and nothing is protected.
+A lock is the system's, on an open file (`filelock`): it is released when the
+process that holds it ends, however it ends, and the file that stays behind
+locks nothing. The file says which process held it last. Network file systems
+keep such locks between machines if they are set up to (NFS since version 4);
+where they do not, only processes of one machine see each other. Where there are
+no locks at all, that is said, and nothing is protected.
 """
 
 import contextlib
 import errno
-import fcntl
+import os
 import pathlib
-import sys
+import platform
 from collections.abc import Iterator
-from typing import TextIO
+
+import filelock
 
 from cot_latent.errors import UserError
+from cot_latent.runtime import terminal
 
 NAME = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_MAX_NOTE = 80  # characters
 
 
 @contextlib.contextmanager
@@ -28,12 +32,16 @@ def hold(folder: pathlib.Path) -> Iterator[None]:
   Raises:
     UserError: if another process holds it.
   """
-  with (folder / NAME).open("a") as file:
-    if not _take(file, folder):
-      raise UserError(
-        f"MODEL_DIR {folder} is in use by another process: wait for it, or "
-        "choose another MODEL_DIR"
-      )
+  path = folder / NAME
+  lock = _lock(path)
+  try:
+    _acquire(lock, timeout=0)
+  except filelock.Timeout:
+    raise UserError(
+      f"MODEL_DIR {folder} is in use by another process{_holder(path)}: wait "
+      "for it, or choose another MODEL_DIR"
+    ) from None
+  with _released(lock):
     yield
 
 
@@ -42,29 +50,53 @@ def wait(path: pathlib.Path, notice: str) -> Iterator[None]:
   """Waits until no other process makes a file, and keeps them from it.
 
   Args:
-    path: the file to be made.
-    notice: printed if there is something to wait for.
+    path: The file to be made.
+    notice: What is printed if there is something to wait for.
   """
-  with path.with_name(f".{path.name}{NAME}").open("a") as file:
-    if not _take(file, path.parent):
-      print(notice, file=sys.stderr, flush=True)
-      fcntl.flock(file, fcntl.LOCK_EX)
+  lock = _lock(path.with_name(f".{path.name}{NAME}"))
+  try:
+    _acquire(lock, timeout=0)
+  except filelock.Timeout:
+    terminal.say(notice, is_error=True)
+    _acquire(lock, timeout=-1)
+  with _released(lock):
     yield
 
 
-def _take(file: TextIO, folder: pathlib.Path) -> bool:
-  """Takes the lock on a file, unless another process has it."""
+@contextlib.contextmanager
+def _released(lock: filelock.BaseFileLock) -> Iterator[None]:
   try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    return False
+    yield
+  finally:
+    lock.release()  # which does nothing where there are no locks
+
+
+def _lock(path: pathlib.Path) -> filelock.BaseFileLock:
+  # A lock that is only a file's existence would survive its process.
+  return filelock.FileLock(path, fallback_to_soft=False)
+
+
+def _acquire(lock: filelock.BaseFileLock, timeout: float) -> None:
+  """Takes a lock, and notes who has it; -1 waits as long as it takes."""
+  path = pathlib.Path(lock.lock_file)
+  try:
+    lock.acquire(timeout=timeout)
   except OSError as error:
-    if error.errno not in _NO_LOCKS:
+    if isinstance(error, filelock.Timeout) or error.errno not in _NO_LOCKS:
       raise
-    print(
-      f"{folder} has no locks ({error.strerror}): see to it that no other "
-      "process uses it",
-      file=sys.stderr,
-      flush=True,
+    terminal.say(
+      f"{path.parent} has no locks ({error.strerror}): see to it that no "
+      "other process uses it",
+      is_error=True,
     )
-  return True
+  else:
+    path.write_text(f"{os.getpid()} on {platform.node()}", encoding="utf-8")
+
+
+def _holder(path: pathlib.Path) -> str:
+  """Says which process holds a lock, if its file does."""
+  try:
+    note = path.read_text(encoding="utf-8")[:_MAX_NOTE]
+  except (OSError, UnicodeDecodeError):
+    return ""
+  return f" ({note})" if note else ""

@@ -3,7 +3,7 @@
 import sys
 import time
 
-from cot_latent.runtime import processes
+from cot_latent.runtime import processes, terminal
 
 
 class Progress:
@@ -42,5 +42,6 @@ class Progress:
       clock = f"about {(self._total - done) / rate:.0f} s left"
     text = f"{self._name:<14} {done:>5}/{self._total}  {clock}  {note}".rstrip()
     start, end = ("\r\x1b[K", "") if self._is_terminal else ("", "\n")
-    sys.stderr.write(start + text + ("\n" if is_last else end))
-    sys.stderr.flush()
+    sys.stderr.write(start)
+    text = terminal.printable(text, is_line=True)
+    terminal.say(text, is_error=True, end="\n" if is_last else end)

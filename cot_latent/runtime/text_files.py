@@ -1,5 +1,6 @@
 """Data files read and checked; a fault is reported with its file and row."""
 
+import codecs
 import json
 import pathlib
 import re
@@ -17,7 +18,8 @@ def read_text(path: pathlib.Path) -> str:
     UserError: if it cannot be read, is not UTF-8 or is empty.
   """
   try:
-    content = path.read_bytes()
+    # Some editors begin a file with a byte order mark.
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     text = content.decode()
   except OSError as error:
     raise UserError(f"cannot read {path} ({error.strerror})") from None
@@ -74,6 +76,8 @@ def require_strings(path: pathlib.Path, place: str, row, names) -> None:
 def read_jsonl(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
   """Reads a file of JSON lines.
 
+  Empty lines at the end are passed over.
+
   Yields:
     The place of each row, for messages, and the row; no row is checked.
 
@@ -81,6 +85,6 @@ def read_jsonl(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
     UserError: if it cannot be read, or naming the line that is not JSON.
   """
   # Not splitlines(), which also cuts at U+2028 inside a JSON string.
-  lines = read_text(path).removesuffix("\n").split("\n")
+  lines = read_text(path).rstrip(" \t\r\n").split("\n")
   for number, line in enumerate(lines, start=1):
     yield f"line {number}", parse_json(path, line, number)

@@ -9,23 +9,6 @@ import typeguard
 
 from cot_latent.errors import UserError
 
-_ADDED_LATER = {"added_later": True}
-
-
-def added_later(default: typing.Any) -> typing.Any:
-  """Makes a dataclass's field that came after reports were written.
-
-  While it has its default it is not in a report, so that older ones can be
-  compared with new ones.
-  """
-  return dataclasses.field(default=default, metadata=_ADDED_LATER)
-
-
-def is_to_be_told(config, field: dataclasses.Field) -> bool:
-  """Whether a report needs a dataclass's field."""
-  is_default = getattr(config, field.name) == field.default
-  return not (field.metadata == _ADDED_LATER and is_default)
-
 
 def check_types(config) -> None:
   """Checks each field of a dataclass against its annotation.

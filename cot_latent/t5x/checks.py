@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import gin
 import jax
-from gin import config as gin_config
 from t5x import models
 
+from cot_latent.configuration import gin_tables
 from cot_latent.errors import UserError
 from cot_latent.t5x import paths
 
@@ -183,7 +183,7 @@ def _ignored() -> tuple[str, ...]:
   return tuple(
     sorted(
       name
-      for (_, selector), parameters in gin_config._CONFIG.items()
+      for (_, selector), parameters in gin_tables.bound().items()
       if f".{selector}".endswith(".trainer.Trainer")
       for name, value in parameters.items()
       if value is not None

@@ -1,6 +1,5 @@
 """T5X's inference evaluation, whose answers go into the report as well."""
 
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ import seqio
 
 from cot_latent.em import evaluation
 from cot_latent.em.evaluation import Output
+from cot_latent.runtime import terminal
 from cot_latent.t5x import checks
 from cot_latent.t5x.report import Report
 
@@ -36,11 +36,10 @@ class Evaluator:
     self._report = report
     if report is not None and not checks.evaluates_greedily():
       # A report's results are greedy ones, or majorities of samples.
-      print(
+      terminal.say(
         "the evaluation draws samples (decoding.temperature_sample), so that "
         "the report leaves it out: set topk = 1",
-        file=sys.stderr,
-        flush=True,
+        is_error=True,
       )
       self._report = None
     self._ids: dict[str, list[str]] = {}

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
-from gin import config as gin_config
 from t5x import gin_utils
 
 from cot_latent.configuration import errors as gin_errors
+from cot_latent.configuration import gin_tables
 from cot_latent.configuration import sources as gin_sources
 from cot_latent.errors import Preempted, RunError, UserError
 from cot_latent.runtime import files
@@ -158,10 +158,8 @@ def parse(
     T5X's train as gin configures it.
   """
   gin.clear_config()
-  gin_config._LOCATION_PREFIXES[:] = [""]
   own = pathlib.Path(train_script.__file__).parents[1]
-  for folder in (*search_paths, own):
-    gin.add_config_file_search_path(str(folder))
+  gin_tables.look_in([*search_paths, str(own)])
   for name in gin_files:
     with gin_errors.explained(name):
       gin.parse_config_file(name)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from cot_latent.errors import UserError
 from cot_latent.models.hf import weights as hf_weights
 from cot_latent.models.t5 import T5Config
+from cot_latent.runtime import terminal
 from cot_latent.t5x import checkpoints, convert, paths
 
 
@@ -80,11 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     if options.command == "to_folder":
       step = to_folder(options.checkpoint, options.source, options.folder)
-      print(f"{options.folder} has the model of step {step}")
+      terminal.say(f"{options.folder} has the model of step {step}")
     else:
-      print(from_folder(options.source, options.directory))
+      terminal.say(from_folder(options.source, options.directory))
   except UserError as error:
-    print(f"t5x: error: {error}", file=sys.stderr)
+    terminal.fail(str(error))
     return 2
   return 0
 

@@ -8,7 +8,7 @@ import signal
 import sys
 
 from cot_latent.errors import Preempted, RunError, UserError
-from cot_latent.runtime import preemption
+from cot_latent.runtime import preemption, terminal
 
 _EXIT_PREEMPTED = 143
 _held = contextlib.ExitStack()  # until the process ends
@@ -25,9 +25,9 @@ def install() -> None:
 
   def say(kind, error, trace) -> None:
     if issubclass(kind, UserError | RunError):
-      print(f"t5x: error: {str(error).splitlines()[0]}", file=sys.stderr)
+      terminal.fail(str(error).splitlines()[0])
     elif issubclass(kind, Preempted):
-      print("t5x: error: ended by SIGTERM", file=sys.stderr)
+      terminal.fail("ended by SIGTERM")
       sys.exit(_EXIT_PREEMPTED)
     else:
       before(kind, error, trace)

@@ -11,6 +11,7 @@ import jax
 from gin import config as gin_config
 from t5x import partitioning
 
+from cot_latent.configuration import gin_tables
 from cot_latent.reporting import environment
 
 # Bindings that do not change what a run computes: where it lies, what it begins
@@ -100,7 +101,7 @@ def describe_partitioning(
 def bindings() -> dict[str, str]:
   """All that gin binds and that may change what a run computes, as texts."""
   found = {}
-  for (scope, selector), parameters in sorted(gin_config._CONFIG.items()):
+  for (scope, selector), parameters in sorted(gin_tables.bound().items()):
     if selector == "gin.macro":
       if scope not in _FREE_MACROS:
         found[scope] = _text(parameters["value"])

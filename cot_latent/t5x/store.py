@@ -6,10 +6,14 @@ at once. In a bucket, where T5X may keep its checkpoints, they are put whole.
 
 import pathlib
 import tempfile
+from typing import Any
 
 from etils import epath
 
 from cot_latent.reporting import record
+from cot_latent.reporting.runlog import RunLog
+from cot_latent.runtime import processes
+from cot_latent.t5x import header
 
 _OF_BEFORE = ("report.json", record.JOURNAL, record.DIFF)
 
@@ -63,3 +67,35 @@ class Store:
     """What T5X wrote as config.gin, if it has."""
     path = self.home / record.CONFIG
     return path.read_bytes() if path.exists() else None
+
+
+class StoredLog(RunLog):
+  """A log that may be in a bucket, and whose report names T5X's config.gin."""
+
+  def __init__(
+    self,
+    store: Store,
+    sections: dict[str, Any],
+    resume_at: int | None,
+    **settings: Any,
+  ):
+    """Opens the log as `RunLog` does, of which the last arguments are.
+
+    Args:
+      store: The run's folder.
+      sections: The sections of the report that the journal does not give.
+      resume_at: The step that the run resumes from; None at the start.
+      **settings: As for `RunLog`.
+    """
+    super().__init__(store.folder, sections, resume_at, **settings)
+    self._store, self._sections = store, sections
+
+  def write(self, status: str, error: str | None = None) -> dict[str, Any]:
+    """Writes report.json and report.html, and puts all where it belongs."""
+    content = self._store.config()
+    if content is not None:
+      header.name_config(self._sections, content)
+    report = super().write(status, error)
+    if processes.is_first():
+      self._store.push()
+    return report

@@ -119,9 +119,7 @@ def _read(
   elif path.suffix == ".csv":
     reader = csv.DictReader(
       # Spreadsheets write a byte order mark.
-      io.StringIO(
-        text_files.read_text(path).removeprefix("\ufeff"), newline=""
-      ),
+      io.StringIO(text_files.read_text(path), newline=""),
       strict=True,
     )
     try:

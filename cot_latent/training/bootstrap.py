@@ -14,11 +14,13 @@ import jax
 import numpy as np
 
 from cot_latent.data.task import Examples, Task
+from cot_latent.em import training_data
 from cot_latent.em.drawing import Drawer
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import rng
 from cot_latent.models.api import PAD_ID
 from cot_latent.runtime import files, processes
+from cot_latent.training.loading import Data
 
 _PASSES = 4  # over the training questions, before giving up
 _FILE = "exemplars.jsonl"
@@ -42,6 +44,29 @@ class Exemplar(NamedTuple):
   answer: str
   completion: str
   tokens: list[int]
+
+
+def is_wanted(data: Data) -> bool:
+  """Whether a run draws worked examples, for prompts or for a soft prompt."""
+  is_soft = data.soft_task is not None
+  return is_soft or data.task.prompts.exemplars == "bootstrapped"
+
+
+def room(data: Data, prompt_length: int) -> int:
+  """Counts the tokens that worked examples may take before every question.
+
+  Args:
+    data: The questions, without the examples.
+    prompt_length: The tokens that a prompt may have.
+  """
+  if data.soft_task is not None:
+    return np.iinfo(np.int32).max  # embeddings take none of the prompt's
+  longest = max(
+    int((array != PAD_ID).sum(axis=1).max())
+    for examples in (data.train, data.test)
+    for array in (examples.prompts, examples.guides)
+  )
+  return prompt_length - longest
 
 
 def draw(
@@ -120,6 +145,39 @@ def put_before(
     for prefixes in before
   )
   return others.with_prefix(prior, guide)
+
+
+def use(data: Data, exemplars: Sequence[Exemplar]) -> Data:
+  """Puts worked examples before all questions but the base model's.
+
+  Or makes them what a soft prompt begins as.
+  """
+  train, test = data.train, data.test
+  if data.soft_task is None:
+    return data._replace(
+      train=put_before(data.task, train, exemplars, train),
+      test=put_before(data.task, train, exemplars, test),
+    )
+  longer = put_before(data.soft_task, train, exemplars, train)
+  tokens = training_data.common_beginning(
+    [row[row != PAD_ID] for row in longer.prompts],
+    [row[row != PAD_ID] for row in train.prompts],
+    train.bos_id,
+  )
+  return data._replace(soft_tokens=tokens)
+
+
+def as_sample(one: Exemplar) -> dict[str, Any]:
+  """Makes a row of the report's samples."""
+  return {
+    "source": "bootstrapped exemplar",
+    "id": one.id,
+    "question": one.question,
+    "answer": one.answer,
+    "completion": one.completion,
+    "extracted": one.answer,
+    "is_correct": True,
+  }
 
 
 def write(directory: pathlib.Path, exemplars: Sequence[Exemplar]) -> str:

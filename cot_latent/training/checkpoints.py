@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import sys
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cot_latent.errors import UserError
-from cot_latent.runtime import files, processes
+from cot_latent.runtime import files, processes, terminal
 from cot_latent.training.state import TrainState
 
 _MANIFEST = "sha256.json"
@@ -173,11 +172,10 @@ def _set_aside_damaged(directory: pathlib.Path) -> None:
   for folder, fault in bad:
     what = f"damaged ({fault})" if fault else "not finished"
     kept = _free_name(folder.with_name(f"unusable-{folder.name}"))
-    print(
+    terminal.say(
       f"the checkpoint of step {folder.name} is {what}: {is_used}; it is "
       f"kept as {kept.name}",
-      file=sys.stderr,
-      flush=True,
+      is_error=True,
     )
     folder.rename(kept)
 

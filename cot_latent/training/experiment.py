@@ -16,7 +16,6 @@ from cot_latent.models.t5 import T5Config
 from cot_latent.reporting.health import Limits
 from cot_latent.runtime import files
 from cot_latent.runtime.validation import (
-  added_later,
   check_positive,
   check_types,
   check_within,
@@ -162,9 +161,9 @@ class Experiment:
   checkpoint_period: int = 100
   base_dir: str | None = None
   max_nonfinite_steps: int = 3
-  limits: Limits = added_later(Limits())
-  tuning: Tuning = added_later(None)
-  rows_at_once: int | None = added_later(None)
+  limits: Limits = dataclasses.field(default_factory=Limits)
+  tuning: Tuning = None
+  rows_at_once: int | None = None
   mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
   def __post_init__(self):

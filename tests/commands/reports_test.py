@@ -8,12 +8,14 @@ import shutil
 import pytest
 
 from cot_latent import cli
-from cot_latent.commands import reports as report_commands
+from cot_latent.commands import rerun
 from cot_latent.configuration import parsing
 from cot_latent.reporting import record, replication, seals
 from cot_latent.runtime import files
 from cot_latent.training import tuning
-from tests.training import toy
+from tests.commands import inside_t5x
+
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 RUN = [
   "--gin_file=gin/runs/quickstart.gin",
@@ -24,13 +26,6 @@ RUN = [
   "--gin.NUM_VOTES=2",
   "--gin.CHECKPOINT_PERIOD=2",
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _compile_once():
-  """Shares compiled functions between the runs of this module."""
-  with toy.shared_compilation():
-    yield
 
 
 def train(directory, *more):
@@ -302,21 +297,7 @@ def test_a_run_inside_t5x_is_not_repeated_without_t5x(
 ):
   path = tmp_path / "report.json"
   report = json.loads((run / "report.json").read_text())
-  report["t5x"] = {
-    "revision": None,
-    "is_modified": None,
-    "version": "0",
-    "began_at": 0,
-    "partitioning": {
-      "partitioner": "PjitPartitioner",
-      "mesh": {"data": 1, "model": 1},
-      "num_devices": 1,
-      "num_partitions": 1,
-      "model_parallel_submesh": None,
-      "logical_axis_rules": [],
-      "num_microbatches": None,
-    },
-  }
+  report["t5x"] = inside_t5x.SECTION
   path.write_text(files.to_json(record.sealed(report)))
   monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
   output = tmp_path / "again"
@@ -441,14 +422,14 @@ def test_data_elsewhere_are_found_by_all_that_reads_them():
   config, _ = parsing.parse(["gin/runs/quickstart.gin"], ["MODEL_DIR='x'"], [])
   prompt = tuning.SoftPrompt(source=config.task.source)
   config = dataclasses.replace(config, tuning=prompt)
-  moved = report_commands._moved(config, "y", "/elsewhere")
+  moved = rerun._moved(config, "y", "/elsewhere")
   for part in (moved.task, moved.base, moved.tuning):
     assert part.source.data_dir == "/elsewhere"
   # Parameters and prompts of no task stay as they are.
   config = dataclasses.replace(config, tuning=tuning.SoftPrompt(length=2))
-  assert report_commands._moved(config, "y", "/z").tuning == config.tuning
+  assert rerun._moved(config, "y", "/z").tuning == config.tuning
   config = dataclasses.replace(config, tuning=None)
-  assert report_commands._moved(config, "y", "/z").tuning is None
+  assert rerun._moved(config, "y", "/z").tuning is None
 
 
 def test_a_running_run_cannot_be_repeated(run, capsys):
@@ -473,7 +454,7 @@ def test_a_dead_run_fails_under_strict(tmp_path, capsys):
 
 
 def test_when_a_run_is_dead_is_for_gin_to_say(run, capsys, tmp_path):
-  limit = "--gin.liveness.Limits.most_unparseable="
+  limit = "--gin.health.Limits.most_unparseable="
   arguments = [*("train", *RUN), f"--gin.MODEL_DIR='{tmp_path / 'dead'}'"]
   assert call(capsys, *arguments, f"{limit}0.0", "--strict")[0] == 1
   report = record.read(tmp_path / "dead")

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,14 @@ import pytest
 from cot_latent import cli
 from cot_latent.commands import study
 from cot_latent.configuration import parsing
+from cot_latent.em import training_data
 from cot_latent.errors import UserError
 from cot_latent.reporting import record, seals
 from cot_latent.reporting.tables import make as make_tables
 from tests.reporting import made_up
 from tests.training.kills import act_at
+
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 COMMON = """
 from __gin__ import dynamic_registration
@@ -360,6 +364,82 @@ def test_what_is_complete_is_left_alone(finished, capsys):
   assert before == after
 
 
+@pytest.fixture
+def kept(finished, tmp_path):
+  """The study that is finished, in folders of its own."""
+  folder, output = finished
+  copied = tmp_path / "arms"
+  shutil.copytree(folder, copied)
+  for path in copied.glob("*.gin"):
+    path.write_text(path.read_text().replace(str(folder), str(copied)))
+  ignored = shutil.ignore_patterns("checkpoints", "base", "tensorboard")
+  shutil.copytree(output, tmp_path / "out", ignore=ignored)
+  return copied, tmp_path / "out"
+
+
+def edit(path, old, new):
+  text = path.read_text()
+  assert old in text
+  path.write_text(text.replace(old, new))
+
+
+OTHERS = [
+  (["--gin.TRAIN_STEPS=3"], "", "configuration steps was 0 there and is 3"),
+  (["--gin.LEARNING_RATE=1e-3"], "", "optimizer.learning_rate was 0.002"),
+  (["--gin.TRAIN_STEP=2"], "", "--gin.TRAIN_STEP=2: nothing uses the macro"),
+  (["--gin_file=no.gin"], "", "--gin_file=no.gin: no file 'no.gin'"),
+  ([], "NUM_DRAWS = 2", "method.num_draws was 4 there and is 2"),
+  ([], "TASK = 'chain_hard'", "was 'chain' there and is 'chain_hard'"),
+]
+
+
+@pytest.mark.parametrize(("flags", "line", "said"), OTHERS)
+def test_what_is_complete_must_be_what_is_asked_for(
+  kept, capsys, tmp_path, flags, line, said
+):
+  folder, output = kept
+  with (folder / "rloo.gin").open("a") as file:
+    file.write(f"\n{line}\n")
+  capsys.readouterr()
+  arguments = ["study", str(folder), "--seeds=2", f"--output={output}"]
+  collected = tmp_path / "kept"
+  assert cli.main([*arguments, *flags, f"--collect={collected}"]) == 2
+  text = capsys.readouterr().err
+  assert said in text
+  assert text.count("\n") == 1
+  assert not collected.exists()
+
+
+def test_complete_with_other_data_is_not_what_is_asked_for(
+  kept, capsys, monkeypatch
+):
+  folder, output = kept
+  arguments = ["study", str(folder), "--seeds=2", f"--output={output}"]
+  assert cli.main(arguments) == 0
+  asked = training_data.describe_splits
+
+  def other(*given):
+    described = asked(*given)
+    described["splits"]["test"]["fingerprint"] = "0" * 64
+    return described
+
+  monkeypatch.setattr(training_data, "describe_splits", other)
+  capsys.readouterr()
+  assert cli.main(arguments) == 2
+  assert "data splits.test.fingerprint was " in capsys.readouterr().err
+
+
+def test_an_edited_report_is_not_complete(kept, capsys, tmp_path):
+  folder, output = kept
+  edit(output / "rloo-s1/report.json", '"method": "rloo"', '"method": "trice"')
+  arguments = ["study", str(folder), "--seeds=2", f"--output={output}"]
+  assert cli.main([*arguments, f"--collect={tmp_path / 'kept'}"]) == 2
+  text = capsys.readouterr().err
+  assert "rloo-s1/report.json: section identity was edited" in text
+  assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.slow
 def test_a_dry_run_prints_commands_that_do_the_same(finished, tmp_path, capsys):
   folder, output = finished
   elsewhere = tmp_path / "out"

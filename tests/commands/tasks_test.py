@@ -4,15 +4,18 @@ import hashlib
 import json
 import pathlib
 import re
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
 import pytest
 
 from cot_latent import cli
-from cot_latent.commands import tasks as task_commands
+from cot_latent.commands import cache as cache_command
 from cot_latent.data.answers import bbh as bbh_conventions
 from cot_latent.data.answers import checkers
+from cot_latent.data.source import Source
 from cot_latent.tasks import bbh, common
 
 NAVIGATE = "bbh_navigate"
@@ -199,6 +202,7 @@ def test_direct_prompts_are_shown(t5x, data_dir):
     assert shown["prompt"] == f"Question: {row['input']}\nAnswer:\n"
 
 
+@pytest.mark.slow
 def test_a_mixture_is_shown(t5x, data_dir):
   head, examples = shown_examples(
     t5x(
@@ -300,9 +304,9 @@ def navigate_lines(data_dir):
     ),
     (of(1) | says(wrong(1)), False, False),
     (of(2) | {"completion": "I do not know."}, None, None),
-    # By the answer itself, which counts where both are given.
+    # By the answer itself, or by both.
     ({"target": "Yes"} | says("Yes"), True, True),
-    (of(3) | {"target": wrong(3)} | says(wrong(3)), True, True),
+    (of(3) | {"target": rows[3]["target"]} | says(wrong(3)), False, False),
     # Cut at the limit: no answer here, but for the authors.
     ({"target": "Yes", "ended": False} | says("Yes"), None, True),
     ({"target": "Yes", "ended": True} | says("Yes"), True, True),
@@ -464,6 +468,31 @@ def test_a_mixture_is_averaged(t5x, write, data_dir, mixture):
   }
 
 
+def test_verdicts_may_go_to_the_command_s_own_output(write):
+  # As with `--verdicts >(cat)`, `--verdicts=/dev/stdout` in a pipe.
+  path = write({"target": "3"} | says("3"))
+  command = [sys.executable, "-m", "cot_latent.cli", "score", str(path)]
+  done = subprocess.run(
+    [*command, "--task=chain", "--verdicts=/dev/stdout"],
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert done.returncode == 0, done.stderr
+  verdict, summary = map(json.loads, done.stdout.splitlines())
+  assert verdict["correct"]
+  assert summary["total"] == 1
+  assert pathlib.Path("/dev/stdout").is_symlink()
+
+
+def test_ids_that_stand_twice_are_said(t5x, write):
+  line = {"id": "chain/test/00000"} | says("3")
+  arguments = ["score", write(line, line), "--task=chain"]
+  assert read_summary(t5x(*arguments))["repeated_ids"] == 1
+  arguments = ["score", write(line), "--task=chain"]
+  assert "repeated_ids" not in read_summary(t5x(*arguments))
+
+
 MALFORMED = [
   ("3", "expected an object, got 3"),
   ('["a"]', "expected an object, got ['a']"),
@@ -481,6 +510,11 @@ MALFORMED = [
   ({"target": "3", "completions": []}, "'completions' must be a list, got []"),
   ({"target": "3", "completions": [None]}, "a completion must be a string"),
   ({"target": 3, "completion": "a"}, "'target' must be a string, got 3"),
+  ({"target": "#### 5", "completion": "a"}, "'#### 5' is not an integer, as"),
+  (
+    {"target": "77", "completion": "a", "id": "chain/test/00000"},
+    "the target is '77', and the answer of chain/test/00000 is ",
+  ),
   ({"completion": "a"}, "there is neither 'id' nor 'target'"),
   ({"id": 3, "completion": "a"}, "'id' must be a string, got 3"),
   ({"id": "x", "completion": "a"}, "task 'chain_v1' has no example 'x'"),
@@ -592,8 +626,8 @@ def test_verdicts_are_whole_or_as_they_were(write, monkeypatch, capsys):
 def chain_cache(tmp_path_factory):
   """The chain task in a file, and what was printed."""
   path = tmp_path_factory.mktemp("cache") / "chain.npz"
-  source = task_commands.Source("chain")
-  return path, task_commands.cache(source, str(path))
+  source = Source("chain")
+  return path, cache_command.cache(source, str(path))
 
 
 def test_a_task_is_stored(chain_cache, t5x, tmp_path):

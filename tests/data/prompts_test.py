@@ -11,9 +11,6 @@ from cot_latent.data import prompts
 from cot_latent.data.prompts import Prompts
 from cot_latent.errors import UserError
 
-fixed = hypothesis.settings(
-  derandomize=True, deadline=None, max_examples=200, database=None
-)
 ROW = {"question": "How many?", "answer": "2", "targets": "One, two: 2."}
 MANY = [
   {"question": f"q{n}", "answer": f"a{n}", "targets": f"t{n}"} for n in range(5)
@@ -65,7 +62,6 @@ def test_templates(made, name, text):
 def check_fill(fill):
   """Checks that texts are put in as they are, whatever they look like."""
 
-  @fixed
   @hypothesis.given(texts, texts)
   def check(question, answer):
     row = {"question": question, "answer": answer, "targets": ""}

@@ -15,9 +15,6 @@ from cot_latent.errors import UserError
 from cot_latent.models import vocabularies
 from tests.asserts import message_of
 
-fixed = hypothesis.settings(
-  derandomize=True, deadline=None, max_examples=200, database=None
-)
 NO_TOKENS = np.zeros(0, np.int32)
 # id, task, question, answer
 KNOWN = {
@@ -48,7 +45,9 @@ def make_task(kinds, read=refuse, form="sentence"):
     form=form,
     kinds=kinds,
     conventions={
-      name: answer_forms.conventions(name, form, kind, is_direct=False)
+      name: answer_forms.conventions(
+        name, form or "sentence", kind, is_direct=False
+      )
       for name, kind in kinds.items()
     },
     splits=["train", "test"],
@@ -84,6 +83,7 @@ def test_a_completion(score):
     {"completion": WRONG, "target": "(B)", "id": "mine"},
     {"completion": "no idea", "target": "(B)"},
     {"completion": "", "target": "(B)"},
+    task=make_task(ONE, read),
   )
   assert verdicts == [
     ("line 1", "toy_a", "(B)", "(B)", True),
@@ -98,10 +98,10 @@ def test_unknown_fields_are_let_be(score):
   assert score(line)[0].correct
 
 
-def test_a_file_with_targets_never_reads_the_data(score):
+def test_a_file_with_targets_and_no_ids_never_reads_the_data(score):
   """`make_task` raises where they are read."""
   line = {"completion": RIGHT, "target": "(B)"}
-  assert score(line, line | {"id": "unknown"})
+  assert score(line)
   both = make_task(MIXTURE)
   assert score(line | {"task": "toy_a"}, task=both)
   asked = line | {"question": "One of\n(A) x\n(B) y"}
@@ -128,13 +128,12 @@ def test_targets_and_questions_are_found_by_id(score):
   lines = [
     {"completion": RIGHT, "id": "a/0"},
     {"completion": RIGHT, "id": "a/1"},
-    # What the line itself says comes first.
-    {"completion": RIGHT, "id": "a/1", "target": "(B)"},
+    {"completion": RIGHT, "id": "a/1", "target": "(A)"},
     {"completion": RIGHT, "id": "a/1", "target": None},
   ]
   found = score(*lines, task=task)
-  assert [v.correct for v in found] == [True, False, True, False]
-  assert [v.target for v in found] == ["(B)", "(A)", "(B)", "(A)"]
+  assert [v.correct for v in found] == [True, False, False, False]
+  assert [v.target for v in found] == ["(B)", "(A)", "(A)", "(A)"]
   assert [v.place for v in found] == ["a/0", "a/1", "a/1", "a/1"]
   # This convention finds the option's text in the question.
   lines = [
@@ -179,11 +178,65 @@ def test_numbers_in_tags(score):
   assert {v.extracted for v in found} == {"1800"}
 
 
-def test_no_answer_never_equals_none(score):
-  task = make_task({"toy_a": "integer"}, form="tag")
-  line = {"completion": "", "target": "none at all"}
-  assert not score(line, task=task)[0].correct
-  assert not score({"completion": "", "target": ""}, task=task)[0].correct
+@pytest.mark.parametrize(
+  ("kind", "form", "target", "wanted"),
+  [
+    ("integer", "tag", "1,000 dollars", "a number"),
+    ("integer", "tag", "#### 5", "a number"),
+    ("integer", "tag", "none at all", "a number"),
+    ("integer", "tag", "", "a number"),
+    ("integer", "sentence", "1,000", "an integer"),
+    ("choice", "sentence", "A", "(A), (B), ..."),
+    ("choice", "sentence", "(A) foo", "(A), (B), ..."),
+    (("Yes", "No"), "sentence", "yes", "Yes or No"),
+    ("text", "sentence", " a ", "text"),
+  ],
+)
+def test_a_target_that_no_completion_could_equal_is_refused(
+  score, kind, form, target, wanted
+):
+  task = make_task({"toy_a": kind}, form=form)
+  said = message_of(score, {"completion": "", "target": target}, task=task)
+  assert said == (
+    f"{score.path}, line 1: the target {target!r} is not {wanted}, as the "
+    "answers of toy_a are: write it so, or give 'id' alone"
+  )
+
+
+def test_a_task_with_a_rule_of_its_own_has_any_targets(score):
+  task = make_task({"toy_a": "integer"}, form=None)
+  assert not score({"completion": "", "target": "none"}, task=task)[0].correct
+
+
+def test_a_target_that_contradicts_its_id_is_refused(score):
+  task = make_task(MIXTURE, read)
+  good = {"completion": "", "id": "b/0", "task": "toy_b", "target": "7"}
+  assert score(good, task=task)
+  assert message_of(score, good, good | {"target": "8"}, task=task) == (
+    f"{score.path}, line 2: the target is '8', and the answer of b/0 is '7': "
+    "leave out 'target' or 'id'"
+  )
+
+
+def test_without_the_data_the_targets_count(score):
+  calls = []
+
+  def fail(split):
+    calls.append(split)
+    raise UserError("no data")
+
+  task = make_task(ONE, fail)
+  line = {"completion": RIGHT, "id": "a/0", "target": "(B)"}
+  assert [v.correct for v in score(line, line, task=task)] == [True, True]
+  assert len(calls) == 1
+  with pytest.raises(UserError, match="line 2: no data"):
+    score(line, {"completion": RIGHT, "id": "a/0"}, task=task)
+
+
+def test_ids_that_stand_several_times_are_counted(score):
+  line = {"completion": RIGHT, "target": "(B)"}
+  lines = [line, line, *(line | {"id": name} for name in ("x", "y", "x", "x"))]
+  assert scoring.num_repeated(score(*lines, task=make_task(ONE, read))) == 1
 
 
 # Majority ----------------------------------------------------------------
@@ -221,7 +274,6 @@ def test_majority(broken):
     check_majority(broken)
 
 
-@fixed
 @hypothesis.given(st.lists(st.sampled_from([None, "a", "b", "c"])))
 def test_the_majority_has_most_votes(answers):
   found = scoring.majority(answers)

@@ -9,6 +9,8 @@ import pytest
 from cot_latent import cli
 from cot_latent.reporting import record
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 SMALL = [
   "--gin_file=gin/runs/quickstart.gin",
   "--gin.BASE_STEPS=60",

@@ -15,10 +15,13 @@ import pytest
 from tests.asserts import assert_trees_equal
 
 ROOT = pathlib.Path(__file__).parents[2]
-# data x model; the first is one device. All of them by `make nightly`.
-MESHES = [(1, 1), (2, 4)]
+# data x model; the first is one device. By day there is, beside that one, a run
+# that is stopped on (8, 1) and resumed on (2, 4).
+MESHES = [(1, 1)]
 # Five and six divide neither the 24 questions nor, six, a minibatch of 8.
-MORE_MESHES = [*MESHES, (8, 1), (2, 1), (4, 2), (1, 4), (5, 1), (3, 2)]
+MORE_MESHES = [
+  *((1, 1), (2, 4), (8, 1), (2, 1), (4, 2), (1, 4), (5, 1), (3, 2)),
+]
 LOOPED = [(1, 1), (4, 2), (5, 1)]
 # Sums over rows and heads are taken in another order, which changes the last
 # bits of float32. Adam divides by the gradient's size and makes the most of
@@ -96,7 +99,7 @@ print(json.dumps(found))
 @pytest.fixture(
   scope="module",
   params=[
-    pytest.param((MESHES, []), marks=pytest.mark.slow),
+    (MESHES, []),
     pytest.param((MORE_MESHES, LOOPED), marks=pytest.mark.slow),
   ],
   ids=["few", "all"],
@@ -135,7 +138,7 @@ def test_the_choices_are_the_same_on_every_mesh(made):
   root, found = made
   assert len({*found["1x1"]["choices"]}) == 7
   assert len(np.unique(memory_of(root, "1x1")["accepted_at"])) > 2
-  assert len(spread_runs(found)) >= 2
+  assert "moved" in spread_runs(found)
   for name, reference in spread_runs(found).items():
     alone, one = found[reference], memory_of(root, reference)
     assert found[name]["choices"] == alone["choices"], name

@@ -1,7 +1,6 @@
 """Every file of gin/methods/ in a small run, whole and stopped in between."""
 
 import dataclasses
-import functools
 import json
 import pathlib
 import re
@@ -13,7 +12,9 @@ import pytest
 import cot_latent
 from cot_latent.configuration import parsing
 from cot_latent.em import plan
+from cot_latent.runtime import files
 from cot_latent.training import base, checkpoints, experiment, mstep
+from tests.params import by_day
 from tests.training import toy
 from tests.training.kills import (
   assert_same_run,
@@ -21,6 +22,8 @@ from tests.training.kills import (
   run_or_be_killed,
   run_until,
 )
+
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 ROOT = pathlib.Path(cot_latent.__file__).parents[1]
 METHODS = sorted(path.stem for path in (ROOT / "gin/methods").glob("*.gin"))
@@ -89,18 +92,13 @@ LOOPS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _compile_once():
-  with toy.shared_compilation():
-    yield
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-  """Where the runs lie, with the base model that they share."""
+@pytest.fixture(scope="session")
+def folder(shared_folder):
+  """The small run's gin file, and the base model that all runs share."""
   toy.register()
-  folder = tmp_path_factory.mktemp("methods")
-  (folder / "small.gin").write_text(SMALL)
+  folder = shared_folder / "methods"
+  folder.mkdir(exist_ok=True)
+  files.write_atomically(folder / "small.gin", SMALL)
   config, _ = parse(folder, "trice", [])
   examples = toy.load(config).base
   base.fit_once(
@@ -111,8 +109,8 @@ def folder(tmp_path_factory):
 
 def parse(folder, method, bindings):
   """Reads the small run with a method: experiment and record."""
-  files = [str(folder / "small.gin"), f"gin/methods/{method}.gin"]
-  return parsing.parse(files, [*bindings, f"BASE_DIR = '{folder}/bases'"], [])
+  paths = [str(folder / "small.gin"), f"gin/methods/{method}.gin"]
+  return parsing.parse(paths, [*bindings, f"BASE_DIR = '{folder}/bases'"], [])
 
 
 def smaller(method):
@@ -126,23 +124,16 @@ def smaller(method):
   ]
 
 
-# Each step of these is another method's, but for the estimator.
-BY_NIGHT = {"maxrl", "rejection_sampling", "rloo", "trice_basic"}
-
-
+# By day, one of each kind: without steps, from answers, with a memory and with
+# outer loops. The steps of the others differ by the estimator.
 @pytest.fixture(
-  scope="module",
-  params=[
-    pytest.param(name, marks=pytest.mark.slow if name in BY_NIGHT else ())
-    for name in METHODS
-  ],
+  scope="session",
+  params=by_day(METHODS, "cot_supervised", "few_shot", "grpo", "star", "trice"),
 )
-def whole(request, folder):
+def whole(request, folder, finished_run):
   """A method's run that nothing disturbs: configuration and report."""
   config, record = parse(folder, request.param, smaller(request.param))
-  model_dir = str(folder / request.param)
-  config = dataclasses.replace(config, model_dir=model_dir)
-  return config, toy.run(config, record)
+  return finished_run(config, record)
 
 
 def stops(config):
@@ -244,8 +235,8 @@ def test_a_report_names_the_estimator_and_its_settings(whole, folder):
   method = report["configuration"]["experiment"]["method"]
   assert method["name"] == name
   assert method["estimator"] == KNOWN[name]
-  files = [file["path"] for file in report["configuration"]["gin_files"]]
-  assert files[-1] == f"gin/methods/{name}.gin"
+  paths = [file["path"] for file in report["configuration"]["gin_files"]]
+  assert paths[-1] == f"gin/methods/{name}.gin"
   # As the file has it, before it was made small.
   made, _ = parse(folder, name, [])
   kept = made.method.loops
@@ -282,6 +273,7 @@ def test_a_method_s_setting_changes_the_report(folder):
     assert experiment.run_id(one) != experiment.run_id(other)
 
 
+@pytest.mark.parametrize("whole", by_day(METHODS, "star"), indirect=True)
 def test_stopped_anywhere_a_method_s_run_ends_the_same(whole, tmp_path):
   config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "stopped"))
   resumed = []
@@ -309,11 +301,6 @@ EVERYWHERE = {
   "before a report": (("before_report", 2), ("before_report", 1), 1),
   "steps after a checkpoint": (("after_step", 1), ("after_step", 4), 3),
 }
-# The normal suite's part of it.
-LEAN = {
-  ("trice", "in a checkpoint"),
-  ("rest_em", "with only the memory moved"),
-}
 LONG = 11
 
 
@@ -325,34 +312,12 @@ def long_run(folder, method):
   return parse(folder, method, bindings)[0]
 
 
-@pytest.fixture(scope="module")
-def long_whole(folder):
-  """Gives a method's long run that nothing disturbs, made when first asked."""
-
-  @functools.cache
-  def make(method):
-    config = dataclasses.replace(
-      long_run(folder, method), model_dir=str(folder / f"long_{method}")
-    )
-    return config, toy.run(config)
-
-  return make
-
-
-@pytest.mark.parametrize(
-  ("method", "where"),
-  [
-    pytest.param(
-      *(method, where),
-      marks=() if (method, where) in LEAN else pytest.mark.slow,
-      id=f"{method}, {where}",
-    )
-    for method in METHODS
-    for where in EVERYWHERE
-  ],
-)
+# By day a step that does nothing stands for all of these: saving_test.py.
+@pytest.mark.slow
+@pytest.mark.parametrize("where", EVERYWHERE)
+@pytest.mark.parametrize("method", METHODS)
 def test_killed_at_every_step_a_method_s_run_ends_the_same(
-  folder, long_whole, tmp_path, method, where
+  folder, finished_run, tmp_path, method, where
 ):
   first, others, period = EVERYWHERE[where]
   config = dataclasses.replace(
@@ -373,7 +338,8 @@ def test_killed_at_every_step_a_method_s_run_ends_the_same(
     assert {*range(0, LONG - period, period)} <= {*resumed}
   elif "step" not in first[0]:
     assert num_killed >= 1
-  assert_same_run(long_whole(method), (config, again))
+  whole = finished_run(long_run(folder, method))
+  assert_same_run(whole, (config, again))
   saved = again["continuity"]["checkpoints"]
   assert [row["step"] for row in saved] == sorted(
     {*range(0, config.steps, period), config.steps}

@@ -41,8 +41,8 @@ def _cached_task(tmp_path_factory):
     yield
 
 
-def command(directory):
-  settings = [*SMALL, f"--gin.MODEL_DIR='{directory}'"]
+def command(directory, *flags):
+  settings = [*SMALL, *flags, f"--gin.MODEL_DIR='{directory}'"]
   # A shell that starts jobs in the background has them ignore SIGINT.
   program = (
     "import signal, sys; from cot_latent import cli; "
@@ -52,16 +52,10 @@ def command(directory):
   return [sys.executable, "-c", program, "train", *settings]
 
 
-def environment():
-  """As users have it: `make test` has XLA compile without optimisation."""
-  return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-
-
-def start(directory):
+def start(directory, *flags):
   return subprocess.Popen(
-    command(directory),
+    command(directory, *flags),
     cwd=ROOT,
-    env=environment(),
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
@@ -163,13 +157,10 @@ def preempt(stopped, step, num_resumed):
   assert (stopped / "checkpoints" / str(last)).is_dir()
 
 
-@pytest.mark.parametrize(
-  "ends",
-  [[kill], pytest.param([kill, interrupt, preempt], marks=pytest.mark.slow)],
-  ids=len,
-)
-def test_runs_that_are_ended_end_as_if_left_alone(alone, tmp_path, ends):
+@pytest.mark.slow
+def test_runs_that_are_ended_end_as_if_left_alone(alone, tmp_path):
   stopped = tmp_path / "stopped"
+  ends = kill, interrupt, preempt
   for number, end in enumerate(ends):
     end(stopped, 8 * (number + 1), number)
   status, _, errors = finish(start(stopped))
@@ -227,17 +218,20 @@ DEATHS = [
   ("cot_latent.runtime.files:write_atomically:1", "sha256.json", 9),
   ("cot_latent.training.mstep:num_updates:7", "", 15),
 ]
+# The second loop begins with step 6.
+LOOPED = [
+  *("--gin_file=gin/methods/rest_em.gin", "--gin.LOOP_STEPS=5"),
+  *("--gin.TRAIN_STEPS=12", "--gin.BASE_STEPS=60"),
+]
 
 
-@pytest.mark.slow
-def test_killed_within_a_checkpoint_ends_as_if_left_alone(alone, tmp_path):
-  killed = tmp_path / "killed"
-  for place, meant, _ in DEATHS:
-    arguments = command(killed)[3:]
+def check_killed(alone, killed, deaths, *flags):
+  """Checks that a run ends as one left alone, killed at places in turn."""
+  for place, meant, _ in deaths:
+    arguments = command(killed, *flags)[3:]
     done = subprocess.run(
       [sys.executable, "-c", DEADLY, place, meant, *arguments],
       cwd=ROOT,
-      env=environment(),
       capture_output=True,
       text=True,
       timeout=300,
@@ -245,15 +239,33 @@ def test_killed_within_a_checkpoint_ends_as_if_left_alone(alone, tmp_path):
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert report_of(killed)["status"] == "running"
-  status, _, errors = finish(start(killed))
+  status, _, errors = finish(start(killed, *flags))
   assert status == 0, errors
   one, other = record.read_whole(alone), record.read_whole(killed)
   assert one["digest"] == other["digest"]
   resumed = [row["step"] for row in other["continuity"]["resumes"]]
-  assert resumed == [step for *_, step in DEATHS if step is not None]
+  assert resumed == [step for *_, step in deaths if step is not None]
   names = {path.name for path in (killed / "checkpoints").iterdir()}
   assert not [name for name in names if "tmp" in name]
   assert_trees_equal(last_checkpoint(alone), last_checkpoint(killed))
+
+
+@pytest.mark.slow
+def test_killed_within_a_checkpoint_ends_as_if_left_alone(alone, tmp_path):
+  check_killed(alone, tmp_path / "killed", DEATHS)
+
+
+def test_killed_in_a_checkpoint_and_in_a_loop_it_is_the_same_run(tmp_path):
+  status, _, errors = finish(start(tmp_path / "alone", *LOOPED))
+  assert status == 0, errors
+  rows = record.read_whole(tmp_path / "alone")["metrics"]
+  assert [row["step"] for row in rows if row["num_sampled"]] == [1, 6, 11]
+  check_killed(
+    tmp_path / "alone",
+    tmp_path / "killed",
+    [DEATHS[1], ("cot_latent.training.mstep:num_updates:7", "", 6)],
+    *LOOPED,
+  )
 
 
 def can_mount(directory):

@@ -21,17 +21,11 @@ from tests.training import toy
 from tests.training.scripted import Scripted, keys_of, spelled
 from tests.training.watching import POOLED, empty_pool, looped
 
-fixed = hypothesis.settings(derandomize=True, deadline=None, max_examples=60)
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 LENGTH, N, BATCH = toy.LENGTH[toy.CHAIN], toy.SIZES["train"], 9
 # Of the paper's appendix F: 40 steps, growing by 20% up to 200.
 PAPER = [40, 48, 58, 69, 83, 100, 119, 143, 172, 200, 200, 200]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _compile_once():
-  with toy.shared_compilation():
-    yield
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +56,6 @@ def test_as_many_loops_as_the_steps_need(num_steps, loops):
   assert settings.num_loops(num_steps) == loops
 
 
-@fixed
 @hypothesis.given(
   first=st.integers(1, 50),
   growth=st.floats(1, 1e3),

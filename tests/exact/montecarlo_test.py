@@ -256,7 +256,15 @@ def test_everything_is_listed():
   assert (distance > 0.2).all()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+  "name",
+  [
+    "one draw",
+    pytest.param("two draws", marks=pytest.mark.slow),
+    "subsampled",
+    pytest.param("rloo", marks=pytest.mark.slow),
+  ],
+)
 def test_the_e_step_has_the_exact_mean(name):
   check(world().model, METHODS[name])
 

@@ -14,10 +14,6 @@ from cot_latent.inference import baselines, estimators
 from tests.asserts import assert_trees_equal
 from tests.inference import catalog
 
-# The same examples on every machine; a nightly seed would be another profile.
-fixed = hypothesis.settings(
-  derandomize=True, deadline=None, max_examples=100, database=None
-)
 SIZE = 4
 EVERY = pytest.mark.parametrize("case", catalog.CASES, ids=catalog.label)
 EVERY_AND_DRAWS = pytest.mark.parametrize(
@@ -308,7 +304,6 @@ def test_a_rest_is_seen():
   assert when_all_are_right(rounded_scale, 10, 7).any()
 
 
-@fixed
 @hypothesis.given(
   st.sampled_from(catalog.with_draws(2)),
   st.lists(st.tuples(*[st.booleans()] * 3), min_size=3, max_size=3),

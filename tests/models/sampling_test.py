@@ -211,7 +211,7 @@ def check_slots(model, num_slots, temperature=1.0):
 @pytest.mark.parametrize(
   "num_slots",
   [
-    1,
+    pytest.param(1, marks=pytest.mark.slow),
     pytest.param(2, marks=pytest.mark.slow),
     5,
     pytest.param(16, marks=pytest.mark.slow),

@@ -567,6 +567,7 @@ class BeginsTogether(encoder_decoder.EncoderDecoderNetwork):
     return super().prefill(params, shared, prompts, jnp.zeros_like(column))
 
 
+@pytest.mark.slow
 def test_a_broken_twin_is_noticed_in_slots(folders):
   drawn_at_once(folders / "byt5")
   with pytest.raises(AssertionError):
@@ -671,6 +672,7 @@ def test_a_common_beginning_is_drawn_from(folders):
   )
 
 
+@pytest.mark.slow
 def test_a_soft_prompt_has_a_gradient(folders):
   config, params = loaded(folders / "byt5")
   soft = params["embed"]["embedding"][TEXT]

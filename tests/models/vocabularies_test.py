@@ -18,9 +18,6 @@ from cot_latent.tasks.datasets import bbh, gsm8k
 from tests import asserts
 from tests.tasks import pipeline
 
-fixed = hypothesis.settings(
-  derandomize=True, deadline=None, max_examples=150, database=None
-)
 EOS = 1
 
 
@@ -39,7 +36,6 @@ each_vocabulary = pytest.mark.parametrize(
 def check_decode(decode_rows, vocabulary):
   """Compares with SeqIO's own `decode`, on any ids."""
 
-  @fixed
   @hypothesis.given(
     st.lists(
       # Also those behind the last one, as padding of V to a round size has.
@@ -76,7 +72,6 @@ def test_texts_are_decoded_as_seqio_does(name):
   vocabulary = seqio_vocabulary(name)
   wrapped = wrap_vocabulary(vocabulary)
 
-  @fixed
   @hypothesis.given(
     st.text("ab {}<>\n\u00e9\u4e2d\U0001f600\0", max_size=9), st.integers(0, 9)
   )

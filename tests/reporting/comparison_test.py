@@ -11,10 +11,6 @@ from hypothesis import strategies as st
 from cot_latent.reporting import comparison
 from cot_latent.reporting.comparison import Estimate
 
-# The same examples on every machine.
-fixed = hypothesis.settings(
-  derandomize=True, deadline=None, max_examples=100, database=None
-)
 # From printed tables, to nine decimals.
 QUANTILES = {
   1: 12.706204736,
@@ -116,6 +112,18 @@ def test_a_difference_by_hand():
   check_difference(comparison.difference)
 
 
+@hypothesis.given(
+  st.lists(st.floats(0, 1), min_size=2, max_size=6), st.floats(0.01, 1)
+)
+def test_differences_are_those_of_the_paired_test(values, change):
+  own = {seed: round(value, 6) for seed, value in enumerate(values)}
+  baseline = {seed: round(change * seed**2, 6) for seed in own}
+  found = comparison.difference(own, baseline)
+  test = scipy.stats.ttest_rel([*own.values()], [*baseline.values()])
+  low, high = test.confidence_interval()
+  assert found[3:5] == pytest.approx((low, high), rel=1e-9, abs=1e-9)
+
+
 def unpaired(values, baseline):
   """Student's interval of two independent samples."""
   one, other = ([*v.values()] for v in (values, baseline))
@@ -156,7 +164,6 @@ numbers = st.floats(-100, 100).map(lambda x: round(x, 3))
 three = st.lists(numbers, min_size=3, max_size=3)
 
 
-@fixed
 @hypothesis.given(three, three)
 def test_what_a_seed_does_to_all_cancels(changes, common):
   check_no_common_part(comparison.difference, changes, common)

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 
 import cot_latent
-from cot_latent.reporting import health, record, seals, stats
+from cot_latent.reporting import health, record, runlog, seals, stats
 from cot_latent.reporting.tables import spec as table_spec
 from cot_latent.runtime import files
 
@@ -120,6 +120,21 @@ def make_header(method="trice", seed=0, steps=10):
   }
 
 
+def open_log(folder, header, resume_at=None, **settings):
+  """The log of a run that compiles nothing."""
+  compiled = {"num_compiled": 0, "num_read": 0, "seconds": 0.0}
+  return runlog.RunLog(
+    folder, header, resume_at, compiled=lambda: compiled, **settings
+  )
+
+
+def evaluation(num_sampled, *rows, samples=()):
+  """What an evaluation found, of which there is no file."""
+  output = {"path": "outputs/x.jsonl", "sha256": sha("x"), "num_bytes": 1}
+  results = [{k: v for k, v in row.items() if k != "step"} for row in rows]
+  return runlog.Evaluation(results, num_sampled, output, samples)
+
+
 def metrics(**changes):
   """What a step measures, with a few values replaced."""
   return {
@@ -132,6 +147,7 @@ def metrics(**changes):
     "estimator/is_skipped": 0,
     "grad/norm": 0.5,
     "grad/is_finite": 1,
+    "sampler/log_prob_gap": None,
     "time/sampling": 1.0,
     "time/checking": 0.25,
     "time/gradient": 2.0,

@@ -18,25 +18,26 @@ TIMES = ("sampling", "checking", "gradient", "rest")
 LIVE = made_up.metrics()
 
 
-def add_step(journal, step):
+def add_step(log, step):
   seconds = {f"time/{part}": step + n / 8 for n, part in enumerate(TIMES)}
-  journal.add(step, "metrics", **LIVE | seconds | {"num_scored": step})
+  log.step(step, LIVE | seconds | {"num_scored": step})
 
 
-def fill(journal, steps=range(1, 5)):
-  journal.add(0, "phase", phase="base", seconds=2.0, num_scored=100)
-  journal.add(0, "phase", phase="memory_start", seconds=3.0, num_sampled=9)
-  journal.add(kind="result", **made_up.result(0, "greedy", 100))
-  journal.add(0, "evaluation_seconds", seconds=0.5, num_sampled=7)
-  journal.add(0, "sample", id="a")
+def fill(log, steps=range(1, 5)):
+  log.took("base", 2.0, num_scored=100)
+  log.took("memory_start", 3.0, num_sampled=9)
+  found = made_up.evaluation(
+    7, made_up.result(0, "greedy", 100), samples=[{"id": "a"}]
+  )
+  log.evaluated(0, 0.5, found)
   for step in steps:
-    add_step(journal, step)
+    add_step(log, step)
 
 
 def finished(folder, status="complete"):
   """A run's folder, and the report that its last write gave."""
-  made = record.Record(folder, copy.deepcopy(HEADER), None)
-  fill(made.journal)
+  made = made_up.open_log(folder, copy.deepcopy(HEADER))
+  fill(made)
   report = made.write(status)
   made.close()
   return report
@@ -72,7 +73,7 @@ def test_written_is_what_is_read(tmp_path):
   ],
 )
 def test_status_and_times(tmp_path, status, error):
-  made = record.Record(tmp_path, copy.deepcopy(HEADER), None)
+  made = made_up.open_log(tmp_path, copy.deepcopy(HEADER))
   report = made.write(status, error)
   made.close()
   assert record.read(tmp_path) == report
@@ -127,7 +128,7 @@ def test_rows_of_a_kind():
 
 
 def test_a_report_without_measurements_costs_nothing(tmp_path):
-  made = record.Record(tmp_path, copy.deepcopy(HEADER), None)
+  made = made_up.open_log(tmp_path, copy.deepcopy(HEADER))
   report = made.write("running")
   made.close()
   assert report["results"] == []
@@ -144,9 +145,9 @@ def test_going_on_equals_never_having_stopped(tmp_path, resume_at):
   parts.mkdir()
   expected = finished(whole)
   finished(parts, "interrupted")  # at step 4, after the checkpoint
-  made = record.Record(parts, copy.deepcopy(HEADER), resume_at)
+  made = made_up.open_log(parts, copy.deepcopy(HEADER), resume_at)
   for step in range(resume_at + 1, 5):
-    add_step(made.journal, step)
+    add_step(made, step)
   report = made.write("complete")
   made.close()
   for section in ("results", "cost", "liveness", "parts", "digest"):
@@ -161,7 +162,7 @@ def test_going_on_equals_never_having_stopped(tmp_path, resume_at):
 def test_a_report_with_nan_is_not_written(tmp_path):
   before = finished(tmp_path, "running")
   header = with_changes({"data.splits.train.num_examples": float("nan")})
-  made = record.Record(tmp_path, header, 4)
+  made = made_up.open_log(tmp_path, header, 4)
   with pytest.raises(ValueError, match="not JSON compliant"):
     made.write("complete")
   made.close()
@@ -178,7 +179,7 @@ def test_a_page_that_fails_leaves_a_report_that_can_be_read(
     raise RuntimeError("no page")
 
   monkeypatch.setattr(page, "render", fail)
-  made = record.Record(tmp_path, copy.deepcopy(HEADER), 4)
+  made = made_up.open_log(tmp_path, copy.deepcopy(HEADER), 4)
   with pytest.raises(RuntimeError):
     made.write("complete")
   made.close()
@@ -398,14 +399,14 @@ def test_what_json_changes_makes_no_difference(tmp_path):
 
 def test_a_journal_that_lacks_steps_is_refused(tmp_path):
   finished(tmp_path)
-  record.Record(tmp_path, copy.deepcopy(HEADER), 4).close()
+  made_up.open_log(tmp_path, copy.deepcopy(HEADER), 4).close()
   with pytest.raises(UserError, match=r"lacks step 5, though .* of step 6"):
-    record.Record(tmp_path, copy.deepcopy(HEADER), 6)
+    made_up.open_log(tmp_path, copy.deepcopy(HEADER), 6)
   path = tmp_path / "journal.jsonl"
   lines = path.read_text().splitlines(keepends=True)
   path.write_text("".join(lines[:-2]) + '{"step": 3, "ki')
   with pytest.raises(UserError, match="lacks step 3"):
-    record.Record(tmp_path, copy.deepcopy(HEADER), 4)
+    made_up.open_log(tmp_path, copy.deepcopy(HEADER), 4)
   path.unlink()
   with pytest.raises(UserError, match="lacks step 0"):
-    record.Record(tmp_path, copy.deepcopy(HEADER), 4)
+    made_up.open_log(tmp_path, copy.deepcopy(HEADER), 4)

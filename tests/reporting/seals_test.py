@@ -6,7 +6,7 @@ import json
 import pytest
 
 from cot_latent.errors import UserError
-from cot_latent.reporting import record, seals
+from cot_latent.reporting import schema, seals
 from cot_latent.runtime import files
 from tests.reporting import made_up
 
@@ -166,12 +166,12 @@ def test_differences_name_their_places():
 
 def test_a_report_fits_its_schema(tmp_path):
   report = made_up.make_report()
-  record.check_schema(report, "a.json")
+  schema.check_report(report, "a.json")
   with pytest.raises(UserError, match=r"a\.json is not a report .*: \$\.cost"):
-    record.check_schema(report | {"cost": {}}, "a.json")
+    schema.check_report(report | {"cost": {}}, "a.json")
   with pytest.raises(UserError, match="notes"):
-    record.check_schema(report | {"notes": 1}, "a.json")
-  for name in record.schema()["required"]:
+    schema.check_report(report | {"notes": 1}, "a.json")
+  for name in schema.load()["required"]:
     lacking = {key: part for key, part in report.items() if key != name}
     with pytest.raises(UserError, match=f"'{name}' is a required property"):
-      record.check_schema(lacking, "a.json")
+      schema.check_report(lacking, "a.json")

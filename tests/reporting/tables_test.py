@@ -476,6 +476,42 @@ def test_markdown_is_escaped(tmp_path):
   assert "<b>" not in text.replace("\\<", "")
 
 
+@pytest.mark.parametrize("start", ["=", "+", "-", "@"])
+def test_a_spreadsheet_finds_no_formula(tmp_path, start):
+  formula = f"{start}cmd|'/c calc'!A1"
+  spec = made_up.SPEC.replace('"TRICE"', f'"{formula}"').replace(
+    '"Greedy"', f'"{formula}"'
+  )
+  make_tables.make(write_case(tmp_path, spec))
+  rows = read_csv(tmp_path)
+  own = [row for row in rows if row["method"] == "trice"]
+  assert own
+  assert {row["row"] for row in own} == {f"'{formula}"}
+  assert f"'{formula}" in {row["column"] for row in own}
+  # Our numbers stay numbers.
+  lows = [r["value"] for r in rows if r["statistic"] == "difference_t_low"]
+  assert any(float(low) < 0 for low in lows)
+
+
+def test_what_a_report_says_stays_text(tmp_path):
+  path = write_case(tmp_path)
+  for file in (tmp_path / "runs").iterdir():
+    report = json.loads(file.read_text())
+    report["data"]["task"] = task = "a\x1b]0;b\x07\n\n# c &lt; $d$"
+    for row in report["results"]:
+      row["task"] = task
+    made_up.write(file, made_up.sealed(report))
+  text = make_tables.make(path)
+  assert r"questions of a\\x1b\]0;b\\x07\\n\\n# c \&lt; \$d\$, split" in text
+  latex = (tmp_path / "chain.tex").read_text()
+  check_latex(latex)
+  back = r"\textbackslash{}"
+  assert f"a{back}x1b]0;b{back}x07{back}n{back}n\\# c \\&lt; \\$d\\$" in latex
+  for made in tmp_path.glob("chain.*"):
+    if made.suffix != ".png":
+      assert not re.search("[\x07\x1b]", made.read_text())
+
+
 # What is refused.
 
 
@@ -695,6 +731,12 @@ SPEC_CHANGES = [
   ("title = ", "title =", None),
   ('"Chained arithmetic"', "3", "title = 3 is not a text"),
   ('"Chained arithmetic"', '" "', "title is empty"),
+  ('"A tiny model."', r'"\u001b[2J"', r"caption = '\x1b[2J' has a control"),
+  (
+    'reports = "runs"',
+    'reports = "runs"\npaper = 3',
+    "paper = 3 is not ta",
+  ),
   ('baseline = "trice_basic"', 'baseline = "x"', "baseline 'x' is no row's"),
   ('method = "trice_basic"', 'method = "trice"', "'trice' is there twice"),
   ('"TRICE, basic"', '"TRICE"', "rows: label 'TRICE' is there twice"),

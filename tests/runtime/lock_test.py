@@ -1,8 +1,11 @@
 """One process at a time; and none for ever."""
 
 import errno
+import fcntl
 import multiprocessing
 import os
+import platform
+import re
 import signal
 import time
 
@@ -24,7 +27,8 @@ def test_a_lock_goes_with_its_process(tmp_path):
   process = context.Process(target=hold_until_killed, args=(tmp_path, is_held))
   process.start()
   assert is_held.wait(30)
-  with pytest.raises(UserError, match="in use by another process"):
+  holder = re.escape(f"another process ({process.pid} on {platform.node()}):")
+  with pytest.raises(UserError, match=f"in use by {holder} wait for it"):
     lock.hold(tmp_path).__enter__()
   os.kill(process.pid, signal.SIGKILL)
   process.join()
@@ -60,7 +64,21 @@ def test_a_file_is_made_once(tmp_path):
   ]
 
 
-def test_who_waits_says_so(tmp_path, capsys):
+def test_a_lock_file_of_another_form_names_no_process(tmp_path):
+  with lock.hold(tmp_path):
+    (tmp_path / lock.NAME).write_bytes(b"\xff")
+    with pytest.raises(UserError, match="in use by another process: wait"):
+      lock.hold(tmp_path).__enter__()
+
+
+def test_a_lock_is_released_by_an_error(tmp_path):
+  with pytest.raises(ZeroDivisionError), lock.hold(tmp_path):
+    1 / 0  # noqa: B018
+  with lock.hold(tmp_path):
+    pass
+
+
+def test_only_who_waits_says_so(tmp_path, capsys):
   with lock.wait(tmp_path / "x", "waiting"):
     assert capsys.readouterr().err == ""
 
@@ -74,7 +92,7 @@ def test_where_there_are_no_locks_that_is_said(
   def fail(*_):
     raise OSError(number, os.strerror(number))
 
-  monkeypatch.setattr(lock.fcntl, "flock", fail)
+  monkeypatch.setattr(fcntl, "flock", fail)
   for holding in (lock.hold(tmp_path), lock.wait(tmp_path / "x", "waiting")):
     with holding:
       pass
@@ -87,6 +105,6 @@ def test_another_error_of_a_lock_is_none(tmp_path, monkeypatch):
   def fail(*_):
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-  monkeypatch.setattr(lock.fcntl, "flock", fail)
+  monkeypatch.setattr(fcntl, "flock", fail)
   with pytest.raises(OSError, match="Input/output"):
     lock.hold(tmp_path).__enter__()

@@ -12,10 +12,6 @@ from cot_latent.errors import UserError
 from cot_latent.runtime import text_files
 from tests.asserts import message_of
 
-fixed = hypothesis.settings(
-  derandomize=True, deadline=None, max_examples=200, database=None
-)
-
 
 @pytest.fixture
 def write(tmp_path):
@@ -32,10 +28,23 @@ def test_text_is_read_as_it_is(write):
   assert text_files.read_text(write(text.encode())) == text
 
 
+def test_a_byte_order_mark_is_no_part_of_the_text(write):
+  path = write(b'\xef\xbb\xbf{"a": 1}\n')
+  assert text_files.read_text(path) == '{"a": 1}\n'
+  assert list(text_files.read_jsonl(path)) == [("line 1", {"a": 1})]
+
+
+@pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n", "\n \n", "\n\t"])
+def test_empty_lines_at_the_end_are_passed_over(write, end):
+  path = write(f'{{"a": 1}}{end}'.encode())
+  assert list(text_files.read_jsonl(path)) == [("line 1", {"a": 1})]
+
+
 @pytest.mark.parametrize(
   ("content", "said"),
   [
     (b"", " is empty"),
+    (b"\xef\xbb\xbf", " is empty"),
     (b" \n\r\n\t", " is empty"),
     (b"a\nb\n\xff", ", line 3: not UTF-8 (invalid start byte)"),
     (b"\xc3", ", line 1: not UTF-8 (unexpected end of data)"),
@@ -114,7 +123,6 @@ def test_rows_must_hold_strings():
 
 
 def check_jsonl(read):
-  @fixed
   @hypothesis.given(
     st.lists(
       st.dictionaries(

@@ -12,9 +12,10 @@ import jsonschema
 import numpy as np
 import pytest
 
-from cot_latent.commands import reports as report_commands
+from cot_latent.commands import compare, export, show, verify
+from cot_latent.em.evaluation import Output
 from cot_latent.errors import RunError, UserError
-from cot_latent.reporting import record, replication, seals
+from cot_latent.reporting import record, replication, schema, seals
 from cot_latent.reporting.tables import make as make_tables
 from cot_latent.runtime import files
 from cot_latent.t5x import launch, store
@@ -77,7 +78,7 @@ def test_it_says_what_t5x_was(whole):
 
 def test_a_part_of_another_form_is_no_report(whole):
   report = json.loads((whole / "report.json").read_text())
-  check = jsonschema.Draft202012Validator(record.schema()).validate
+  check = jsonschema.Draft202012Validator(schema.load()).validate
   check(report)
   del report["t5x"]["partitioning"]["mesh"]
   with pytest.raises(jsonschema.ValidationError):
@@ -110,7 +111,7 @@ def test_the_memory_is_that_of_the_last_checkpoint(whole):
 
 
 def test_a_run_as_it_was_left_is_verified(whole):
-  text, is_well = report_commands.verify(str(whole))
+  text, is_well = verify.verify(str(whole))
   assert is_well, text
   # The toy task has a checker of its own; all else is checked.
   (left_out,) = (line for line in text.splitlines() if "not checked" in line)
@@ -122,14 +123,14 @@ def test_completions_are_scored_again(tmp_path):
   task = ["--gin.TASK='chain'", "--gin.TASK_MODULE=None"]
   runs.run_well(directory, *task, "--gin.TRAIN_STEPS=0", by_t5x=False)
   assert read(directory)["status"] == "complete"
-  text, is_well = report_commands.verify(str(directory))
+  text, is_well = verify.verify(str(directory))
   assert is_well, text
   assert "not checked" not in text
   path = directory / "outputs" / "000000-test-greedy.jsonl"
   lines = [json.loads(line) for line in path.read_text().splitlines()]
   lines[3] |= {"extracted": lines[3]["target"], "is_correct": True}
   path.write_text("".join(map(files.to_json_line, lines)))
-  text, is_well = report_commands.verify(str(directory))
+  text, is_well = verify.verify(str(directory))
   assert not is_well
   assert f"{path.name}: it was changed" in text
 
@@ -152,7 +153,7 @@ def test_a_change_is_found(run, name):
   )
   other = bytes([content[place] + 1])
   path.write_bytes(content[:place] + other + content[place + 1 :])
-  _, is_well = report_commands.verify(str(run))
+  _, is_well = verify.verify(str(run))
   assert not is_well
 
 
@@ -168,7 +169,7 @@ def test_killed_and_gone_on_with_it_is_the_same_report(whole, tmp_path):
   assert report["identity"]["started"] == before["identity"]["started"]
   found = replication.compare(whole / "report.json", directory / "report.json")
   assert found.verdict == replication.BITWISE, found
-  assert report_commands.verify(str(directory))[1]
+  assert verify.verify(str(directory))[1]
   # Started once more, nothing changes.
   content = (directory / "report.json").read_bytes()
   runs.run_well(directory)
@@ -244,17 +245,17 @@ def test_compare_names_another_partitioning(whole, run):
   report = json.loads(path.read_text())
   report["t5x"]["partitioning"]["num_devices"] = 8
   path.write_text(files.to_json(record.sealed(report)))
-  text, is_same = report_commands.compare(str(whole), str(run))
+  text, is_same = compare.compare(str(whole), str(run))
   assert is_same  # another number of devices does not make another run
   assert "t5x: partitioning.num_devices is 1 and 8" in text
   del report["t5x"]
   path.write_text(files.to_json(record.sealed(report)))
-  text, _ = report_commands.compare(str(whole), str(run))
+  text, _ = compare.compare(str(whole), str(run))
   assert "only one of them ran inside T5X" in text
 
 
 def test_the_commands_read_it(whole, run, tmp_path):
-  assert "inside T5X" in report_commands.show(str(whole))
+  assert "inside T5X" in show.describe(str(whole))
   page = (whole / "report.html").read_text()
   assert "<summary>T5X</summary>" in page
   assert "logical axis rules" in page
@@ -262,7 +263,7 @@ def test_the_commands_read_it(whole, run, tmp_path):
   report = json.loads(path.read_text()) | {"status": "complete"}
   path.write_text(files.to_json(record.sealed(report)))
   with pytest.raises(UserError, match="of a run inside T5X") as raised:
-    report_commands.export(str(run), "nowhere", None, None)
+    export.export(str(run), "nowhere", None, None)
   assert "\n" not in str(raised.value)
 
 
@@ -346,7 +347,7 @@ def test_the_gradients_norm_is_that_of_the_step(made):
     before = small.host(trainer.train_state.params)
     train(trainer, 1)
     after = small.host(trainer.train_state.params)
-    (row,) = record.of_kind(report._record.journal.rows, "metrics")
+    (row,) = record.of_kind(report._log.rows, "metrics")
   moved = jax.tree.map(lambda a, b: (a - b) / small.RATE, before, after)
   norm = np.sqrt(sum((part**2).sum() for part in jax.tree.leaves(moved)))
   assert row["grad/norm"] == pytest.approx(norm, rel=1e-3)
@@ -424,8 +425,8 @@ def test_an_evaluation_is_dropped_where_it_comes_again(
   model, latent, report, directory = made
   with small.make_trainer(model, latent, report=report) as trainer:
     train(trainer, 2)
-    row = {"seconds": 1.0, "num_sampled": 0}
-    report._record.journal.add(2, "evaluation_seconds", **row)
+    answer = Output("0", "x", "a", "1", ["1"], [True], "1", True)
+    report.evaluated(2, [answer], seconds=1.0)
     report.saving(2, "0" * 64)
     state, chains = trainer.train_state, latent.iterator.chains
   monkeypatch.setattr(reports.checks, "evaluates_first", lambda: comes_again)

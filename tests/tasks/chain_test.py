@@ -217,6 +217,7 @@ def test_the_splits_stay_the_same():
   golden.check_golden(content, GOLDEN, __file__)
 
 
+@pytest.mark.slow
 def test_the_splits_are_the_same_in_every_process():
   script = (
     "from tests.tasks import chain_test, golden\n"

@@ -34,9 +34,6 @@ from tests.tasks import golden
 # `check_golden` says how to make it anew; what is published changes then, so
 # VERSION must change too.
 GOLDEN = "a4bcfabbe510648478b7c47de1c78358a716a50c4db517100ec622425ec83d4c"
-fixed = hypothesis.settings(
-  derandomize=True, deadline=None, max_examples=50, database=None
-)
 GSM8K, NAVIGATE = gsm8k.Gsm8k.name, f"{bbh.Bbh.name}/navigate"
 NAMES = [GSM8K, *(f"{bbh.Bbh.name}/{task}" for task in bbh.TASKS)]
 ROWS_FILE = "bbh/tasks/navigate.json"
@@ -293,7 +290,6 @@ texts = st.text("ab: QA(){}<>.\u2028é\n", max_size=30).map(
 )
 
 
-@fixed
 @hypothesis.given(
   st.lists(
     st.tuples(texts, texts, st.sampled_from(" \n")), min_size=3, max_size=3
@@ -757,6 +753,7 @@ def wait_for_each_other(own, other, patch=setattr):
   patch(bbh.Bbh, "make_splits", wait)
 
 
+@pytest.mark.slow
 def test_two_processes_may_prepare_at_once(
   root, tmp_path, data_dir, monkeypatch
 ):

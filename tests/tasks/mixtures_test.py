@@ -165,7 +165,10 @@ def check_opened(rows_of, wanted):
   )
 
 
-@pytest.mark.parametrize("name", ["bbh_algorithmic", "bbh_nlp"])
+@pytest.mark.parametrize(
+  "name",
+  [pytest.param("bbh_algorithmic", marks=pytest.mark.slow), "bbh_nlp"],
+)
 def test_opened_ones_have_all_examples(name, data_dir):
   task = pipeline.open_named(name, data_dir)
   wanted = {f"bbh_{t}_v1": read_ids(data_dir, t) for t in parts_of(name)}

@@ -15,9 +15,6 @@ from cot_latent.tasks import common, table
 from tests.asserts import message_of
 from tests.tasks import pipeline
 
-fixed = hypothesis.settings(
-  derandomize=True, deadline=None, max_examples=100, database=None
-)
 ROOM = {"prompt_length": 500, "target_length": 500}
 ROWS = [
   {"question": f"How many {n}?", "answer": str(n), "rationale": f"It is {n}."}
@@ -201,7 +198,6 @@ def test_any_text_survives(suffix, write):
     'a\u00e9\u4e2d,"\n\r;\t{}\u2028\x85\\', min_size=1, max_size=9
   ).filter(str.strip)
 
-  @fixed
   @hypothesis.given(st.lists(cells, min_size=1, max_size=4))
   def check(questions):
     rows = [{"question": text, "answer": "a"} for text in questions]

@@ -26,16 +26,7 @@ from tests.training.kills import (
   run_until,
 )
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _compile_once():
-  with toy.shared_compilation():
-    yield
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-  return tmp_path_factory.mktemp("base")
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def make(directory, **changes):
@@ -96,6 +87,7 @@ def assert_trees_equal_but_cost(one, other):
   )
 
 
+@pytest.mark.slow
 def test_another_method_reads_the_same_base_model(folder, first, monkeypatch):
   monkeypatch.setattr(base, "fit", None)  # would fail if it were used
   method = Method("trice_basic", estimators.basic(), "prior")
@@ -274,7 +266,10 @@ def test_a_base_model_that_failed_is_not_kept(tmp_path, monkeypatch):
   assert not bases(tmp_path)
 
 
-@pytest.mark.parametrize("place", [("after_row", 1), ("after_save", 1)])
+@pytest.mark.parametrize(
+  "place",
+  [("after_row", 1), pytest.param(("after_save", 1), marks=pytest.mark.slow)],
+)
 def test_killed_with_a_shared_base_model_ends_the_same(first, tmp_path, place):
   config = make(tmp_path / "killed")
   run_until(config, place)

@@ -11,8 +11,10 @@ from cot_latent.em import outer_loops
 from cot_latent.em.estep import EStep
 from cot_latent.inference import memory, rng
 from cot_latent.models.network import SOFT_PROMPT
+from cot_latent.reporting.runlog import RunLog
 from cot_latent.runtime import files
-from cot_latent.training import checkpoints, loops, mstep, train, tuning
+from cot_latent.training import checkpoints, loops, mstep, tuning
+from cot_latent.training.run import Run
 from cot_latent.training.state import TrainState
 from tests.asserts import assert_trees_equal
 from tests.training import toy
@@ -76,11 +78,11 @@ DOINGS = (
   # The memory is moved, and neither parameters nor anything on disk.
   ("e_step", EStep, "step"),
   ("e_step", loops, "step"),
-  ("step", train._Run, "step"),  # taken, and not even in the journal
+  ("step", Run, "step"),  # taken, and not even in the journal
   ("save", checkpoints.Checkpoints, "save"),
   # Orbax has finished, and nothing says so.
   ("manifest", checkpoints, "_write_manifest"),
-  ("report", train.record.Record, "write"),
+  ("report", RunLog, "write"),
 )
 
 
@@ -121,14 +123,14 @@ def kill_at(monkeypatch, place):
 
   act_at(monkeypatch, place, die)
   # A killed process writes no last report.
-  write = train.record.Record.write
+  write = RunLog.write
 
   def write_unless_dead(self, status, error=None):
     if status in ("failed", "interrupted"):
       return None
     return write(self, status, error)
 
-  monkeypatch.setattr(train.record.Record, "write", write_unless_dead)
+  monkeypatch.setattr(RunLog, "write", write_unless_dead)
 
 
 def run_or_be_killed(config, place):

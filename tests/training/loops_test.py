@@ -26,13 +26,9 @@ from tests.training.watching import (
   watch,
 )
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 LENGTH = toy.LENGTH[toy.CHAIN]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _compile_once():
-  with toy.shared_compilation():
-    yield
 
 
 # What a loop begins from ----------------------------------------------------
@@ -41,11 +37,6 @@ def _compile_once():
 # Loops of 2, 3 and 4 steps, the last cut by the run's end.
 STAR = OuterLoops("greedy", True, True, 2, 1.5)
 STARTS, LOOPS = [0, 2, 5], [2, 3, 4]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-  return tmp_path_factory.mktemp("loops")
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ import pytest
 from cot_latent import cli
 from cot_latent.em import evaluation
 from cot_latent.reporting import page, summary
-from cot_latent.training import train
 from tests.training import toy
+
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 FIVE, THREE, WORDS = toy.PARTS
 # Right answers of each task among its 10 held-out questions, and what becomes
@@ -52,7 +53,7 @@ def run(tmp_path_factory):
   directory = tmp_path_factory.mktemp("runs") / "mixture"
   config = toy.make_experiment(directory, toy.MIXTURE, steps=1)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train.evaluation, "evaluate", answer_as_told)
+    patch.setattr(evaluation, "evaluate", answer_as_told)
     return directory, toy.run(config)
 
 

@@ -148,8 +148,10 @@ BEGINNING = np.arange(2, 10).repeat(5)
 
 @pytest.mark.parametrize(
   ("beginning", "size"),
-  [((), 2), (BEGINNING, 4)],
-  ids=["no beginning", "beginning"],
+  [
+    pytest.param((), 2, marks=pytest.mark.slow, id="no beginning"),
+    pytest.param(BEGINNING, 4, id="beginning"),
+  ],
 )
 def test_parts_give_the_gradient_of_the_whole(beginning, size):
   batch = prompts, targets, weights = ragged(beginning)

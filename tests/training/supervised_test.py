@@ -27,16 +27,7 @@ from tests.training.watching import (
   watch,
 )
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _compile_once():
-  with toy.shared_compilation():
-    yield
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-  return tmp_path_factory.mktemp("loops")
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 # Rationales that people wrote -----------------------------------------------

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import pathlib
@@ -16,24 +17,14 @@ from tensorboard.summary.writer import record_writer
 from cot_latent import cli
 from cot_latent.em import results
 from cot_latent.errors import Preempted, RunError, UserError
-from cot_latent.reporting import environment
+from cot_latent.reporting import environment, record
 from cot_latent.runtime import files, lock, preemption
-from cot_latent.training import base, train
+from cot_latent.training import base
+from tests.params import by_night
 from tests.training import toy
 from tests.training.kills import act_at, assert_same_run, report_of, run_until
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _compile_once():
-  with toy.shared_compilation():
-    yield
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-  """A run that nothing disturbs: its configuration and report."""
-  config = toy.make_experiment(tmp_path_factory.mktemp("runs") / "whole")
-  return config, toy.run(config)
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture
@@ -67,19 +58,22 @@ def run_terminated(config, place):
   assert report_of(config)["status"] == "interrupted"
 
 
+# By day saving_test.py stands for most of these, and of the writes below.
 # Where SIGTERM comes, and the step that is saved; there are 7, of which every
 # second one is saved anyway. None is before there is anything to save.
 @pytest.mark.parametrize(
   ("place", "step"),
   [
-    (("after_row", 1), None),  # the base model is fitted
-    (("before_save", 0), 0),
-    (("before_manifest", 0), 0),
-    (("after_e_step", 1), 1),
     (("after_e_step", 2), 2),
-    (("before_save", 2), 4),
-    (("after_step", 7), 7),
-    (("before_manifest", 4), 7),
+    *by_night(
+      (("after_row", 1), None),  # the base model is fitted
+      (("before_save", 0), 0),
+      (("before_manifest", 0), 0),
+      (("after_e_step", 1), 1),
+      (("before_save", 2), 4),
+      (("after_step", 7), 7),
+      (("before_manifest", 4), 7),
+    ),
   ],
 )
 def test_sigterm_ends_the_step_and_saves(whole, config, place, step):
@@ -153,6 +147,7 @@ def test_another_thread_leaves_signals_alone():
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 READ_ONLY = OSError(errno.EROFS, os.strerror(errno.EROFS), "runs/x")
+ERRORS = {"full": FULL, "read-only": READ_ONLY}
 _SAYS = {
   FULL: "t5x: error: the disk is full; make room, and the same command goes on "
   "from the last checkpoint, or from the start\n",
@@ -197,15 +192,22 @@ WRITES = {
 }
 
 
-@pytest.mark.parametrize("error", [FULL, READ_ONLY], ids=["full", "read-only"])
-@pytest.mark.parametrize("what", WRITES)
+@pytest.mark.parametrize(
+  ("what", "which"),
+  [
+    ("events", "full"),
+    ("page", "read-only"),
+    *by_night(*itertools.product(WRITES, ERRORS)),
+  ],
+)
 @pytest.mark.filterwarnings(
   # TensorBoard's thread, whose error the main thread raises again.
   "ignore::pytest.PytestUnhandledThreadExceptionWarning"
 )
 def test_a_disk_that_takes_nothing_is_one_line_and_loses_nothing(
-  whole, config, monkeypatch, capsys, what, error
+  whole, config, monkeypatch, capsys, what, which
 ):
+  error = ERRORS[which]
   owner, function, is_meant, number = WRITES[what]
   # As the command has it, from a run to the exit status.
   monkeypatch.setattr(cli, "_train", lambda _: toy.run(config) and 0)
@@ -226,7 +228,7 @@ def test_a_disk_that_takes_nothing_is_one_line_and_loses_nothing(
       "running" if what == "report" else "failed"
     )
   assert cli.main(["train", "--gin_file=x"]) == 0
-  again = train.record.read_whole(root)
+  again = record.read_whole(root)
   assert bool(resumes(again)) == (not what.startswith("first"))
   assert_same_run(whole, (config, again))
 

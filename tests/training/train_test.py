@@ -12,6 +12,7 @@ import pytest
 from cot_latent import cli
 from cot_latent.data import prompts, scoring
 from cot_latent.data.open import open_task
+from cot_latent.em import evaluation
 from cot_latent.em.drawing import Drawer
 from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method
@@ -19,8 +20,16 @@ from cot_latent.errors import RunError, UserError
 from cot_latent.inference import estimators
 from cot_latent.reporting import record, summary
 from cot_latent.runtime import files, lock
-from cot_latent.training import bootstrap, checkpoints, loading, mstep, train
+from cot_latent.training import (
+  base,
+  bootstrap,
+  checkpoints,
+  loading,
+  mstep,
+  train,
+)
 from tests.asserts import assert_trees_equal
+from tests.params import by_day, by_night
 from tests.training import toy
 from tests.training.kills import (
   assert_same_run,
@@ -29,19 +38,7 @@ from tests.training.kills import (
   run_until,
 )
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _compile_once():
-  """Shares compiled functions between the runs of this module."""
-  with toy.shared_compilation():
-    yield
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-  """A run that nothing disturbs: its configuration and report."""
-  config = toy.make_experiment(tmp_path_factory.mktemp("runs") / "whole")
-  return config, toy.run(config)
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def test_report_holds_the_run(whole):
@@ -143,7 +140,7 @@ def test_cost_is_what_was_planned(whole):
 def base_model(config):
   """Fits the base model again."""
   data = toy.load(config)
-  return train.base.fit(
+  return base.fit(
     toy.make_model(config), config.base, data.base, config.seed, lambda _: None
   )
 
@@ -179,37 +176,31 @@ def test_another_seed_is_another_run(whole, tmp_path):
 # A row is what the journal gets: phases, results and steps, in order. Saves
 # are at steps 0, 2, 4, 6 and 7.
 PLACES = [
-  ("after_row", 1),  # the base model is fitted, the memory is empty
-  ("before_save", 0),  # evaluated, and nothing saved yet
-  ("after_save", 1),
-  ("before_save", 2),  # steps 3 and 4 are in the journal alone
-  ("after_save", 3),
-  ("before_save", 4),  # the last evaluation is in the journal alone
-  ("after_save", 5),  # all is saved but the report's last word
+  (("before_save", 2), [2]),  # steps 3 and 4 are in the journal alone
+  *by_night(
+    (("after_row", 1), []),  # the base model is fitted, the memory is empty
+    (("before_save", 0), []),  # evaluated, and nothing saved yet
+    (("after_save", 1), [0]),
+    (("after_save", 3), [4]),
+    (("before_save", 4), [6]),  # the last evaluation is in the journal alone
+    (("after_save", 5), [7]),  # all is saved but the report's last word
+  ),
 ]
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_killed_anywhere_ends_the_same(whole, tmp_path, place):
+@pytest.mark.parametrize(("place", "resumed"), PLACES)
+def test_killed_anywhere_ends_the_same(whole, tmp_path, place, resumed):
   config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "killed"))
   run_until(config, place)
   again = toy.run(config)
   assert again["status"] == "complete"
   assert_same_run(whole, (config, again))
-  kind, number = place
-  resumed = {
-    ("after_row", 1): [],
-    ("before_save", 0): [],
-    ("after_save", 1): [0],
-    ("before_save", 2): [2],
-    ("after_save", 3): [4],
-    ("before_save", 4): [6],
-    ("after_save", 5): [7],
-  }[kind, number]
   assert [r["step"] for r in again["continuity"]["resumes"]] == resumed
 
 
-@pytest.mark.parametrize("forgotten", ["params", "opt_state", "memory"])
+@pytest.mark.parametrize(
+  "forgotten", by_day(["params", "opt_state", "memory"], "memory")
+)
 def test_resuming_without_a_part_would_be_seen(
   whole, tmp_path, monkeypatch, forgotten
 ):
@@ -237,7 +228,7 @@ def test_killed_while_the_first_report_is_written(whole, tmp_path, monkeypatch):
 
 def test_a_complete_run_is_left_alone(whole, monkeypatch):
   config, report = whole
-  monkeypatch.setattr(train, "_Run", None)  # would fail if it were used
+  monkeypatch.setattr(train, "Run", None)  # would fail if it were used
   assert toy.run(config) == json.loads(json.dumps(report))
 
 
@@ -455,7 +446,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", by_day(DAMAGES, "changed"))
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
   whole, tmp_path, damage, capsys
 ):
@@ -678,10 +669,10 @@ def worked(whole, tmp_path_factory):
   )
   seen = Seen()
   with pytest.MonkeyPatch.context() as patch:
-    seen.spy(patch, train.base, "fit", lambda *given: given[2])
+    seen.spy(patch, base, "fit", lambda *given: given[2])
     seen.spy(patch, EStep, "start_memory", lambda one, *_: one.examples)
     seen.spy(patch, EStep, "step", lambda one, *_: one.examples)
-    seen.spy(patch, train.evaluation, "evaluate", lambda one, *_: one.examples)
+    seen.spy(patch, evaluation, "evaluate", lambda one, *_: one.examples)
     report = toy.run(config)
   return config, report, seen
 
@@ -802,9 +793,12 @@ def test_worked_examples_are_sampled_and_counted(worked):
 @pytest.mark.parametrize(
   ("place", "resumed"),
   [
-    (("after_row", 2), []),  # the worked examples are written, not in a save
     (("after_save", 1), [0]),
-    (("before_save", 2), [2]),
+    *by_night(
+      # The worked examples are written, and not in a checkpoint.
+      (("after_row", 2), []),
+      (("before_save", 2), [2]),
+    ),
   ],
 )
 def test_killed_with_worked_examples_ends_the_same(
@@ -851,6 +845,7 @@ def test_lost_or_edited_worked_examples_are_refused(worked, tmp_path):
   assert_same_run(worked[:2], (config, toy.run(config)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "twin",
   [
@@ -869,6 +864,7 @@ def test_resuming_with_other_worked_examples_would_be_seen(
     assert_same_run(worked[:2], (config, toy.run(config)))
 
 
+@pytest.mark.slow
 def test_no_room_for_worked_examples_stops_the_run(worked, tmp_path):
   config = toy.bootstrapped(
     dataclasses.replace(worked[0], model_dir=str(tmp_path / "tight")),
@@ -895,6 +891,7 @@ def test_no_room_for_worked_examples_stops_the_run(worked, tmp_path):
     toy.run(config)
 
 
+@pytest.mark.slow
 def test_a_base_model_without_right_rationales_stops_the_run(
   worked, tmp_path, monkeypatch
 ):

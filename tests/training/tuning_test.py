@@ -30,15 +30,11 @@ from tests.training.kills import (
   run_until,
 )
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 LORA = Lora(2, targets=("query", "value", "down"))
 SOFT = SoftPrompt(length=4)
 TUNINGS = pytest.mark.parametrize("part", [LORA, SOFT], ids=["lora", "soft"])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _compile_once():
-  with toy.shared_compilation():
-    yield
 
 
 # What a soft prompt and an update compute.
@@ -124,7 +120,11 @@ def step(part, rows_at_once=None):
   return trained, frozen, updated
 
 
-@pytest.mark.parametrize("part", [None, LORA, SOFT], ids=str)
+@pytest.mark.parametrize(
+  "part",
+  [pytest.param(None, marks=pytest.mark.slow), LORA, SOFT],
+  ids=str,
+)
 def test_a_step_moves_what_is_trained_and_keeps_no_more(part):
   trained, frozen, updated = step(part)
   assert jax.tree.structure(updated.params) == jax.tree.structure(trained)
@@ -142,8 +142,20 @@ def test_a_step_moves_what_is_trained_and_keeps_no_more(part):
     assert size < sum(x.size for x in jax.tree.leaves(frozen)) / 5
 
 
-@pytest.mark.parametrize("part", [None, LORA, SOFT], ids=str)
-@pytest.mark.parametrize("rows", [1, 5, 14, 100])
+@pytest.mark.parametrize(
+  "part",
+  [pytest.param(None, marks=pytest.mark.slow), LORA, SOFT],
+  ids=str,
+)
+@pytest.mark.parametrize(
+  "rows",
+  [
+    pytest.param(1, marks=pytest.mark.slow),
+    5,
+    pytest.param(14, marks=pytest.mark.slow),
+    pytest.param(100, marks=pytest.mark.slow),
+  ],
+)
 def test_rows_by_parts_give_the_same_step(part, rows):
   _, _, whole = step(part)
   _, _, parts = step(part, rows)
@@ -181,6 +193,7 @@ def test_a_run_trains_a_part_alone(tmp_path, part):
   assert toy.run(again)["digest"] == report["digest"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_ends_the_same(tmp_path):
   config = toy.make_experiment(tmp_path / "whole", tuning=LORA)
   whole = config, toy.run(config)
@@ -218,6 +231,7 @@ def worked(tmp_path):
   return dataclasses.replace(prompts.COMPACT, exemplars=str(path))
 
 
+@pytest.mark.slow
 def test_a_soft_prompt_of_worked_examples_answers_as_they_do(tmp_path):
   """Before the first step, that is, which is the only one here."""
   asked = worked(tmp_path)

@@ -15,7 +15,8 @@ from cot_latent.em.estep import WeightedRows
 from cot_latent.em.method import Method
 from cot_latent.em.outer_loops import Pool
 from cot_latent.inference import baselines
-from cot_latent.training import base, experiment, loops, train
+from cot_latent.training import base, experiment, loops
+from cot_latent.training.run import Run
 from cot_latent.training.state import TrainState
 from tests.training import toy
 
@@ -77,7 +78,7 @@ def watch(config):
   """Runs an experiment and notes what its steps had."""
   steps: list[Before] = []
   seen: dict[str, Any] = {}
-  loop_step, step, collect = loops.step, train._Run.step, outer_loops.collect
+  loop_step, step, collect = loops.step, Run.step, outer_loops.collect
   draw_all = Drawer.draw_all
 
   def noting_loop_step(*arguments):
@@ -107,7 +108,7 @@ def watch(config):
     patch.setattr(loops, "step", noting_loop_step)
     patch.setattr(outer_loops, "collect", noting_collect)
     patch.setattr(Drawer, "draw_all", noting_draw_all)
-    patch.setattr(train._Run, "step", noting_step)
+    patch.setattr(Run, "step", noting_step)
     report = toy.run(config)
   return Watched(config, report, steps)
 

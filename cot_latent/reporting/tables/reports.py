@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cot_latent.errors import UserError
-from cot_latent.reporting import record, seals, stats
+from cot_latent.reporting import reading, stats
 from cot_latent.reporting.tables.spec import Row, Spec
 
 
@@ -31,7 +31,7 @@ class Run(NamedTuple):
     settings: of the evaluation.
     last_step: of the training.
     results: rows of results.
-    cost: by the names of table_spec.COSTS.
+    cost: by the names that a column may have for it.
     parts: the runs on one task each that this one is made of, by task; empty
       for a run with a report of its own.
   """
@@ -154,8 +154,7 @@ def _files(folder: pathlib.Path) -> list[str]:
 
 def _read(folder: pathlib.Path, file: str) -> Run:
   path = folder / file
-  report = record.read_file(path)
-  seals.check(report, str(path))
+  report = reading.open_report(path).report
   if report["suspect"]:
     raise UserError(f"{path} is suspect: {report['suspect'][0]}: mend the run")
   if report["status"] != "complete":

@@ -1,19 +1,13 @@
 """What a table shows, read from a TOML file and checked."""
 
-import difflib
-import math
 import os
 import pathlib
 import tomllib
-from collections.abc import Collection, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Collection
+from typing import Literal, NamedTuple
 
 from cot_latent.errors import UserError
-
-DECODERS = ("greedy", "self_consistency")
-COSTS = ("sequences_sampled", "sequences_scored", "seconds")
-
-_Table = Mapping[str, Any]
+from cot_latent.reporting.tables import fields
 
 
 class Row(NamedTuple):
@@ -21,15 +15,15 @@ class Row(NamedTuple):
 
   Attributes:
     method: its name in the reports.
-    label: what the table calls it.
+    label: what the table calls it; its name, if that is left out.
     own_prompts: whether it is meant to have other prompts than the baseline,
       as a method without rationales has. Then its questions are compared by
       their ids, and its prompt length is not compared.
   """
 
   method: str
-  label: str
-  own_prompts: bool
+  label: str = ""
+  own_prompts: bool = False
 
 
 class Column(NamedTuple):
@@ -37,20 +31,24 @@ class Column(NamedTuple):
 
   Attributes:
     label: what the table calls it.
-    decoder: of DECODERS, for an accuracy.
+    decoder: of an evaluation, for an accuracy.
     step: of the evaluation; "last" is that of the run's end, which stands for
       all later steps as well.
     task: one of a mixture's tasks; None takes the run's own, all of it.
     average: which of a mixture's averages; None takes the accuracy over all.
-    cost: of COSTS, for a cost.
+    cost: which of a report's costs, for a cost.
+    paper_only: whether only papers report it.
   """
 
   label: str
-  decoder: str | None
-  step: Literal["last"] | int
-  task: str | None
-  average: str | None
-  cost: str | None
+  decoder: Literal["greedy", "self_consistency"] | None = None
+  step: Literal["last"] | int = "last"
+  task: str | None = None
+  average: str | None = None
+  cost: Literal["sequences_sampled", "sequences_scored", "seconds"] | None = (
+    None
+  )
+  paper_only: bool = False
 
   @property
   def unit(self) -> str:
@@ -62,7 +60,7 @@ class Column(NamedTuple):
   @property
   def is_measured(self) -> bool:
     """Whether reports have it."""
-    return self.decoder is not None or self.cost is not None
+    return not self.paper_only
 
 
 class Figure(NamedTuple):
@@ -79,6 +77,20 @@ class Figure(NamedTuple):
   column: str
   value: float
   where: str
+
+
+class _File(NamedTuple):
+  """A description as it is written; see `Spec`."""
+
+  title: str
+  reports: str
+  baseline: str
+  rows: tuple[Row, ...]
+  columns: tuple[Column, ...]
+  paper: tuple[Figure, ...] = ()
+  caption: str = ""
+  plot: str | None = None
+  transposed: bool = False
 
 
 class Spec(NamedTuple):
@@ -122,135 +134,28 @@ def read(path: pathlib.Path) -> Spec:
     table = tomllib.loads(path.read_text(encoding="utf-8"))
   except FileNotFoundError:
     raise UserError(f"no file {path}: give a table's TOML file") from None
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     reason = " ".join(str(error).split())
-    raise UserError(f"{path} cannot be read: {reason}") from None
-  values = _Values(str(path), table)
+    raise UserError(f"{path} cannot be read: {reason:.200}") from None
+  file = fields.read(_File, table, str(path))
   spec = Spec(
     name=path.stem,
-    title=values.text("title"),
-    caption=values.text("caption", ""),
+    title=file.title,
+    caption=file.caption,
     # Without "..", for it stands in messages.
-    reports=pathlib.Path(
-      os.path.normpath(path.parent / values.text("reports"))
+    reports=pathlib.Path(os.path.normpath(path.parent / file.reports)),
+    baseline=file.baseline,
+    rows=tuple(
+      row._replace(label=row.label or row.method) for row in file.rows
     ),
-    baseline=values.text("baseline"),
-    rows=tuple(_row(inner) for inner in values.tables("rows")),
-    columns=tuple(_column(inner) for inner in values.tables("columns")),
-    paper=tuple(_figure(inner) for inner in values.tables("paper", [])),
-    plot=values.text("plot", None),
-    is_transposed=values.truth("transposed"),
+    columns=file.columns,
+    paper=tuple(
+      figure._replace(value=float(figure.value)) for figure in file.paper
+    ),
+    plot=file.plot,
+    is_transposed=file.transposed,
   )
-  values.check_all_used()
   return _check(spec, str(path))
-
-
-class _Values:
-  """A TOML table whose values are taken one by one, with their types."""
-
-  def __init__(self, where: str, table: _Table):
-    self.where, self._table, self._used = where, table, set[str]()
-
-  def take(self, key: str, kinds, what: str, *default: Any) -> Any:
-    self._used.add(key)
-    if key not in self._table:
-      if default:
-        return default[0]
-      raise UserError(f"{self.where}: {key} is missing: give {what}")
-    value = self._table[key]
-    # TOML's true is an int to Python.
-    if isinstance(value, bool) != (kinds is bool) or (
-      not isinstance(value, kinds)
-    ):
-      raise UserError(f"{self.where}: {key} = {value!r:.40} is not {what}")
-    return value
-
-  def text(self, key: str, *default: Any) -> Any:
-    text = self.take(key, str, "a text", *default)
-    if text is None or text in default:
-      return text
-    if not text.strip():
-      raise UserError(f"{self.where}: {key} is empty: give a text")
-    return " ".join(text.split())
-
-  def truth(self, key: str) -> bool:
-    return self.take(key, bool, "true or false", False)
-
-  def tables(self, key: str, *default: Any) -> list["_Values"]:
-    tables = self.take(key, list, f"tables, [[{key}]]", *default)
-    if not all(isinstance(inner, dict) for inner in tables):
-      raise UserError(f"{self.where}: {key} are not tables, [[{key}]]")
-    if not tables and not default:
-      raise UserError(f"{self.where}: {key} is empty: give one at least")
-    return [
-      _Values(f"{self.where}: {key}[{place}]", inner)
-      for place, inner in enumerate(tables, start=1)
-    ]
-
-  def one_of(self, key: str, choices: Collection, *default: Any) -> Any:
-    what = "one of " + ", ".join(map(repr, choices))
-    value = self.take(key, (str, int), what, *default)
-    if value is not None and value not in choices:
-      raise UserError(f"{self.where}: {key} = {value!r:.40} is not {what}")
-    return value
-
-  def step(self) -> Literal["last"] | int:
-    what = "'last' or a step's number"
-    step = self.take("step", (str, int), what, "last")
-    if step != "last" and not (isinstance(step, int) and step >= 0):
-      raise UserError(f"{self.where}: step = {step!r:.40} is not {what}")
-    return step
-
-  def check_all_used(self) -> None:
-    for key in self._table:
-      if key not in self._used:
-        near = difflib.get_close_matches(key, self._used, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"{self.where}: there is no key {key!r}{hint}")
-
-
-def _row(values: _Values) -> Row:
-  method = values.text("method")
-  row = Row(method, values.text("label", method), values.truth("own_prompts"))
-  values.check_all_used()
-  return row
-
-
-def _column(values: _Values) -> Column:
-  column = Column(
-    label=values.text("label"),
-    decoder=values.one_of("decoder", DECODERS, None),
-    step=values.step(),
-    task=values.text("task", None),
-    average=values.text("average", None),
-    cost=values.one_of("cost", COSTS, None),
-  )
-  kinds = [
-    column.decoder is not None,
-    column.cost is not None,
-    values.truth("paper_only"),
-  ]
-  if sum(kinds) != 1:
-    raise UserError(
-      f"{values.where}: give one of decoder, cost and paper_only = true"
-    )
-  if column.task is not None and column.average is not None:
-    raise UserError(f"{values.where}: give one of task and average")
-  values.check_all_used()
-  return column
-
-
-def _figure(values: _Values) -> Figure:
-  figure = Figure(
-    row=values.text("row"),
-    column=values.text("column"),
-    value=float(values.take("value", (int, float), "a number")),
-    where=values.text("where"),
-  )
-  if not math.isfinite(figure.value):
-    raise UserError(f"{values.where}: value = {figure.value} is not a number")
-  values.check_all_used()
-  return figure
 
 
 def _check(spec: Spec, where: str) -> Spec:
@@ -282,6 +187,13 @@ def _check(spec: Spec, where: str) -> Spec:
         if is_share
         else f"{at}: value = {figure.value:g} is below 0"
       )
+  for place, column in enumerate(spec.columns, start=1):
+    at = f"{where}: columns[{place}]"
+    kinds = (column.decoder, column.cost, column.paper_only or None)
+    if sum(kind is not None for kind in kinds) != 1:
+      raise UserError(f"{at}: give one of decoder, cost and paper_only = true")
+    if column.task is not None and column.average is not None:
+      raise UserError(f"{at}: give one of task and average")
   accuracies = [c.label for c in spec.columns if c.decoder is not None]
   if spec.plot is not None and spec.plot not in accuracies:
     raise UserError(

@@ -11,6 +11,7 @@ from cot_latent.reporting.comparison import Estimate
 from cot_latent.reporting.tables.cells import Cell, Table
 from cot_latent.reporting.tables.reports import Run
 from cot_latent.reporting.tables.spec import Column, Row
+from cot_latent.runtime import terminal
 
 NOT_RUN, NO_VALUE = "not run", "–"
 CSV_HEADER = (
@@ -24,6 +25,7 @@ CSV_HEADER = (
   "value",
 )
 
+_FORMULA = ("=", "+", "-", "@")  # what a formula in a spreadsheet begins with
 _LATEX = {
   "\\": r"\textbackslash{}",
   "~": r"\textasciitilde{}",
@@ -103,7 +105,7 @@ def csv_lines(table: Table) -> str:
   writer = csv.writer(file, lineterminator="\n")
   writer.writerow(CSV_HEADER)
   for row, column, cell in _cells(table):
-    start = (row.method, row.label, column.label, "reports", column.unit)
+    start = _csv(row.method, row.label, column.label, "reports", column.unit)
     for seed, value in cell.values.items():
       writer.writerow([*start, "value", seed, value])
     for name, value in _statistics(cell):
@@ -116,7 +118,9 @@ def csv_lines(table: Table) -> str:
     if column.unit == "share":
       # In decimals, for 67.8 / 100 is not 0.678.
       value = float(decimal.Decimal(repr(value)).scaleb(-2))
-    start = (row.method, row.label, column.label, figure.where, column.unit)
+    start = _csv(
+      *(row.method, row.label, column.label, figure.where, column.unit)
+    )
     writer.writerow([*start, "value", "", value])
   return file.getvalue()
 
@@ -366,9 +370,16 @@ def _differences_title(table: Table) -> str:
   return f"{text}."
 
 
+def _csv(*texts: str) -> list[str]:
+  """Escapes what a spreadsheet would take for a formula."""
+  shown = [terminal.printable(text, is_line=True) for text in texts]
+  return [f"'{text}" if text[:1] in _FORMULA else text for text in shown]
+
+
 def _markdown(text: str) -> str:
   """Escapes what Markdown would take for markup."""
-  return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text)
+  shown = terminal.printable(text, is_line=True)
+  return re.sub(r"([\\`*_|<>\[\]&~$])", r"\\\1", shown)
 
 
 def _markdown_grid(grid: Grid) -> str:
@@ -389,7 +400,8 @@ def _markdown_grid(grid: Grid) -> str:
 
 def _latex(text: str) -> str:
   """Escapes what LaTeX would take for a command."""
-  return "".join(_LATEX.get(char, char) for char in text)
+  shown = terminal.printable(text, is_line=True)
+  return "".join(_LATEX.get(char, char) for char in shown)
 
 
 def _latex_grid(grid: Grid) -> list[str]:

@@ -14,10 +14,6 @@ from cot_latent.data.answers import gsm8k as gsm8k_conventions
 from cot_latent.errors import UserError
 from tests.data.answers import checkers_fuzz
 
-# The same examples on every machine; a nightly seed would be another profile.
-fixed = hypothesis.settings(
-  derandomize=True, deadline=None, max_examples=300, database=None
-)
 EXTRACTORS = [checkers.answer_sentence, checkers.answer_tag]
 DIGITS = "7" * 10_000  # int() refuses that many
 
@@ -184,13 +180,11 @@ def test_nothing_is_evaluated():
     check_evaluates_nothing(lambda text: str(eval(text)))
 
 
-@fixed
 @hypothesis.given(st.integers(), st.sampled_from(["{:,}", "{}.00", "{}."]))
 def test_integers_survive(number, form):
   assert checkers.normalize_number(form.format(number)) == str(number)
 
 
-@fixed
 @hypothesis.given(st.decimals(allow_nan=False, allow_infinity=False, places=3))
 def test_decimals_keep_their_value(number):
   text = checkers.normalize_number(f"{number:f}")
@@ -198,7 +192,6 @@ def test_decimals_keep_their_value(number):
   assert decimal.Decimal(text) == number
 
 
-@fixed
 @hypothesis.given(st.from_regex(r"\A\$?-?[0-9,]*[0-9.]*\.?\Z"))
 def test_what_is_read_is_canonical(text):
   """Equal numbers are equal texts, so that equality of texts is enough."""
@@ -211,7 +204,6 @@ def test_what_is_read_is_canonical(text):
     assert decimal.Decimal(number) == decimal.Decimal(bare)
 
 
-@fixed
 @hypothesis.given(completions)
 def test_any_text_has_an_answer_or_none(completion):
   """No exception, and never an empty answer, which a faulty row might equal."""
@@ -225,7 +217,6 @@ def test_any_text_has_an_answer_or_none(completion):
 one_line = st.text().map(lambda text: " ".join(text.split())).filter(bool)
 
 
-@fixed
 @hypothesis.given(completions, one_line, st.sampled_from(["", " ", "\n", "\r"]))
 def test_a_sentence_is_read_back(before, answer, after):
   hypothesis.assume("he answer is" not in answer)
@@ -242,7 +233,6 @@ def check_paper_rule(extract, completion):
     assert " ".join(completion.split()).endswith(ends)
 
 
-@fixed
 @hypothesis.given(completions)
 def test_a_sentence_is_right_by_the_papers_rule(completion):
   check_paper_rule(checkers.answer_sentence, completion)
@@ -957,7 +947,6 @@ plain_completions = st.lists(st.sampled_from(PLAIN), max_size=12).map("".join)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule[0]}_{rule[1]}")
-@fixed
 @hypothesis.given(completion=plain_completions)
 def test_a_convention_is_its_regular_expression(rule, completion):
   check_rule(rule, find_rule(*rule[:2]), completion)
@@ -987,7 +976,6 @@ def test_other_readers_are_no_rule(number, completion):
     check_rule(rule, broken, completion)
 
 
-@fixed
 @hypothesis.given(checkers_fuzz.completions)
 def test_what_holds_of_every_completion(completion):
   checkers_fuzz.check_completion(completion)
@@ -1051,7 +1039,6 @@ KNOWN |= {
 }
 
 
-@fixed
 @hypothesis.given(st.data())
 def test_known_answers_are_read_back(data):
   convention, case, _ = data.draw(st.sampled_from(checkers_fuzz.READERS))
@@ -1066,7 +1053,6 @@ def test_known_answers_are_read_back(data):
   assert convention.normalize(once) == once
 
 
-@fixed
 @hypothesis.given(st.data())
 def test_different_answers_stay_different(data):
   convention, case, _ = data.draw(st.sampled_from(checkers_fuzz.READERS))

@@ -11,9 +11,6 @@ from cot_latent.data.answers import checkers
 from cot_latent.data.answers import forms as answer_forms
 from cot_latent.data.answers import gsm8k as gsm8k_conventions
 
-fixed = hypothesis.settings(
-  derandomize=True, deadline=None, max_examples=200, database=None
-)
 # Answers of each kind that a task may have.
 KINDS = {
   "choice": st.sampled_from("ABR").map("({})".format),
@@ -40,7 +37,6 @@ def check_read_back(close, kind, form):
     iter(answer_forms.conventions("toy", form, kind, False).values())
   )
 
-  @fixed
   @hypothesis.given(KINDS[kind])
   def check(answer):
     for rationale in ("", "Step by step.\n", "First (A), then 3. "):

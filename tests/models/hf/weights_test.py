@@ -27,6 +27,7 @@ from cot_latent.models.rotary import RopeScaling
 from tests.models.hf import checkpoints
 from tests.models.hf.checkpoints import ARCHITECTURES, ROWS
 from tests.models.hf.hub_configs import HUB
+from tests.params import by_day
 
 ROOT = pathlib.Path(__file__).parents[3]
 
@@ -99,16 +100,8 @@ def largest_difference(model, config, params):
   return np.abs(checkpoints.logits(config, params) - expected).max()
 
 
-# Their options are others' as well.
-BY_NIGHT = {"llama_tied", "qwen2"}
-
-
 @pytest.mark.parametrize(
-  "architecture",
-  [
-    pytest.param(name, marks=pytest.mark.slow if name in BY_NIGHT else ())
-    for name in ARCHITECTURES
-  ],
+  "architecture", by_day(ARCHITECTURES, "qwen3", "gemma2", "gemma3")
 )
 def test_the_same_as_transformers(made, architecture):
   model, folder = made(architecture)
@@ -708,7 +701,13 @@ def hub_folder(folder, name):
   return folder
 
 
-@pytest.mark.parametrize("name", HUB)
+@pytest.mark.parametrize(
+  "name",
+  by_day(
+    *(HUB, "llama3_2_1b", "qwen2_5_0_5b", "qwen3_0_6b", "gemma2_2b"),
+    *("gemma3_1b", "t5_1_1_small", "flan_t5_small", "byt5_small"),
+  ),
+)
 def test_what_is_on_the_hub_is_understood(tmp_path, name):
   folder = hub_folder(tmp_path, name)
   config = hf_weights.read_config(folder)

@@ -1,0 +1,24 @@
+"""How arguments of several commands are read."""
+
+import argparse
+
+
+def count(text: str) -> int:
+  """Reads a whole number above 0."""
+  if not text.isdecimal() or not int(text):
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+  return int(text)
+
+
+def truth(text: str) -> bool:
+  """Reads a flag's value as absl does, whose flags T5X's are."""
+  known = {"true": True, "t": True, "1": True}
+  known |= {"false": False, "f": False, "0": False}
+  if text.lower() not in known:
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+  return known[text.lower()]
+
+
+def names(text: str) -> list[str]:
+  """Splits a list with commas; what is empty does not count."""
+  return [name.strip() for name in text.split(",") if name.strip()]

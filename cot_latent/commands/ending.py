@@ -1,0 +1,93 @@
+"""How a command ends: its exit status, and the line about what went wrong."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+from cot_latent.errors import Preempted, RunError, UserError
+from cot_latent.runtime import preemption, terminal
+
+ERROR, USAGE, INTERRUPTED = 1, 2, 130
+PIPE, PREEMPTED = 141, 143
+
+# What a path that cannot be used raises.
+_NOT_POSSIBLE = (
+  errno.EACCES,
+  errno.EPERM,
+  errno.EROFS,
+  errno.ENOTDIR,
+  errno.ENAMETOOLONG,
+)
+
+
+def status_of(run: Callable[[], int]) -> int:
+  """Runs a command; what ends it early becomes a line and a status.
+
+  Args:
+    run: The command; returns its exit status.
+
+  Returns:
+    The exit status. What is a fault of the program itself is raised.
+  """
+  try:
+    with preemption.handled():
+      return run()
+  except UserError as error:
+    return _fail(str(error), USAGE)
+  except RunError as error:
+    return _fail(str(error), ERROR)
+  except KeyboardInterrupt:
+    return _fail(
+      "interrupted; the same command goes on from the last checkpoint, or "
+      "from the start",
+      INTERRUPTED,
+    )
+  except Preempted:
+    return _fail(
+      "ended by SIGTERM; the same command goes on from the last checkpoint, or "
+      "from the start",
+      PREEMPTED,
+    )
+  except BrokenPipeError:
+    # Who read has seen enough, as `head` does; nothing more can be said.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return PIPE
+  except Exception as error:
+    if what := _disk_trouble(error):
+      return _fail(what, ERROR)
+    raise
+
+
+def verdict(text: str, is_well: bool) -> int:
+  """Prints what a check found, and returns the status that says whether well.
+
+  Args:
+    text: Lines, the last of which sums up.
+    is_well: Whether nothing was found.
+  """
+  terminal.say(text)
+  return 0 if is_well else ERROR
+
+
+def _disk_trouble(error: BaseException | None) -> str | None:
+  """Says what is wrong if an error comes from a full or read-only disk."""
+  while error is not None:
+    number = error.errno if isinstance(error, OSError) else None
+    text = str(error)
+    if number in (errno.ENOSPC, errno.EDQUOT) or (
+      os.strerror(errno.ENOSPC) in text
+    ):
+      return (
+        "the disk is full; make room, and the same command goes on from the "
+        "last checkpoint, or from the start"
+      )
+    if number in _NOT_POSSIBLE:
+      return f"cannot read or write: {text}"
+    error = error.__cause__ or error.__context__
+  return None
+
+
+def _fail(message: str, status: int) -> int:
+  terminal.fail(message)
+  return status

@@ -1,0 +1,29 @@
+"""Where commands meet T5X, which need not be installed."""
+
+import importlib.util
+
+from cot_latent.errors import UserError
+
+
+def launch(asked_for: str):
+  """The module that hands over to T5X.
+
+  Args:
+    asked_for: The file that is for T5X, for messages.
+
+  Raises:
+    UserError: if T5X, or something that it needs, is not installed.
+  """
+  if importlib.util.find_spec("t5x") is None:
+    raise UserError(
+      f"{asked_for} is for T5X, which is not installed: docs/t5x.md, "
+      "Installing, has the two commands"
+    )
+  try:
+    from cot_latent.t5x import launch
+  except ModuleNotFoundError as error:
+    raise UserError(
+      f"{asked_for} is for T5X, which lacks {error.name}: docs/t5x.md, "
+      "Installing, names all that it needs"
+    ) from error
+  return launch

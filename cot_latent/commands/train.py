@@ -1,0 +1,169 @@
+"""`t5x train`: runs an experiment, here or inside T5X."""
+
+import argparse
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from cot_latent.commands import (
+  arguments,
+  ending,
+  gin_flags,
+  inside_t5x,
+  quiet,
+)
+from cot_latent.errors import RunError, UserError
+from cot_latent.runtime import terminal
+
+HELP = "run the experiment that gin files describe, and write its report"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of gin, of a dry run and of several processes."""
+  gin_flags.add_arguments(parser)
+  parser.add_argument(
+    "--dry_run",
+    nargs="?",
+    const=True,
+    default=False,
+    type=arguments.truth,
+    metavar="true|false",
+    help="check everything, print the configuration and the cost, and stop",
+  )
+  parser.add_argument(
+    "--strict",
+    action="store_true",
+    help="exit with 1 if the run was not alive (its report is then suspect)",
+  )
+  parser.add_argument(
+    "--nodry_run",
+    dest="dry_run",
+    action="store_false",
+    help=argparse.SUPPRESS,  # the form that T5X's own flags have
+  )
+  several = parser.add_argument_group(
+    "several processes", "one run on many machines (docs/pods.md)"
+  )
+  several.add_argument(
+    "--multiprocess",
+    "--multiprocess_gpu",  # T5X's name
+    action="store_true",
+    help="be one of them; SLURM, Open MPI and TPUs say the rest",
+  )
+  several.add_argument(
+    "--coordinator_address",
+    metavar="HOST:PORT",
+    help="of the first process, where nothing says it",
+  )
+  several.add_argument(
+    "--process_count",
+    type=arguments.count,
+    metavar="N",
+    help="how many there are",
+  )
+  several.add_argument(
+    "--process_index", type=int, metavar="I", help="which this is, from 0"
+  )
+
+
+def run(options: argparse.Namespace) -> int:
+  """Trains, or says what would be trained."""
+  if not options.gin_file:
+    raise UserError(
+      "no experiment: say which with --gin_file=FILE, such as "
+      "--gin_file=gin/runs/quickstart.gin"
+    )
+  where = (
+    options.coordinator_address,
+    options.process_count,
+    options.process_index,
+  )
+  if where != (None, None, None) and not options.multiprocess:
+    raise UserError(
+      "--coordinator_address, --process_count and --process_index need "
+      "--multiprocess"
+    )
+  from cot_latent.configuration import parsing
+
+  gin_files, _, search_paths = gin_flags.collect(options)
+  is_for_t5x = parsing.asks_for_t5x(gin_files, search_paths)
+  train = _train_in_t5x if is_for_t5x else _train_here
+  if not options.multiprocess:
+    return train(options)
+  from cot_latent.runtime import processes
+
+  if not is_for_t5x:  # T5X's train joins them itself
+    processes.join(*where)
+  return _as_one_of_several(lambda: train(options), processes)
+
+
+def _as_one_of_several(train: Callable[[], int], processes: Any) -> int:
+  """Trains; where that fails, leaves the process so that the others notice."""
+
+  def run() -> int:
+    with processes.one_line():
+      return train()
+
+  status = ending.ERROR
+  try:
+    status = ending.status_of(run)
+  except Exception:
+    traceback.print_exc()
+  if status:
+    processes.leave(status)
+  return status
+
+
+def _train_in_t5x(options: argparse.Namespace) -> int:
+  """Hands over to T5X's own train.py."""
+  if options.strict:
+    raise UserError("--strict: T5X's train does not know it; leave it out")
+  launch = inside_t5x.launch(options.gin_file[0])
+  from cot_latent.configuration import parsing
+
+  gin_files, bindings, search_paths = gin_flags.collect(options)
+  folders = [*search_paths, *parsing.package_folders()]
+  if options.dry_run:
+    terminal.say(launch.dry_run(gin_files, bindings, folders))
+    return 0
+  flags = []
+  if options.multiprocess:
+    flags.append("--multiprocess_gpu")  # which all kinds of machines need
+  for name in ("coordinator_address", "process_count", "process_index"):
+    if (value := getattr(options, name)) is not None:
+      flags.append(f"--{name}={value}")
+  launch.run(gin_files, bindings, folders, flags)
+  return 0
+
+
+def _train_here(options: argparse.Namespace) -> int:
+  """Trains in this process, which may be one of several."""
+  from cot_latent.configuration import parsing
+  from cot_latent.reporting import summary
+  from cot_latent.runtime import processes
+  from cot_latent.training import train
+
+  quiet.silence_logs()
+  config, gin_record = parsing.parse(*gin_flags.collect(options))
+  prepared = train.prepare(config, gin_record)
+  is_first = processes.is_first()
+  if options.dry_run and not is_first:
+    return 0
+  if options.dry_run:
+    terminal.say(gin_record["resolved"])
+    terminal.say(summary.plan_text(prepared.header["plan"]))
+    if left_out := summary.left_out_text(prepared.header["data"]):
+      terminal.say(left_out)
+    return 0
+  if prepared.is_complete() and is_first:
+    terminal.say(
+      f"{prepared.directory} is complete already, nothing is run; for a new "
+      "run choose another MODEL_DIR"
+    )
+  report = train.train(prepared)
+  if is_first:
+    terminal.say(summary.report_text(report, prepared.directory))
+  if options.strict and processes.first_says(bool(report.get("suspect"))):
+    signs = report.get("suspect", ["see process 0"])
+    raise RunError(f"the run was not alive: {signs[0]}")
+  return 0

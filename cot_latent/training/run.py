@@ -1,0 +1,250 @@
+"""The loop of a run: steps, evaluations and checkpoints."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from cot_latent.em import evaluation, outer_loops, results, step_info
+from cot_latent.em.drawing import Drawer
+from cot_latent.em.estep import WeightedRows
+from cot_latent.errors import Preempted, RunError
+from cot_latent.inference import rng
+from cot_latent.models import digests, partitioning
+from cot_latent.reporting import metric_names, record
+from cot_latent.reporting.runlog import RunLog
+from cot_latent.runtime import preemption, processes
+from cot_latent.runtime.progress import Progress
+from cot_latent.training import loops, mstep, tuning
+from cot_latent.training.checkpoints import Checkpoints
+from cot_latent.training.loading import Data
+from cot_latent.training.setup import Setup
+from cot_latent.training.state import TrainState
+
+
+class Run:
+  """The loop of one run, which takes its steps and has them noted."""
+
+  def __init__(
+    self, setup: Setup, data: Data, log: RunLog, checkpoints: Checkpoints
+  ):
+    """Builds the M-step; computes nothing.
+
+    Args:
+      setup: What the run computes with.
+      data: What it reads, with the worked examples that it drew.
+      log: Where all is noted.
+      checkpoints: Where states are saved.
+    """
+    self.config, self.directory = setup.config, setup.directory
+    self.task, self.layout = setup.task, setup.layout
+    self.model, self.init_optimizer = setup.model, setup.init_optimizer
+    self.data, self.log, self.checkpoints = data, log, checkpoints
+    self.e_step = setup.e_step(data.train)
+    self.m_step = mstep.build(
+      setup.model,
+      setup.optimizer,
+      setup.config.rows_at_once or -(-setup.config.batch_size // 4),
+    )
+
+  def run(self, state: TrainState, is_new: bool) -> None:
+    """Takes all steps that are still to be taken.
+
+    Args:
+      state: The state that the run starts or resumes from.
+      is_new: Whether it starts, so that nothing is evaluated or saved yet.
+
+    Raises:
+      Preempted: If the process is to end; the state is saved by then.
+      RunError: If too many steps in a row have no finite gradient.
+    """
+    if is_new:
+      self.note_params(state)
+      if not self.config.steps:
+        self.keep_results(state)
+      self.evaluate(state)
+    with preemption.deferred() as is_preempted:
+      if is_new:
+        self.save(state)
+      self.take_steps(state, is_preempted)
+
+  def take_steps(
+    self, state: TrainState, is_preempted: Callable[[], bool]
+  ) -> None:
+    """Takes all steps; where the process is to end, saves and stops."""
+    config = self.config
+    progress = Progress(config.method.name, config.steps, state.step)
+    while True:
+      if processes.any_says(is_preempted()):
+        if self.checkpoints.latest_step() != state.step:
+          self.save(state)
+        raise Preempted
+      if state.step == config.steps:
+        return
+      state, metrics = self.step(state)
+      self.log.step(state.step, metrics)
+      progress(
+        state.step,
+        f"accepted {metrics[metric_names.ACCEPT_RATE]:.2f}  "
+        f"memory {metrics[metric_names.MEMORY_CORRECT]:.2f}",
+      )
+      is_last = state.step == config.steps
+      if is_last or state.step % config.evaluation.period == 0:
+        self.evaluate(state)
+      if is_last:
+        self.note_params(state)
+        self.keep_results(state)
+        self.show_memory(state)
+      if is_last or state.step % config.checkpoint_period == 0:
+        self.save(state)
+
+  def step(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """Takes one step: E-step, then M-step."""
+    config, began = self.config, time.perf_counter()
+    index = rng.minibatch(
+      config.seed,
+      "order",
+      state.step,
+      len(self.data.train),
+      config.batch_size,
+    )
+    state, rows, info = self.weigh(state, index)
+    state = state._replace(step=state.step + 1)
+    differentiating = time.perf_counter()
+    # Without a valid row there is no estimate. With one whose terms all cancel
+    # the estimate is 0, and the optimizer takes its step (Algorithm 1).
+    rate = float(self.learning_rate(state))
+    norm, loss, is_finite, gap = 0.0, 0.0, True, None
+    if not info.is_skipped():
+      updated = self.m_step(
+        *(state.params, state.opt_state, state.frozen, rate),
+        *(rows.prompts, rows.targets, rows.weights),
+      )
+      gap = rows.log_prob_gap(updated.log_prob.fetch())
+      norm, loss = float(updated.norm), float(updated.loss)
+      is_finite = bool(updated.is_finite)
+      state = state._replace(params=updated.params, opt_state=updated.opt_state)
+      if is_finite:
+        pool = outer_loops.end_early(
+          config.method.loops, state.pool, state.step, loss, self.layout
+        )
+        state = state._replace(pool=pool)
+      else:
+        self.stop_if_hopeless(state.step)
+    now = time.perf_counter()
+    update = step_info.UpdateInfo(
+      learning_rate=rate,
+      is_finite=is_finite,
+      norm=norm if is_finite else None,  # JSON has no NaN
+      loss=loss if is_finite else None,
+      log_prob_gap=gap if is_finite else None,
+      gradient_seconds=now - differentiating,
+      rest_seconds=differentiating
+      - began
+      - info.sampling_seconds
+      - info.checking_seconds,
+    )
+    return state, step_info.metrics(info, update)
+
+  def stop_if_hopeless(self, step: int) -> None:
+    """Ends the run if too many steps in a row had no finite gradient.
+
+    Args:
+      step: one that has none; it is not in the journal yet.
+    """
+    most = self.config.max_nonfinite_steps
+    rows = [
+      row
+      for row in record.of_kind(self.log.rows, "metrics")
+      if not row[metric_names.IS_SKIPPED]  # which had no gradient at all
+    ]
+    before = rows[len(rows) - most :] if len(rows) >= most else None
+    if before is None or any(row[metric_names.IS_FINITE] for row in before):
+      return
+    raise RunError(
+      f"no finite gradient in {most + 1} steps in a row, up to step {step}: "
+      "try a lower learning rate or OptimizerConfig.clip_norm, in another "
+      "MODEL_DIR"
+    )
+
+  def learning_rate(self, state: TrainState) -> jax.Array:
+    """The schedule's value; it begins anew with each outer loop."""
+    config = self.config
+    num_steps = loops.loop_steps(config, state.pool)
+    schedule = mstep.learning_rate(config.optimizer, num_steps)
+    return schedule(mstep.num_updates(state.opt_state))
+
+  def weigh(
+    self, state: TrainState, index: np.ndarray
+  ) -> tuple[TrainState, WeightedRows, step_info.StepInfo]:
+    """Takes the E-step of a minibatch: draws, or reads the loop's pool."""
+    config = self.config
+    if config.method.loops is not None:
+      return loops.step(self.e_step, config, self.init_optimizer, state, index)
+    chains, rows, info = self.e_step.step(
+      state.model_params(), state.memory, index, state.step + 1
+    )
+    return state._replace(memory=chains), rows, info
+
+  def evaluate(self, state: TrainState) -> None:
+    """Answers the held-out questions and writes the outputs down."""
+    settings, step = self.config.evaluation, state.step
+    is_end = step in (0, self.config.steps)
+    ways: list[tuple[str, int | None]] = [("greedy", None)]
+    if is_end and settings.num_samples:
+      ways.append(("self_consistency", settings.num_samples))
+    for decoder, num_samples in ways:
+      began = time.perf_counter()
+      test = self.data.test
+      outputs = evaluation.evaluate(
+        Drawer(self.model, self.task, test, settings.batch_size),
+        state.model_params(),
+        num_samples=num_samples,
+        seed=self.config.seed,
+        step=step,
+        report_done=Progress(
+          decoder.replace("_", "-"), len(test) * (num_samples or 1)
+        )
+        if is_end
+        else None,
+      )
+      seconds = time.perf_counter() - began
+      found = results.evaluated(
+        self.directory,
+        step,
+        task=self.task.name,
+        split=self.config.task.test_split,
+        decoder=decoder,
+        outputs=outputs,
+        is_shown=is_end and decoder == "greedy",
+      )
+      self.log.evaluated(step, seconds, found)
+
+  def note_params(self, state: TrainState) -> None:
+    """Puts the hash of the trainable parameters down."""
+    self.log.params(state.step, digests.tree_sha256(state.params))
+
+  def keep_results(self, state: TrainState) -> None:
+    """Writes what can be used without a checkpoint: memory, soft prompt."""
+    ids, step = self.data.train.ids, state.step
+    self.log.output(
+      step, results.write_memory(self.directory, step, ids, state.memory)
+    )
+    if isinstance(self.config.tuning, tuning.SoftPrompt):
+      content = tuning.soft_prompt_bytes(partitioning.to_host(state.params))
+      self.log.output(
+        step, results.write_soft_prompt(self.directory, step, content)
+      )
+
+  def show_memory(self, state: TrainState) -> None:
+    """Puts a few remembered rationales into the report."""
+    for row in results.memory_samples(self.task, self.data.train, state.memory):
+      self.log.sample(state.step, row)
+
+  def save(self, state: TrainState) -> None:
+    """Saves a checkpoint and brings the report up to date."""
+    self.log.saving(state.step)
+    sha256 = self.checkpoints.save(state)
+    self.log.checkpoint(state.step, sha256=sha256)

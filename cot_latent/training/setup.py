@@ -1,0 +1,97 @@
+"""What a run computes with: its models, its optimizer, its devices."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import optax
+
+from cot_latent.data.task import Examples, Task
+from cot_latent.em.estep import EStep
+from cot_latent.models import language_model, lora, partitioning
+from cot_latent.models.language_model import LanguageModel
+from cot_latent.training import mstep
+from cot_latent.training.experiment import Experiment
+
+
+class Setup(NamedTuple):
+  """What stays the same during a run, its data apart.
+
+  Attributes:
+    config: The experiment.
+    directory: The run's folder.
+    task: Its vocabulary, and what an answer is.
+    layout: How arrays are spread over devices; None on a single one.
+    base_model: The model without anything that is added to it.
+    model: The model that is trained.
+    optimizer: Optax's, without the learning rate.
+  """
+
+  config: Experiment
+  directory: pathlib.Path
+  task: Task
+  layout: partitioning.Layout | None
+  base_model: LanguageModel
+  model: LanguageModel
+  optimizer: optax.GradientTransformation
+
+  def init_optimizer(self, params: Any) -> Any:
+    """Makes the optimizer's state before any step."""
+    return mstep.init_optimizer(self.model, self.optimizer, params)
+
+  def e_step(self, train: Examples) -> EStep:
+    """Makes the E-step on the training questions.
+
+    Args:
+      train: The questions, with the worked examples that the run drew.
+    """
+    config = self.config
+    return EStep(
+      self.model,
+      self.task,
+      train,
+      config.method,
+      config.seed,
+      config.task.max_length,
+      config.evaluation.batch_size,
+      self.layout,
+    )
+
+
+def build(config: Experiment, directory: pathlib.Path, task: Task) -> Setup:
+  """Builds what a run computes with; nothing is computed yet."""
+  layout = partitioning.make_layout(config.mesh)
+  model = build_model(config, task, layout, config.tuning)
+  is_longer = isinstance(config.tuning, lora.Lora)
+  return Setup(
+    config=config,
+    directory=directory,
+    task=task,
+    layout=layout,
+    base_model=build_model(config, task, layout) if is_longer else model,
+    model=model,
+    optimizer=mstep.build_optimizer(config.optimizer),
+  )
+
+
+def build_model(
+  config: Experiment,
+  task: Task,
+  layout: partitioning.Layout | None,
+  tuning: Any = None,
+) -> LanguageModel:
+  """Builds the language model of an experiment.
+
+  Args:
+    config: The experiment.
+    task: A task with the model's vocabulary.
+    layout: How arrays are spread over devices.
+    tuning: What is trained; low-rank updates are parts of the model.
+  """
+  return language_model.from_config(
+    config.model,
+    task.vocabulary.size,
+    task.ending,
+    config.task.max_length,
+    layout,
+    tuning if isinstance(tuning, lora.Lora) else None,
+  )

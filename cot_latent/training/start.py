@@ -1,0 +1,154 @@
+"""The state that a run starts from: a new one, or its last checkpoint's."""
+
+import pathlib
+from typing import Any
+
+import jax
+
+from cot_latent.em.drawing import Drawer
+from cot_latent.errors import UserError
+from cot_latent.inference import rng
+from cot_latent.models import digests
+from cot_latent.reporting.runlog import RunLog
+from cot_latent.runtime.progress import Progress
+from cot_latent.training import base, bootstrap, experiment, loops, tuning
+from cot_latent.training.checkpoints import Checkpoints
+from cot_latent.training.loading import Data
+from cot_latent.training.setup import Setup
+from cot_latent.training.state import TrainState
+
+
+def begin(setup: Setup, data: Data, log: RunLog) -> tuple[Data, TrainState]:
+  """Makes or loads the base model, draws worked examples, fills the memory.
+
+  Args:
+    setup: What the run computes with.
+    data: What was loaded.
+    log: Where each phase is noted.
+
+  Returns:
+    The data with the worked examples put to use, and the state of step 0.
+
+  Raises:
+    RunError: If the base model cannot be fitted, or writes too few correct
+      rationales to be worked examples.
+    UserError: If a file cannot be used.
+  """
+  config = setup.config
+  with log.phase("base") as found:
+    params, was_read = _base_params(setup, data)
+    jax.block_until_ready(params)
+    found["num_scored"] = 0 if was_read else experiment.base_rows(config)
+    found["was_read"] = was_read
+    found |= _frozen_hash(setup, params)
+  if bootstrap.is_wanted(data):
+    data = _draw_exemplars(setup, data, params, log)
+  state = _add_trained(setup, data, params)
+  is_empty = config.method.memory_start == "empty"
+  num_drawn = 0 if is_empty else len(data.train)
+  with log.phase("memory_start", num_sampled=num_drawn):
+    chains = setup.e_step(data.train).start_memory(
+      state.model_params(), Progress("memory", len(data.train))
+    )
+  return data, _first_state(setup, state._replace(memory=chains))
+
+
+def resume(
+  setup: Setup, data: Data, log: RunLog, checkpoints: Checkpoints
+) -> tuple[Data, TrainState]:
+  """Restores the last checkpoint, and what no checkpoint holds.
+
+  Args:
+    setup: What the run computes with.
+    data: What was loaded.
+    log: The log, with what the run noted when it began.
+    checkpoints: The run's; there is one.
+
+  Returns:
+    The data with the worked examples put to use, and the state.
+
+  Raises:
+    UserError: If the worked examples or the frozen parameters are not those
+      that the run began with.
+  """
+  config = setup.config
+  if bootstrap.is_wanted(data):
+    sha256 = log.phase_row("bootstrap")["sha256"]
+    data = bootstrap.use(data, bootstrap.read(setup.directory, sha256))
+  if config.tuning is None:
+    trained = setup.model.init(rng.purpose_key(config.seed, "params"))
+    state = TrainState(trained, None, None, 0)
+  else:
+    params, _ = _base_params(setup, data)
+    _check_frozen(setup, params, log)
+    state = _add_trained(setup, data, params)
+  chains = setup.e_step(data.train).empty_memory()
+  like = _first_state(setup, state._replace(memory=chains))
+  return data, checkpoints.restore(like)
+
+
+def _base_params(setup: Setup, data: Data) -> tuple[Any, bool]:
+  """Makes or loads the base model, and tells whether it was there already."""
+  config = setup.config
+  # What is frozen is in no checkpoint: it must be found again.
+  folder = config.base_dir or (config.tuning and setup.directory / "base")
+  return base.make(
+    pathlib.Path(folder) if folder else None, setup.base_model, config, data
+  )
+
+
+def _draw_exemplars(setup: Setup, data: Data, params: Any, log: RunLog) -> Data:
+  """Draws worked examples from the base model and puts them to use."""
+  config = setup.config
+  with log.phase("bootstrap") as found:
+    drawer = Drawer(
+      setup.base_model,
+      data.soft_task or data.task,
+      data.train,
+      config.evaluation.batch_size,
+    )
+    room = bootstrap.room(data, config.task.prompt_length)
+    exemplars, found["num_sampled"] = bootstrap.draw(
+      drawer, params, config.seed, room
+    )
+    found["sha256"] = bootstrap.write(setup.directory, exemplars)
+  for one in exemplars:
+    log.sample(0, bootstrap.as_sample(one))
+  return bootstrap.use(data, exemplars)
+
+
+def _add_trained(setup: Setup, data: Data, params: Any) -> TrainState:
+  """Adds to the base model what is trained; the state has nothing else."""
+  seed = setup.config.seed
+  trained, frozen = tuning.begin(
+    setup.config.tuning,
+    params,
+    setup.model,
+    data.soft_tokens,
+    rng.purpose_key(seed, "params"),
+  )
+  return TrainState(trained, None, None, 0, frozen=frozen)
+
+
+def _first_state(setup: Setup, state: TrainState) -> TrainState:
+  """Makes the state before any step, of parameters and memory."""
+  state = state._replace(opt_state=setup.init_optimizer(state.params))
+  return loops.first_state(setup.config, state, setup.layout)
+
+
+def _frozen_hash(setup: Setup, params: Any) -> dict[str, str]:
+  """What tells whether a frozen base model is the same; {} if none is."""
+  if setup.config.tuning is None:
+    return {}
+  return {"frozen_sha256": digests.tree_sha256(params)}
+
+
+def _check_frozen(setup: Setup, params: Any, log: RunLog) -> None:
+  """Checks that frozen parameters are those that the run began with."""
+  began_with = log.phase_row("base")
+  if _frozen_hash(setup, params).items() <= began_with.items():
+    return
+  raise UserError(
+    "the base model is not the one that this run began with: put it back "
+    f"({setup.config.base}), or choose another MODEL_DIR"
+  )
