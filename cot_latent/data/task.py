@@ -146,7 +146,7 @@ class Task:
     separator: the tokens that end a worked example.
     lesson: the tokens of a worked example that shows the form of an answer, for
       bootstrapping; there may be none.
-    stop: Strings that end a completion, besides EOS.
+    stop: Strings that end a completion, besides the vocabulary's end tokens.
   """
 
   name: str
@@ -169,7 +169,7 @@ class Task:
     Raises:
       UserError: If the vocabulary cannot write a stop string.
     """
-    ids = (self.vocabulary.eos_id,)
+    ids = (self.vocabulary.eos_id, *self.vocabulary.end_ids)
     return stops.compile_stop(self.vocabulary, ids, self.stop)
 
   def ending_at(self, stop: tuple[str, ...] | None) -> "Task":

@@ -95,6 +95,45 @@ def test_what_is_sampled_is_what_is_scored(trained):
   np.testing.assert_array_equal(best, batch["decoder_target_tokens"][on_target])
 
 
+def stopped(trainer, stop):
+  """The trainer's sampler, with stop strings."""
+  return sampler.T5XSampler(
+    trainer._model,
+    trainer._partitioner,
+    trainer._train_state_axes.params,
+    trainer._latent.converter,
+    trainer._latent.task.ending_at(stop).ending,
+  )
+
+
+@pytest.mark.parametrize(
+  "trained", [small.encoder_decoder, small.decoder_only], indirect=True
+)
+def test_a_stop_only_cuts(trained):
+  whole = draw(trained)
+  # Of what some row writes two letters in its middle, and a letter.
+  letters = [bytes([t - 3]).decode() for t in range(35, 130)]
+  texts = trained._latent.task.completions(whole.tokens)[0]
+  found = [a + b for text in texts for a, b in zip(text, text[1:], strict=False)]
+  stop = (*found[:1], *[x for x in letters if x in "".join(texts)][:1])
+  assert stop
+  stopping = stopped(trained, stop)
+  rows = np.arange(ROWS)
+  got = stopping.sample(
+    trained.train_state.params,
+    trained._latent.examples.prompts[rows],
+    keys(),
+  )
+  lengths, ended = stopping._ending.lengths(whole.tokens)
+  assert (lengths < (whole.tokens != 0).sum(axis=1)).any()
+  wanted = np.where(np.arange(8) < lengths[:, None], whole.tokens, 0)
+  np.testing.assert_array_equal(got.tokens, wanted)
+  np.testing.assert_array_equal(got.ended, ended)
+  # A sampler that EOS alone ends is another one.
+  with pytest.raises(AssertionError):
+    np.testing.assert_array_equal(whole.tokens, wanted)
+
+
 def test_noise_draws_from_the_whole_distribution():
   probabilities = np.array([0.0, 0.5, 0.3, 0.15, 0.05])
   with np.errstate(divide="ignore"):
