@@ -114,9 +114,7 @@ def test_a_stop_only_cuts(trained):
   # Of what some row writes two letters in its middle, and a letter.
   letters = [bytes([t - 3]).decode() for t in range(35, 130)]
   texts = trained._latent.task.completions(whole.tokens)[0]
-  found = [
-    a + b for text in texts for a, b in zip(text, text[1:], strict=False)
-  ]
+  found = [a + b for text in texts for a, b in itertools.pairwise(text)]
   stop = (*found[:1], *[x for x in letters if x in "".join(texts)][:1])
   assert stop
   stopping = stopped(trained, stop)
