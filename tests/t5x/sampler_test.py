@@ -1,5 +1,7 @@
 """Draws of T5X's decoding are those of the embedded sampler, row by row."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
