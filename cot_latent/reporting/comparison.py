@@ -88,8 +88,8 @@ def best(values: Mapping[str, Mapping[int, float]]) -> str | None:
   for name, own in values.items():
     lows = [
       difference(own, other).low
-      for rival, other in values.items()
-      if rival != name
+      for another, other in values.items()
+      if another != name
     ]
     if lows and all(low is not None and low > 0 for low in lows):
       return name

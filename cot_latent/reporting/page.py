@@ -122,9 +122,9 @@ def _figures(
     _accuracy_figure(curves, last_step),
     _metrics_figure(
       "Acceptance and memory",
-      "Acceptance: share of fresh draws whose answer is right; this is the "
+      "Acceptance: share of fresh draws whose answer is correct; this is the "
       "model’s accuracy on training questions at temperature 1. Memory: share "
-      "of remembered rationales whose answer is right.",
+      "of remembered rationales whose answer is correct.",
       {"Acceptance": names.ACCEPT_RATE, "Memory": names.MEMORY_CORRECT},
       metrics,
       last_step,
@@ -133,7 +133,7 @@ def _figures(
       "Control-variate scale",
       "How much of a fresh draw’s score the estimator subtracts, averaged "
       "over questions; 0 is the estimator without control variate. It is the "
-      "acceptance among the batch’s other questions that have a right "
+      "acceptance among the batch’s other questions that have a correct "
       "rationale, so it should follow acceptance.",
       {"Scale": names.SCALE} if has_scale else {},
       metrics,
@@ -163,8 +163,8 @@ def _accuracy_figure(
   ]
   return _figure(
     "Held-out accuracy",
-    "Share of held-out questions answered right. Greedy: the likeliest token "
-    "each time. Self-consistency (n): the commonest answer "
+    "Share of held-out questions answered correctly. Greedy: the likeliest "
+    "token each time. Self-consistency (n): the commonest answer "
     "of n sampled rationales. Bars are 95% Wilson intervals.",
     series,
     last_step,

@@ -181,6 +181,6 @@ def _test(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[list[str], bool]:
   return [
     f"of {len(tested)} accuracies, {row['decoder']} at step {row['step']} "
     f"differs most: {row['correct']} and {other['correct']} of {row['total']} "
-    f"right, p = {p_value:.2g} by Fisher's exact test, which is {relation} "
+    f"correct, p = {p_value:.2g} by Fisher's exact test, which is {relation} "
     f"{least:.2g} ({_LEVEL} over {len(tested)} tests)"
   ], p_value > least

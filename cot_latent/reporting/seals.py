@@ -4,7 +4,7 @@ Two questions, two hashes. Was the file changed since its run wrote it? `hashes`
 has one of each section, and `seal` is over these. Did another run compute the
 same thing? `digest` is over what a run computes, and over nothing that two runs
 of the same thing differ in: times, places, machines, restarts. They guard
-against slips, not against forgers, who would compute them anew.
+against slips, not against forgers, who would compute them again.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from cot_latent.reporting import metric_names
 
 SEALS = ("hashes", "seal")
 REMEDY = "take it again from its run's folder, or run it again"
-# Settings that do not change what a run computes: where it lies and reads from,
-# how often it saves, when it counts as dead, and on how many devices it runs
-# (which changes rounding).
+# Settings that do not change what a run computes: where it is stored and reads
+# from, how often it saves, when it counts as dead, and on how many devices it
+# runs (which changes rounding).
 FREE_FIELDS = (
   "model_dir",
   "checkpoint_period",
@@ -105,7 +105,7 @@ def computed(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_place(name: str, value: Any) -> Any:
-  """A setting as far as it matters: where a vocabulary lies does not."""
+  """A setting as far as it matters: the place of a vocabulary does not."""
   is_place = name in _BY_CONTENT and value is not None
   return "a file" if is_place else value
 

@@ -54,7 +54,7 @@ def averages(counts: Mapping[str, tuple[int, int]]) -> dict[str, float]:
 
   Reference: Suzgun et al. 2022 average 23; Phan et al. 2023 average 27.
   """
-  rates = {task: right / total for task, (right, total) in counts.items()}
+  rates = {task: correct / total for task, (correct, total) in counts.items()}
   groups: dict[str, list[float]] = {}
   for task, rate in rates.items():
     groups.setdefault(_NUM_OBJECTS.sub("", task), []).append(rate)
@@ -62,8 +62,10 @@ def averages(counts: Mapping[str, tuple[int, int]]) -> dict[str, float]:
   if len(groups) < len(rates):
     means = [_mean(group) for group in groups.values()]
     found[f"{len(groups)} tasks, {len(rates)} grouped"] = _mean(means)
-  right, total = (sum(column) for column in zip(*counts.values(), strict=True))
-  return found | {"examples": right / total}
+  correct, total = (
+    sum(column) for column in zip(*counts.values(), strict=True)
+  )
+  return found | {"examples": correct / total}
 
 
 def _mean(rates: Collection[float]) -> float:

@@ -75,7 +75,7 @@ def overview(report: Mapping[str, Any]) -> str:
       "resumed", ", ".join(f"at step {r['step']}" for r in resumes) or "-"
     ),
     "",
-    f"{'step':>6}  {'accuracy':<30}{'right':>8}{'of':>6}   95% interval",
+    f"{'step':>6}  {'accuracy':<30}{'correct':>8}{'of':>6}   95% interval",
   ]
   for row in report["results"]:
     low, high = row["interval"]

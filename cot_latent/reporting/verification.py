@@ -8,7 +8,7 @@ from cot_latent.errors import UserError
 from cot_latent.reporting import reading, record, seals
 from cot_latent.runtime import files
 
-# A line of outputs -> the answer counted, and whether it is right.
+# A line of outputs -> the answer counted, and whether it is correct.
 Rescore = Callable[[Mapping[str, Any]], tuple[str | None, bool]]
 
 
@@ -29,11 +29,11 @@ class Check(NamedTuple):
 def verify(
   report: Mapping[str, Any], folder: pathlib.Path, rescore: Rescore | None
 ) -> list[Check]:
-  """Checks a report, and all that lies beside it.
+  """Checks a report, and all that is stored beside it.
 
   Args:
     report: that fits its schema.
-    folder: that it lies in.
+    folder: that it is stored in.
     rescore: reads answers out of stored completions; None if that cannot be
       done for the report's task.
 

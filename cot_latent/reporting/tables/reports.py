@@ -131,7 +131,7 @@ def _merge(parts: Sequence[Run]) -> Run:
         "split": first.split,
         "decoder": decoder,
         "step": step,
-        "correct": sum(right for right, _ in counts.values()),
+        "correct": sum(correct for correct, _ in counts.values()),
         "total": sum(total for _, total in counts.values()),
         "averages": stats.averages(counts),
       }
@@ -156,7 +156,9 @@ def _read(folder: pathlib.Path, file: str) -> Run:
   path = folder / file
   report = reading.open_report(path).report
   if report["suspect"]:
-    raise UserError(f"{path} is suspect: {report['suspect'][0]}: mend the run")
+    raise UserError(
+      f"{path} is suspect: {report['suspect'][0]}: fix the run, and repeat it"
+    )
   if report["status"] != "complete":
     raise UserError(
       f"{path} is of a run that is {report['status']}: let it end, with the "
