@@ -261,10 +261,10 @@ class _Finished:
     """
     from cot_latent.configuration import parsing
     from cot_latent.em import plan as run_plan
-    from cot_latent.reporting import record, seals
+    from cot_latent.reporting import reading, record
 
     path = one.directory / "report.json"
-    seals.check(report, str(path))
+    reading.open_report(path)
     config, _ = parsing.parse(one.gin_files, one.bindings, self._search_paths)
     fields = run_plan.as_dict(config)
     asked = {**report, "configuration": {"experiment": fields}}

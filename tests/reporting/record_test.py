@@ -16,6 +16,12 @@ HEADER["configuration"]["experiment"]["evaluation"] = {"votes": [1, 2]}
 HEADER["data"]["splits"]["train"]["fingerprint"] = "ab"
 TIMES = ("sampling", "checking", "gradient", "rest")
 LIVE = made_up.metrics()
+SAMPLE = {
+  "source": "greedy",
+  **dict.fromkeys(("id", "question", "answer", "completion"), "a"),
+  "extracted": None,
+  "is_correct": False,
+}
 
 
 def add_step(log, step):
@@ -27,7 +33,7 @@ def fill(log, steps=range(1, 5)):
   log.took("base", 2.0, num_scored=100)
   log.took("memory_start", 3.0, num_sampled=9)
   found = made_up.evaluation(
-    7, made_up.result(0, "greedy", 100), samples=[{"id": "a"}]
+    7, made_up.result(0, "greedy", 100), samples=[SAMPLE]
   )
   log.evaluated(0, 0.5, found)
   for step in steps:
@@ -113,7 +119,7 @@ def test_costs_are_sums_over_the_journal(tmp_path):
   assert report["results"] == [made_up.result(0, "greedy", 100)]
   whole = record.read_whole(tmp_path)
   assert [row["step"] for row in whole["metrics"]] == [1, 2, 3, 4]
-  assert whole["samples"] == [{"step": 0, "id": "a"}]
+  assert whole["samples"] == [{"step": 0, **SAMPLE}]
 
 
 def test_rows_of_a_kind():
