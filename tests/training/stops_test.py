@@ -1,6 +1,7 @@
 """Stop strings in a run: whose they are, and what they leave of completions."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -154,3 +155,27 @@ def test_worked_examples_are_kept_without_their_end(data, end):
   for one in found:
     assert one.completion == f"The answer is {one.answer}."
     assert one.tokens == encode(one.completion)
+
+
+# A whole run.
+
+
+def test_a_run_with_stops_scores_what_it_samples(tmp_path):
+  stop = ("b", "aa")
+  config = with_stop(toy.make_experiment(tmp_path, steps=3), stop)
+  report = toy.run(config)
+  assert report["data"]["stop"] == list(stop)
+  assert report["configuration"]["experiment"]["task"]["stop"] == stop
+  assert report["liveness"]["largest_log_prob_gap"] < 1e-4
+  lines = [
+    json.loads(line)
+    for path in sorted(tmp_path.glob("outputs/*.jsonl"))
+    for line in path.read_text().splitlines()
+  ]
+  texts = [
+    text
+    for line in lines
+    for text in line.get("completions", [line.get("completion")])
+  ]
+  assert any(line["ended"] for line in lines)
+  assert not any(one in text for text in texts for one in stop)
