@@ -27,6 +27,11 @@ def parse(
     The experiment and what it came from, as `parsing.parse_resolved`.
   """
   text = report["configuration"]["resolved"]
+  if not text:
+    raise UserError(
+      f"{path} is of a run that a program started (cot_latent.train): run that "
+      "program again"
+    )
   if checkpoint is not None:
     if "%CHECKPOINT" not in text:
       raise UserError("--checkpoint: the run began with none (CHECKPOINT)")

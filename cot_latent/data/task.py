@@ -147,6 +147,8 @@ class Task:
     lesson: the tokens of a worked example that shows the form of an answer, for
       bootstrapping; there may be none.
     stop: Strings that end a completion, besides the vocabulary's end tokens.
+    check: Compares a completion with the known answer, for a task whose answers
+      are not read out of completions; None compares what is read.
   """
 
   name: str
@@ -161,6 +163,54 @@ class Task:
   separator: np.ndarray
   lesson: np.ndarray
   stop: tuple[str, ...] = ()
+  check: Callable[[str, str], bool] | None = None
+
+  @classmethod
+  def from_rows(
+    cls,
+    questions: Sequence[str],
+    answers: Sequence[str],
+    *,
+    check: Callable[[str, str], bool] | None = None,
+    test: tuple[Sequence[str], Sequence[str]] | None = None,
+    prompts: Prompts | None = None,
+    vocabulary: Vocabulary | None = None,
+    name: str = "rows",
+  ) -> "Task":
+    """Makes a task of questions and their answers; nothing is registered.
+
+    Args:
+      questions: Training questions, N strings.
+      answers: Known answers, N strings.
+      check: Function of a completion and the known answer that says whether the
+        completion is correct. None reads "So the answer is X." at the
+        completion's end and compares X.
+      test: Held-out questions and answers, which become the split "test".
+      prompts: How questions are put; None is the paper's prompt.
+      vocabulary: Tokenizer; None is bytes.
+      name: Name for the report.
+
+    Returns:
+      A task with the split "train", and "test" where there are such rows.
+
+    Raises:
+      UserError: If there are no questions, or not as many answers.
+
+    Example:
+
+      task = Task.from_rows(
+        ["What is 2 + 3?", "What is 4 + 4?"],
+        ["5", "8"],
+        check=lambda completion, answer: completion.split()[-1:] == [answer],
+      )
+      train = task.load("train")
+    """
+    from cot_latent.data import rows
+
+    splits = {"train": (questions, answers)}
+    if test is not None:
+      splits["test"] = test
+    return rows.make_task(name, splits, check, prompts, vocabulary)
 
   @functools.cached_property
   def ending(self) -> stops.Ending:
@@ -191,16 +241,25 @@ class Task:
     return self.ending.completions(self.vocabulary.decode, tokens)
 
   def extract(self, completion: str) -> str | None:
-    """Reads the answer out of a completion, as training does."""
+    """Reads the answer out of a completion, as training does.
+
+    With a checker of the task's own that is the completion itself.
+    """
     # All its tasks agree on this: see `require_one_form`.
     convention = next(iter(next(iter(self.conventions.values())).values()))
     return convention.extract(completion, "")
+
+  def is_correct(self, extracted: str | None, answer: str) -> bool:
+    """Tells whether what `extract` read is the known answer."""
+    if extracted is None or self.check is None:
+      return extracted == answer
+    return bool(self.check(extracted, answer))
 
   def load(
     self,
     split: str,
     *,
-    prompt_length: int,
+    prompt_length: int | None = None,
     target_length: int | None = None,
     over_long: OverLong = "error",
   ) -> Examples:
@@ -208,7 +267,7 @@ class Task:
 
     Args:
       split: its name.
-      prompt_length: what prompt and guide must fit into.
+      prompt_length: what prompt and guide must fit into; None is any length.
       target_length: T; None leaves the targets out.
       over_long: "error"; "leave_out" what does not fit; or "truncate" it: a
         prompt loses its beginning, but for BOS, a target its end. Both are
@@ -223,6 +282,8 @@ class Task:
         f"task {self.name!r} has no split {split!r}, only {list(self.splits)}"
       )
     rows = self.read(split)
+    if prompt_length is None:
+      prompt_length = max(map(len, (*rows.prompts, *rows.guides)))
     limits = {"prompts": prompt_length, "guides": prompt_length}
     if target_length is not None:
       limits["targets"] = target_length

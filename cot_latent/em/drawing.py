@@ -67,9 +67,7 @@ def check(
     task.extract(text) if has_ended else None
     for text, has_ended in zip(texts, ended, strict=True)
   ]
-  is_correct = np.array(
-    [got == want for got, want in zip(extracted, answers, strict=True)], bool
-  )
+  is_correct = np.array(list(map(task.is_correct, extracted, answers)), bool)
   return Checked(
     tokens=tokens,
     texts=texts,

@@ -84,6 +84,7 @@ def evaluate(
     own = slice(i * repeats, (i + 1) * repeats)
     outputs.append(
       _output(
+        drawer.task,
         examples,
         i,
         drawn.texts[own],
@@ -108,10 +109,11 @@ def judge(
   (text,), ended = task.completions(tokens[None])
   has_ended = bool(ended[0])
   extracted = task.extract(text) if has_ended else None
-  return _output(examples, place, [text], [has_ended], extracted)
+  return _output(task, examples, place, [text], [has_ended], extracted)
 
 
 def _output(
+  task: Task,
   examples: Examples,
   place: int,
   completions: list[str],
@@ -126,5 +128,5 @@ def _output(
     completions=completions,
     ended=ended,
     extracted=extracted,
-    is_correct=extracted == examples.answers[place],
+    is_correct=task.is_correct(extracted, examples.answers[place]),
   )

@@ -114,3 +114,32 @@ def parse_rows(content: bytes, where: str) -> list[dict[str, Any]]:
     schema.check_row(row, place)
     rows.append(row)
   return rows
+
+
+def load_report(place: str | pathlib.Path) -> dict[str, Any]:
+  """Reads a run's report, checked, with the metrics of each step.
+
+  Args:
+    place: The report's file, or the run's folder.
+
+  Returns:
+    The report as report.schema.json describes it. Where the journal is beside
+    it, "metrics" has a row for each step, and "samples" some completions.
+
+  Raises:
+    UserError: If it is no report, or was edited.
+
+  Example:
+
+    report = load_report("runs/quickstart")
+    accuracy = [row["chain/accept_rate"] for row in report["metrics"]]
+  """
+  path = pathlib.Path(place)
+  if path.is_dir():
+    path /= "report.json"
+  opened = open_report(path, record.JOURNAL)
+  content = opened.parts[record.JOURNAL]
+  if content is None:
+    return opened.report
+  where = str(path.parent / record.JOURNAL)
+  return opened.report | record.split(parse_rows(content, where))

@@ -23,7 +23,12 @@ from cot_latent.models.vocabularies import Vocabulary
 from cot_latent.runtime import files, lock, processes
 from cot_latent.runtime.progress import Progress
 from cot_latent.training import mstep
-from cot_latent.training.experiment import BaseConfig, Checkpoint, Experiment
+from cot_latent.training.experiment import (
+  BaseConfig,
+  Checkpoint,
+  Experiment,
+  Given,
+)
 from cot_latent.training.loading import Data
 
 
@@ -168,6 +173,8 @@ def make(
     assert data.base is not None
     progress = Progress("base model", config.base.steps)
     return fit_once(folder, model, config, data.base, progress)
+  if isinstance(config.base, Given):
+    return model.init(jax.random.key(0)), True
   return _load(config, data.task.vocabulary, model.layout), True
 
 
@@ -178,6 +185,7 @@ def _load(
 ) -> Any:
   """Loads a pretrained model, its rows in the order of the vocabulary."""
   assert isinstance(config.base, Checkpoint)
+  assert not isinstance(config.model, Given)
   folder = pathlib.Path(config.base.path)
   params = hf_weights.load(folder, config.model, vocabulary.size, layout)
   return hf_weights.exchange(params, 0, vocabulary.padding_id)

@@ -98,6 +98,22 @@ class Checkpoint:
 
 
 @dataclasses.dataclass(frozen=True)
+class Given:
+  """A model that a program hands to the trainer, known by name and hash.
+
+  Attributes:
+    name: Name for the report.
+    sha256: The hash of its parameters (`digests.tree_sha256`).
+  """
+
+  name: str
+  sha256: str
+
+  def __post_init__(self):
+    check_types(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
   """How held-out questions are answered and scored.
 
@@ -148,11 +164,11 @@ class Experiment:
     mesh: how the run is spread over devices; that may change when it goes on.
   """
 
-  model: DecoderConfig | T5Config
+  model: DecoderConfig | T5Config | Given
   task: TaskConfig
   method: Method
   optimizer: OptimizerConfig
-  base: BaseConfig | Checkpoint
+  base: BaseConfig | Checkpoint | Given
   evaluation: EvaluationConfig
   model_dir: str | None
   seed: int
@@ -200,12 +216,16 @@ def run_id(config: Experiment) -> str:
     )
     return dataclasses.replace(part, source=source)
 
-  is_fitted = isinstance(config.base, BaseConfig)
+  base = config.base
+  if isinstance(base, BaseConfig):
+    base = placeless(base)
+  elif isinstance(base, Checkpoint):
+    base = Checkpoint("")
   settings = as_dict(
     dataclasses.replace(
       config,
       task=placeless(config.task),
-      base=placeless(config.base) if is_fitted else Checkpoint(""),
+      base=base,
       model_dir=None,
       checkpoint_period=1,
       base_dir=None,

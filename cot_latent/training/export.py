@@ -12,7 +12,7 @@ from cot_latent.models import language_model, lora
 from cot_latent.models.hf import weights as hf_weights
 from cot_latent.runtime import lock
 from cot_latent.training import checkpoints, tuning
-from cot_latent.training.experiment import Checkpoint, Experiment
+from cot_latent.training.experiment import Checkpoint, Experiment, Given
 
 
 def export(
@@ -55,6 +55,7 @@ def export(
   saved_in = directory / "checkpoints"
   if not saved_in.is_dir():
     raise UserError(f"no checkpoints in {directory}: give the run's own folder")
+  assert not isinstance(config.model, Given)  # its base is no checkpoint
   source = pathlib.Path(config.base.path)
   vocabulary = open_task(config.task.source).vocabulary
   params: Any

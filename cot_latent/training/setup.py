@@ -10,7 +10,7 @@ from cot_latent.em.estep import EStep
 from cot_latent.models import language_model, lora, partitioning
 from cot_latent.models.language_model import LanguageModel
 from cot_latent.training import mstep
-from cot_latent.training.experiment import Experiment
+from cot_latent.training.experiment import Experiment, Given
 from cot_latent.training.loading import Data
 
 
@@ -54,10 +54,22 @@ class Setup(NamedTuple):
     )
 
 
-def build(config: Experiment, directory: pathlib.Path, task: Task) -> Setup:
-  """Builds what a run computes with; nothing is computed yet."""
+def build(
+  config: Experiment,
+  directory: pathlib.Path,
+  task: Task,
+  given: Any = None,
+) -> Setup:
+  """Builds what a run computes with; nothing is computed yet.
+
+  Args:
+    config: The experiment.
+    directory: The run's folder.
+    task: Its task.
+    given: The model, where a program hands one over.
+  """
   layout = partitioning.make_layout(config.mesh)
-  model = build_model(config, task, layout, config.tuning)
+  model = given or build_model(config, task, layout, config.tuning)
   is_longer = isinstance(config.tuning, lora.Lora)
   return Setup(
     config=config,
@@ -84,6 +96,7 @@ def build_model(
     layout: How arrays are spread over devices.
     tuning: What is trained; low-rank updates are parts of the model.
   """
+  assert not isinstance(config.model, Given)  # it comes with its functions
   return language_model.from_config(
     config.model,
     task.vocabulary.size,

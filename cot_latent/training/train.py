@@ -21,6 +21,7 @@ from cot_latent.reporting.runlog import RunLog
 from cot_latent.runtime import compilation, files, lock, processes, tf_startup
 from cot_latent.training import experiment, loading, setup, start
 from cot_latent.training.checkpoints import Checkpoints
+from cot_latent.training.given import GivenModel
 from cot_latent.training.run import Run
 
 
@@ -35,6 +36,7 @@ class Prepared(NamedTuple):
     diff: What is changed in the code, as git shows it; "" for nothing.
     resumption: How this process differs from the one that began the run.
     old: The report in the run's folder, if the run has begun already.
+    given: The model, where a program hands one over.
   """
 
   config: experiment.Experiment
@@ -44,6 +46,7 @@ class Prepared(NamedTuple):
   diff: str
   resumption: dict[str, Any]
   old: dict[str, Any] | None
+  given: GivenModel | None = None
 
   def is_complete(self) -> bool:
     """Whether the run is over already, so that nothing is left to do."""
@@ -54,6 +57,7 @@ def prepare(
   config: experiment.Experiment,
   gin_record: dict[str, Any],
   open_task: Callable[[Source], Task] = open_task,
+  given: GivenModel | None = None,
 ) -> Prepared:
   """Loads the data and checks all that can be checked; writes nothing.
 
@@ -62,6 +66,7 @@ def prepare(
     gin_record: What the configuration came from, for the report.
     open_task: Opens the experiment's tasks; several runs may share what was
       opened.
+    given: The model, where a program hands one over.
 
   Raises:
     UserError: If the data or the precision cannot be used, or if the folder
@@ -76,12 +81,14 @@ def prepare(
   directory = pathlib.Path(config.model_dir or f"runs/{name}")
   old = record.read(directory)
   loaded = loading.load_data(config, open_task)
-  sections, diff = _header(config, name, gin_record, loaded)
+  sections, diff = _header(config, name, gin_record, loaded, given)
   resumption = {}
   if old is not None:
     record.check_same_run(directory, old, sections)
     resumption = header.take_over(sections, old)
-  return Prepared(config, directory, loaded, sections, diff, resumption, old)
+  return Prepared(
+    config, directory, loaded, sections, diff, resumption, old, given
+  )
 
 
 def train(prepared: Prepared) -> dict[str, Any]:
@@ -161,7 +168,8 @@ def _train(prepared: Prepared) -> dict[str, Any]:
         # TensorBoard's own writer: CLU's starts TensorFlow.
         tf_startup.keep_tensorboard_from_tensorflow()
         log.events = summary.Writer(str(directory / "tensorboard"))
-      built = setup.build(config, directory, prepared.data.task)
+      task, given = prepared.data.task, prepared.given
+      built = setup.build(config, directory, task, given)
       if resume_at is None:
         data, state = start.begin(built, prepared.data, log)
       else:
@@ -175,6 +183,7 @@ def _header(
   name: str,
   gin_record: dict[str, Any],
   loaded: loading.Data,
+  given: GivenModel | None,
 ) -> tuple[dict[str, Any], str]:
   """Writes the sections of the report that do not change during a run.
 
@@ -182,7 +191,7 @@ def _header(
     The sections, and what is changed in the code.
   """
   layout = partitioning.make_layout(config.mesh)
-  model = setup.build_model(config, loaded.task, layout, config.tuning)
+  model = given or setup.build_model(config, loaded.task, layout, config.tuning)
   return header.build(
     identity={
       "run_id": name,
@@ -190,7 +199,9 @@ def _header(
       "method": config.method.name,
       "seed": config.seed,
       "argv": environment.argv(),
-      "rerun": "t5x rerun report.json",
+      "rerun": "the program that called cot_latent.train"
+      if given
+      else "t5x rerun report.json",
     },
     module=config.task.source.module,
     configuration=gin_record | {"experiment": plan.as_dict(config)},

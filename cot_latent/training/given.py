@@ -1,0 +1,80 @@
+"""Anybody's model in the embedded trainer: a sampler and a scorer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cot_latent.models.api import PAD_ID, Array, Draws
+
+
+class GivenModel:
+  """What the trainer asks of a language model, by a sampler and a scorer.
+
+  Attributes:
+    model: Anything with `sample` and `log_prob` (models/api.py).
+    params: Its parameters, a tree of arrays.
+    layout: None; a model that is given is on one device.
+  """
+
+  layout = None
+
+  def __init__(self, model: Any, params: Any):
+    """Keeps both; computes nothing."""
+    self.model, self.params = model, params
+
+  def init(self, rng_key: jax.Array) -> Any:
+    """Copies the parameters, since a step takes their place in memory."""
+    del rng_key
+    return jax.tree.map(jnp.array, self.params)
+
+  def sample(
+    self,
+    params: Any,
+    prompts: Array,
+    rng_keys: jax.Array,
+    temperature: float = 1.0,
+    *,
+    num_slots: int | None = None,
+    report_done: Callable[[int], None] | None = None,
+  ) -> Draws:
+    """Draws by the model, as many rows at once as it may.
+
+    A sampler need not know of slots: it is given `num_slots` rows at a time.
+    """
+    size = num_slots or len(prompts)
+    parts = []
+    for start in range(0, len(prompts), size):
+      rows = slice(start, start + size)
+      drawn = self.model.sample(
+        params, prompts[rows], rng_keys[rows], temperature
+      )
+      parts.append(Draws(*drawn))
+      if report_done is not None:
+        report_done(min(start + size, len(prompts)))
+    has_log_prob = all(part.log_prob is not None for part in parts)
+    return Draws(
+      jnp.concatenate([jnp.asarray(part.tokens) for part in parts]),
+      jnp.concatenate([jnp.asarray(part.ended) for part in parts]),
+      jnp.concatenate([jnp.asarray(part.log_prob) for part in parts])
+      if has_log_prob
+      else None,
+    )
+
+  def encode_prefix(self, params: Any, prefix: Array) -> Array:
+    """Shares nothing between rows: a prefix stays tokens."""
+    del params
+    return jnp.asarray(prefix)
+
+  def log_prob(
+    self, params: Any, prompts: Array, targets: Array, shared: Any = None
+  ) -> jax.Array:
+    """Scores targets of prompts that begin with the tokens `shared`."""
+    if shared is not None:
+      rows = jnp.broadcast_to(shared, (len(prompts), *shared.shape))
+      whole = jnp.concatenate([rows, jnp.asarray(prompts)], axis=1)
+      # Padding moves to the left, and the other tokens keep their order.
+      order = jnp.argsort(whole != PAD_ID, axis=1, stable=True)
+      prompts = jnp.take_along_axis(whole, order, axis=1)
+    return self.model.log_prob(params, prompts, targets)
