@@ -38,6 +38,11 @@ def majority(answers: Sequence[str | None]) -> str | None:
 
   Returns:
     The answer, or None if there is no vote at all.
+
+  Example:
+
+    >>> majority(["4", None, "5", "5"])
+    '5'
   """
   votes = collections.Counter(a for a in answers if a is not None)
   return votes.most_common(1)[0][0] if votes else None

@@ -50,6 +50,16 @@ def rejection_sampling(pooled: bool = False) -> Estimator:
     TypeError: if the option is not a bool.
 
   Reference: Phan et al. 2023, section 3.3 and appendix F (RS-4).
+
+  Example, three draws of which the first question has two that are correct:
+
+    >>> import numpy as np
+    >>> from cot_latent.inference.transition import independence
+    >>> moved = independence(
+    ...   np.zeros((2, 1), int), np.array([True, True]),
+    ...   np.zeros((2, 3, 1), int), np.array([[True, True, False], [False] * 3]))
+    >>> np.round(rejection_sampling()(moved), 3).tolist()
+    [[0.0, 0.25, 0.25, 0.0], [0.0, 0.0, 0.0, 0.0]]
   """
   if not isinstance(pooled, bool):
     raise TypeError(f"pooled must be True or False, not {pooled!r}")
@@ -72,6 +82,16 @@ def rloo() -> Estimator:
     ValueError at trace time unless K > 1.
 
   Reference: Ahmadian et al. 2024, arXiv 2402.14740; Kool et al. 2019.
+
+  Example, three draws of which the first question has two that are correct:
+
+    >>> import numpy as np
+    >>> from cot_latent.inference.transition import independence
+    >>> moved = independence(
+    ...   np.zeros((2, 1), int), np.array([True, True]),
+    ...   np.zeros((2, 3, 1), int), np.array([[True, True, False], [False] * 3]))
+    >>> np.round(6 * rloo()(moved), 3).tolist()
+    [[0.0, 0.5, 0.5, -1.0], [0.0, 0.0, 0.0, 0.0]]
   """
 
   def weigh(transition: Transition) -> jax.Array:
@@ -119,6 +139,16 @@ def maxrl() -> Estimator:
     It raises ValueError at trace time unless K > 1.
 
   Reference: Tajwar et al. 2026, arXiv 2602.02710.
+
+  Example, three draws of which the first question has two that are correct:
+
+    >>> import numpy as np
+    >>> from cot_latent.inference.transition import independence
+    >>> moved = independence(
+    ...   np.zeros((2, 1), int), np.array([True, True]),
+    ...   np.zeros((2, 3, 1), int), np.array([[True, True, False], [False] * 3]))
+    >>> np.round(6 * maxrl()(moved), 3).tolist()
+    [[0.0, 0.5, 0.5, -1.0], [0.0, 0.0, 0.0, 0.0]]
   """
 
   def weigh(transition: Transition) -> jax.Array:

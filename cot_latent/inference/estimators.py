@@ -38,6 +38,16 @@ def basic() -> Estimator:
     An estimator with weights c'_m / C on the memory and 0 on the draws.
 
   Reference: Phan et al. 2023, eq. 3 and Algorithm 1.
+
+  Example:
+
+    >>> import numpy as np
+    >>> from cot_latent.inference.transition import independence
+    >>> moved = independence(
+    ...   np.zeros((2, 1), int), np.array([True, True]),
+    ...   np.zeros((2, 1, 1), int), np.array([[True], [False]]))
+    >>> basic()(moved).tolist()
+    [[0.5, 0.0], [0.5, 0.0]]
   """
 
   def weigh(transition: Transition) -> jax.Array:
@@ -88,6 +98,16 @@ def control_variate(correct_first_acceptance: bool = False) -> Estimator:
     TypeError: if the option is not a bool.
 
   Reference: Phan et al. 2023, section 3.2 and Algorithm 1, for K = 1.
+
+  Example, where the first question's draw was accepted and the second's not:
+
+    >>> import numpy as np
+    >>> from cot_latent.inference.transition import independence
+    >>> moved = independence(
+    ...   np.zeros((2, 1), int), np.array([True, True]),
+    ...   np.zeros((2, 1, 1), int), np.array([[True], [False]]))
+    >>> control_variate()(moved).tolist()
+    [[0.5, 0.0], [0.5, -0.5]]
   """
   if not isinstance(correct_first_acceptance, bool):
     raise TypeError(
@@ -130,6 +150,16 @@ def leave_one_out_scale(transition: Transition) -> jax.Array:
 
   Returns:
     [M] beta_m in [0, 1]; 0 where no other question is valid.
+
+  Example:
+
+    >>> import numpy as np
+    >>> from cot_latent.inference.transition import independence
+    >>> moved = independence(
+    ...   np.zeros((2, 1), int), np.array([True, True]),
+    ...   np.zeros((2, 1, 1), int), np.array([[True], [False]]))
+    >>> leave_one_out_scale(moved).tolist()
+    [0.0, 1.0]
   """
   valid = transition.is_correct.astype(jnp.result_type(float))
   number = transition.draw_is_correct.sum(axis=1, dtype=valid.dtype)

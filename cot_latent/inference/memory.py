@@ -30,7 +30,13 @@ class MemoryState(NamedTuple):
 
 
 def init(num_examples: int, length: int) -> MemoryState:
-  """Makes an empty memory for N questions and rationales of up to T tokens."""
+  """Makes an empty memory for N questions and rationales of up to T tokens.
+
+  Example:
+
+    >>> init(num_examples=2, length=3).tokens.tolist()
+    [[0, 0, 0], [0, 0, 0]]
+  """
   zeros = jnp.zeros(num_examples, jnp.int32)
   return MemoryState(
     tokens=jnp.zeros((num_examples, length), jnp.int32),

@@ -22,6 +22,11 @@ def systematic_counts(
     [J] int32 counts that sum to L.
 
   Reference: Phan et al. 2023, Algorithm 1, line 34; Hol et al. 2006.
+
+  Example:
+
+    >>> systematic_counts(jnp.array([0.5, 0.0, 0.5]), 4, 0.3).tolist()
+    [2, 0, 2]
   """
   # Parallel prefix sums may differ by rounding across a zero item, or even
   # fall: taking the largest so far over the positive items mends both.
@@ -60,6 +65,11 @@ def subsample(
 
   Reference: Phan et al. 2023, section 3.3 and Algorithm 1, lines 29-38. The
   authors' notebook draws in proportion to exp(w) instead, which is biased.
+
+  Example:
+
+    >>> subsample(jnp.array([[0.5, -0.25], [0.25, 0.0]]), 2, 0.1).tolist()
+    [[0.5, -0.5], [0.0, 0.0]]
   """
   flat = weights.ravel()
   size = jnp.abs(flat)

@@ -73,6 +73,14 @@ def independence(
     The transition.
 
   Reference: Phan et al. 2023, Algorithm 1, lines 5-9 (there K = 1).
+
+  Example, a question whose second draw is the last correct one:
+
+    >>> old, draws = jnp.array([[7]]), jnp.array([[[1], [2], [3]]])
+    >>> is_correct = jnp.array([[True, True, False]])
+    >>> moved = independence(old, jnp.array([True]), draws, is_correct)
+    >>> moved.tokens.tolist(), moved.accepted.tolist()
+    ([[2]], [[False, True, False]])
   """
   correct_from_here = jnp.cumsum(draw_is_correct[:, ::-1], axis=1)[:, ::-1]
   accepted = draw_is_correct & (correct_from_here == 1)

@@ -37,6 +37,11 @@ def answer_sentence(completion: str) -> str | None:
     after it apart) with X on one line.
 
   Reference: Phan et al. 2023, appendix F (BIG-Bench Hard).
+
+  Example:
+
+    >>> answer_sentence("4 is even. So the answer is Yes.")
+    'Yes'
   """
   text = completion.rstrip()
   at = max(text.rfind(sentence) for sentence in _SENTENCES)
@@ -56,6 +61,11 @@ def answer_tag(completion: str) -> str | None:
     The number as `normalize_number` writes it, or None if there is none.
 
   Reference: Phan et al. 2023, appendix F (GSM8K).
+
+  Example:
+
+    >>> answer_tag("3 + 4 = 7 <answer>$7.00</answer>")
+    '7'
   """
   end = completion.rfind(_CLOSE)
   begin = completion.rfind(_OPEN, 0, end) if end >= 0 else -1
@@ -73,6 +83,11 @@ def normalize_number(text: str) -> str | None:
 
   Returns:
     The number without commas and closing zeros, or None if text is no number.
+
+  Example:
+
+    >>> normalize_number("$1,800.50.")
+    '1800.5'
   """
   match = _NUMBER.fullmatch(text.strip())
   if match is None:
