@@ -19,6 +19,7 @@ from cot_latent.data.answers import forms as answer_forms
 from cot_latent.data.answers.checkers import Kind
 from cot_latent.data.prompts import PAPER, Prompts
 from cot_latent.errors import UserError
+from cot_latent.models.hf import gguf_files, tokenizer_files
 from cot_latent.models.hf import tokenizer as hf_tokenizer
 from cot_latent.runtime import text_files
 from cot_latent.tasks.vocabularies import (
@@ -242,7 +243,7 @@ def load_vocabulary(
 
   Args:
     path: a SentencePiece model; the folder of a Hugging Face checkpoint, or a
-      tokenizer.json in one; None is bytes.
+      tokenizer.json in one; a GGUF file; None is bytes.
     bos: whether prompts begin with BOS; None as the checkpoint's files say.
 
   Raises:
@@ -251,11 +252,13 @@ def load_vocabulary(
   place = None if path is None else pathlib.Path(path)
   if place is not None and not place.exists():
     raise UserError(f"VOCABULARY: there is no file {path}")
-  if place is not None and (place.is_dir() or place.suffix == ".json"):
-    extra_ids = hf_tokenizer.byte_extra_ids(place)
+  if place is not None and (
+    place.is_dir() or place.suffix in (".json", gguf_files.SUFFIX)
+  ):
+    extra_ids = tokenizer_files.byte_extra_ids(place)
     if extra_ids is not None and not bos:
       return seqio.ByteVocabulary(extra_ids=extra_ids)
-    checkpoint = hf_tokenizer.open_checkpoint(place)
+    checkpoint = tokenizer_files.open_checkpoint(place)
     if checkpoint.pieces is not None:
       return _load_pieces(checkpoint, checkpoint.pieces, bos)
     return HuggingFaceVocabulary(hf_tokenizer.read_vocabulary(checkpoint, bos))
@@ -301,7 +304,7 @@ def read_exemplars(
 
 
 def _load_pieces(
-  checkpoint: hf_tokenizer.Checkpoint, path: pathlib.Path, bos: bool | None
+  checkpoint: tokenizer_files.Checkpoint, path: pathlib.Path, bos: bool | None
 ) -> seqio.Vocabulary:
   """Loads a checkpoint's SentencePiece model."""
   alone = CheckpointPieces(path)

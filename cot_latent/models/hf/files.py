@@ -14,7 +14,8 @@ import safetensors
 import safetensors.numpy
 
 from cot_latent.errors import UserError
-from cot_latent.models.hf import config as hf_config
+from cot_latent.models.hf import fields as hf_fields
+from cot_latent.models.hf import gguf_files
 
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -35,7 +36,7 @@ def read_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
   """Opens a checkpoint's files.
 
   Args:
-    folder: of the checkpoint.
+    folder: The checkpoint's, or a GGUF file.
 
   Returns:
     Its tensors by name, whose numbers stay in the files until they are asked
@@ -44,6 +45,8 @@ def read_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
   Raises:
     UserError: if there are none, or not all that the index names.
   """
+  if gguf_files.is_gguf(folder):
+    return gguf_files.read_tensors(folder)
   places = _places(folder)
   tensors: dict[str, Tensor] = {}
   for name in sorted({*places.values()} or {FILE}):
@@ -82,18 +85,18 @@ def check(
   if missing := [name for name in shapes if name not in tensors]:
     raise UserError(
       f"{folder} lacks the tensor {_some(missing)}, which a model of its "
-      f"{hf_config.FILE} has"
+      f"{hf_fields.FILE} has"
     )
   if unexpected := [name for name in tensors if name not in shapes]:
     raise UserError(
       f"{folder} has the tensor {_some(unexpected)}, which a model of its "
-      f"{hf_config.FILE} has not"
+      f"{hf_fields.FILE} has not"
     )
   for name, shape in shapes.items():
     if (found := tuple(tensors[name].get_shape())) != shape:
       raise UserError(
         f"{folder}: the tensor {name} is {found}, and should be {shape} by "
-        f"its {hf_config.FILE}"
+        f"its {hf_fields.FILE}"
       )
 
 
@@ -164,7 +167,7 @@ def _places(folder: pathlib.Path) -> dict[str, str]:
         "checkpoint with safetensors"
       )
     raise UserError(f"{folder} has neither {FILE} nor {INDEX}: {hint}")
-  places = hf_config.read_json(path).get("weight_map")
+  places = hf_fields.read_json(path).get("weight_map")
   if not isinstance(places, dict) or not places:
     raise UserError(f"{path} has no weight_map: fetch it anew")
   for name in places.values():

@@ -16,114 +16,15 @@ import functools
 import hashlib
 import itertools
 import json
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from cot_latent.errors import UserError
-from cot_latent.models.vocabularies import NUM_BYTES, Vocabulary
-from cot_latent.runtime import text_files
+from cot_latent.models.hf.tokenizer_files import Checkpoint
+from cot_latent.models.vocabularies import Vocabulary
 
 KIND = "HuggingFaceVocabulary"
-_TOKENIZER = "tokenizer.json"
-_PIECES = ("tokenizer.model", "spiece.model")
-
-
-class Checkpoint(NamedTuple):
-  """What a checkpoint's folder says of its tokenizer.
-
-  Attributes:
-    tokenizer: the tokenizer.json; None if there is none.
-    pieces: the SentencePiece model to use in its place; None likewise.
-    settings: tokenizer_config.json, and special_tokens_map.json below it.
-    config: config.json.
-    generation: generation_config.json.
-  """
-
-  tokenizer: pathlib.Path | None
-  pieces: pathlib.Path | None
-  settings: Mapping[str, Any]
-  config: Mapping[str, Any]
-  generation: Mapping[str, Any]
-
-  def token(self, name: str) -> str | None:
-    """The text of a token such as `eos_token`, which has two forms."""
-    found = self.settings.get(name)
-    if isinstance(found, dict):
-      found = found.get("content")
-    return found if isinstance(found, str) else None
-
-  def size(self) -> int | None:
-    """The rows of the embedding, as config.json has them."""
-    text = self.config.get("text_config")
-    for config in (self.config, text if isinstance(text, dict) else {}):
-      found = config.get("vocab_size")
-      if type(found) is int and found > 0:
-        return found
-    return None
-
-  def eos_id(self) -> int | None:
-    """The first EOS of config.json or generation_config.json."""
-    for config in (self.config, self.generation):
-      found = config.get("eos_token_id")
-      if isinstance(found, list):
-        found = next(iter(found), None)
-      if type(found) is int and found >= 0:
-        return found
-    return None
-
-
-def open_checkpoint(path: pathlib.Path) -> Checkpoint:
-  """Reads what stands beside a tokenizer.
-
-  Args:
-    path: a checkpoint's folder, or a tokenizer.json in one.
-
-  Raises:
-    UserError: if there is no tokenizer, or if a file is malformed.
-  """
-  if path.is_file():
-    folder, found = path.parent, path
-  else:
-    folder = path
-    places = [path / name for name in (_TOKENIZER, *_PIECES)]
-    there = [place for place in places if place.is_file()]
-    if not there:
-      raise UserError(
-        f"VOCABULARY: {path} has no {_TOKENIZER}, {' or '.join(_PIECES)}"
-      )
-    found = there[0]
-  is_pieces = found.name in _PIECES
-  settings = _read_object(folder / "special_tokens_map.json")
-  for name, value in _read_object(folder / "tokenizer_config.json").items():
-    if value is not None:
-      settings[name] = value
-  return Checkpoint(
-    None if is_pieces else found,
-    found if is_pieces else None,
-    settings,
-    _read_object(folder / "config.json"),
-    _read_object(folder / "generation_config.json"),
-  )
-
-
-def byte_extra_ids(path: pathlib.Path) -> int | None:
-  """How many ids a ByT5 has behind its bytes; None for any other checkpoint.
-
-  Args:
-    path: a checkpoint's folder. Its bytes are SeqIO's, and no file has more to
-      say of them.
-  """
-  if path.is_file() or (path / _TOKENIZER).exists():
-    return None
-  settings = _read_object(path / "tokenizer_config.json")
-  config = _read_object(path / "config.json")
-  named = settings.get("tokenizer_class", config.get("tokenizer_class"))
-  size = config.get("vocab_size")
-  if named != "ByT5Tokenizer" or type(size) is not int or size < NUM_BYTES:
-    return None
-  return size - NUM_BYTES
 
 
 def read_vocabulary(
@@ -139,13 +40,10 @@ def read_vocabulary(
     UserError: if it cannot be read, if it has no EOS, no token to pad with, or
       no BOS where that is wanted, or if it does not fit config.json.
   """
-  path = checkpoint.tokenizer
-  assert path is not None
+  path, model = checkpoint.path, checkpoint.tokenizer
+  assert model is not None
   try:
-    model = path.read_bytes()
     tokenizer = _load(model)
-  except OSError as error:
-    raise UserError(f"cannot read {path} ({error.strerror})") from None
   except Exception as error:  # the library's own kind is Exception
     raise UserError(
       f"VOCABULARY: {path} is not a tokenizer.json ({_one_line(error)})"
@@ -373,7 +271,8 @@ def _unknown_id(model: Mapping[str, Any], ids: Mapping[str, int]) -> int | None:
 
 def _eos_id(where: str, checkpoint: Checkpoint, tokenizer: _Tokenizer) -> int:
   name = checkpoint.token("eos_token")
-  found = checkpoint.eos_id() if name is None else tokenizer.ids.get(name)
+  ends = checkpoint.eos_ids()
+  found = next(iter(ends), None) if name is None else tokenizer.ids.get(name)
   if found is not None:
     return found
   if name is not None:
@@ -431,16 +330,6 @@ def _padding_id(
     "unknown, and no row of the embedding to spare; name a pad_token in "
     "tokenizer_config.json"
   )
-
-
-def _read_object(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a JSON object; a file that is not there is empty."""
-  if not path.exists():
-    return {}
-  content = text_files.parse_json(path, text_files.read_text(path))
-  if not isinstance(content, dict):
-    raise UserError(f"{path}: expected an object, got {content!r:.60}")
-  return content
 
 
 def _one_line(error: Exception) -> str:
