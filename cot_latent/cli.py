@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from cot_latent import __version__
+from cot_latent.commands import import_
 from cot_latent.errors import Preempted, RunError, UserError
 from cot_latent.runtime import preemption
 
@@ -267,6 +268,15 @@ def _parser() -> argparse.ArgumentParser:
     metavar="NAMES",
     help="what may differ from the report, comma-separated: code, packages, "
     "data, randomness",
+  )
+
+  import_.add_arguments(
+    _add_plain(
+      commands,
+      "import",
+      import_.run,
+      "write a GGUF file as a checkpoint that transformers loads",
+    )
   )
 
   export = _add_plain(

@@ -193,9 +193,7 @@ class Fields:
       UserError: naming every setting that was refused.
     """
     if unused := sorted({*self.ignore} - self.ignored):
-      self.problems.append(
-        f"{self.place} has no {unused[0]!r}, as {IGNORE} has"
-      )
+      self.problems.append(f"{IGNORE}: {self.place} has no {unused[0]!r}")
     if self.problems:
       raise UserError("; ".join(self.problems))
 

@@ -3,9 +3,12 @@
 Pickled ones (.bin) are never opened: reading a pickle runs what it says.
 """
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -110,6 +113,22 @@ def is_same(one: Tensor, other: Tensor, rows: int = 4096) -> bool:
     if not np.array_equal(one[part], other[part]):
       return False
   return True
+
+
+@contextlib.contextmanager
+def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Gives a folder to write to, which gets its name when all is written."""
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  partial = pathlib.Path(
+    tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)
+  )
+  try:
+    yield partial
+    partial.chmod(0o755)
+    partial.rename(folder)
+  except BaseException:
+    shutil.rmtree(partial, ignore_errors=True)
+    raise
 
 
 def write_tensors(

@@ -5,7 +5,6 @@ import json
 import math
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from cot_latent.models import lora, partitioning
 from cot_latent.models.hf import config as hf_config
 from cot_latent.models.hf import fields as hf_fields
 from cot_latent.models.hf import files as hf_files
+from cot_latent.models.hf import gguf_files, gguf_folder
 from cot_latent.models.hf.families import (
   Config,
   Family,
@@ -29,6 +29,8 @@ from cot_latent.models.hf.families import (
   to_tensor,
 )
 from cot_latent.models.network import Params
+
+_MAX_FILE_BYTES = 5 * 10**9
 
 StoredType = Literal["float32", "bfloat16", "float16"]
 
@@ -60,7 +62,7 @@ def load(
   """Reads a checkpoint's parameters, each device's part straight to it.
 
   Args:
-    folder: of the checkpoint.
+    folder: The checkpoint's, or a GGUF file.
     config: what `read_config` gives of it.
     vocab_size: what `vocab_size` gives of it.
     layout: where parameters lie; None is one device.
@@ -78,10 +80,7 @@ def load(
   boxed = jax.eval_shape(network.init, jax.random.key(0))
   shapes = nn.unbox(boxed)
   tensors = _tensors(folder, family)
-  stored = {
-    family.name(path, config): tensor_shape(path, leaf.shape)
-    for path, leaf in _leaves(shapes)
-  }
+  stored = _tensor_shapes(family, config, shapes)
   for copy, original in family.copies.items():
     if copy not in stored and copy in tensors and original in tensors:
       if not hf_files.is_same(tensors[copy], tensors[original]):
@@ -117,7 +116,7 @@ def save(
   params: Params,
   source: str | pathlib.Path,
   dtype: StoredType | None = None,
-  max_file_bytes: int = 5 * 10**9,
+  max_file_bytes: int = _MAX_FILE_BYTES,
 ) -> None:
   """Writes parameters as a checkpoint that `transformers` loads.
 
@@ -165,12 +164,10 @@ def save(
   if jax.process_index():
     hf_files.write_tensors(None, sizes, make, max_file_bytes)
     return
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  partial = pathlib.Path(
-    tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)
-  )
-  try:
+  with hf_files.new_folder(folder) as partial:
     hf_files.write_tensors(partial, sizes, make, max_file_bytes)
+    if gguf_files.is_gguf(source):
+      gguf_folder.write_beside(source, partial)
     for name in (hf_fields.FILE, *_COPIED):
       if (source / name).is_file():
         shutil.copyfile(source / name, partial / name)
@@ -178,11 +175,40 @@ def save(
       settings = {k: v for k, v in fields.values.items() if k != "torch_dtype"}
       text = json.dumps(settings | {"dtype": dtype}, indent=2) + "\n"
       (partial / hf_fields.FILE).write_text(text, encoding="utf-8")
-    partial.chmod(0o755)
-    partial.rename(folder)
-  except BaseException:
-    shutil.rmtree(partial, ignore_errors=True)
-    raise
+
+
+def convert(path: str | pathlib.Path, folder: str | pathlib.Path) -> None:
+  """Writes a GGUF file as the folder of a Hugging Face checkpoint.
+
+  Quantized numbers become float32, without any loss of what the file holds.
+
+  Args:
+    path: The file.
+    folder: To be made; it appears when all is written.
+
+  Raises:
+    UserError: if the folder exists, or if the file cannot be used.
+  """
+  path, folder = pathlib.Path(path), pathlib.Path(folder)
+  if not gguf_files.is_gguf(path):
+    raise UserError(f"{path}: give a file that ends in {gguf_files.SUFFIX}")
+  if folder.exists():
+    raise UserError(f"{folder} exists: give a folder that is to be made")
+  config, size = hf_config.read_config(path), hf_config.vocab_size(path)
+  _, family = hf_config.open_family(path)
+  tensors = _tensors(path, family)
+  network = family.build(config, size, 1, 1, None, None)
+  shapes = nn.unbox(jax.eval_shape(network.init, jax.random.key(0)))
+  hf_files.check(path, tensors, _tensor_shapes(family, config, shapes))
+  sizes = {
+    name: math.prod(tensor.get_shape()) * _dtype(tensor).itemsize
+    for name, tensor in tensors.items()
+  }
+  with hf_files.new_folder(folder) as partial:
+    gguf_folder.write_beside(path, partial)
+    hf_files.write_tensors(
+      partial, sizes, lambda name: tensors[name][:], _MAX_FILE_BYTES
+    )
 
 
 def exchange(params: Params, one: int, other: int) -> Params:
@@ -219,6 +245,16 @@ def _tensors(
   if family.unused:
     tensors.pop(family.unused, None)
   return tensors
+
+
+def _tensor_shapes(
+  family: Family, config: Config, shapes: Any
+) -> dict[str, tuple[int, ...]]:
+  """The tensors that a model has, given its parameters' shapes."""
+  return {
+    family.name(path, config): tensor_shape(path, leaf.shape)
+    for path, leaf in _leaves(shapes)
+  }
 
 
 def _path(key_path) -> Path:
