@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,20 @@ BYTES = "ByteVocabulary"  # begins the name of each that is bytes
 _NUM_SPECIAL = 3  # PAD, EOS and UNK of SeqIO's byte vocabulary come first
 NUM_BYTES = 256 + _NUM_SPECIAL
 _NUM_SHOWN = 8
+
+
+class ChatTemplate(NamedTuple):
+  """How a checkpoint wants a conversation written.
+
+  Attributes:
+    source: The template, in Jinja.
+    variables: Special tokens that it may ask for, such as `bos_token`.
+    special: Each special token's text -> its id.
+  """
+
+  source: str
+  variables: Mapping[str, str]
+  special: Mapping[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +45,9 @@ class Vocabulary:
     bos_id: the token that every prompt begins with; None if none does.
     padding_id: the tokenizer's own id that has changed places with 0, which
       is padding here; 0 where nothing had to.
+    end_ids: Tokens besides EOS that end a completion: a checkpoint's further
+      EOS, and the end of a chat model's turn.
+    chat: How a conversation is written; None where the checkpoint does not say.
   """
 
   name: str
@@ -40,6 +58,8 @@ class Vocabulary:
   model: bytes = b""
   bos_id: int | None = None
   padding_id: int = 0
+  end_ids: tuple[int, ...] = ()
+  chat: ChatTemplate | None = None
 
   def decode_rows(self, tokens: np.ndarray) -> list[str]:
     """Decodes [B, T] int32, each row up to its first EOS."""

@@ -12,17 +12,19 @@ like a special token is text and makes no special token; added tokens that are
 not special, such as <think>, are made of their text as everywhere.
 """
 
+import dataclasses
 import functools
 import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from cot_latent.errors import UserError
+from cot_latent.models.hf import chat_template
 from cot_latent.models.hf.tokenizer_files import Checkpoint
-from cot_latent.models.vocabularies import Vocabulary
+from cot_latent.models.vocabularies import ChatTemplate, Vocabulary
 
 KIND = "HuggingFaceVocabulary"
 
@@ -58,7 +60,14 @@ def read_vocabulary(
     )
   eos_id = _eos_id(where, checkpoint, tokenizer)
   bos_id, wants_bos = _bos_id(where, checkpoint, tokenizer, bos)
-  padding_id = _padding_id(where, checkpoint, tokenizer, size, eos_id, bos_id)
+  ends = _ends(checkpoint, tokenizer, size) - {eos_id}
+  template = checkpoint.chat_template or ""
+  written = {t for t in tokenizer.special if tokenizer.text_of(t) in template}
+  padding_id = _padding_id(
+    where, checkpoint, tokenizer, size, {eos_id, bos_id, *ends, *written}
+  )
+  # One that pads is never drawn.
+  end_ids = swap(sorted(ends - {padding_id}), padding_id)
   for name, found in (("EOS", eos_id), ("BOS", bos_id)):
     if found is not None and found >= size:
       raise UserError(
@@ -69,13 +78,20 @@ def read_vocabulary(
   parts = [f"sha256 {hashlib.sha256(model).hexdigest()[:16]}", f"EOS {eos_id}"]
   if bos_id is not None:
     parts.append(f"BOS {bos_id}")
+  parts.append(f"padding {padding_id}")
+  if end_ids:
+    parts.append(f"ends {' '.join(map(str, swap(end_ids, padding_id)))}")
   vocabulary = make_vocabulary(
-    f"{KIND}({', '.join([*parts, f'padding {padding_id}'])})",
+    f"{KIND}({', '.join(parts)})",
     model,
     size,
     swap([eos_id], padding_id)[0],
     None if bos_id is None else swap([bos_id], padding_id)[0],
     padding_id,
+    end_ids,
+  )
+  vocabulary = dataclasses.replace(
+    vocabulary, chat=_chat(checkpoint, tokenizer, padding_id)
   )
   once = vocabulary.encode("a")
   if vocabulary.decode([*once, *once]) != vocabulary.decode(once) * 2:
@@ -93,6 +109,7 @@ def make_vocabulary(
   eos_id: int,
   bos_id: int | None,
   padding_id: int,
+  end_ids: Sequence[int] = (),
 ) -> Vocabulary:
   """Makes a vocabulary of a tokenizer.json.
 
@@ -103,6 +120,7 @@ def make_vocabulary(
     eos_id: the token that ends a sequence, as a run has it.
     bos_id: likewise the one that begins a prompt, if one does.
     padding_id: the tokenizer's own id that changes places with 0.
+    end_ids: Tokens besides EOS that end a completion, as a run has them.
   """
   ends = frozenset(
     swap([eos_id, *([] if bos_id is None else [bos_id]), 0], padding_id)
@@ -116,6 +134,7 @@ def make_vocabulary(
     model=model,
     bos_id=bos_id,
     padding_id=padding_id,
+    end_ids=tuple(end_ids),
   )
 
 
@@ -181,6 +200,9 @@ class _Tokenizer:
 
   def decode(self, ids: Sequence[int]) -> str:
     return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+  def special_texts(self) -> list[str]:
+    return [self.text_of(token) for token in sorted(self.special)]
 
   def text_of(self, token: int) -> str:
     return self._tokenizer.id_to_token(token) or ""
@@ -305,30 +327,66 @@ def _bos_id(
   return found, wants
 
 
+def _ends(checkpoint: Checkpoint, tokenizer: _Tokenizer, size: int) -> set[int]:
+  """Special tokens that end a completion: named, or behind a model's turn."""
+  found = {*checkpoint.eos_ids()}
+  if checkpoint.chat_template is not None:
+    end = chat_template.end_of_turn(
+      checkpoint.chat_template, checkpoint.tokens(), tokenizer.special_texts()
+    )
+    if end is not None:
+      found.add(tokenizer.ids[end])
+  return {end for end in found & tokenizer.special if end < size}
+
+
+def _chat(
+  checkpoint: Checkpoint, tokenizer: _Tokenizer, padding_id: int
+) -> ChatTemplate | None:
+  """The checkpoint's template, with special tokens as a run has them."""
+  if checkpoint.chat_template is None:
+    return None
+  return ChatTemplate(
+    checkpoint.chat_template,
+    checkpoint.tokens(),
+    {
+      text: swap([tokenizer.ids[text]], padding_id)[0]
+      for text in tokenizer.special_texts()
+    },
+  )
+
+
 def _padding_id(
   where: str,
   checkpoint: Checkpoint,
   tokenizer: _Tokenizer,
   size: int,
-  eos_id: int,
-  bos_id: int | None,
+  used: Collection[int | None],
 ) -> int:
-  """Chooses what pads: a token that no text makes, or a row without one."""
+  """Chooses what pads: a token that no text makes, or a row without one.
+
+  Args:
+    where: The tokenizer's place, for the message.
+    checkpoint: What stands beside it.
+    tokenizer: The tokenizer.
+    size: Rows of the embedding.
+    used: EOS, BOS, what else ends a completion, and what a chat template
+      writes.
+  """
   special = {t for t in tokenizer.special if t < size}
   named = tokenizer.ids.get(checkpoint.token("pad_token") or "")
-  if named in special - {eos_id, bos_id}:
+  if named in special - {*used}:
     assert named is not None
     return named
   unknown = tokenizer.ids.get(checkpoint.token("unk_token") or "")
-  left = special - {eos_id, bos_id, unknown, tokenizer.unknown}
+  left = special - {*used, unknown, tokenizer.unknown}
   if left:
     return max(left)
   if tokenizer.size < size:
     return tokenizer.size
   raise UserError(
-    f"{where} has nothing to pad with: no special token besides EOS, BOS and "
-    "unknown, and no row of the embedding to spare; name a pad_token in "
-    "tokenizer_config.json"
+    f"{where} has nothing to pad with: no special token besides EOS, BOS, ends "
+    "of turns and unknown, and no row of the embedding to spare; name a "
+    "pad_token in tokenizer_config.json"
   )
 
 

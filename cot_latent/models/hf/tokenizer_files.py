@@ -43,6 +43,12 @@ class Checkpoint(NamedTuple):
       found = found.get("content")
     return found if isinstance(found, str) else None
 
+  def tokens(self) -> dict[str, str]:
+    """The texts of all tokens that have a name, such as `bos_token`."""
+    names = [name for name in self.settings if name.endswith("_token")]
+    found = {name: self.token(name) for name in names}
+    return {name: text for name, text in found.items() if text is not None}
+
   def size(self) -> int | None:
     """The rows of the embedding, as config.json has them."""
     text = self.config.get("text_config")
