@@ -56,13 +56,13 @@ class Family(NamedTuple):
 
   Attributes:
     settings: config.json -> fields of the model's config.
-    config_class: of the model's config.
-    build: makes its network; takes what `causal.build` takes.
-    name: a parameter's path, of a model's config -> its tensor's name; KeyError
+    config_class: Class of the model's config.
+    build: Makes its network; takes what `causal.build` takes.
+    name: A parameter's path, a model's config -> its tensor's name; KeyError
       if it has none.
-    copies: tensor -> the one whose copy it may be, where a file has both.
-    unused: a tensor that some files have and no model uses.
-    output: a tensor that is there unless the embedding is the output layer too;
+    copies: Tensor -> the one whose copy it may be, where a file has both.
+    unused: A tensor that some files have and no model uses.
+    output: A tensor that is there unless the embedding is the output layer too;
       None where config.json tells.
   """
 

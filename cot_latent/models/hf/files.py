@@ -140,11 +140,11 @@ def write_tensors(
   """Writes a checkpoint's tensors, and an index if they need several files.
 
   Args:
-    folder: where to; None makes the tensors, as every process must, and writes
+    folder: Where to; None makes the tensors, as every process must, and writes
       nothing.
-    sizes: bytes of each tensor.
-    make: gives a tensor, when its turn has come.
-    max_file_bytes: of a file, unless a single tensor is larger.
+    sizes: Bytes of each tensor.
+    make: Gives a tensor, when its turn has come.
+    max_file_bytes: Largest size of a file, unless a single tensor is larger.
   """
   groups = _groups(sizes, max_file_bytes)
   places = {}
@@ -157,7 +157,7 @@ def write_tensors(
       places[key] = name
       array = make(key)
       if folder is not None:
-        # The library writes memory as it lies.
+        # The library writes memory in the order that it has.
         arrays[key] = np.ascontiguousarray(array)
     if folder is not None:
       # Without this mark transformers would not know whose layout it is.

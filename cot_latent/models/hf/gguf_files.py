@@ -55,8 +55,8 @@ class Architecture(NamedTuple):
     model_type: What config.json calls it.
     block: Names of a layer's tensors.
     norm_offset: What llama.cpp has added to the scales of norms.
-    is_permuted: Whether the rows of queries' and keys' heads lie as pairs that
-      are turned together, and not as two halves.
+    is_permuted: Whether the rows of queries' and keys' heads are stored as
+      pairs that are turned together, and not as two halves.
   """
 
   model_type: str
@@ -156,7 +156,7 @@ class Tensor:
     Args:
       stored: The file's.
       offset: Taken off each number.
-      heads: Heads whose rows lie in pairs; 0 where none do.
+      heads: Heads whose rows are stored in pairs; 0 where none do.
     """
     self._stored, self._offset, self._heads = stored, offset, heads
 
@@ -189,7 +189,7 @@ class Tensor:
     return part.astype(_TYPES.get(kind.name, np.float32))
 
   def _order(self):
-    """Where each row lies in the file."""
+    """The row of the file that each row is."""
     if not self._heads:
       return slice(None)
     rows = np.arange(self.get_shape()[0])

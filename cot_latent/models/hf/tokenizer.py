@@ -1,6 +1,6 @@
 """Tokenizers of Hugging Face checkpoints, with padding at id 0.
 
-Ids of a run are the tokenizer's own but for two: 0 and the one that pads
+Ids of a run are the tokenizer's own except two: 0 and the one that pads
 change places, so that 0 is padding here as everywhere. Whoever takes weights
 over must do the same with rows 0 and `padding_id` of the embedding.
 
@@ -35,8 +35,8 @@ def read_vocabulary(
   """Reads a tokenizer.json.
 
   Args:
-    checkpoint: its folder.
-    bos: whether prompts begin with BOS; None as the checkpoint's files say.
+    checkpoint: What a folder or GGUF file has.
+    bos: Whether prompts begin with BOS; None as the checkpoint's files say.
 
   Raises:
     UserError: if it cannot be read, if it has no EOS, no token to pad with, or

@@ -63,9 +63,9 @@ def load(
 
   Args:
     folder: The checkpoint's, or a GGUF file.
-    config: what `read_config` gives of it.
-    vocab_size: what `vocab_size` gives of it.
-    layout: where parameters lie; None is one device.
+    config: What `read_config` gives of it.
+    vocab_size: What `vocab_size` gives of it.
+    layout: Where parameters are kept; None is one device.
 
   Returns:
     Parameters of the model, without those of an update or soft prompt.
@@ -123,12 +123,12 @@ def save(
   On several processes all of them must call this, and the first one writes.
 
   Args:
-    folder: to be made; it appears when all is written.
-    params: of the model, updates merged into it.
-    source: the checkpoint it came from, whose config.json and tokenizer are
-      taken over.
-    dtype: of the tensors; None is each one's own in the source.
-    max_file_bytes: of a file, unless a single tensor is larger.
+    folder: The one to be made; it appears when all is written.
+    params: The model's, updates merged into it.
+    source: The checkpoint it came from, folder or GGUF file, whose config.json
+      and tokenizer are taken over.
+    dtype: Type of the tensors; None is each one's own in the source.
+    max_file_bytes: Largest size of a file, unless a single tensor is larger.
 
   Raises:
     UserError: if the folder exists, or parameters are others than the source
@@ -217,9 +217,9 @@ def exchange(params: Params, one: int, other: int) -> Params:
   A checkpoint's padding token is 0 in this project, whatever it is there.
 
   Args:
-    params: of the model; those that are changed are copied.
-    one: a token's id.
-    other: another's, or the same.
+    params: The model's; those that are changed are copied.
+    one: A token's id.
+    other: Another's, or the same.
   """
   if one == other:
     return params
