@@ -347,6 +347,9 @@ def test_prefix_and_prompt_are_encoded_as_one_text(register, tmp_path):
       assert row[ids].tolist() != [*encode(prefix), *encode(prompt)]
 
 
+COLUMNS = [("prompts", "prior", ""), ("guides", "guide", "The answer is W. ")]
+
+
 def test_prefixes_of_prompts_and_guides(register):
   worked = [{"question": "w", "answer": "W", "targets": "It is W."}]
   name = register(toy_rows, exemplars=lambda data_dir: worked)
@@ -357,10 +360,14 @@ def test_prefixes_of_prompts_and_guides(register):
     plain = open_task(Source(name, vocabulary=model))
     rows, wanted = task.read("train"), plain.read("train")
     for place in range(len(rows.ids)):
-      for column, hint in (("prompts", ""), ("guides", "The answer is W. ")):
+      for column, prompt, hint in COLUMNS:
         tokens = getattr(rows, column)[place].tolist()
-        alone = getattr(wanted, column)[place].tolist()
-        assert tokens == [*encode(before.format(hint)), *alone]
+        row = {
+          "question": rows.questions[place],
+          "answer": rows.answers[place],
+        }
+        text = FEW_SHOT.fill(prompt, row)
+        assert tokens == list(encode(before.format(hint) + text))
       assert rows.targets[place].tolist() == wanted.targets[place].tolist()
 
 
