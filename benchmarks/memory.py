@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from cot_latent.models import language_model
 from cot_latent.models.decoder import DecoderConfig
-from cot_latent.models.hf import weights as hf_weights
+from cot_latent.models.hf import config as hf_config
 from cot_latent.models.lora import TARGETS, Lora
 from cot_latent.training import mstep, tuning
 from cot_latent.training.experiment import OptimizerConfig
@@ -128,12 +128,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--rows", type=int, default=32)
   parser.add_argument("--tokens", type=int, default=1024)
   options = parser.parse_args(argv)
-  vocab_size = hf_weights.vocab_size(options.checkpoint)
+  vocab_size = hf_config.vocab_size(options.checkpoint)
   heads = ("trained", "remat", "parameters", "gradient", "Adam")
   heads += ("a row keeps", "a block, a row", "rows at once", "all")
   print("GB:\n| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
   for lora, dtype in ((None, "float32"), (Lora(16, 32.0, TARGETS), "bfloat16")):
-    config = hf_weights.read_config(options.checkpoint, "bfloat16", dtype)
+    config = hf_config.read_config(options.checkpoint, "bfloat16", dtype)
     for remat in (False, True):
       need = calculate(
         dataclasses.replace(config, remat=remat),

@@ -11,6 +11,7 @@ from cot_latent.commands import (
   ending,
   export,
   gin_flags,
+  import_,
   rerun,
   score,
   show,
@@ -33,6 +34,7 @@ COMMANDS = {
   "compare": compare,
   "rerun": rerun,
   "export": export,
+  "import": import_,
   "tables": tables,
 }
 

@@ -23,12 +23,14 @@ _IMPORTED = ("cot_latent", "t5x", "seqio", "optax")
 # What a configuration refers to is one of these or inside one: they have the
 # things that are configured, and nothing that runs programs or writes files.
 _REFERRED = (
+  "cot_latent.data.chat",
   "cot_latent.data.prompts",
   "cot_latent.data.source",
   "cot_latent.em.method",
   "cot_latent.inference",
   "cot_latent.models.decoder",
-  "cot_latent.models.hf.weights.read_config",
+  "cot_latent.models.hf.config.read_config",
+  "cot_latent.models.hf.packaged",
   "cot_latent.models.lora",
   "cot_latent.models.partitioning",
   "cot_latent.models.t5",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cot_latent.data.answers import forms as answer_forms
+from cot_latent.data.chat import Chat
 from cot_latent.data.prompts import Prompts
 from cot_latent.data.source import Source
 from cot_latent.data.task import Task, TokenizedSplit
@@ -150,7 +151,8 @@ def _describe_vocabulary(vocabulary: vocabularies.Vocabulary) -> list:
   """The vocabulary without its model; three fields where they are all."""
   described = [vocabulary.name, vocabulary.size, vocabulary.eos_id]
   if vocabulary.name.startswith(hf_tokenizer.KIND):
-    return [*described, vocabulary.bos_id, vocabulary.padding_id]
+    ends = [list(vocabulary.end_ids)] if vocabulary.end_ids else []
+    return [*described, vocabulary.bos_id, vocabulary.padding_id, *ends]
   if vocabulary.bos_id is not None:
     return [*described, vocabulary.bos_id]
   return described
@@ -201,7 +203,8 @@ def _make_task(arrays, described, splits) -> Task:
   vocabulary = _make_vocabulary(
     *described["vocabulary"], model=arrays["vocabulary"].tobytes()
   )
-  form, prompts = described["form"], Prompts(**described["prompts"])
+  form, settings = described["form"], described["prompts"]
+  prompts = Chat(**settings) if "system" in settings else Prompts(**settings)
   kinds = {
     task: kind if isinstance(kind, str) else tuple(kind)
     for task, kind in described["kinds"].items()

@@ -229,13 +229,10 @@ def _read_split(
 def _read_rows(task, split: str, bos_id: int | None) -> list[dict[str, Any]]:
   dataset = task.get_dataset(None, split, shuffle=False)
   encode = task.output_features["inputs"].vocabulary.encode
-  prefixes: dict[str, Sequence[int]] = {}
   # Many at a time: TensorFlow takes half a millisecond to hand one over.
   batches = dataset.map(_select).ragged_batch(_NUM_AT_A_TIME)
   rows = [
-    _read_row(
-      task, dict(zip(batch, row, strict=True)), encode, prefixes, bos_id
-    )
+    _read_row(task, dict(zip(batch, row, strict=True)), encode, bos_id)
     for batch in batches
     for row in zip(*(column.numpy() for column in batch.values()), strict=True)
   ]
@@ -246,16 +243,14 @@ def _read_rows(task, split: str, bos_id: int | None) -> list[dict[str, Any]]:
 
 def _select(row: dict[str, Any]) -> dict[str, Any]:
   """Drops what is not read."""
-  return {
-    name: row[name] for name in (*_READ, "inputs", "targets") if name in row
-  }
+  names = (*_READ, "inputs", "guide_ids", "targets")
+  return {name: row[name] for name in names if name in row}
 
 
 def _read_row(
   task,
   row: dict[str, Any],
   encode: Callable,
-  prefixes: dict,
   bos_id: int | None,
 ) -> dict[str, Any]:
   """Checks and decodes one example of the task's data set."""
@@ -272,26 +267,31 @@ def _read_row(
         f"{row[name]!r:.60}"
       )
   text = {name: row[name].decode() for name in _FIELDS}
-  prefix = row.get("guide_prefix", b"").decode()
-  if prefix not in prefixes:
-    prefixes[prefix] = encode(prefix)
-  # A guide begins as its prompt does.
-  begin = row["inputs"][:1]
-  if bos_id is None or begin.tolist() != [bos_id]:
-    begin = begin[:0]
   return {
     "ids": text["id"],
     "tasks": task.name,
     "questions": text["question"],
     "answers": text["answer"],
     "prompts": _INT32(row["inputs"]),
-    "guides": _INT32([*begin, *prefixes[prefix], *encode(text["guide"])]),
+    "guides": _INT32(_guide(row, encode, bos_id)),
     "targets": _INT32(row["targets"]),
     "texts": [
       row.get(name, b"").decode()
       for name in ("prior", "guide", "targets_pretokenized", "guide_prefix")
     ],
   }
+
+
+def _guide(
+  row: dict[str, Any], encode: Callable, bos_id: int | None
+) -> Sequence[int]:
+  """The tokens of the hinted prompt, which another library's task lacks."""
+  if "guide_ids" in row:
+    return row["guide_ids"]
+  ids = encode((row.get("guide_prefix", b"") + row["guide"]).decode())
+  # A guide begins as its prompt does.
+  begin = row["inputs"][:1].tolist()
+  return [*begin, *ids] if begin == [bos_id] else ids
 
 
 def _check_vocabulary(parts, vocabulary: Vocabulary, rows) -> None:

@@ -23,9 +23,9 @@ class Source:
     data_dir: the folder with the files of GSM8K and BIG-Bench Hard; None
       fetches them.
     prompts: None takes the task's own.
-    vocabulary: the path of a SentencePiece model, or of a Hugging Face
-      checkpoint's folder or tokenizer.json; None takes the task's own, mostly
-      bytes.
+    vocabulary: the path of a SentencePiece model, of a Hugging Face
+      checkpoint's folder or tokenizer.json, or of a GGUF file; None takes the
+      task's own, mostly bytes.
     cache: a file that `t5x cache` made of the task: nothing else is read then,
       and neither SeqIO nor TensorFlow is started.
     bos: whether prompts begin with BOS; None as the checkpoint's files say.

@@ -57,7 +57,8 @@ def rejection_sampling(pooled: bool = False) -> Estimator:
     >>> from cot_latent.inference.transition import independence
     >>> moved = independence(
     ...   np.zeros((2, 1), int), np.array([True, True]),
-    ...   np.zeros((2, 3, 1), int), np.array([[True, True, False], [False] * 3]))
+    ...   np.zeros((2, 3, 1), int),
+    ...   np.array([[True, True, False], [False] * 3]))
     >>> np.round(rejection_sampling()(moved), 3).tolist()
     [[0.0, 0.25, 0.25, 0.0], [0.0, 0.0, 0.0, 0.0]]
   """
@@ -89,7 +90,8 @@ def rloo() -> Estimator:
     >>> from cot_latent.inference.transition import independence
     >>> moved = independence(
     ...   np.zeros((2, 1), int), np.array([True, True]),
-    ...   np.zeros((2, 3, 1), int), np.array([[True, True, False], [False] * 3]))
+    ...   np.zeros((2, 3, 1), int),
+    ...   np.array([[True, True, False], [False] * 3]))
     >>> np.round(6 * rloo()(moved), 3).tolist()
     [[0.0, 0.5, 0.5, -1.0], [0.0, 0.0, 0.0, 0.0]]
   """
@@ -146,7 +148,8 @@ def maxrl() -> Estimator:
     >>> from cot_latent.inference.transition import independence
     >>> moved = independence(
     ...   np.zeros((2, 1), int), np.array([True, True]),
-    ...   np.zeros((2, 3, 1), int), np.array([[True, True, False], [False] * 3]))
+    ...   np.zeros((2, 3, 1), int),
+    ...   np.array([[True, True, False], [False] * 3]))
     >>> np.round(6 * maxrl()(moved), 3).tolist()
     [[0.0, 0.5, 0.5, -1.0], [0.0, 0.0, 0.0, 0.0]]
   """

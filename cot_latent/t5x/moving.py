@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from cot_latent.errors import UserError
+from cot_latent.models.hf import config as hf_config
 from cot_latent.models.hf import weights as hf_weights
 from cot_latent.models.t5 import T5Config
 from cot_latent.runtime import terminal
@@ -52,7 +53,7 @@ def from_folder(source: str, directory: str) -> str:
     UserError: if it is there already, or if this is no T5.
   """
   config = _config(source)
-  params = hf_weights.load(source, config, hf_weights.vocab_size(source))
+  params = hf_weights.load(source, config, hf_config.vocab_size(source))
   path = paths.absolute(directory) / "checkpoint_0"
   if path.exists():
     raise UserError(f"{path} exists: give a folder that has none")
@@ -61,7 +62,7 @@ def from_folder(source: str, directory: str) -> str:
 
 
 def _config(folder: str) -> T5Config:
-  config = hf_weights.read_config(folder)
+  config = hf_config.read_config(folder)
   if not isinstance(config, T5Config):
     raise UserError(f"{folder} is no T5, which alone moves to T5X and back")
   return config

@@ -11,14 +11,18 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, get_args
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
+from cot_latent.data import chat
 from cot_latent.data.answers import checkers
 from cot_latent.data.answers import forms as answer_forms
 from cot_latent.data.answers.checkers import Kind
+from cot_latent.data.chat import Chat
 from cot_latent.data.prompts import PAPER, Prompts
 from cot_latent.errors import UserError
+from cot_latent.models.hf import gguf_files, tokenizer_files
 from cot_latent.models.hf import tokenizer as hf_tokenizer
 from cot_latent.runtime import text_files
 from cot_latent.tasks.vocabularies import (
@@ -29,6 +33,8 @@ from cot_latent.tasks.vocabularies import (
 Row = Mapping[str, str]  # `id`, `question`, `answer`, `targets`
 
 VOCABULARY = seqio.ByteVocabulary(extra_ids=0)
+# A prompt's name -> that of its tokens in an example.
+_IDS = {"prior": "inputs", "guide": "guide_ids"}
 _VERSION = re.compile(r"_v(\d+)$")
 
 
@@ -242,7 +248,7 @@ def load_vocabulary(
 
   Args:
     path: a SentencePiece model; the folder of a Hugging Face checkpoint, or a
-      tokenizer.json in one; None is bytes.
+      tokenizer.json in one; a GGUF file; None is bytes.
     bos: whether prompts begin with BOS; None as the checkpoint's files say.
 
   Raises:
@@ -251,11 +257,13 @@ def load_vocabulary(
   place = None if path is None else pathlib.Path(path)
   if place is not None and not place.exists():
     raise UserError(f"VOCABULARY: there is no file {path}")
-  if place is not None and (place.is_dir() or place.suffix == ".json"):
-    extra_ids = hf_tokenizer.byte_extra_ids(place)
+  if place is not None and (
+    place.is_dir() or place.suffix in (".json", gguf_files.SUFFIX)
+  ):
+    extra_ids = tokenizer_files.byte_extra_ids(place)
     if extra_ids is not None and not bos:
       return seqio.ByteVocabulary(extra_ids=extra_ids)
-    checkpoint = hf_tokenizer.open_checkpoint(place)
+    checkpoint = tokenizer_files.open_checkpoint(place)
     if checkpoint.pieces is not None:
       return _load_pieces(checkpoint, checkpoint.pieces, bos)
     return HuggingFaceVocabulary(hf_tokenizer.read_vocabulary(checkpoint, bos))
@@ -301,7 +309,7 @@ def read_exemplars(
 
 
 def _load_pieces(
-  checkpoint: hf_tokenizer.Checkpoint, path: pathlib.Path, bos: bool | None
+  checkpoint: tokenizer_files.Checkpoint, path: pathlib.Path, bos: bool | None
 ) -> seqio.Vocabulary:
   """Loads a checkpoint's SentencePiece model."""
   alone = CheckpointPieces(path)
@@ -390,15 +398,24 @@ def _build(
 
 def _add_prompts(
   dataset: tf.data.Dataset,
+  output_features: Mapping[str, seqio.Feature],
   prompts: Prompts,
   read: Callable[[], Sequence[Row]],
 ) -> tf.data.Dataset:
-  """Adds prompts and what stands before them.
+  """Adds prompts, what stands before them, and the tokens of both.
 
   `prior` and `guide` are made of the question (and the answer), `prior_prefix`
-  and `guide_prefix` of the worked examples.
+  and `guide_prefix` of the worked examples. Prefix and prompt are encoded as
+  the one text that they are. BOS comes first where the vocabulary is a
+  checkpoint's that has one.
   """
   exemplars = read()
+  vocabulary = output_features["inputs"].vocabulary
+  if isinstance(prompts, Chat):
+    return _add_chat(dataset, vocabulary, prompts, exemplars)
+  begin: list[int] = []
+  if isinstance(vocabulary, (HuggingFaceVocabulary, CheckpointPieces)):
+    begin = [] if vocabulary.bos_id is None else [vocabulary.bos_id]
 
   def fill(name: str, example):
     parts = prompts.split(name)
@@ -407,38 +424,70 @@ def _add_prompts(
     )
 
   def add(example):
-    added = {name: fill(name, example) for name in ("prior", "guide")}
-    for name in ("prior", "guide"):
-      added[f"{name}_prefix"] = tf.constant(prompts.prefix(name, exemplars))
-    if prompts.is_direct:
-      added["targets"] = example["answer"]
-    return example | added
+    added = {}
+    for name, ids in _IDS.items():
+      added[name] = fill(name, example)
+      prefix = tf.constant(prompts.prefix(name, exemplars))
+      added[f"{name}_prefix"] = prefix
+      encoded = vocabulary.encode_tf(prefix + added[name])
+      added[ids] = tf.concat([tf.constant(begin, tf.int32), encoded], axis=0)
+    return _with_targets(example, prompts) | added
 
   return dataset.map(add)
+
+
+def _add_chat(
+  dataset: tf.data.Dataset,
+  vocabulary: seqio.Vocabulary,
+  prompts: Chat,
+  exemplars: Sequence[Row],
+) -> tf.data.Dataset:
+  """The same for conversations, which worked examples are a part of."""
+  if not isinstance(vocabulary, HuggingFaceVocabulary):
+    raise UserError(
+      "gin/prompts/chat.gin needs a checkpoint with a tokenizer.json and a "
+      "chat template: set VOCABULARY to its folder"
+    )
+  wrapped = vocabulary.wrapped
+
+  def write(question: bytes, answer: bytes):
+    row = {"question": question.decode(), "answer": answer.decode()}
+    for name in _IDS:
+      turns = prompts.messages(name, row, exemplars)
+      text, ids = chat.write(wrapped, turns, prompts.arguments)
+      yield text.encode()
+      yield np.asarray(ids, np.int32)
+
+  def add(example):
+    texts_and_ids = tf.numpy_function(
+      lambda *texts: [*write(*texts)],
+      [example["question"], example["answer"]],
+      [tf.string, tf.int32] * len(_IDS),
+    )
+    added = {}
+    for place, (name, ids) in enumerate(_IDS.items()):
+      added[name] = tf.ensure_shape(texts_and_ids[2 * place], [])
+      added[f"{name}_prefix"] = tf.constant("")
+      added[ids] = tf.ensure_shape(texts_and_ids[2 * place + 1], [None])
+    return _with_targets(example, prompts) | added
+
+  return dataset.map(add)
+
+
+def _with_targets(example, prompts: Prompts):
+  """The example, its target the answer alone where that is wanted."""
+  return example | ({"targets": example["answer"]} if prompts.is_direct else {})
 
 
 def _tokenize(
   dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
 ) -> tf.data.Dataset:
-  """Encodes `inputs` (prefix and prior, each by itself) and `targets`.
-
-  By itself, so that the tokens of a prefix are the same for all questions.
-  Inputs begin with BOS where the vocabulary is a checkpoint's that has one.
-  """
-  vocabulary = output_features["inputs"].vocabulary
-  bos_id = None
-  if isinstance(vocabulary, (HuggingFaceVocabulary, CheckpointPieces)):
-    bos_id = vocabulary.bos_id
+  """Encodes `targets`, and keeps the texts."""
+  vocabulary = output_features["targets"].vocabulary
 
   def add(example):
-    encoded = [
-      vocabulary.encode_tf(example[key]) for key in ("prior_prefix", "prior")
-    ]
-    if bos_id is not None:
-      encoded.insert(0, tf.constant([bos_id], tf.int32))
     return example | {
       "inputs_pretokenized": example["prior_prefix"] + example["prior"],
-      "inputs": tf.concat(encoded, axis=0),
       "targets_pretokenized": example["targets"],
       "targets": vocabulary.encode_tf(example["targets"]),
     }

@@ -11,14 +11,14 @@ from cot_latent.models.vocabularies import Vocabulary
 
 
 class HuggingFaceVocabulary(seqio.Vocabulary):
-  """A tokenizer.json, with padding at id 0; see `data/hugging_face.py`.
+  """A tokenizer.json, with padding at id 0; see `models/hf/tokenizer.py`.
 
   Attributes:
     wrapped: the vocabulary as training has it, which does the work.
   """
 
   def __init__(self, wrapped: Vocabulary):
-    """Wraps what `hugging_face.read_vocabulary` gives."""
+    """Wraps what `models.hf.tokenizer.read_vocabulary` gives."""
     super().__init__()
     self.wrapped = wrapped
 

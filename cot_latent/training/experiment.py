@@ -88,7 +88,8 @@ class Checkpoint:
   """A pretrained base model.
 
   Attributes:
-    path: the folder of a Hugging Face checkpoint, with safetensors.
+    path: The folder of a Hugging Face checkpoint, with safetensors, or a GGUF
+      file.
   """
 
   path: str

@@ -10,7 +10,7 @@ from cot_latent.data.source import Source
 from cot_latent.data.task import Examples, Task
 from cot_latent.em import training_data
 from cot_latent.errors import UserError
-from cot_latent.models.hf import weights as hf_weights
+from cot_latent.models.hf import config as hf_config
 from cot_latent.models.vocabularies import Vocabulary
 from cot_latent.training import experiment
 from cot_latent.training.tuning import SoftPrompt
@@ -81,7 +81,7 @@ def load_data(
 
 
 def _check_checkpoint(folder: str, vocabulary: Vocabulary) -> None:
-  size = hf_weights.vocab_size(folder)
+  size = hf_config.vocab_size(folder)
   if size != vocabulary.size:
     raise UserError(
       f"{folder} has a vocabulary of {size}, and the task's "
@@ -165,4 +165,10 @@ def describe_data(config: experiment.Experiment, loaded: Data) -> dict:
   }
   if isinstance(config.base, experiment.BaseConfig) and loaded.base:
     splits = {f"{config.base.split} (base model)": loaded.base, **splits}
-  return training_data.describe_splits(loaded.task, loaded.base_task, splits)
+  described = training_data.describe_splits(
+    loaded.task, loaded.base_task, splits
+  )
+  if isinstance(config.base, experiment.Checkpoint):
+    accepted = hf_config.accepted_settings(config.base.path)
+    described["settings_not_read"] = accepted  # of config.json
+  return described

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from cot_latent import cli
-from cot_latent.models.hf import weights as hf_weights
+from cot_latent.models.hf import config as hf_config
 from tests.models.hf import tokenizer_checkpoints as tokenizers
 
 torch.set_num_threads(1)
@@ -207,7 +207,7 @@ def test_a_soft_prompt_leaves_the_model_alone(sources, tmp_path, capsys):
   )
   (path,) = (directory / "outputs").glob("*-soft_prompt.npy")
   prompt = np.load(path)
-  config = hf_weights.read_config(source)
+  config = hf_config.read_config(source)
   assert prompt.dtype == np.float32
   assert prompt.shape[1] == config.embed_dim
   command = ["export", str(directory), f"--output={tmp_path / 'export'}"]

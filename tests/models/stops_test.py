@@ -15,6 +15,7 @@ from cot_latent.data.seqio_task import wrap_vocabulary
 from cot_latent.errors import UserError
 from cot_latent.models import stops, vocabularies
 from cot_latent.models.hf import tokenizer as hf_tokenizer
+from cot_latent.models.hf import tokenizer_files
 from cot_latent.models.token_bytes import TokenBytes, token_bytes
 from cot_latent.tasks import common
 from tests.models.hf import tokenizer_checkpoints
@@ -51,7 +52,7 @@ def vocabulary(name):
     folder = tokenizer_checkpoints.folders()[name]
     return wrap_vocabulary(common.load_vocabulary(str(folder)))
   folder = tokenizer_checkpoints.folders()[name]
-  return hf_tokenizer.read_vocabulary(hf_tokenizer.open_checkpoint(folder))
+  return hf_tokenizer.read_vocabulary(tokenizer_files.open_checkpoint(folder))
 
 
 VOCABULARIES = [

@@ -25,6 +25,7 @@ from cot_latent.models import (
   token_rows,
 )
 from cot_latent.models.api import PAD_ID
+from cot_latent.models.hf import config as hf_config
 from cot_latent.models.hf import weights as hf_weights
 from cot_latent.models.stops import Ending
 from tests.asserts import assert_trees_equal
@@ -106,7 +107,7 @@ def folders(tmp_path_factory):
 
 @functools.cache
 def loaded(folder):
-  config = hf_weights.read_config(folder)
+  config = hf_config.read_config(folder)
   return config, hf_weights.load(folder, config, VOCABULARY)
 
 
@@ -345,7 +346,7 @@ def test_a_checkpoint_in_shards_and_in_bfloat16(folders, tmp_path):
   half = peer(folders / "byt5").bfloat16()
   half.save_pretrained(tmp_path / "b")
   peer.cache_clear()  # torch converts in place
-  config = hf_weights.read_config(tmp_path / "b", param_dtype="bfloat16")
+  config = hf_config.read_config(tmp_path / "b", param_dtype="bfloat16")
   read = hf_weights.load(tmp_path / "b", config, VOCABULARY)
   cast = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
   assert_trees_equal(read, cast)
@@ -398,7 +399,7 @@ def changed(folders, tmp_path):
 )
 def test_an_unsupported_option_is_refused_by_name(changed, change, message):
   with pytest.raises(UserError, match=re.escape(message)) as error:
-    hf_weights.read_config(changed(**change))
+    hf_config.read_config(changed(**change))
   assert "config.json" in str(error.value)
 
 
@@ -410,17 +411,17 @@ def test_options_of_older_checkpoints(folders, changed):
       **dict.fromkeys(newer),
       tie_word_embeddings=variant == "t5_1_0",
     )
-    assert hf_weights.read_config(folder) == loaded(folders / variant)[0]
+    assert hf_config.read_config(folder) == loaded(folders / variant)[0]
   # The first T5 had no number of decoder layers and no word on its MLP.
   folder = changed("t5_1_0", num_decoder_layers=None, feed_forward_proj=None)
-  assert hf_weights.read_config(folder) == loaded(folders / "t5_1_0")[0]
+  assert hf_config.read_config(folder) == loaded(folders / "t5_1_0")[0]
 
 
 def test_another_models_tensors_are_refused(folders, changed):
   def check(match, **changes):
     folder = changed(**changes)
-    config = hf_weights.read_config(folder)
-    size = hf_weights.vocab_size(folder)
+    config = hf_config.read_config(folder)
+    size = hf_config.vocab_size(folder)
     with pytest.raises(UserError, match=match):
       hf_weights.load(folder, config, size)
 

@@ -5,9 +5,10 @@ import json
 import jax
 import numpy as np
 import safetensors.numpy
+from flax import traverse_util
 
 from cot_latent.models import language_model
-from cot_latent.models.hf import weights as hf_weights
+from cot_latent.models.hf import families
 from tests.models.hf import hub_configs
 from tests.t5x import small
 
@@ -26,13 +27,13 @@ def write(folder, sizes, vocab_size, **settings):
   (folder / "config.json").write_text(json.dumps(settings))
   model = language_model.from_config(sizes, vocab_size, 1, 8)
   params = small.host(model.init(jax.random.key(0)))
-  family = hf_weights.FAMILIES["t5"]
+  family = families.FAMILIES["t5"]
   safetensors.numpy.save_file(
     {
       family.name(path, sizes): np.ascontiguousarray(
-        hf_weights._stored(path, array)
+        families.to_tensor(path, array)
       )
-      for path, array in hf_weights._leaves(params)
+      for path, array in traverse_util.flatten_dict(params).items()
     },
     folder / "model.safetensors",
   )

@@ -6,6 +6,7 @@ import pytest
 
 from cot_latent.errors import UserError
 from cot_latent.models import language_model
+from cot_latent.models.hf import config as hf_config
 from cot_latent.models.hf import weights as hf_weights
 from cot_latent.t5x import checkpoints, convert, moving
 from tests.t5x import folders, small
@@ -28,7 +29,7 @@ def scores_by_t5x(params, prompts, targets):
 
 
 def scores_by_folder(folder, prompts, targets):
-  config = hf_weights.read_config(folder)
+  config = hf_config.read_config(folder)
   params = hf_weights.load(folder, config, VOCABULARY)
   model = language_model.from_config(config, VOCABULARY, 1, 8)
   return np.asarray(model.log_prob(params, prompts, targets)).sum(axis=1)
@@ -54,7 +55,7 @@ def test_there_and_back(source, tmp_path):
   assert moving.to_folder(path, str(source), str(again)) == 0
   check_same(stored.params, again)
   one, other = (
-    hf_weights.load(folder, hf_weights.read_config(folder), VOCABULARY)
+    hf_weights.load(folder, hf_config.read_config(folder), VOCABULARY)
     for folder in (source, again)
   )
   jax.tree.map(np.testing.assert_array_equal, one, other)

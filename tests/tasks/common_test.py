@@ -15,6 +15,7 @@ from cot_latent.errors import UserError
 from cot_latent.tasks import all as all_tasks
 from cot_latent.tasks import bbh, common
 from tests.asserts import message_of
+from tests.models.hf import tokenizer_checkpoints
 from tests.tasks import pipeline
 
 ROOM = {"prompt_length": 500, "target_length": 500}
@@ -318,39 +319,35 @@ def whole():
   return pipeline.sentencepiece_models()["whole"]
 
 
-def check_same_prefix(encode):
-  """Checks that a prefix is the same tokens before whatever question.
-
-  Args:
-    encode: (vocabulary, prefix, prompt) -> tokens.
-  """
-  vocabulary = common.load_vocabulary(whole())
-  prefix = PAPER.prefix("prior", list(toy_rows("train")))
-  alone = list(vocabulary.encode(prefix))
-  for question in ("\n\na", " a", "\n", "b"):
-    tokens = encode(vocabulary, prefix, question)
-    assert tokens[: len(alone)] == alone
-    assert vocabulary.decode(tokens[len(alone) :]) == question
-
-
-def as_the_task_does(vocabulary, prefix, prompt):
-  dataset = tf.data.Dataset.from_tensors(
-    {"prior_prefix": prefix, "prior": prompt, "targets": "a"}
+def with_blank_lines(folder):
+  """A byte-level tokenizer for which a blank line is one token."""
+  made = json.loads(tokenizer_checkpoints.MADE["neox"][0]().to_str())
+  line = "\u010a"  # a line's end, as bytes are written
+  model = made["model"]
+  model["vocab"][line * 2] = len(model["vocab"])
+  model["merges"].append([line, line])
+  (folder / "tokenizer.json").write_text(json.dumps(made))
+  tokenizer_checkpoints.write(
+    folder, tokenizer_config={"eos_token": "<|endoftext|>"}
   )
-  features = {"inputs": seqio.Feature(vocabulary)}
-  (row,) = common._tokenize(dataset, features).as_numpy_iterator()
-  assert row["inputs_pretokenized"].decode() == prefix + prompt
-  return row["inputs"].tolist()
+  return str(folder)
 
 
-def all_at_once(vocabulary, prefix, prompt):
-  return list(vocabulary.encode(prefix + prompt))
+def test_prefix_and_prompt_are_encoded_as_one_text(register, tmp_path):
+  # Encoded apart, the blank line between them has other tokens.
+  worked = [{"question": "w", "answer": "W", "targets": "It is W."}]
+  name = register(toy_rows, exemplars=lambda data_dir: worked)
+  made = common.build(name, FEW_SHOT, with_blank_lines(tmp_path))
+  encode = made.output_features["inputs"].vocabulary.encode
+  texts = ("prior", "inputs"), ("guide", "guide_ids")
+  for row in made.get_dataset(None, "train").as_numpy_iterator():
+    for text, ids in texts:
+      prefix, prompt = row[f"{text}_prefix"].decode(), row[text].decode()
+      assert row[ids].tolist() == encode(prefix + prompt)
+      assert row[ids].tolist() != [*encode(prefix), *encode(prompt)]
 
 
-def test_the_tokens_of_a_prefix_are_the_same_for_all_questions():
-  check_same_prefix(as_the_task_does)
-  with pytest.raises(AssertionError):
-    check_same_prefix(all_at_once)
+COLUMNS = [("prompts", "prior", ""), ("guides", "guide", "The answer is W. ")]
 
 
 def test_prefixes_of_prompts_and_guides(register):
@@ -363,10 +360,14 @@ def test_prefixes_of_prompts_and_guides(register):
     plain = open_task(Source(name, vocabulary=model))
     rows, wanted = task.read("train"), plain.read("train")
     for place in range(len(rows.ids)):
-      for column, hint in (("prompts", ""), ("guides", "The answer is W. ")):
+      for column, prompt, hint in COLUMNS:
         tokens = getattr(rows, column)[place].tolist()
-        alone = getattr(wanted, column)[place].tolist()
-        assert tokens == [*encode(before.format(hint)), *alone]
+        row = {
+          "question": rows.questions[place],
+          "answer": rows.answers[place],
+        }
+        text = FEW_SHOT.fill(prompt, row)
+        assert tokens == list(encode(before.format(hint) + text))
       assert rows.targets[place].tolist() == wanted.targets[place].tolist()
 
 

@@ -1,1 +1,1 @@
-"""Checkpoints in the Hugging Face format: weights, config, tokenizer."""
+"""Checkpoints as Hugging Face or llama.cpp have them."""

@@ -1,434 +1,118 @@
-"""What a Hugging Face checkpoint's config.json says of a model.
-
-Each setting that changes numbers is understood or refused: a model that is
-almost the right one would go unnoticed.
-"""
+"""A model's config, as the config.json of its checkpoint says it."""
 
 import dataclasses
-import json
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Sequence
 
 from cot_latent.errors import UserError
-from cot_latent.models.api import PAD_ID
-from cot_latent.models.rotary import RopeScaling
-
-FILE = "config.json"
-
-_ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
-_FULL, _LOCAL = "full_attention", "sliding_attention"
-_REQUIRED = object()
-
-# Settings of training, of generation, of memory and of bookkeeping.
-_HARMLESS = {
-  "_attn_implementation_autoset",
-  "_name_or_path",
-  "architectures",
-  "attention_dropout",
-  "bos_token_id",
-  "cache_implementation",
-  "dtype",
-  "eos_token_id",
-  "id2label",
-  "initializer_range",
-  "label2id",
-  "max_position_embeddings",
-  "model_type",
-  "pad_token_id",
-  "pretraining_tp",  # the same sums in another order
-  "problem_type",
-  "torch_dtype",
-  "transformers_version",
-  "unsloth_fixed",
-  "unsloth_version",
-  "use_cache",
-  "vocab_size",
-  "output_attentions",
-  "output_hidden_states",
-  "return_dict",
-}
-_T5_HARMLESS = {
-  "classifier_dropout",
-  "dropout_rate",
-  "gradient_checkpointing",
-  "initializer_factor",
-  "is_decoder",
-  "n_positions",
-  "output_past",
-  "task_specific_params",
-  "tokenizer_class",
-}
+from cot_latent.models import decoder
+from cot_latent.models.hf import files as hf_files
+from cot_latent.models.hf import gguf_config, gguf_files
+from cot_latent.models.hf.families import FAMILIES, Config, Family
+from cot_latent.models.hf.fields import Fields, read_fields
 
 
-@dataclasses.dataclass
-class Fields:
-  """The settings of a config.json, each of which is to be asked for.
+def read_config(
+  folder: str | pathlib.Path,
+  dtype: decoder.DType = "float32",
+  param_dtype: decoder.DType = "float32",
+  remat: bool = False,
+  ignore: Sequence[str] = (),
+) -> Config:
+  """Reads a model's sizes and options from its checkpoint.
 
-  Attributes:
-    values: the settings.
-    place: of the file, and of the part of it.
-    asked: names asked for so far.
-  """
+  Args:
+    folder: The checkpoint's, or a GGUF file.
+    dtype: Type of activations.
+    param_dtype: Type of parameters as they are kept.
+    remat: As in `DecoderConfig`.
+    ignore: Settings of config.json that the model's numbers do not depend on,
+      although this package does not know it; read as though they were not
+      there.
 
-  values: Mapping[str, Any]
-  place: str
-  asked: set[str] = dataclasses.field(default_factory=set)
-
-  def refuse(self, name: str, expected: str) -> NoReturn:
-    """Raises a UserError on a setting."""
-    if name not in self.values:
-      raise UserError(f"{self.place} lacks {name!r}: it should be {expected}")
-    raise UserError(
-      f"{self.place}: {name} = {self.values[name]!r:.80} is not supported: "
-      f"expected {expected}"
-    )
-
-  def get(
-    self,
-    name: str,
-    expected: str,
-    fits: Callable[[Any], bool],
-    default: Any = _REQUIRED,
-  ) -> Any:
-    """Gives a setting that fits, or the default where it is null or missing."""
-    self.asked.add(name)
-    value = self.values.get(name)
-    if value is None and default is not _REQUIRED:
-      return default
-    if not fits(value):
-      self.refuse(name, expected)
-    return value
-
-  def size(self, name: str, default: Any = _REQUIRED) -> Any:
-    """Gives a whole number above 0."""
-    return self.get(
-      name,
-      "a whole number above 0",
-      lambda x: type(x) is int and x > 0,
-      default,
-    )
-
-  def number(self, name: str, default: Any = _REQUIRED) -> Any:
-    """Gives a number above 0, as a float."""
-    value = self.get(
-      name,
-      "a number above 0",
-      lambda x: type(x) in (int, float) and 0 < x < float("inf"),
-      default,
-    )
-    return value if value is None else float(value)
-
-  def flag(self, name: str, default: Any = _REQUIRED) -> Any:
-    """Gives true or false."""
-    return self.get(
-      name, "true or false", lambda x: isinstance(x, bool), default
-    )
-
-  def choice(
-    self, name: str, values: Mapping[Any, Any], default: Any = _REQUIRED
-  ) -> Any:
-    """Gives what a setting's value stands for."""
-    expected = " or ".join(json.dumps(value) for value in values)
-    value = self.get(
-      name,
-      expected,
-      # To Python 0 is False, and to JSON it is not.
-      lambda x: any(
-        isinstance(x, bool) == isinstance(v, bool) and x == v for v in values
-      ),
-      default,
-    )
-    return values[value]
-
-  def part(self, name: str) -> "Fields | None":
-    """Gives the settings within a setting; None where it is null or missing."""
-    value = self.get(name, "an object", lambda x: isinstance(x, dict), None)
-    return None if value is None else Fields(value, f"{self.place}: {name}")
-
-  def finish(self) -> None:
-    """Refuses what was not asked for and may matter.
-
-    Raises:
-      UserError: naming it.
-    """
-    for name, value in self.values.items():
-      is_known = name in self.asked or name in _HARMLESS
-      if not is_known and value is not None:
-        raise UserError(
-          f"{self.place}: {name} = {value!r:.80} is not known here: take it "
-          "out if the model's numbers do not depend on it"
-        )
-
-
-def read_fields(folder: pathlib.Path) -> Fields:
-  """Reads a checkpoint's config.json.
+  Returns:
+    A DecoderConfig or T5Config.
 
   Raises:
-    UserError: if there is none, or no JSON object in it.
+    UserError: if there is no config.json, naming every setting that is not
+      supported, or if `ignore` has a name that is not there.
   """
-  path = folder / FILE
-  if not folder.is_dir():
-    raise UserError(
-      f"no folder {folder}: give one that holds a checkpoint, such as `hf "
-      "download NAME --local-dir FOLDER` makes"
-    )
-  return Fields(read_json(path), str(path))
+  fields, family = open_family(folder, ignore)
+  family.settings(fields)
+  fields.note_unknown()
+  fields.finish()
+  return dataclasses.replace(
+    _make_config(folder, fields, family),
+    dtype=dtype,
+    param_dtype=param_dtype,
+    remat=remat,
+  )
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a JSON object.
+def config_of(folder: str | pathlib.Path) -> Config:
+  """The config of a model that a run has read, whatever it ignored of it."""
+  return _make_config(folder, *open_family(folder))
+
+
+def vocab_size(folder: str | pathlib.Path) -> int:
+  """The number of rows of a checkpoint's embedding.
+
+  It may be more than the tokenizer's: some are padded.
 
   Raises:
-    UserError: naming the file.
+    UserError: if config.json does not say.
   """
+  fields, _ = open_family(folder)
+  known = len(fields.problems)
+  size = fields.size("vocab_size")
+  _raise_new(fields, known)
+  return size
+
+
+def accepted_settings(folder: str | pathlib.Path) -> list[str]:
+  """Settings of a config.json that are read by nothing, sorted.
+
+  The model's numbers do not depend on them: they are of training, generation,
+  provenance, or notes of other programs.
+  """
+  fields, family = open_family(folder)
+  family.settings(fields)
+  return fields.accepted()
+
+
+def open_family(
+  folder: str | pathlib.Path, ignore: Sequence[str] = ()
+) -> tuple[Fields, Family]:
+  """Opens a config.json, and finds the family that it is of.
+
+  Raises:
+    UserError: if there is none, or of a family that is not supported.
+  """
+  path = pathlib.Path(folder)
+  if gguf_files.is_gguf(path):
+    fields = gguf_config.read_fields(path, ignore)
+  else:
+    fields = read_fields(path, ignore)
+  known = len(fields.problems)
+  family = fields.choice("model_type", FAMILIES)
+  _raise_new(fields, known)
+  return fields, family
+
+
+def _raise_new(fields: Fields, known: int) -> None:
+  """Raises on a problem that was not known yet."""
+  if len(fields.problems) > known:
+    raise UserError(fields.problems[-1])
+
+
+def _make_config(
+  folder: str | pathlib.Path, fields: Fields, family: Family
+) -> Config:
+  settings = family.settings(fields)
+  if family.output:
+    tensors = hf_files.read_tensors(pathlib.Path(folder))
+    settings["tie_embeddings"] = family.output not in tensors
   try:
-    values = json.loads(path.read_text(encoding="utf-8"))
-  except OSError as error:
-    raise UserError(f"cannot read {path} ({error.strerror})") from None
-  except (ValueError, RecursionError) as error:
-    raise UserError(f"{path}: not valid JSON ({error})") from None
-  if not isinstance(values, dict):
-    raise UserError(f"{path} holds no JSON object")
-  return values
-
-
-def llama(fields: Fields) -> dict[str, Any]:
-  """Settings of a DecoderConfig, for a Llama."""
-  fields.choice("attention_bias", {False: None}, False)
-  fields.choice("mlp_bias", {False: None}, False)
-  return (
-    _sizes(fields)
-    | _rope(fields)
-    | {
-      "activation": fields.choice("hidden_act", _ACTIVATIONS),
-      "tie_embeddings": fields.flag("tie_word_embeddings", False),
-      "scale_embeddings": False,
-    }
-  )
-
-
-def qwen2(fields: Fields) -> dict[str, Any]:
-  """The same, for a Qwen 2 or 2.5."""
-  fields.choice("use_mrope", {False: None}, False)  # of pictures
-  first = fields.get(
-    "max_window_layers",
-    "a whole number",
-    lambda x: type(x) is int and x >= 0,
-    0,
-  )
-  window = fields.size("sliding_window", None)
-  if not fields.flag("use_sliding_window", False):
-    window = None
-  return (
-    _sizes(fields)
-    | _rope(fields)
-    | _windows(fields, window, lambda n: window is not None and n >= first)
-    | {
-      "activation": fields.choice("hidden_act", _ACTIVATIONS),
-      "tie_embeddings": fields.flag("tie_word_embeddings", False),
-      "scale_embeddings": False,
-      "qkv_bias": True,
-    }
-  )
-
-
-def qwen3(fields: Fields) -> dict[str, Any]:
-  """The same, for a Qwen 3."""
-  fields.choice("attention_bias", {False: None}, False)
-  fields.size("head_dim")  # its default is no share of the width
-  return qwen2(fields) | {"qkv_bias": False, "qk_norm": True}
-
-
-def gemma2(fields: Fields) -> dict[str, Any]:
-  """The same, for a Gemma 2."""
-  window = fields.size("sliding_window")
-  return (
-    _gemma(fields)
-    | _rope(fields)
-    | _windows(fields, window, lambda n: n % 2 == 0)
-  )
-
-
-def gemma3(fields: Fields) -> dict[str, Any]:
-  """The same, for a Gemma 3 of text alone."""
-  window = fields.size("sliding_window")
-  period = fields.size("sliding_window_pattern", 6)
-  fields.asked.add("_sliding_window_pattern")  # what layer_types come from
-  return (
-    _gemma(fields)
-    | {"qk_norm": True}
-    | _two_ropes(fields)
-    | _windows(fields, window, lambda n: (n + 1) % period != 0)
-  )
-
-
-def t5(fields: Fields, is_multilingual: bool) -> dict[str, Any]:
-  """Settings of a T5Config, for a T5 1.0 or 1.1, Flan-T5, ByT5 or mT5.
-
-  But for `tie_embeddings`, of which the tensors tell: transformers 5 writes
-  that all models are tied.
-  """
-  for name in ("pad_token_id", "decoder_start_token_id"):
-    fields.choice(name, {PAD_ID: None}, PAD_ID)
-  fields.choice("is_encoder_decoder", {True: None}, True)
-  fields.asked.update(_T5_HARMLESS)
-  number = fields.size("num_layers")
-  activation = fields.choice(
-    "feed_forward_proj",
-    {"gated-gelu": "gelu_tanh", "relu": "relu"},
-    "gated-gelu" if is_multilingual else "relu",
-  )
-  is_gated = activation == "gelu_tanh"
-  fields.choice("is_gated_act", {is_gated: None}, is_gated)
-  function = "gelu_new" if is_gated else "relu"
-  fields.choice("dense_act_fn", {function: None}, function)
-  # Version 5 of transformers writes the one, earlier ones mean it by the other.
-  is_tied = fields.flag("tie_word_embeddings", True)
-  is_scaled = fields.flag("scale_decoder_outputs", is_tied)
-  return {
-    "num_encoder_layers": number,
-    "num_decoder_layers": fields.size("num_decoder_layers", number),
-    "embed_dim": fields.size("d_model"),
-    "num_heads": fields.size("num_heads"),
-    "head_dim": fields.size("d_kv"),
-    "mlp_dim": fields.size("d_ff"),
-    "num_buckets": fields.size("relative_attention_num_buckets", 32),
-    "max_distance": fields.size("relative_attention_max_distance", 128),
-    "norm_eps": fields.number("layer_norm_epsilon", 1e-6),
-    "activation": activation,
-    "scale_outputs": is_scaled and not is_multilingual,
-  }
-
-
-def _sizes(fields: Fields) -> dict[str, Any]:
-  width = fields.size("hidden_size")
-  heads = fields.size("num_attention_heads")
-  head_dim = fields.size("head_dim", None)
-  if head_dim is None:
-    head_dim, rest = divmod(width, heads)
-    if rest or not head_dim:
-      fields.refuse("num_attention_heads", f"a divisor of {width}")
-  return {
-    "num_layers": fields.size("num_hidden_layers"),
-    "embed_dim": width,
-    "num_heads": heads,
-    "num_kv_heads": fields.size("num_key_value_heads", heads),
-    "head_dim": head_dim,
-    "mlp_dim": fields.size("intermediate_size"),
-    "norm_eps": fields.number("rms_norm_eps"),
-  }
-
-
-def _gemma(fields: Fields) -> dict[str, Any]:
-  fields.choice("attention_bias", {False: None}, False)
-  fields.choice("use_bidirectional_attention", {False: None}, False)
-  fields.size("head_dim")
-  fields.asked.add("hidden_act")  # Gemma's goes by the next name
-  return _sizes(fields) | {
-    "norm_offset": 1.0,
-    "activation": fields.choice(
-      "hidden_activation", _ACTIVATIONS, "gelu_pytorch_tanh"
-    ),
-    "tie_embeddings": fields.flag("tie_word_embeddings", True),
-    "scale_embeddings": True,
-    "post_norms": True,
-    "query_scale": fields.number("query_pre_attn_scalar") ** -0.5,
-    "attention_softcap": _softcap(fields, "attn_logit_softcapping"),
-    "final_softcap": _softcap(fields, "final_logit_softcapping"),
-  }
-
-
-def _softcap(fields: Fields, name: str) -> float | None:
-  """A number or null; Gemma 2's and 3's defaults differ, so one is needed."""
-  if name not in fields.values:
-    fields.refuse(name, "a number above 0 or null")
-  return fields.number(name, None)
-
-
-def _windows(
-  fields: Fields, window: int | None, is_local: Callable[[int], bool]
-) -> dict[str, Any]:
-  """Which layers see a window alone; `is_local` says so where nothing does."""
-  number = fields.size("num_hidden_layers")
-  kinds = fields.get(
-    "layer_types",
-    f"a list of {number}, each {_FULL!r} or {_LOCAL!r}",
-    lambda x: (
-      isinstance(x, list)
-      and len(x) == number
-      and all(kind in (_FULL, _LOCAL) for kind in x)
-    ),
-    [_LOCAL if is_local(n) else _FULL for n in range(number)],
-  )
-  local = tuple(n for n, kind in enumerate(kinds) if kind == _LOCAL)
-  return {
-    "sliding_window": window if local else None,
-    "local_layers": local,
-  }
-
-
-def _rope(fields: Fields) -> dict[str, Any]:
-  """Rotary positions that are the same for all layers."""
-  base = fields.number("rope_theta", 10_000.0)
-  fields.choice("partial_rotary_factor", {1.0: None}, 1.0)
-  # Newer files have all in one object, older ones two settings.
-  for name in ("rope_scaling", "rope_parameters"):
-    if (part := fields.part(name)) and part.values:
-      base = part.number("rope_theta", base)
-      return {"rope_base": base, "rope_scaling": _scaling(part, fields)}
-  return {"rope_base": base}
-
-
-def _two_ropes(fields: Fields) -> dict[str, Any]:
-  """Rotary positions of global layers and of local ones."""
-  everywhere = fields.number("rope_theta", 1_000_000.0)
-  locally = fields.number("rope_local_base_freq", 10_000.0)
-  scaling = None
-  if part := fields.part("rope_scaling"):
-    scaling = _scaling(part, fields)
-  if kinds := fields.part("rope_parameters"):
-    if part := kinds.part(_FULL):
-      everywhere = part.number("rope_theta", everywhere)
-      scaling = _scaling(part, fields)
-    if part := kinds.part(_LOCAL):
-      locally = part.number("rope_theta", locally)
-      if _scaling(part, fields):
-        part.refuse("rope_type", '"default" in local layers')
-    kinds.finish()
-  return {
-    "rope_base": everywhere,
-    "local_rope_base": locally,
-    "rope_scaling": scaling,
-  }
-
-
-def _scaling(part: Fields, fields: Fields) -> RopeScaling | None:
-  """Reads how rotary positions are stretched, and refuses what is left over."""
-  old = part.get("type", "a name", lambda x: isinstance(x, str), "default")
-  part.choice("partial_rotary_factor", {1.0: None}, 1.0)
-  part.asked.add("rope_theta")
-  kinds: dict[str, Any] = {
-    "default": None,
-    "linear": "linear",
-    "llama3": "llama3",
-  }
-  name = "rope_type" if "rope_type" in part.values else "type"
-  kind = part.choice(name, kinds, old)
-  scaling = None
-  if kind == "linear":
-    scaling = RopeScaling("linear", part.number("factor"))
-  elif kind == "llama3":
-    low, high = part.number("low_freq_factor"), part.number("high_freq_factor")
-    if high <= low:
-      part.refuse("high_freq_factor", f"more than low_freq_factor = {low}")
-    scaling = RopeScaling(
-      "llama3",
-      part.number("factor"),
-      low,
-      high,
-      part.size("original_max_position_embeddings", None)
-      or fields.size("max_position_embeddings"),
-    )
-  part.finish()
-  return scaling
+    return family.config_class(**settings)
+  except UserError as error:
+    raise UserError(f"{fields.place}: {error}") from None

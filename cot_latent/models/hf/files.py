@@ -3,9 +3,12 @@
 Pickled ones (.bin) are never opened: reading a pickle runs what it says.
 """
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,7 +17,8 @@ import safetensors
 import safetensors.numpy
 
 from cot_latent.errors import UserError
-from cot_latent.models.hf import config as hf_config
+from cot_latent.models.hf import fields as hf_fields
+from cot_latent.models.hf import gguf_files
 
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -35,7 +39,7 @@ def read_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
   """Opens a checkpoint's files.
 
   Args:
-    folder: of the checkpoint.
+    folder: The checkpoint's, or a GGUF file.
 
   Returns:
     Its tensors by name, whose numbers stay in the files until they are asked
@@ -44,6 +48,8 @@ def read_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
   Raises:
     UserError: if there are none, or not all that the index names.
   """
+  if gguf_files.is_gguf(folder):
+    return gguf_files.read_tensors(folder)
   places = _places(folder)
   tensors: dict[str, Tensor] = {}
   for name in sorted({*places.values()} or {FILE}):
@@ -82,18 +88,18 @@ def check(
   if missing := [name for name in shapes if name not in tensors]:
     raise UserError(
       f"{folder} lacks the tensor {_some(missing)}, which a model of its "
-      f"{hf_config.FILE} has"
+      f"{hf_fields.FILE} has"
     )
   if unexpected := [name for name in tensors if name not in shapes]:
     raise UserError(
       f"{folder} has the tensor {_some(unexpected)}, which a model of its "
-      f"{hf_config.FILE} has not"
+      f"{hf_fields.FILE} has not"
     )
   for name, shape in shapes.items():
     if (found := tuple(tensors[name].get_shape())) != shape:
       raise UserError(
         f"{folder}: the tensor {name} is {found}, and should be {shape} by "
-        f"its {hf_config.FILE}"
+        f"its {hf_fields.FILE}"
       )
 
 
@@ -109,6 +115,22 @@ def is_same(one: Tensor, other: Tensor, rows: int = 4096) -> bool:
   return True
 
 
+@contextlib.contextmanager
+def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Gives a folder to write to, which gets its name when all is written."""
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  partial = pathlib.Path(
+    tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)
+  )
+  try:
+    yield partial
+    partial.chmod(0o755)
+    partial.rename(folder)
+  except BaseException:
+    shutil.rmtree(partial, ignore_errors=True)
+    raise
+
+
 def write_tensors(
   folder: pathlib.Path | None,
   sizes: Mapping[str, int],
@@ -118,11 +140,11 @@ def write_tensors(
   """Writes a checkpoint's tensors, and an index if they need several files.
 
   Args:
-    folder: where to; None makes the tensors, as every process must, and writes
+    folder: Where to; None makes the tensors, as every process must, and writes
       nothing.
-    sizes: bytes of each tensor.
-    make: gives a tensor, when its turn has come.
-    max_file_bytes: of a file, unless a single tensor is larger.
+    sizes: Bytes of each tensor.
+    make: Gives a tensor, when its turn has come.
+    max_file_bytes: Largest size of a file, unless a single tensor is larger.
   """
   groups = _groups(sizes, max_file_bytes)
   places = {}
@@ -135,7 +157,7 @@ def write_tensors(
       places[key] = name
       array = make(key)
       if folder is not None:
-        # The library writes memory as it lies.
+        # The library writes memory in the order that it has.
         arrays[key] = np.ascontiguousarray(array)
     if folder is not None:
       # Without this mark transformers would not know whose layout it is.
@@ -164,7 +186,7 @@ def _places(folder: pathlib.Path) -> dict[str, str]:
         "checkpoint with safetensors"
       )
     raise UserError(f"{folder} has neither {FILE} nor {INDEX}: {hint}")
-  places = hf_config.read_json(path).get("weight_map")
+  places = hf_fields.read_json(path).get("weight_map")
   if not isinstance(places, dict) or not places:
     raise UserError(f"{path} has no weight_map: fetch it anew")
   for name in places.values():

@@ -1,6 +1,6 @@
 """Tokenizers of Hugging Face checkpoints, with padding at id 0.
 
-Ids of a run are the tokenizer's own but for two: 0 and the one that pads
+Ids of a run are the tokenizer's own except two: 0 and the one that pads
 change places, so that 0 is padding here as everywhere. Whoever takes weights
 over must do the same with rows 0 and `padding_id` of the embedding.
 
@@ -12,118 +12,21 @@ like a special token is text and makes no special token; added tokens that are
 not special, such as <think>, are made of their text as everywhere.
 """
 
+import dataclasses
 import functools
 import hashlib
 import itertools
 import json
-import pathlib
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from cot_latent.errors import UserError
-from cot_latent.models.vocabularies import NUM_BYTES, Vocabulary
-from cot_latent.runtime import text_files
+from cot_latent.models.hf import chat_template
+from cot_latent.models.hf.tokenizer_files import Checkpoint
+from cot_latent.models.vocabularies import ChatTemplate, Vocabulary
 
 KIND = "HuggingFaceVocabulary"
-_TOKENIZER = "tokenizer.json"
-_PIECES = ("tokenizer.model", "spiece.model")
-
-
-class Checkpoint(NamedTuple):
-  """What a checkpoint's folder says of its tokenizer.
-
-  Attributes:
-    tokenizer: the tokenizer.json; None if there is none.
-    pieces: the SentencePiece model to use in its place; None likewise.
-    settings: tokenizer_config.json, and special_tokens_map.json below it.
-    config: config.json.
-    generation: generation_config.json.
-  """
-
-  tokenizer: pathlib.Path | None
-  pieces: pathlib.Path | None
-  settings: Mapping[str, Any]
-  config: Mapping[str, Any]
-  generation: Mapping[str, Any]
-
-  def token(self, name: str) -> str | None:
-    """The text of a token such as `eos_token`, which has two forms."""
-    found = self.settings.get(name)
-    if isinstance(found, dict):
-      found = found.get("content")
-    return found if isinstance(found, str) else None
-
-  def size(self) -> int | None:
-    """The rows of the embedding, as config.json has them."""
-    text = self.config.get("text_config")
-    for config in (self.config, text if isinstance(text, dict) else {}):
-      found = config.get("vocab_size")
-      if type(found) is int and found > 0:
-        return found
-    return None
-
-  def eos_id(self) -> int | None:
-    """The first EOS of config.json or generation_config.json."""
-    for config in (self.config, self.generation):
-      found = config.get("eos_token_id")
-      if isinstance(found, list):
-        found = next(iter(found), None)
-      if type(found) is int and found >= 0:
-        return found
-    return None
-
-
-def open_checkpoint(path: pathlib.Path) -> Checkpoint:
-  """Reads what stands beside a tokenizer.
-
-  Args:
-    path: a checkpoint's folder, or a tokenizer.json in one.
-
-  Raises:
-    UserError: if there is no tokenizer, or if a file is malformed.
-  """
-  if path.is_file():
-    folder, found = path.parent, path
-  else:
-    folder = path
-    places = [path / name for name in (_TOKENIZER, *_PIECES)]
-    there = [place for place in places if place.is_file()]
-    if not there:
-      raise UserError(
-        f"VOCABULARY: {path} has no {_TOKENIZER}, {' or '.join(_PIECES)}"
-      )
-    found = there[0]
-  is_pieces = found.name in _PIECES
-  settings = _read_object(folder / "special_tokens_map.json")
-  for name, value in _read_object(folder / "tokenizer_config.json").items():
-    if value is not None:
-      settings[name] = value
-  return Checkpoint(
-    None if is_pieces else found,
-    found if is_pieces else None,
-    settings,
-    _read_object(folder / "config.json"),
-    _read_object(folder / "generation_config.json"),
-  )
-
-
-def byte_extra_ids(path: pathlib.Path) -> int | None:
-  """How many ids a ByT5 has behind its bytes; None for any other checkpoint.
-
-  Args:
-    path: a checkpoint's folder. Its bytes are SeqIO's, and no file has more to
-      say of them.
-  """
-  if path.is_file() or (path / _TOKENIZER).exists():
-    return None
-  settings = _read_object(path / "tokenizer_config.json")
-  config = _read_object(path / "config.json")
-  named = settings.get("tokenizer_class", config.get("tokenizer_class"))
-  size = config.get("vocab_size")
-  if named != "ByT5Tokenizer" or type(size) is not int or size < NUM_BYTES:
-    return None
-  return size - NUM_BYTES
 
 
 def read_vocabulary(
@@ -132,20 +35,17 @@ def read_vocabulary(
   """Reads a tokenizer.json.
 
   Args:
-    checkpoint: its folder.
-    bos: whether prompts begin with BOS; None as the checkpoint's files say.
+    checkpoint: What a folder or GGUF file has.
+    bos: Whether prompts begin with BOS; None as the checkpoint's files say.
 
   Raises:
     UserError: if it cannot be read, if it has no EOS, no token to pad with, or
       no BOS where that is wanted, or if it does not fit config.json.
   """
-  path = checkpoint.tokenizer
-  assert path is not None
+  path, model = checkpoint.path, checkpoint.tokenizer
+  assert model is not None
   try:
-    model = path.read_bytes()
     tokenizer = _load(model)
-  except OSError as error:
-    raise UserError(f"cannot read {path} ({error.strerror})") from None
   except Exception as error:  # the library's own kind is Exception
     raise UserError(
       f"VOCABULARY: {path} is not a tokenizer.json ({_one_line(error)})"
@@ -160,7 +60,14 @@ def read_vocabulary(
     )
   eos_id = _eos_id(where, checkpoint, tokenizer)
   bos_id, wants_bos = _bos_id(where, checkpoint, tokenizer, bos)
-  padding_id = _padding_id(where, checkpoint, tokenizer, size, eos_id, bos_id)
+  ends = _ends(checkpoint, tokenizer, size) - {eos_id}
+  template = checkpoint.chat_template or ""
+  written = {t for t in tokenizer.special if tokenizer.text_of(t) in template}
+  padding_id = _padding_id(
+    where, checkpoint, tokenizer, size, {eos_id, bos_id, *ends, *written}
+  )
+  # One that pads is never drawn.
+  end_ids = swap(sorted(ends - {padding_id}), padding_id)
   for name, found in (("EOS", eos_id), ("BOS", bos_id)):
     if found is not None and found >= size:
       raise UserError(
@@ -171,13 +78,20 @@ def read_vocabulary(
   parts = [f"sha256 {hashlib.sha256(model).hexdigest()[:16]}", f"EOS {eos_id}"]
   if bos_id is not None:
     parts.append(f"BOS {bos_id}")
+  parts.append(f"padding {padding_id}")
+  if end_ids:
+    parts.append(f"ends {' '.join(map(str, swap(end_ids, padding_id)))}")
   vocabulary = make_vocabulary(
-    f"{KIND}({', '.join([*parts, f'padding {padding_id}'])})",
+    f"{KIND}({', '.join(parts)})",
     model,
     size,
     swap([eos_id], padding_id)[0],
     None if bos_id is None else swap([bos_id], padding_id)[0],
     padding_id,
+    end_ids,
+  )
+  vocabulary = dataclasses.replace(
+    vocabulary, chat=_chat(checkpoint, tokenizer, padding_id)
   )
   once = vocabulary.encode("a")
   if vocabulary.decode([*once, *once]) != vocabulary.decode(once) * 2:
@@ -195,6 +109,7 @@ def make_vocabulary(
   eos_id: int,
   bos_id: int | None,
   padding_id: int,
+  end_ids: Sequence[int] = (),
 ) -> Vocabulary:
   """Makes a vocabulary of a tokenizer.json.
 
@@ -205,6 +120,7 @@ def make_vocabulary(
     eos_id: the token that ends a sequence, as a run has it.
     bos_id: likewise the one that begins a prompt, if one does.
     padding_id: the tokenizer's own id that changes places with 0.
+    end_ids: Tokens besides EOS that end a completion, as a run has them.
   """
   ends = frozenset(
     swap([eos_id, *([] if bos_id is None else [bos_id]), 0], padding_id)
@@ -218,6 +134,7 @@ def make_vocabulary(
     model=model,
     bos_id=bos_id,
     padding_id=padding_id,
+    end_ids=tuple(end_ids),
   )
 
 
@@ -289,6 +206,9 @@ class _Tokenizer:
 
   def decode(self, ids: Sequence[int]) -> str:
     return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+  def special_texts(self) -> list[str]:
+    return [self.text_of(token) for token in sorted(self.special)]
 
   def text_of(self, token: int) -> str:
     return self._tokenizer.id_to_token(token) or ""
@@ -379,7 +299,8 @@ def _unknown_id(model: Mapping[str, Any], ids: Mapping[str, int]) -> int | None:
 
 def _eos_id(where: str, checkpoint: Checkpoint, tokenizer: _Tokenizer) -> int:
   name = checkpoint.token("eos_token")
-  found = checkpoint.eos_id() if name is None else tokenizer.ids.get(name)
+  ends = checkpoint.eos_ids()
+  found = next(iter(ends), None) if name is None else tokenizer.ids.get(name)
   if found is not None:
     return found
   if name is not None:
@@ -412,41 +333,67 @@ def _bos_id(
   return found, wants
 
 
+def _ends(checkpoint: Checkpoint, tokenizer: _Tokenizer, size: int) -> set[int]:
+  """Special tokens that end a completion: named, or behind a model's turn."""
+  found = {*checkpoint.eos_ids()}
+  if checkpoint.chat_template is not None:
+    end = chat_template.end_of_turn(
+      checkpoint.chat_template, checkpoint.tokens(), tokenizer.special_texts()
+    )
+    if end is not None:
+      found.add(tokenizer.ids[end])
+  return {end for end in found & tokenizer.special if end < size}
+
+
+def _chat(
+  checkpoint: Checkpoint, tokenizer: _Tokenizer, padding_id: int
+) -> ChatTemplate | None:
+  """The checkpoint's template, with special tokens as a run has them."""
+  if checkpoint.chat_template is None:
+    return None
+  return ChatTemplate(
+    checkpoint.chat_template,
+    checkpoint.tokens(),
+    {
+      text: swap([tokenizer.ids[text]], padding_id)[0]
+      for text in tokenizer.special_texts()
+    },
+  )
+
+
 def _padding_id(
   where: str,
   checkpoint: Checkpoint,
   tokenizer: _Tokenizer,
   size: int,
-  eos_id: int,
-  bos_id: int | None,
+  used: Collection[int | None],
 ) -> int:
-  """Chooses what pads: a token that no text makes, or a row without one."""
+  """Chooses what pads: a token that no text makes, or a row without one.
+
+  Args:
+    where: The tokenizer's place, for the message.
+    checkpoint: What stands beside it.
+    tokenizer: The tokenizer.
+    size: Rows of the embedding.
+    used: EOS, BOS, what else ends a completion, and what a chat template
+      writes.
+  """
   special = {t for t in tokenizer.special if t < size}
   named = tokenizer.ids.get(checkpoint.token("pad_token") or "")
-  if named in special - {eos_id, bos_id}:
+  if named in special - {*used}:
     assert named is not None
     return named
   unknown = tokenizer.ids.get(checkpoint.token("unk_token") or "")
-  left = special - {eos_id, bos_id, unknown, tokenizer.unknown}
+  left = special - {*used, unknown, tokenizer.unknown}
   if left:
     return max(left)
   if tokenizer.size < size:
     return tokenizer.size
   raise UserError(
-    f"{where} has nothing to pad with: no special token besides EOS, BOS and "
-    "unknown, and no row of the embedding to spare; name a pad_token in "
-    "tokenizer_config.json"
+    f"{where} has nothing to pad with: no special token besides EOS, BOS, ends "
+    "of turns and unknown, and no row of the embedding to spare; name a "
+    "pad_token in tokenizer_config.json"
   )
-
-
-def _read_object(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a JSON object; a file that is not there is empty."""
-  if not path.exists():
-    return {}
-  content = text_files.parse_json(path, text_files.read_text(path))
-  if not isinstance(content, dict):
-    raise UserError(f"{path}: expected an object, got {content!r:.60}")
-  return content
 
 
 def _one_line(error: Exception) -> str:

@@ -21,6 +21,7 @@ from cot_latent.configuration import parsing
 from cot_latent.errors import UserError
 from cot_latent.models import lora
 from cot_latent.models.decoder import DecoderConfig
+from cot_latent.models.hf import config as hf_config
 from cot_latent.models.hf import files as hf_files
 from cot_latent.models.hf import weights as hf_weights
 from cot_latent.models.rotary import RopeScaling
@@ -58,8 +59,8 @@ def copied(made, tmp_path):
 
 
 def load(folder, **settings):
-  config = hf_weights.read_config(folder, **settings)
-  size = hf_weights.vocab_size(folder)
+  config = hf_config.read_config(folder, **settings)
+  size = hf_config.vocab_size(folder)
   return config, hf_weights.load(folder, config, size)
 
 
@@ -214,7 +215,7 @@ def test_export(made, architecture, tmp_path):
 
 def test_an_export_has_what_was_trained(made, tmp_path):
   _, folder = made("llama")
-  config = hf_weights.read_config(folder)
+  config = hf_config.read_config(folder)
   update = lora.Lora(2, targets=("query", "output"))
   trained = decoder_with(config, update, hf_weights.load(folder, config, 100))
   with pytest.raises(UserError, match=r"lora_down .*merge the update first"):
@@ -370,13 +371,14 @@ MESH = """
 import json, sys
 import jax, numpy as np
 from cot_latent.models import partitioning
-from cot_latent.models.hf import files as hf_files, weights as hf_weights
+from cot_latent.models.hf import config as hf_config, files as hf_files
+from cot_latent.models.hf import weights as hf_weights
 from cot_latent.models.partitioning import MeshConfig, RULES
 
 folder, out = sys.argv[1:]
 assert len(jax.devices()) == 8
-config = hf_weights.read_config(folder)
-size = hf_weights.vocab_size(folder)
+config = hf_config.read_config(folder)
+size = hf_config.vocab_size(folder)
 original = hf_files.read_tensors
 asked = {}
 
@@ -573,9 +575,39 @@ def test_a_setting_that_is_not_supported_is_refused(
   check_refused(folder, match)
 
 
+def test_all_refused_settings_are_named_at_once(copied):
+  folder = copied()
+  bad = {"attention_bias": True, "hidden_size": "a", "logit_scale": 2.0}
+  change(folder, **bad, rope_parameters=LLAMA3 | {"beta": 1})
+  with pytest.raises(UserError) as refused:
+    hf_config.read_config(folder)
+  for name in (*bad, "beta"):
+    assert f"{name} = " in str(refused.value)
+  assert len(str(refused.value).split("; ")) == 4
+
+
+NOTES = {
+  "transformers.js_config": {"dtype": "q4"},
+  "is_llama_config": True,
+  "_model_name_or_path": "a",
+  "temperature": 0.6,
+}
+
+
+def test_settings_of_no_number_are_accepted(copied):
+  folder = copied()
+  expected = hf_config.read_config(folder)
+  before = hf_config.accepted_settings(folder)
+  change(folder, **NOTES, unk_token_id=3, logit_scale=2.0)
+  assert hf_config.read_config(folder, ignore=["logit_scale"]) == expected
+  assert {*hf_config.accepted_settings(folder)} == {*before, *NOTES}
+  with pytest.raises(UserError, match=r"ignore: .* has no 'logit_scael'"):
+    hf_config.read_config(folder, ignore=["logit_scale", "logit_scael"])
+
+
 def test_a_mistaken_override_is_refused(made):
   with pytest.raises(UserError, match=r"DecoderConfig.dtype: expected one of"):
-    hf_weights.read_config(made("llama")[1], dtype="float16")
+    hf_config.read_config(made("llama")[1], dtype="float16")
 
 
 @pytest.mark.parametrize(
@@ -624,6 +656,15 @@ def test_other_tensors_are_refused(copied, changes, match):
   folder = copied()
   rewrite(folder, **changes)
   check_refused(folder, match)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_numbers_that_are_not_finite_are_refused(copied, value):
+  folder = copied()
+  norm = tensors_of(folder)[NORM].copy()
+  norm[-1] = value
+  rewrite(folder, **{NORM: norm})
+  check_refused(folder, f"the tensor {NORM} has a number that is infinite or")
 
 
 def test_a_copy_of_the_embedding(copied, tmp_path):
@@ -710,8 +751,8 @@ def hub_folder(folder, name):
 )
 def test_what_is_on_the_hub_is_understood(tmp_path, name):
   folder = hub_folder(tmp_path, name)
-  config = hf_weights.read_config(folder)
-  size = hf_weights.vocab_size(folder)
+  config = hf_config.read_config(folder)
+  size = hf_config.vocab_size(folder)
   model = checkpoints.build(config, size)
   leaves = jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))
   assert sum(math.prod(leaf.shape) for leaf in leaves) == HUB[name][1]
@@ -719,12 +760,12 @@ def test_what_is_on_the_hub_is_understood(tmp_path, name):
   transformers.AutoConfig.from_pretrained(folder).save_pretrained(folder)
   written = json.loads((folder / "config.json").read_text())
   assert "rope_theta" not in written
-  assert hf_weights.read_config(folder) == config
+  assert hf_config.read_config(folder) == config
 
 
 def test_options_of_models_on_the_hub(tmp_path):
   def read(name):
-    return hf_weights.read_config(hub_folder(tmp_path, name))
+    return hf_config.read_config(hub_folder(tmp_path, name))
 
   assert read("llama3_1_8b") == DecoderConfig(
     num_layers=32,
@@ -771,7 +812,7 @@ def test_options_of_models_on_the_hub(tmp_path):
 def test_older_ways_to_stretch_positions(copied, old, new):
   folder = copied("llama_tied")
   change(folder, rope_parameters=None, rope_scaling=old, rope_theta=300)
-  config = hf_weights.read_config(folder)
+  config = hf_config.read_config(folder)
   assert config.rope_scaling == new
   assert config.rope_base == 300.0
 
@@ -791,9 +832,9 @@ def test_a_gin_file_reads_its_checkpoint(tmp_path, name):
     parsing.parse(files, [], [])
   given = [f"CHECKPOINT = {str(folder)!r}"]
   model = parsing.parse(files, given, [])[0].model
-  assert model == hf_weights.read_config(
+  assert model == hf_config.read_config(
     folder, "bfloat16", "bfloat16", model.remat
   )
   given += ["DTYPE = 'float32'", "PARAM_DTYPE = 'float32'", "REMAT = True"]
   model = parsing.parse(files, given, [])[0].model
-  assert model == hf_weights.read_config(folder, remat=True)
+  assert model == hf_config.read_config(folder, remat=True)

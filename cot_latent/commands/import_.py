@@ -1,0 +1,24 @@
+"""`t5x import`: a GGUF file as the folder of a Hugging Face checkpoint."""
+
+import argparse
+
+from cot_latent.runtime import terminal
+
+HELP = "write a GGUF file as a checkpoint that transformers loads"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the arguments of the command."""
+  parser.add_argument("file", help="a .gguf file")
+  parser.add_argument(
+    "--output", required=True, metavar="DIR", help="the folder to be made"
+  )
+
+
+def run(options: argparse.Namespace) -> int:
+  """Writes the folder."""
+  from cot_latent.models.hf import weights
+
+  weights.convert(options.file, options.output)
+  terminal.say(f"wrote {options.output} from {options.file}")
+  return 0

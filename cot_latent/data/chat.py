@@ -1,0 +1,128 @@
+"""Prompts as conversations, written by the checkpoint's own chat template."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cot_latent.data.prompts import Prompts
+from cot_latent.errors import UserError
+from cot_latent.models.hf import chat_template
+from cot_latent.models.vocabularies import Vocabulary
+
+# Code points that no text uses; one marks what reads like a special token.
+_MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chat(Prompts):
+  r"""Questions as a user's turns; worked examples are turns before them.
+
+  Attributes:
+    prior: The user's turn that asks a question.
+    guide: The same, with the answer as a hint.
+    system: What the system's turn says; None leaves it to the template.
+    arguments: What the template may be told besides, such as
+      `{"enable_thinking": False}`. A template that writes the date should be
+      told one (`date_string` for Llama 3): a run could not resume on the next
+      day.
+    separator: What follows a worked example: nothing, for turns end themselves.
+  """
+
+  prior: str = "{question}\nLet's think step by step."
+  guide: str = "{question}\nThe answer is {answer}. Let's think step by step."
+  separator: str = ""
+  system: str | None = None
+  arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.exemplars == "bootstrapped":
+      raise UserError(
+        "Chat.exemplars = 'bootstrapped': worked examples become turns, which "
+        "needs their text: let a run with gin/prompts/bootstrapped.gin draw "
+        "them, and give its exemplars.jsonl"
+      )
+
+  def prefix(self, name: str, exemplars: Sequence[Mapping[str, str]]) -> str:
+    """Nothing: worked examples are turns."""
+    del name, exemplars
+    return ""
+
+  def messages(
+    self,
+    name: str,
+    row: Mapping[str, str],
+    exemplars: Sequence[Mapping[str, str]],
+  ) -> list[dict[str, str]]:
+    """Puts a question as the last turn of a conversation.
+
+    Args:
+      name: "prior" or "guide". Before a hinted question the exemplars are
+        hinted too.
+      row: `question` and `answer`.
+      exemplars: Rows with `question`, `answer` and `targets`.
+    """
+    turns = []
+    if self.system is not None:
+      turns.append({"role": "system", "content": self.system})
+    for one in exemplars[: self.num_exemplars]:
+      completion = one["answer"] if self.is_direct else one["targets"]
+      turns.append({"role": "user", "content": self.fill(name, one)})
+      turns.append({"role": "assistant", "content": completion})
+    turns.append({"role": "user", "content": self.fill(name, row)})
+    return turns
+
+
+def write(
+  vocabulary: Vocabulary,
+  messages: Sequence[Mapping[str, str]],
+  arguments: Mapping[str, Any],
+) -> tuple[str, list[int]]:
+  """Writes a conversation up to the beginning of the model's turn.
+
+  Special tokens of the template are special tokens; what reads like one within
+  a turn stays text.
+
+  Args:
+    vocabulary: Of the checkpoint.
+    messages: Turns, each with its `role` and `content`.
+    arguments: What the template may be told besides.
+
+  Returns:
+    The text, and its token ids. BOS is among them if the template writes it.
+
+  Raises:
+    UserError: if the checkpoint has no template, or one that refuses this.
+  """
+  chat = vocabulary.chat
+  if chat is None:
+    raise UserError(
+      f"{vocabulary.name} has no chat template (chat_template.jinja, or in "
+      "tokenizer_config.json, beside a tokenizer.json): take a checkpoint that "
+      "was tuned for conversations, or other prompts than gin/prompts/chat.gin"
+    )
+  names = sorted(chat.special, key=len, reverse=True)
+  special = re.compile(f"({'|'.join(map(re.escape, names)) or '$^'})")
+  written = "".join(turn["content"] for turn in messages)
+  mark = next(mark for mark in _MARKS if mark not in written)
+
+  def hide(text: str) -> str:
+    return special.sub(lambda m: f"{mark}{names.index(m[0])}{mark}", text)
+
+  def show(text: str) -> str:
+    return re.sub(f"{mark}(\\d+){mark}", lambda m: names[int(m[1])], text)
+
+  text = chat_template.render(
+    chat.source,
+    [{**turn, "content": hide(turn["content"])} for turn in messages],
+    {**chat.variables, **arguments},
+    add_generation_prompt=True,
+  )
+  ids: list[int] = []
+  for place, part in enumerate(special.split(text)):
+    if place % 2:
+      ids.append(chat.special[part])
+    elif part:
+      ids += vocabulary.encode(show(part))
+  return show(text), ids

@@ -1,0 +1,168 @@
+"""The config.json that a GGUF file amounts to."""
+
+import pathlib
+from collections.abc import Callable, Collection
+from typing import Any
+
+import gguf
+import numpy as np
+
+from cot_latent.models.hf import gguf_files
+from cot_latent.models.hf.fields import Fields
+from cot_latent.models.hf.gguf_files import ROPE_FACTORS, File
+
+_HEADS = "attention.head_count"
+# Llama 3 stretches positions by these; a file has what becomes of them.
+_LOW, _HIGH, _ORIGINAL = 1.0, 4.0, 8192
+# Numbers of layers at which Gemma's 27B is told from its smaller siblings.
+_GEMMA_27B = {"gemma2": 46, "gemma3_text": 62}
+
+
+def read_fields(path: pathlib.Path, ignore: Collection[str] = ()) -> Fields:
+  """Reads a file's settings as those of a config.json.
+
+  Args:
+    path: The file.
+    ignore: Names of the file's settings, without the architecture in front,
+      that are read as though they were not there.
+
+  Returns:
+    The settings, with a problem for each that is not supported.
+
+  Raises:
+    UserError: if it cannot be read.
+  """
+  file = gguf_files.open_file(path)
+  fields = Fields(file.metadata, str(path), ignore=ignore)
+  config = _sizes(file, fields) | _OWN[file.architecture.model_type](fields)
+  if scaling := _scaling(file, fields, config):
+    config["rope_scaling"] = scaling
+  fields.note_unknown()
+  return Fields(
+    config,
+    str(path),
+    problems=fields.problems,
+    ignore=ignore,
+    ignored=fields.ignored,
+  )
+
+
+def _sizes(file: File, fields: Fields) -> dict[str, Any]:
+  """What all architectures have."""
+  fields.asked.update(("vocab_size", "context_length"))
+  width, heads = fields.size("embedding_length"), fields.size(_HEADS)
+  head_dim = fields.size("attention.key_length", max(width // heads, 1))
+  for name in ("attention.value_length", "rope.dimension_count"):
+    fields.choice(name, {head_dim: None}, head_dim)
+  tensors = file.stored
+  if "token_embd.weight" not in tensors:
+    fields.problems.append(f"{fields.place} lacks the tensor token_embd.weight")
+    return {}
+  rows = int(tensors["token_embd.weight"].shape[-1])
+  config = {
+    "model_type": file.architecture.model_type,
+    "vocab_size": rows,
+    "hidden_size": width,
+    "intermediate_size": fields.size("feed_forward_length"),
+    "num_hidden_layers": fields.size("block_count"),
+    "num_attention_heads": heads,
+    "num_key_value_heads": fields.size("attention.head_count_kv", heads),
+    "head_dim": head_dim,
+    "rms_norm_eps": _decimal(fields.number("attention.layer_norm_rms_epsilon")),
+    "max_position_embeddings": file.metadata.get("context_length"),
+    "tie_word_embeddings": "output.weight" not in tensors,
+    "dtype": "float32",
+  }
+  for name, key in (
+    ("bos_token_id", gguf.Keys.Tokenizer.BOS_ID),
+    ("eos_token_id", gguf.Keys.Tokenizer.EOS_ID),
+    ("pad_token_id", gguf.Keys.Tokenizer.PAD_ID),
+  ):
+    config[name] = file.read(key)
+  return {name: value for name, value in config.items() if value is not None}
+
+
+def _llama(fields: Fields) -> dict[str, Any]:
+  theta = _decimal(fields.number("rope.freq_base", 10_000.0))
+  return {"hidden_act": "silu", "rope_theta": theta}
+
+
+def _gemma2(fields: Fields) -> dict[str, Any]:
+  return _gemma("gemma2", fields) | {
+    "rope_theta": _decimal(fields.number("rope.freq_base", 10_000.0)),
+    "attn_logit_softcapping": fields.number("attn_logit_softcapping"),
+    "final_logit_softcapping": fields.number("final_logit_softcapping"),
+  }
+
+
+def _gemma3(fields: Fields) -> dict[str, Any]:
+  return _gemma("gemma3_text", fields) | {
+    "rope_theta": _decimal(fields.number("rope.freq_base", 1_000_000.0)),
+    "rope_local_base_freq": _decimal(
+      fields.number("rope.freq_base_swa", 10_000.0)
+    ),
+    "sliding_window_pattern": fields.size(
+      "attention.sliding_window_pattern", 6
+    ),
+    "attn_logit_softcapping": fields.number("attn_logit_softcapping", None),
+    "final_logit_softcapping": fields.number("final_logit_softcapping", None),
+  }
+
+
+_OWN: dict[str, Callable[[Fields], dict[str, Any]]] = {
+  "llama": _llama,
+  "qwen2": _llama,
+  "qwen3": _llama,
+  "gemma2": _gemma2,
+  "gemma3_text": _gemma3,
+}
+
+
+def _gemma(model_type: str, fields: Fields) -> dict[str, Any]:
+  width, heads = fields.size("embedding_length"), fields.size(_HEADS)
+  scale = fields.size("attention.key_length", max(width // heads, 1))
+  if fields.size("block_count") == _GEMMA_27B[model_type]:
+    scale = width // heads
+  return {
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": scale,
+    "sliding_window": fields.size("attention.sliding_window"),
+  }
+
+
+def _scaling(
+  file: File, fields: Fields, config: dict[str, Any]
+) -> dict[str, Any] | None:
+  """How rotary positions are stretched."""
+  kind = fields.choice(
+    "rope.scaling.type", {"none": None, "linear": "linear"}, "none"
+  )
+  factor = fields.number("rope.scaling.factor", None)
+  if kind and factor:
+    return {"rope_type": kind, "factor": factor}
+  if ROPE_FACTORS not in file.stored or fields.problems:
+    return None
+  found = np.asarray(file.stored[ROPE_FACTORS].data, np.float64)
+  factor = _decimal(float(found.max()))
+  size, base = config["head_dim"], config["rope_theta"]
+  wavelengths = 2 * np.pi * base ** (np.arange(0, size, 2) / size)
+  share = (_ORIGINAL / wavelengths - _LOW) / (_HIGH - _LOW)
+  share = np.clip(share, 0.0, 1.0)
+  expected = 1 / ((1 - share) / factor + share)
+  if found.shape != expected.shape or not np.allclose(found, expected, 1e-4):
+    fields.problems.append(
+      f"{fields.place}: {ROPE_FACTORS} stretches positions in another way than "
+      "Llama 3 does"
+    )
+  return {
+    "rope_type": "llama3",
+    "factor": factor,
+    "low_freq_factor": _LOW,
+    "high_freq_factor": _HIGH,
+    "original_max_position_embeddings": _ORIGINAL,
+  }
+
+
+def _decimal(number: float) -> float:
+  """The shortest number that is the same in float32, as it was written."""
+  return float(str(np.float32(number)))

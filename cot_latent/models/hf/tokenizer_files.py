@@ -1,0 +1,164 @@
+"""What a checkpoint has beside its weights: tokenizer and settings."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from cot_latent.errors import UserError
+from cot_latent.models.hf import gguf_config, gguf_files, gguf_tokenizer
+from cot_latent.models.vocabularies import NUM_BYTES
+from cot_latent.runtime import text_files
+
+_TOKENIZER = "tokenizer.json"
+_PIECES = ("tokenizer.model", "spiece.model")
+_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+
+
+class Checkpoint(NamedTuple):
+  """What a checkpoint's folder says of its tokenizer.
+
+  Attributes:
+    path: The file that the tokenizer is in.
+    tokenizer: The content of tokenizer.json; None if there is none.
+    pieces: The SentencePiece model to use in its place; None likewise.
+    settings: tokenizer_config.json, and special_tokens_map.json below it.
+    config: config.json.
+    generation: generation_config.json.
+    chat_template: How the model wants a conversation written, in Jinja; None
+      if nothing says.
+  """
+
+  path: pathlib.Path
+  tokenizer: bytes | None
+  pieces: pathlib.Path | None
+  settings: Mapping[str, Any]
+  config: Mapping[str, Any]
+  generation: Mapping[str, Any]
+  chat_template: str | None = None
+
+  def token(self, name: str) -> str | None:
+    """The text of a token such as `eos_token`, which has two forms."""
+    found = self.settings.get(name)
+    if isinstance(found, dict):
+      found = found.get("content")
+    return found if isinstance(found, str) else None
+
+  def tokens(self) -> dict[str, str]:
+    """The texts of all tokens that have a name, such as `bos_token`."""
+    names = [name for name in self.settings if name.endswith("_token")]
+    found = {name: self.token(name) for name in names}
+    return {name: text for name, text in found.items() if text is not None}
+
+  def size(self) -> int | None:
+    """The rows of the embedding, as config.json has them."""
+    text = self.config.get("text_config")
+    for config in (self.config, text if isinstance(text, dict) else {}):
+      found = config.get("vocab_size")
+      if type(found) is int and found > 0:
+        return found
+    return None
+
+  def eos_ids(self) -> list[int]:
+    """The ends that config.json and generation_config.json name, in order."""
+    ends: dict[int, None] = {}
+    for config in (self.config, self.generation):
+      found = config.get("eos_token_id")
+      for end in found if isinstance(found, list) else [found]:
+        if type(end) is int and end >= 0:
+          ends[end] = None
+    return [*ends]
+
+
+def open_checkpoint(path: pathlib.Path) -> Checkpoint:
+  """Reads what stands beside a checkpoint's weights.
+
+  Args:
+    path: A checkpoint's folder, a tokenizer.json in one, or a GGUF file.
+
+  Raises:
+    UserError: if there is no tokenizer, or if a file is malformed.
+  """
+  if gguf_files.is_gguf(path):
+    settings = gguf_tokenizer.read_settings(path)
+    return Checkpoint(
+      path,
+      gguf_tokenizer.read_tokenizer(path),
+      None,
+      settings,
+      gguf_config.read_fields(path).values,
+      gguf_tokenizer.read_generation(path),
+      settings.get("chat_template"),
+    )
+  if path.is_file():
+    folder, found = path.parent, path
+  else:
+    folder = path
+    places = [path / name for name in (_TOKENIZER, *_PIECES)]
+    there = [place for place in places if place.is_file()]
+    if not there:
+      raise UserError(
+        f"VOCABULARY: {path} has no {_TOKENIZER}, {' or '.join(_PIECES)}"
+      )
+    found = there[0]
+  is_pieces = found.name in _PIECES
+  settings = _read_object(folder / "special_tokens_map.json")
+  for name, value in _read_object(folder / "tokenizer_config.json").items():
+    if value is not None:
+      settings[name] = value
+  try:
+    content = None if is_pieces else found.read_bytes()
+  except OSError as error:
+    raise UserError(f"cannot read {found} ({error.strerror})") from None
+  return Checkpoint(
+    found,
+    content,
+    found if is_pieces else None,
+    settings,
+    _read_object(folder / "config.json"),
+    _read_object(folder / "generation_config.json"),
+    _chat_template(folder, settings),
+  )
+
+
+def byte_extra_ids(path: pathlib.Path) -> int | None:
+  """How many ids a ByT5 has behind its bytes; None for any other checkpoint.
+
+  Args:
+    path: a checkpoint's folder. Its bytes are SeqIO's, and no file has more to
+      say of them.
+  """
+  if path.is_file() or (path / _TOKENIZER).exists():
+    return None
+  settings = _read_object(path / "tokenizer_config.json")
+  config = _read_object(path / "config.json")
+  named = settings.get("tokenizer_class", config.get("tokenizer_class"))
+  size = config.get("vocab_size")
+  if named != "ByT5Tokenizer" or type(size) is not int or size < NUM_BYTES:
+    return None
+  return size - NUM_BYTES
+
+
+def _chat_template(
+  folder: pathlib.Path, settings: Mapping[str, Any]
+) -> str | None:
+  """The template of conversations, from the first place that has one."""
+  alone, in_object = (folder / name for name in _TEMPLATES)
+  if alone.is_file():
+    return text_files.read_text(alone)
+  found = _read_object(in_object).get("chat_template")
+  if found is None:
+    found = settings.get("chat_template")
+  if isinstance(found, list):  # several, by name
+    found = {one.get("name"): one.get("template") for one in found}
+    found = found.get("default")
+  return found if isinstance(found, str) else None
+
+
+def _read_object(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a JSON object; a file that is not there is empty."""
+  if not path.exists():
+    return {}
+  content = text_files.parse_json(path, text_files.read_text(path))
+  if not isinstance(content, dict):
+    raise UserError(f"{path}: expected an object, got {content!r:.60}")
+  return content
