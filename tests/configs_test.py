@@ -16,7 +16,7 @@ from gin import config_parser
 import cot_latent
 from cot_latent import cli
 from cot_latent.configuration import parsing
-from cot_latent.data import prompts
+from cot_latent.data import chat, prompts
 from cot_latent.em import plan
 from cot_latent.errors import UserError
 from cot_latent.training import experiment
@@ -34,6 +34,7 @@ RUNS = [
 METHODS = [name for name in FILES if name.startswith("gin/methods/")]
 TASKS = [name for name in FILES if name.startswith("gin/tasks/")]
 PROMPTS = [name for name in FILES if name.startswith("gin/prompts/")]
+CHAT = "gin/prompts/chat.gin"  # needs a checkpoint's template
 # Inside T5X, which tests/t5x reads them with; here they are read as texts.
 IN_T5X = [name for name in FILES if name.startswith("gin/t5x/")]
 OWN = [name for name in FILES if name not in IN_T5X]
@@ -412,6 +413,7 @@ ASKED_FOR = {
   "zero_shot": {},
   "few_shot": {"exemplars": "task"},
   "bootstrapped": {"exemplars": "bootstrapped"},
+  "chat": {},
   "direct": {"is_direct": True, "prior": "Question: {question}\nAnswer:\n"},
 }
 
@@ -429,7 +431,8 @@ def test_prompts_after_a_run(run):
 
 def check_prompts(run, name):
   made, record = with_prompts(run, name)
-  wanted = prompts.Prompts(**ASKED_FOR[pathlib.Path(name).stem])
+  kind = chat.Chat if name == CHAT else prompts.Prompts
+  wanted = kind(**ASKED_FOR[pathlib.Path(name).stem])
   assert made.task.source.prompts == wanted
   # The base model keeps its task's own, so that methods can share it.
   assert made.base.source.prompts is None
@@ -470,7 +473,11 @@ def test_prompts_on_the_chain(name, capsys, tmp_path):
     "--gin.PROMPT_LENGTH=96",
     f"--gin.MODEL_DIR='{tmp_path}/run'",
   )
-  if name.endswith("/few_shot.gin"):  # it has no worked examples
+  if name == CHAT:  # tests/data/chat_test.py has checkpoints
+    assert status == 2
+    assert "needs a checkpoint with a tokenizer.json" in shown.err
+    assert shown.err.count("\n") == 1
+  elif name.endswith("/few_shot.gin"):  # it has no worked examples
     assert status == 2
     assert "task 'chain_v1' has no worked examples" in shown.err
     assert shown.err.count("\n") == 1
@@ -480,7 +487,7 @@ def test_prompts_on_the_chain(name, capsys, tmp_path):
     assert "left out" not in shown.out
 
 
-@pytest.mark.parametrize("name", PROMPTS)
+@pytest.mark.parametrize("name", [name for name in PROMPTS if name != CHAT])
 def test_prompts_on_a_bbh_task(name, capsys, data_dir):
   status, shown = dry_run(
     capsys,

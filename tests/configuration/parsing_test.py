@@ -149,7 +149,7 @@ BINDINGS = [
   ),
   (
     "MODEL = @method.Method()",
-    "expected DecoderConfig or T5Config, got Method(",
+    "expected DecoderConfig or T5Config or Given, got Method(",
   ),
   (
     "OVER_LONG = 'drop'",
