@@ -160,7 +160,9 @@ def test_rows_by_parts_give_the_same_step(part, rows):
   _, _, parts = step(part, rows)
   np.testing.assert_allclose(parts.norm, whole.norm, rtol=1e-4)
   np.testing.assert_allclose(parts.loss, whole.loss, rtol=1e-4)
-  np.testing.assert_allclose(parts.log_prob, whole.log_prob, atol=1e-4)
+  np.testing.assert_allclose(
+    parts.log_prob.fetch(), whole.log_prob.fetch(), atol=1e-4
+  )
 
 
 # Runs.
