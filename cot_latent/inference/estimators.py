@@ -101,19 +101,16 @@ def control_variate(correct_first_acceptance: bool = False) -> Estimator:
 
   Example, where the first question's draw was accepted and the second's not:
 
-    >>> import numpy as np
     >>> from cot_latent.inference.transition import independence
     >>> moved = independence(
-    ...   np.zeros((2, 1), int), np.array([True, True]),
-    ...   np.zeros((2, 1, 1), int), np.array([[True], [False]]))
+    ...   jnp.zeros((2, 1), int), jnp.array([True, True]),
+    ...   jnp.zeros((2, 1, 1), int), jnp.array([[True], [False]]))
     >>> control_variate()(moved).tolist()
     [[0.5, 0.0], [0.5, -0.5]]
   """
   if not isinstance(correct_first_acceptance, bool):
-    raise TypeError(
-      "correct_first_acceptance must be True or False, not "
-      f"{correct_first_acceptance!r}"
-    )
+    given = f"not {correct_first_acceptance!r}"
+    raise TypeError(f"correct_first_acceptance must be True or False, {given}")
 
   def weigh(
     transition: Transition, *, correct_first_acceptance: bool

@@ -1,5 +1,6 @@
 """Training from Python: a task, a model and a method that a program has."""
 
+from collections.abc import Collection
 from typing import Any
 
 from cot_latent.data.source import Source, TaskConfig
@@ -75,25 +76,16 @@ def train(
     report = train(task, model=model, params=params, steps=100, max_length=64)
     print(report["results"][-1]["accuracy"])
   """
-  for protocol in (Sampler, Scorer):
-    if not isinstance(model, protocol):
-      raise UserError(
-        f"train(model=...): {type(model).__name__} is no {protocol.__name__}; "
-        "it needs the methods sample and log_prob of cot_latent.models.api"
-      )
+  _check_model(model)
   given = experiment.Given(type(model).__name__, digests.tree_sha256(params))
   if test_split is None:
     test_split = "test" if "test" in task.splits else "train"
-  rows = [task.read(split) for split in {"train", test_split}]
-  longest = max(
-    len(row) for part in rows for row in (*part.prompts, *part.guides)
-  )
   config = experiment.Experiment(
     model=given,
     base=given,
     task=TaskConfig(
       source=Source(task.name),
-      prompt_length=longest,
+      prompt_length=_longest_prompt(task, {"train", test_split}),
       max_length=max_length,
       test_split=test_split,
       stop=task.stop,
@@ -113,3 +105,18 @@ def train(
       config, _NO_GIN, lambda source: task, GivenModel(model, params)
     )
   )
+
+
+def _check_model(model: Any) -> None:
+  for protocol in (Sampler, Scorer):
+    if not isinstance(model, protocol):
+      raise UserError(
+        f"train(model=...): {type(model).__name__} is no {protocol.__name__}; "
+        "it needs the methods sample and log_prob of cot_latent.models.api"
+      )
+
+
+def _longest_prompt(task: Task, splits: Collection[str]) -> int:
+  """Counts the tokens of the longest prompt or hinted prompt."""
+  rows = [task.read(split) for split in splits]
+  return max(len(row) for part in rows for row in (*part.prompts, *part.guides))

@@ -1,0 +1,129 @@
+"""A task's examples as prompts and targets, in text and in tokens."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from cot_latent.data import chat
+from cot_latent.data.chat import Chat
+from cot_latent.data.prompts import Prompts
+from cot_latent.errors import UserError
+from cot_latent.tasks.vocabularies import (
+  CheckpointPieces,
+  HuggingFaceVocabulary,
+)
+
+Row = Mapping[str, str]  # `id`, `question`, `answer`, `targets`
+
+# A prompt's name -> that of its tokens in an example.
+_IDS = {"prior": "inputs", "guide": "guide_ids"}
+
+
+def add_prompts(
+  dataset: tf.data.Dataset,
+  output_features: Mapping[str, seqio.Feature],
+  prompts: Prompts,
+  read: Callable[[], Sequence[Row]],
+) -> tf.data.Dataset:
+  """Adds prompts, what stands before them, and the tokens of both.
+
+  `prior` and `guide` are made of the question (and the answer), `prior_prefix`
+  and `guide_prefix` of the worked examples. Prefix and prompt are encoded as
+  the one text that they are. BOS comes first where the vocabulary is a
+  checkpoint's that has one.
+
+  Args:
+    dataset: Examples with `question`, `answer` and `targets`.
+    output_features: The task's features, with the vocabulary.
+    prompts: How questions are put.
+    read: Reads the worked examples.
+
+  Raises:
+    UserError: If the prompts need a chat template and there is none.
+  """
+  exemplars = read()
+  vocabulary = output_features["inputs"].vocabulary
+  if isinstance(prompts, Chat):
+    return _add_chat(dataset, vocabulary, prompts, exemplars)
+  begin: list[int] = []
+  if isinstance(vocabulary, (HuggingFaceVocabulary, CheckpointPieces)):
+    begin = [] if vocabulary.bos_id is None else [vocabulary.bos_id]
+
+  def fill(name: str, example):
+    parts = prompts.split(name)
+    return tf.strings.join(
+      [example[part] if i % 2 else part for i, part in enumerate(parts)]
+    )
+
+  def add(example):
+    added = {}
+    for name, ids in _IDS.items():
+      added[name] = fill(name, example)
+      prefix = tf.constant(prompts.prefix(name, exemplars))
+      added[f"{name}_prefix"] = prefix
+      encoded = vocabulary.encode_tf(prefix + added[name])
+      added[ids] = tf.concat([tf.constant(begin, tf.int32), encoded], axis=0)
+    return _with_targets(example, prompts) | added
+
+  return dataset.map(add)
+
+
+def _add_chat(
+  dataset: tf.data.Dataset,
+  vocabulary: seqio.Vocabulary,
+  prompts: Chat,
+  exemplars: Sequence[Row],
+) -> tf.data.Dataset:
+  """The same for conversations, which worked examples are a part of."""
+  if not isinstance(vocabulary, HuggingFaceVocabulary):
+    raise UserError(
+      "gin/prompts/chat.gin needs a checkpoint with a tokenizer.json and a "
+      "chat template: set VOCABULARY to its folder"
+    )
+  wrapped = vocabulary.wrapped
+
+  def write(question: bytes, answer: bytes):
+    row = {"question": question.decode(), "answer": answer.decode()}
+    for name in _IDS:
+      turns = prompts.messages(name, row, exemplars)
+      text, ids = chat.write(wrapped, turns, prompts.arguments)
+      yield text.encode()
+      yield np.asarray(ids, np.int32)
+
+  def add(example):
+    texts_and_ids = tf.numpy_function(
+      lambda *texts: [*write(*texts)],
+      [example["question"], example["answer"]],
+      [tf.string, tf.int32] * len(_IDS),
+    )
+    added = {}
+    for place, (name, ids) in enumerate(_IDS.items()):
+      added[name] = tf.ensure_shape(texts_and_ids[2 * place], [])
+      added[f"{name}_prefix"] = tf.constant("")
+      added[ids] = tf.ensure_shape(texts_and_ids[2 * place + 1], [None])
+    return _with_targets(example, prompts) | added
+
+  return dataset.map(add)
+
+
+def _with_targets(example, prompts: Prompts):
+  """The example, its target the answer alone where that is wanted."""
+  return example | ({"targets": example["answer"]} if prompts.is_direct else {})
+
+
+def tokenize(
+  dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
+) -> tf.data.Dataset:
+  """Encodes `targets`, and keeps the texts."""
+  vocabulary = output_features["targets"].vocabulary
+
+  def add(example):
+    return example | {
+      "inputs_pretokenized": example["prior_prefix"] + example["prior"],
+      "targets_pretokenized": example["targets"],
+      "targets": vocabulary.encode_tf(example["targets"]),
+    }
+
+  return dataset.map(add)
