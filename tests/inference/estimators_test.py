@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 
 import hypothesis
 import jax
@@ -105,7 +106,7 @@ def test_every_estimator_is_found():
     name
     for module in modules
     for name, function in inspect.getmembers(module, inspect.isfunction)
-    if "def weigh(transition" in inspect.getsource(function)
+    if re.search(r"def weigh\(\s*transition", inspect.getsource(function))
   }
   assert found == closures  # none lacks the annotation that it is found by
 
