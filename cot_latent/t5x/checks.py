@@ -13,7 +13,7 @@ from t5x import models
 
 from cot_latent.configuration import gin_tables
 from cot_latent.errors import UserError
-from cot_latent.t5x import paths
+from cot_latent.t5x import storage
 
 
 class Settings(NamedTuple):
@@ -101,7 +101,7 @@ def check_settings(settings: Settings, seed: int) -> None:
     )
   path = settings.restore_path
   if isinstance(path, str):
-    paths.check_absolute("INITIAL_CHECKPOINT_PATH", path)
+    storage.check_absolute("INITIAL_CHECKPOINT_PATH", path)
   for name in settings.ignored:
     raise UserError(
       f"trainer.Trainer.{name} does not reach this project's trainer: bind "

@@ -16,7 +16,8 @@ from cot_latent.configuration import gin_tables
 from cot_latent.configuration import sources as gin_sources
 from cot_latent.errors import Preempted, RunError, UserError
 from cot_latent.runtime import files
-from cot_latent.t5x import paths, plan, report
+from cot_latent.t5x import report, storage
+from cot_latent.t5x.latent import Latent
 
 _MODULE = "t5x.train"
 
@@ -99,7 +100,7 @@ def repeat(
   changes = {
     "MODEL_DIR": str(folder),
     "DATA_DIR": data_dir,
-    "INITIAL_CHECKPOINT_PATH": checkpoint and str(paths.absolute(checkpoint)),
+    "INITIAL_CHECKPOINT_PATH": checkpoint and str(storage.absolute(checkpoint)),
   }
   bindings = [f"{name} = {value!r}" for name, value in changes.items() if value]
   try:
@@ -136,7 +137,7 @@ def dry_run(
   with _as_main(train_script):
     train = parse(train_script, gin_files, bindings, search_paths)
     with gin_errors.explained("in the configuration"):
-      text = plan.describe(train)
+      text = describe(train)
     return f"{gin.config_str()}\n{text}"
 
 
@@ -169,6 +170,36 @@ def parse(
   with gin_errors.explained("in the configuration"):
     gin.finalize()
     return gin.get_configurable(train_script.train)
+
+
+def describe(train: Any) -> str:
+  """Makes what the run is given, with all its checks, and counts.
+
+  Args:
+    train: T5X's train, as gin configures it.
+
+  Returns:
+    A few lines; where no rationales are drawn, that T5X trains by itself.
+  """
+  bound = gin.get_bindings(train, resolve_references=False)
+  latent = _resolved(bound.get("get_dataset_fn"))
+  _resolved(bound.get("model"))
+  steps = _resolved(bound.get("total_steps"))
+  if not isinstance(latent, Latent):
+    return f"T5X's own training, to step {steps:,}; no rationales are drawn"
+  method, size = latent.method, latent.batch_size
+  num_sampled = 0 if method.loops else size * method.num_draws
+  by_loop = method.drawn_by_loop(len(latent.examples))
+  return (
+    f"method {method.name} on {latent.task.name}, to step {steps:,}, the steps "
+    "of the checkpoint included\n"
+    f"{len(latent.examples):,} questions, "
+    f"{latent.converter.prompt_length} prompt tokens, "
+    f"{latent.converter.target_length} tokens of a rationale\n"
+    f"a step samples {num_sampled:,} sequences and differentiates "
+    f"{method.max_scored(size):,} at most"
+    + (f"\nan outer loop samples {by_loop:,} at most" if by_loop else "")
+  )
 
 
 @contextlib.contextmanager
@@ -205,3 +236,12 @@ def _is_of_parsing(error: Exception) -> bool:
 def _first_line(error: Exception) -> str:
   """What it says without what gin appends: the calls that it came from."""
   return str(error).partition("\n")[0]
+
+
+def _resolved(value: Any) -> Any:
+  """The value that a binding stands for."""
+  try:
+    # Gin resolves a reference where it is copied.
+    return value.__deepcopy__({}) if hasattr(value, "__deepcopy__") else value
+  except UserError as error:
+    raise UserError(str(error).partition("\n")[0]) from None

@@ -1,12 +1,14 @@
 """Draws of T5X's decoding are those of the embedded sampler, row by row."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
 
 from cot_latent.inference import rng
 from cot_latent.models import language_model
-from cot_latent.t5x import convert, sampler
+from cot_latent.t5x import sampler, weights
 from tests.t5x import small
 
 ROWS = 8
@@ -42,7 +44,7 @@ def test_draws_are_those_of_the_embedded_sampler(trained):
   params = small.host(trained.train_state.params)
   model = language_model.from_config(small.SIZES, 259, 1, 8)
   prompts = trained._latent.examples.prompts[:ROWS]
-  own = convert.from_t5x(small.SIZES, params)
+  own = weights.from_t5x(small.SIZES, params)
   wanted = model.sample(own, prompts, keys())
   got = draw(trained)
   np.testing.assert_array_equal(got.tokens, wanted.tokens)
@@ -114,9 +116,7 @@ def test_a_stop_only_cuts(trained):
   # Of what some row writes two letters in its middle, and a letter.
   letters = [bytes([t - 3]).decode() for t in range(35, 130)]
   texts = trained._latent.task.completions(whole.tokens)[0]
-  found = [
-    a + b for text in texts for a, b in zip(text, text[1:], strict=False)
-  ]
+  found = [a + b for text in texts for a, b in itertools.pairwise(text)]
   stop = (*found[:1], *[x for x in letters if x in "".join(texts)][:1])
   assert stop
   stopping = stopped(trained, stop)
