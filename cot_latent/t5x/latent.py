@@ -193,9 +193,12 @@ class Latent:
       UserError: if T5X would compute something else than the method.
     """
     one_line.install()
+    checks.check_command()
     checks.check_model(model)
     checks.check_settings(checks.gin_settings(), seed)
     storage.check_absolute("MODEL_DIR", model_dir)
+    checks.check_lengths(task.prompt_length, task.max_length)
+    checks.check_checkpoint(model_dir)
     self.config = task
     self.method, self.seed, self.batch_size = method, seed, batch_size
     self.task = open_task(task.source).ending_at(task.stop)
@@ -249,6 +252,7 @@ def vocabulary(path: str | None = None) -> seqio.Vocabulary:
   Args:
     path: a SentencePiece model, or the folder of a checkpoint; None is bytes.
   """
+  checks.check_command()  # T5X's own training asks for nothing else of these
   return common.load_vocabulary(path)
 
 

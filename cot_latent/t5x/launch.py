@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
-from t5x import gin_utils
 
 from cot_latent.configuration import errors as gin_errors
 from cot_latent.configuration import gin_tables
 from cot_latent.configuration import sources as gin_sources
 from cot_latent.errors import Preempted, RunError, UserError
 from cot_latent.runtime import files
-from cot_latent.t5x import report, storage
+from cot_latent.t5x import checks, one_line, report, storage
 from cot_latent.t5x.latent import Latent
 
 _MODULE = "t5x.train"
@@ -57,10 +56,8 @@ def run(
     kind = UserError if isinstance(error, UserError) else RunError
     raise kind(_first_line(error)) from None
   except Exception as error:
-    if not _is_of_parsing(error):
-      raise
-    with gin_errors.explained("in the configuration"):
-      raise
+    one_line.explain(error)
+    raise
   except SystemExit as end:
     if end.code:
       raise
@@ -95,7 +92,7 @@ def repeat(
   was_there = folder.exists()
   folder.mkdir(parents=True, exist_ok=True)
   is_empty = not any(folder.iterdir())
-  gin_file = folder / "rerun.gin"
+  gin_file = folder / checks.RERUN
   files.write_atomically(gin_file, old["configuration"]["resolved"])
   changes = {
     "MODEL_DIR": str(folder),
@@ -169,6 +166,7 @@ def parse(
       gin.parse_config(binding)
   with gin_errors.explained("in the configuration"):
     gin.finalize()
+    checks.check_bindings(gin_files, bindings)
     return gin.get_configurable(train_script.train)
 
 
@@ -221,16 +219,6 @@ def _as_main(module: Any) -> Iterator[None]:
     yield
   finally:
     sys.modules["__main__"] = before
-
-
-def _is_of_parsing(error: Exception) -> bool:
-  """Whether an error came up while T5X read the configuration."""
-  trace = error.__traceback__
-  while trace:
-    if trace.tb_frame.f_code is gin_utils.parse_gin_flags.__code__:
-      return True
-    trace = trace.tb_next
-  return False
 
 
 def _first_line(error: Exception) -> str:

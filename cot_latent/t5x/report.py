@@ -84,7 +84,6 @@ class Report:
     model_dir: str,
     total_steps: int,
     evaluation_period: int,
-    relative_steps: int | None = None,
     limits: Limits | None = None,
   ):
     """Loads the held-out questions; writes nothing.
@@ -94,7 +93,6 @@ class Report:
       model_dir: the run's folder.
       total_steps: T5X's step at which the run ends.
       evaluation_period: steps between T5X's evaluations.
-      relative_steps: T5X's setting of that name.
       limits: beyond which the run counts as dead.
     """
     self._began = time.perf_counter()
@@ -102,7 +100,7 @@ class Report:
     self._compiled_before = compilation.so_far()
     self._latent, self._limits = latent, limits or Limits()
     self._store, self._model_dir = Store(model_dir), model_dir
-    self._total_steps, self._relative = total_steps, relative_steps
+    self._total_steps = total_steps
     self._period = evaluation_period
     task = latent.config
     self.test = latent.task.load(
@@ -145,8 +143,6 @@ class Report:
     """
     self._began_at = began_at
     end = self._total_steps
-    if self._relative:
-      end = step + self._relative
     if is_new and end < step:
       raise UserError(
         f"TRAIN_STEPS = {end} counts the {step} steps of the checkpoint too: "
