@@ -14,6 +14,8 @@ from cot_latent.runtime import preemption, terminal
 
 _STATUS = {UserError: 2, RunError: 1}
 _EXIT_PREEMPTED = 143
+# What JAX says in an IndivisibleError.
+_INDIVISIBLE = r"is partitioned (\d+) times, but the dimension size is (\d+)"
 _held = contextlib.ExitStack()  # until the process ends
 
 
@@ -59,18 +61,18 @@ def explain(error: BaseException) -> None:
     error: Anything that ended T5X's train.py.
 
   Raises:
-    UserError: If the configuration could not be read, or if the devices do not
+    UserError: If gin could not read the configuration, or if the devices do not
       divide the model.
   """
   if isinstance(error, UserError | RunError):
     return
-  if found := re.search(r"[^.:]*should be divisible by \d+[^.]*", str(error)):
-    what = " ".join(found[0].split())
+  if found := re.search(_INDIVISIBLE, str(error)):
+    parts, size = found.groups()
     raise UserError(
-      f"the devices do not divide the model ({what:.200}): set NUM_PARTITIONS "
-      "to a number that divides its heads and widths; T5X's mesh of CPUs has "
-      "all devices on one axis whatever NUM_PARTITIONS is, so that there it "
-      "takes fewer devices"
+      f"an array's axis of {size} cannot be cut into {parts} parts, as for "
+      "heads that the devices do not divide: set NUM_PARTITIONS to a divisor. "
+      "T5X's mesh of CPUs ignores NUM_PARTITIONS and cuts by all devices, so "
+      "there run with fewer of them"
     ) from None
   if isinstance(error, Exception) and _is_of_parsing(error):
     with gin_errors.explained("in the configuration"):

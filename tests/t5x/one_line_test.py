@@ -9,6 +9,7 @@ from cot_latent.errors import RunError, UserError
 from cot_latent.t5x import one_line
 from tests.t5x import runs
 
+
 @pytest.mark.parametrize(
   ("flag", "message"),
   [
@@ -44,7 +45,9 @@ def test_devices_that_do_not_divide_the_heads_are_one_line(tmp_path):
   assert done.returncode == 2
   assert "Traceback" not in done.stderr
   last = done.stderr.splitlines()[-1]
-  assert last.startswith("t5x: error: the devices do not divide the model")
+  assert last.startswith(
+    "t5x: error: an array's axis of 2 cannot be cut into 8 parts"
+  )
 
 
 @pytest.fixture
@@ -57,10 +60,12 @@ def hook(monkeypatch):
   return shown
 
 
-@pytest.mark.parametrize("kind", [UserError, RunError])
-def test_our_errors_lose_what_gin_appends(kind, hook, capsys):
+@pytest.mark.parametrize(("kind", "status"), [(UserError, 2), (RunError, 1)])
+def test_our_errors_lose_what_gin_appends(kind, status, hook, capsys):
   error = kind("set SEED\n  In call to configurable 'Latent'")
-  sys.excepthook(kind, error, None)
+  with pytest.raises(SystemExit) as ended:
+    sys.excepthook(kind, error, None)
+  assert ended.value.code == status
   assert capsys.readouterr().err == "t5x: error: set SEED\n"
   assert not hook
 
