@@ -120,6 +120,8 @@ def _is_called(selector: str) -> bool:
   """Whether T5X calls a function that no binding refers to."""
   if selector.startswith("gin."):
     return False
+  if _is_their_trainer(selector):
+    return True  # or `check_settings` says what to bind in its place
   function = gin_tables.registered(selector)
   is_script = function.__name__ == "train" and function.__module__ in _SCRIPT
   return is_script or gin_tables.is_decorated(selector)
@@ -342,11 +344,15 @@ def _ignored() -> tuple[str, ...]:
     sorted(
       name
       for (_, selector), parameters in gin_tables.bound().items()
-      if f".{selector}".endswith(".trainer.Trainer")
+      if _is_their_trainer(selector)
       for name, value in parameters.items()
       if value is not None
     )
   )
+
+
+def _is_their_trainer(selector: str) -> bool:
+  return f".{selector}".endswith(".trainer.Trainer")
 
 
 def _dropout_rate(module: Any) -> float:
