@@ -74,7 +74,7 @@ def export(
   if "t5x" in report:
     raise UserError(
       f"{path} is of a run inside T5X, whose checkpoints python -m "
-      "cot_latent.t5x.moving makes a folder of (docs/t5x.md)"
+      "cot_latent.t5x.weights makes a folder of (docs/t5x.md)"
     )
   from cot_latent.training import export as exporting
 

@@ -35,6 +35,12 @@ def registered(selector: str) -> Callable:
   return gin_config._REGISTRY.get_match(selector).wrapped
 
 
+def is_decorated(selector: str) -> bool:
+  """Whether code has made it configurable, so that any call of it is one."""
+  entry = gin_config._REGISTRY.get_match(selector)
+  return entry is not None and entry.import_source is None
+
+
 def folders() -> list[str]:
   """Where gin looks files up, in order; "" is the working directory."""
   return list(gin_config._LOCATION_PREFIXES)

@@ -50,20 +50,38 @@ def asks_for_script(names: Sequence[str]) -> bool:
   Args:
     names: of files; what cannot be found or read is left to who reads it.
   """
-  todo, seen = list(names), set()
-  while todo:
-    name = todo.pop()
-    if name in seen:
-      continue
-    seen.add(name)
-    statements = _statements(name)
-    for statement in statements:
-      if isinstance(statement, config_parser.ImportStatement):
-        if statement.module == "__main__":
-          return True
-      elif isinstance(statement, config_parser.IncludeStatement):
-        todo.append(statement.filename)
-  return False
+  return any(
+    isinstance(statement, config_parser.ImportStatement)
+    and statement.module == "__main__"
+    for name in with_included(names)
+    for statement in _statements(name)
+  )
+
+
+def with_included(names: Iterable[str]) -> list[str]:
+  """Names gin files and those that they include, each once.
+
+  Args:
+    names: Files; what cannot be found or read includes nothing.
+
+  Returns:
+    In the order in which gin comes to the end of them.
+  """
+  found: dict[str, None] = {}
+  begun: set[str] = set()
+
+  def add(name: str) -> None:
+    if name in begun:
+      return
+    begun.add(name)
+    for statement in _statements(name):
+      if isinstance(statement, config_parser.IncludeStatement):
+        add(statement.filename)
+    found[name] = None
+
+  for name in names:
+    add(name)
+  return list(found)
 
 
 class _Unresolved(config_parser.ParserDelegate):

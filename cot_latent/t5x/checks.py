@@ -4,16 +4,28 @@ Each message names the binding that is to be changed.
 """
 
 import copy
+import importlib
 import inspect
+import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gin
 import jax
+import t5x
+from absl import flags
+from etils import epath
 from t5x import models
 
-from cot_latent.configuration import gin_tables
+from cot_latent.configuration import gin_tables, parsing, unread
+from cot_latent.configuration import sources as gin_sources
 from cot_latent.errors import UserError
-from cot_latent.t5x import paths
+from cot_latent.t5x import storage
+from cot_latent.tasks import common
+
+# What `t5x rerun` writes has T5X's own bindings as well.
+RERUN = "rerun.gin"
+_SCRIPT = ("__main__", "t5x.train")
 
 
 class Settings(NamedTuple):
@@ -26,6 +38,7 @@ class Settings(NamedTuple):
     save: whether there are checkpoints.
     save_dtype: of the parameters in checkpoints.
     restore_path: of the checkpoint that a run begins with.
+    relative_steps: to be taken whenever a process starts.
     ignored: what is bound for T5X's own trainer, and not for this project's.
   """
 
@@ -35,6 +48,7 @@ class Settings(NamedTuple):
   save: Any
   save_dtype: Any = None
   restore_path: Any = None
+  relative_steps: Any = None
   ignored: tuple[str, ...] = ()
 
 
@@ -47,6 +61,7 @@ def gin_settings() -> Settings:
     save=_bound("CheckpointConfig.save"),
     save_dtype=_bound("SaveCheckpointConfig.dtype"),
     restore_path=_bound("RestoreCheckpointConfig.path"),
+    relative_steps=_bound("train.relative_steps"),
     ignored=_ignored(),
   )
 
@@ -62,6 +77,145 @@ def evaluates_greedily() -> bool:
     _bound("temperature_sample.topk") == 1
     or _bound("temperature_sample.temperature") == 0
   )
+
+
+def check_command() -> None:
+  """Checks what this process was told, if it runs T5X's train.py.
+
+  Raises:
+    UserError: as `check_bindings`.
+  """
+  if flags.FLAGS.is_parsed() and "gin_file" in flags.FLAGS:
+    check_bindings(flags.FLAGS.gin_file or [], flags.FLAGS.gin_bindings)
+
+
+def check_bindings(names: Sequence[str], bindings: Sequence[str]) -> None:
+  """Checks that a configuration is T5X's, and that all of it can be read.
+
+  T5X's own files bind things that a run may not read; these are left alone.
+
+  Args:
+    names: Gin files as they were given, which gin has read.
+    bindings: Lines such as "SEED = 3", read after them.
+
+  Raises:
+    UserError: for a file of the embedded trainer, for a binding that nothing
+      can read, and for a task that is not registered.
+  """
+  sources = gin_sources.Sources(gin_sources.with_included(names), bindings)
+  for name in sorted(gin_tables.bound()):
+    if name[1] == "cot_latent.training.experiment.Experiment":
+      parameter = sorted(gin_tables.bound()[name])[0]
+      place = sources.place(gin_sources.Key(*name, parameter))
+      raise UserError(
+        f"{place or 'the configuration'}: this is for the embedded trainer, "
+        "and another file for T5X: give files of one of the two"
+      )
+  unread.refuse(sources, _is_called, _is_left)
+  _check_task("train/DatasetConfig")
+  _check_task("infer_eval/DatasetConfig")
+
+
+def _is_called(selector: str) -> bool:
+  """Whether T5X calls a function that no binding refers to."""
+  if selector.startswith("gin."):
+    return False
+  if _is_their_trainer(selector):
+    return True  # or `check_settings` says what to bind in its place
+  function = gin_tables.registered(selector)
+  is_script = function.__name__ == "train" and function.__module__ in _SCRIPT
+  return is_script or gin_tables.is_decorated(selector)
+
+
+def _is_left(name: str, is_macro: bool) -> bool:
+  """Whether a gin file may bind what nothing reads.
+
+  T5X's files bind more than a run needs. So do this package's, of settings that
+  only some models have; of macros they say what they provide.
+  """
+  path = gin_sources.find_file(name).resolve()
+  (theirs,) = t5x.__path__
+  folders = [pathlib.Path(theirs)]
+  if not is_macro:
+    folders += [pathlib.Path(f, "gin") for f in parsing.package_folders()]
+  return path.name == RERUN or any(
+    folder.resolve() in path.parents for folder in folders
+  )
+
+
+def _check_task(config: str) -> None:
+  """Checks that the task of a data set is registered."""
+  name = _bound(f"{config}.mixture_or_task_name")
+  if not isinstance(name, str):
+    return  # T5X says that there is none
+  if module := _bound(f"{config}.module"):
+    importlib.import_module(module)
+  try:
+    found = common.resolve(name)
+  except UserError as error:
+    raise UserError(f"MIXTURE_OR_TASK_NAME = {name!r}: {error}") from None
+  if found != name:
+    raise UserError(
+      f"MIXTURE_OR_TASK_NAME = {name!r} has no version, and T5X knows whole "
+      f"names alone: set MIXTURE_OR_TASK_NAME = {found!r}"
+    )
+
+
+def check_lengths(prompt_length: int, max_length: int) -> None:
+  """Checks that T5X's evaluation has the lengths of the run's task.
+
+  Args:
+    prompt_length: Tokens of a prompt.
+    max_length: Tokens of a rationale.
+
+  Raises:
+    UserError: if it has others.
+  """
+  wanted = {"inputs": prompt_length, "targets": max_length}
+  for scope in ("train", "infer_eval"):
+    given = _bound(f"{scope}/DatasetConfig.task_feature_lengths")
+    if given is not None and dict(given) != wanted:
+      raise UserError(
+        f"TASK_FEATURE_LENGTHS = {dict(given)} ({scope}/utils.DatasetConfig."
+        f"task_feature_lengths), and the run's task has {wanted}: set "
+        "PROMPT_LENGTH and MAX_LENGTH, from which it is made"
+      )
+
+
+def check_checkpoint(model_dir: str) -> None:
+  """Checks that there is the checkpoint that a run begins with.
+
+  A bucket is not looked into, and neither is anything where MODEL_DIR has
+  checkpoints of its own, with which T5X then begins.
+
+  Args:
+    model_dir: The run's folder.
+
+  Raises:
+    UserError: if it is not there, or is a folder of checkpoints.
+  """
+  path = _bound("RestoreCheckpointConfig.path")
+  if not isinstance(path, str) or "://" in path:
+    return
+  if _bound("RestoreCheckpointConfig.mode") != "specific":
+    return
+  if any(epath.Path(model_dir).glob("checkpoint_*")):
+    return
+  place = pathlib.Path(path)
+  inside = sorted(
+    place.glob("checkpoint_*"), key=lambda p: (len(p.name), p.name)
+  )
+  if inside:
+    raise UserError(
+      f"INITIAL_CHECKPOINT_PATH = {path!r} is a folder of checkpoints: give "
+      f"one of them, such as {str(inside[-1])!r}"
+    )
+  if not (place / "state").is_dir() and not (place / "checkpoint").is_file():
+    what = "has no checkpoint" if place.exists() else "is not there"
+    raise UserError(
+      f"INITIAL_CHECKPOINT_PATH = {path!r} {what}: give a checkpoint's own "
+      "folder, such as MODEL_DIR/checkpoint_1500"
+    )
 
 
 def check_settings(settings: Settings, seed: int) -> None:
@@ -99,9 +253,15 @@ def check_settings(settings: Settings, seed: int) -> None:
       f"utils.SaveCheckpointConfig.dtype = {settings.save_dtype!r}: a run "
       "would go on from rounded parameters; set 'float32'"
     )
+  if settings.relative_steps:
+    raise UserError(
+      f"TRAIN_STEPS_RELATIVE = {settings.relative_steps}: a run that is "
+      "resumed would take as many once more; set TRAIN_STEPS to the steps of "
+      "the checkpoint and these"
+    )
   path = settings.restore_path
   if isinstance(path, str):
-    paths.check_absolute("INITIAL_CHECKPOINT_PATH", path)
+    storage.check_absolute("INITIAL_CHECKPOINT_PATH", path)
   for name in settings.ignored:
     raise UserError(
       f"trainer.Trainer.{name} does not reach this project's trainer: bind "
@@ -184,11 +344,15 @@ def _ignored() -> tuple[str, ...]:
     sorted(
       name
       for (_, selector), parameters in gin_tables.bound().items()
-      if f".{selector}".endswith(".trainer.Trainer")
+      if _is_their_trainer(selector)
       for name, value in parameters.items()
       if value is not None
     )
   )
+
+
+def _is_their_trainer(selector: str) -> bool:
+  return f".{selector}".endswith(".trainer.Trainer")
 
 
 def _dropout_rate(module: Any) -> float:

@@ -1,22 +1,71 @@
-"""What a report says of a run inside T5X before it begins."""
+"""What a report says of a run inside T5X before it begins.
+
+With it what it says of T5X itself: its revision, what gin binds, and how
+parameters and rows are cut.
+"""
 
 import dataclasses
+import importlib.metadata
+import importlib.util
+import json
 import pathlib
 import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import gin
+import jax
+from gin import config as gin_config
 from t5x import partitioning
 
+from cot_latent.configuration import gin_tables
 from cot_latent.data.task import Examples
 from cot_latent.em import header, training_data
 from cot_latent.em import plan as plans
 from cot_latent.errors import UserError
-from cot_latent.reporting import record, seals
+from cot_latent.reporting import environment, record, seals
 from cot_latent.reporting.health import Limits
 from cot_latent.runtime import files, processes
-from cot_latent.t5x import provenance
 from cot_latent.t5x.latent import Latent
+
+# Bindings that do not change what a run computes: where it lies, what it begins
+# with (the report has the parameters' hash), how it is spread and saved. The
+# whole configuration stands in the report all the same.
+_FREE_MACROS = (
+  "CHECKPOINT_PERIOD",
+  "DATA_DIR",
+  "EVALUATOR_USE_MEMORY_CACHE",
+  "INITIAL_CHECKPOINT_PATH",
+  "JSON_WRITE_N_RESULTS",
+  "MODEL_DIR",
+  "NUM_PARTITIONS",
+  "VOCABULARY_FILE",
+)
+_FREE_ENDINGS = (
+  "CheckpointConfig",
+  "JSONLogger",
+  "Limits",
+  "Partitioner",
+  "Report",
+  "vocabulary",  # by the hash that the section on the data has
+)
+# Of these endings: whether the optimizer is the checkpoint's or a new one.
+_DECISIVE_PARAMETERS = ("assignment_map",)
+_FREE_PARAMETERS = (
+  "cache",
+  "checkpoint_cfg",
+  "concurrent_metrics",
+  "data_dir",
+  "gc_period",
+  "limits",
+  "logger_cls",
+  "model_dir",
+  "partitioner",
+  "stats_period",
+  "summarize_config_fn",
+  "use_memory_cache",
+  "vocabulary",
+)
 
 
 class Plan(NamedTuple):
@@ -60,7 +109,7 @@ def build(
   """
   settings = _experiment(latent, plan)
   source = latent.config.source
-  cut = provenance.describe_partitioning(partitioner, num_microbatches)
+  cut = describe_partitioning(partitioner, num_microbatches)
   decisive = {
     name: seals.without_place(name, value)
     for name, value in seals.leaves(settings)
@@ -77,7 +126,7 @@ def build(
       "rerun": "t5x rerun report.json",
     },
     module=source.module,
-    configuration=provenance.configuration() | {"experiment": settings},
+    configuration=configuration() | {"experiment": settings},
     data=_data(latent, test),
     params=params,
     topology={
@@ -89,7 +138,7 @@ def build(
     limits=plan.limits,
   )
   sections["t5x"] = {
-    **provenance.revision(),
+    **revision(),
     "began_at": began_at,
     "partitioning": cut,
   }
@@ -161,6 +210,82 @@ def name_config(sections: dict[str, Any], content: bytes) -> None:
   ]
 
 
+def revision() -> dict[str, Any]:
+  """Names the code of T5X: of a checkout, or as it was installed.
+
+  Returns:
+    The git revision and whether it was changed since, or the revision that it
+    was installed from; None for what nothing says.
+  """
+  spec = importlib.util.find_spec("t5x.train")
+  assert spec is not None  # it runs
+  root = pathlib.Path(str(spec.origin)).parents[1]
+  version = installed = None
+  try:
+    package = importlib.metadata.distribution("t5x")
+    version = package.version
+    direct = json.loads(package.read_text("direct_url.json") or "{}")
+    installed = direct.get("vcs_info", {}).get("commit_id")
+  except importlib.metadata.PackageNotFoundError:
+    pass  # a clone on PYTHONPATH
+  commit = environment.git(root, "rev-parse", "HEAD")
+  status = environment.git(root, "status", "--porcelain") if commit else None
+  return {
+    "version": version,
+    "revision": commit or installed,
+    "is_modified": None if status is None else bool(status),
+  }
+
+
+def describe_partitioning(
+  partitioner: partitioning.BasePartitioner, num_microbatches: int | None
+) -> dict[str, Any]:
+  """Says how parameters and rows are cut."""
+  submesh = getattr(partitioner, "_model_parallel_submesh", None)
+  rules = getattr(partitioner, "_logical_axis_rules", None) or ()
+  return {
+    "partitioner": type(partitioner).__name__,
+    "mesh": {axis: int(n) for axis, n in partitioner.mesh.shape.items()},
+    "num_devices": jax.device_count(),
+    "num_partitions": getattr(partitioner, "_num_partitions", None),
+    "model_parallel_submesh": None if submesh is None else list(submesh),
+    "logical_axis_rules": [[name, axis] for name, axis in rules],
+    "num_microbatches": num_microbatches,
+  }
+
+
+def bindings() -> dict[str, str]:
+  """All that gin binds and that may change what a run computes, as texts."""
+  found = {}
+  for (scope, selector), parameters in sorted(gin_tables.bound().items()):
+    if selector == "gin.macro":
+      if scope not in _FREE_MACROS:
+        found[scope] = _text(parameters["value"])
+      continue
+    is_free = selector.endswith(_FREE_ENDINGS)
+    name = f"{scope}/{selector}" if scope else selector
+    for parameter, value in sorted(parameters.items()):
+      if parameter in _DECISIVE_PARAMETERS or not (
+        is_free or parameter in _FREE_PARAMETERS
+      ):
+        found[f"{name}.{parameter}"] = _text(value)
+  return found
+
+
+def configuration() -> dict[str, Any]:
+  """The report's section on where the configuration came from.
+
+  T5X reads gin files itself and keeps no list of them; `resolved` is what it
+  writes as config.gin.
+  """
+  return {
+    "gin_files": [],
+    "bindings": [],
+    "resolved": gin.config_str(),
+    "operative": gin.operative_config_str(),
+  }
+
+
 def _experiment(latent: Latent, plan: Plan) -> dict[str, Any]:
   """What the run is, by the names that the embedded trainer's have."""
   return {
@@ -172,7 +297,7 @@ def _experiment(latent: Latent, plan: Plan) -> dict[str, Any]:
     "steps": plan.steps,
     "batch_size": latent.batch_size,
     "limits": dataclasses.asdict(plan.limits),
-    "t5x": provenance.bindings(),
+    "t5x": bindings(),
   }
 
 
@@ -199,3 +324,19 @@ def _costs(latent: Latent, plan: Plan, num_test: int) -> dict[str, Any]:
     num_train=len(latent.examples),
     num_answers=num_test * num_evaluations,
   )
+
+
+def _text(value: Any) -> str:
+  """A value as gin writes it, what it refers to by its whole name.
+
+  As they are written, names depend on what a gin file imports.
+  """
+  if isinstance(value, gin_config.ConfigurableReference):
+    name = "/".join(filter(None, value.config_key))
+    return f"@{name}()" if value.evaluate else f"@{name}"
+  if isinstance(value, dict):
+    items = (f"{_text(key)}: {_text(each)}" for key, each in value.items())
+    return f"{{{', '.join(items)}}}"
+  if isinstance(value, list | tuple):
+    return f"[{', '.join(map(_text, value))}]"
+  return repr(value)

@@ -22,9 +22,8 @@ from cot_latent.inference import memory, rng
 from cot_latent.reporting import metric_names
 from cot_latent.runtime import processes
 from cot_latent.runtime.progress import Progress
-from cot_latent.t5x import loops, provenance, sampler
-from cot_latent.t5x.dataset import Chains
-from cot_latent.t5x.latent import Latent
+from cot_latent.t5x import header, loops, sampler
+from cot_latent.t5x.latent import Chains, Latent
 from cot_latent.t5x.report import Report
 
 # T5X averages these over the loss's weights, which are signed here.
@@ -109,7 +108,7 @@ class LatentTrainer(trainer.Trainer):
     chains, latent = self.chains, self._latent
     processes.check_agreement(
       [
-        *(provenance.bindings(), latent.seed, latent.model_dir),
+        *(header.bindings(), latent.seed, latent.model_dir),
         latent.examples.fingerprint(),
       ]
     )

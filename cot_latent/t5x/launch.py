@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
-from t5x import gin_utils
 
 from cot_latent.configuration import errors as gin_errors
 from cot_latent.configuration import gin_tables
 from cot_latent.configuration import sources as gin_sources
 from cot_latent.errors import Preempted, RunError, UserError
 from cot_latent.runtime import files
-from cot_latent.t5x import paths, plan, report
+from cot_latent.t5x import checks, one_line, report, storage
+from cot_latent.t5x.latent import Latent
 
 _MODULE = "t5x.train"
 
@@ -56,10 +56,8 @@ def run(
     kind = UserError if isinstance(error, UserError) else RunError
     raise kind(_first_line(error)) from None
   except Exception as error:
-    if not _is_of_parsing(error):
-      raise
-    with gin_errors.explained("in the configuration"):
-      raise
+    one_line.explain(error)
+    raise
   except SystemExit as end:
     if end.code:
       raise
@@ -94,12 +92,12 @@ def repeat(
   was_there = folder.exists()
   folder.mkdir(parents=True, exist_ok=True)
   is_empty = not any(folder.iterdir())
-  gin_file = folder / "rerun.gin"
+  gin_file = folder / checks.RERUN
   files.write_atomically(gin_file, old["configuration"]["resolved"])
   changes = {
     "MODEL_DIR": str(folder),
     "DATA_DIR": data_dir,
-    "INITIAL_CHECKPOINT_PATH": checkpoint and str(paths.absolute(checkpoint)),
+    "INITIAL_CHECKPOINT_PATH": checkpoint and str(storage.absolute(checkpoint)),
   }
   bindings = [f"{name} = {value!r}" for name, value in changes.items() if value]
   try:
@@ -136,7 +134,7 @@ def dry_run(
   with _as_main(train_script):
     train = parse(train_script, gin_files, bindings, search_paths)
     with gin_errors.explained("in the configuration"):
-      text = plan.describe(train)
+      text = describe(train)
     return f"{gin.config_str()}\n{text}"
 
 
@@ -168,7 +166,38 @@ def parse(
       gin.parse_config(binding)
   with gin_errors.explained("in the configuration"):
     gin.finalize()
+    checks.check_bindings(gin_files, bindings)
     return gin.get_configurable(train_script.train)
+
+
+def describe(train: Any) -> str:
+  """Makes what the run is given, with all its checks, and counts.
+
+  Args:
+    train: T5X's train, as gin configures it.
+
+  Returns:
+    A few lines; where no rationales are drawn, that T5X trains by itself.
+  """
+  bound = gin.get_bindings(train, resolve_references=False)
+  latent = _resolved(bound.get("get_dataset_fn"))
+  _resolved(bound.get("model"))
+  steps = _resolved(bound.get("total_steps"))
+  if not isinstance(latent, Latent):
+    return f"T5X's own training, to step {steps:,}; no rationales are drawn"
+  method, size = latent.method, latent.batch_size
+  num_sampled = 0 if method.loops else size * method.num_draws
+  by_loop = method.drawn_by_loop(len(latent.examples))
+  return (
+    f"method {method.name} on {latent.task.name}, to step {steps:,}, the steps "
+    "of the checkpoint included\n"
+    f"{len(latent.examples):,} questions, "
+    f"{latent.converter.prompt_length} prompt tokens, "
+    f"{latent.converter.target_length} tokens of a rationale\n"
+    f"a step samples {num_sampled:,} sequences and differentiates "
+    f"{method.max_scored(size):,} at most"
+    + (f"\nan outer loop samples {by_loop:,} at most" if by_loop else "")
+  )
 
 
 @contextlib.contextmanager
@@ -192,16 +221,15 @@ def _as_main(module: Any) -> Iterator[None]:
     sys.modules["__main__"] = before
 
 
-def _is_of_parsing(error: Exception) -> bool:
-  """Whether an error came up while T5X read the configuration."""
-  trace = error.__traceback__
-  while trace:
-    if trace.tb_frame.f_code is gin_utils.parse_gin_flags.__code__:
-      return True
-    trace = trace.tb_next
-  return False
-
-
 def _first_line(error: Exception) -> str:
   """What it says without what gin appends: the calls that it came from."""
   return str(error).partition("\n")[0]
+
+
+def _resolved(value: Any) -> Any:
+  """The value that a binding stands for."""
+  try:
+    # Gin resolves a reference where it is copied.
+    return value.__deepcopy__({}) if hasattr(value, "__deepcopy__") else value
+  except UserError as error:
+    raise UserError(str(error).partition("\n")[0]) from None

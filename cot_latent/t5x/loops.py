@@ -19,9 +19,8 @@ from cot_latent.em.estep import EStep
 from cot_latent.em.outer_loops import Pool
 from cot_latent.errors import UserError
 from cot_latent.runtime.progress import Progress
-from cot_latent.t5x import checkpoints, paths
-from cot_latent.t5x.dataset import Chains
-from cot_latent.t5x.latent import Latent
+from cot_latent.t5x import storage
+from cot_latent.t5x.latent import Chains, Latent
 
 # Steps of a run whose end only T5X's train knows.
 _ENDLESS = int(np.iinfo(np.int32).max)
@@ -45,7 +44,7 @@ def keep_first(latent: Latent, train_state: Any) -> None:
     train_state: T5X's before the run's first step.
   """
   if latent.method.loops is not None and latent.method.loops.begins_anew():
-    checkpoints.keep_state(_first(latent), train_state.state_dict())
+    storage.keep_state(_first(latent), train_state.state_dict())
 
 
 def check(latent: Latent, chains: Chains) -> None:
@@ -67,7 +66,7 @@ def check(latent: Latent, chains: Chains) -> None:
     )
   if method.loops is None or not method.loops.begins_anew():
     return
-  if not paths.absolute(_first(latent)).is_dir():
+  if not storage.absolute(_first(latent)).is_dir():
     raise UserError(
       f"{_first(latent)} is lost, from which method {method.name!r} begins "
       "each outer loop: choose another MODEL_DIR"
@@ -146,15 +145,13 @@ def _begin_fit(train_state: Any, first: str, restart: bool) -> Any:
     T5X's state, which lies where the old one does.
   """
   now = train_state.state_dict()
-  like = checkpoints.described(now)
+  like = storage.described(now)
   if not restart:
-    like["target"] = jax.tree.map(
-      lambda leaf: checkpoints.NOT_READ, like["target"]
-    )
+    like["target"] = jax.tree.map(lambda leaf: storage.NOT_READ, like["target"])
   replaced = [now["state"]["param_states"]] + [now["target"]] * restart
   # As T5X's step does, give the place away: there may be none for two states.
   jax.tree.map(lambda array: array.delete(), replaced)
-  state = checkpoints.kept_state(first, like)
+  state = storage.kept_state(first, like)
   state["state"]["step"] = now["state"]["step"]
   if not restart:
     state["target"] = now["target"]
@@ -162,4 +159,4 @@ def _begin_fit(train_state: Any, first: str, restart: bool) -> Any:
 
 
 def _first(latent: Latent) -> str:
-  return str(paths.absolute(latent.model_dir) / "first_state")
+  return str(storage.absolute(latent.model_dir) / "first_state")

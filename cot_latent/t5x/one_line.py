@@ -4,13 +4,18 @@
 """
 
 import contextlib
+import re
 import signal
 import sys
 
+from cot_latent.configuration import errors as gin_errors
 from cot_latent.errors import Preempted, RunError, UserError
 from cot_latent.runtime import preemption, terminal
 
+_STATUS = {UserError: 2, RunError: 1}
 _EXIT_PREEMPTED = 143
+# What JAX says in an IndivisibleError.
+_INDIVISIBLE = r"is partitioned (\d+) times, but the dimension size is (\d+)"
 _held = contextlib.ExitStack()  # until the process ends
 
 
@@ -24,14 +29,64 @@ def install() -> None:
     return
 
   def say(kind, error, trace) -> None:
-    if issubclass(kind, UserError | RunError):
-      terminal.fail(str(error).splitlines()[0])
-    elif issubclass(kind, Preempted):
+    try:
+      explain(error)
+    except UserError as found:
+      kind, error = UserError, found
+    for ours, status in _STATUS.items():
+      if issubclass(kind, ours):
+        terminal.fail(str(error).splitlines()[0])
+        sys.exit(status)
+    if issubclass(kind, Preempted):
       terminal.fail("ended by SIGTERM")
       sys.exit(_EXIT_PREEMPTED)
-    else:
-      before(kind, error, trace)
+    before(kind, error, trace)
 
   sys.excepthook = say
   if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
     _held.enter_context(preemption.handled())
+
+
+def install_in_script() -> None:
+  """The same, if this process runs T5X's train.py by itself."""
+  spec = getattr(sys.modules["__main__"], "__spec__", None)
+  if spec is not None and spec.name == "t5x.train":
+    install()
+
+
+def explain(error: BaseException) -> None:
+  """Raises a line in place of an error of T5X's that a user can correct.
+
+  Args:
+    error: Anything that ended T5X's train.py.
+
+  Raises:
+    UserError: If gin could not read the configuration, or if the devices do not
+      divide the model.
+  """
+  if isinstance(error, UserError | RunError):
+    return
+  if found := re.search(_INDIVISIBLE, str(error)):
+    parts, size = found.groups()
+    raise UserError(
+      f"an array's axis of {size} cannot be cut into {parts} parts, as for "
+      "heads that the devices do not divide: set NUM_PARTITIONS to a divisor. "
+      "T5X's mesh of CPUs ignores NUM_PARTITIONS and cuts by all devices, so "
+      "there run with fewer of them"
+    ) from None
+  if isinstance(error, Exception) and _is_of_parsing(error):
+    with gin_errors.explained("in the configuration"):
+      raise error
+
+
+def _is_of_parsing(error: Exception) -> bool:
+  """Whether an error came up while T5X read the configuration."""
+  trace = error.__traceback__
+  while trace:
+    code = trace.tb_frame.f_code
+    if code.co_name == "parse_gin_flags" and code.co_filename.endswith(
+      "gin_utils.py"
+    ):
+      return True
+    trace = trace.tb_next
+  return False

@@ -13,26 +13,62 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import seqio
 from t5x import partitioning, trainer
 
-from cot_latent.em import results
+from cot_latent.em import evaluation, results
 from cot_latent.em.evaluation import Output
 from cot_latent.errors import UserError
 from cot_latent.inference.memory import MemoryState
 from cot_latent.models import digests
 from cot_latent.reporting import record, runlog
 from cot_latent.reporting.health import Limits
+from cot_latent.reporting.runlog import RunLog
 from cot_latent.runtime import compilation, files, lock, processes, terminal
 from cot_latent.t5x import checks, header
 from cot_latent.t5x.latent import Latent
-from cot_latent.t5x.store import Store, StoredLog
+from cot_latent.t5x.storage import Store
 
 # What looks at a header before anything is written. It is a module's variable
 # because T5X's own script is between `launch.run`, which sets it, and a report.
 check_header: Callable[[Mapping[str, Any]], None] | None = None
 _open: set["Report"] = set()  # in this process, for `end_by`
 
+_PREDICTIONS = seqio.metrics.ModelOutputType.PREDICTION
 _INTERRUPTIONS = (*runlog.INTERRUPTIONS, trainer.PreemptionError)
+
+
+class StoredLog(RunLog):
+  """A log that may be in a bucket, and whose report names T5X's config.gin."""
+
+  def __init__(
+    self,
+    store: Store,
+    sections: dict[str, Any],
+    resume_at: int | None,
+    **settings: Any,
+  ):
+    """Opens the log as `RunLog` does, of which the last arguments are.
+
+    Args:
+      store: The run's folder.
+      sections: The sections of the report that the journal does not give.
+      resume_at: The step that the run resumes from; None at the start.
+      **settings: As for `RunLog`.
+    """
+    super().__init__(store.folder, sections, resume_at, **settings)
+    self._store, self._sections = store, sections
+
+  def write(self, status: str, error: str | None = None) -> dict[str, Any]:
+    """Writes report.json and report.html, and puts all where it belongs."""
+    content = self._store.config()
+    if content is not None:
+      header.name_config(self._sections, content)
+    report = super().write(status, error)
+    if processes.is_first():
+      self._store.push()
+    return report
 
 
 class Report:
@@ -48,7 +84,6 @@ class Report:
     model_dir: str,
     total_steps: int,
     evaluation_period: int,
-    relative_steps: int | None = None,
     limits: Limits | None = None,
   ):
     """Loads the held-out questions; writes nothing.
@@ -58,7 +93,6 @@ class Report:
       model_dir: the run's folder.
       total_steps: T5X's step at which the run ends.
       evaluation_period: steps between T5X's evaluations.
-      relative_steps: T5X's setting of that name.
       limits: beyond which the run counts as dead.
     """
     self._began = time.perf_counter()
@@ -66,7 +100,7 @@ class Report:
     self._compiled_before = compilation.so_far()
     self._latent, self._limits = latent, limits or Limits()
     self._store, self._model_dir = Store(model_dir), model_dir
-    self._total_steps, self._relative = total_steps, relative_steps
+    self._total_steps = total_steps
     self._period = evaluation_period
     task = latent.config
     self.test = latent.task.load(
@@ -109,8 +143,6 @@ class Report:
     """
     self._began_at = began_at
     end = self._total_steps
-    if self._relative:
-      end = step + self._relative
     if is_new and end < step:
       raise UserError(
         f"TRAIN_STEPS = {end} counts the {step} steps of the checkpoint too: "
@@ -262,6 +294,73 @@ class Report:
       is_first=is_first,
       began=self._began,
     )
+
+
+class Evaluator:
+  """A SeqIO evaluator that shows what it was answered to a report."""
+
+  def __init__(
+    self,
+    make: Callable[..., seqio.Evaluator],
+    report: Report | None,
+    **settings: Any,
+  ):
+    """Makes the evaluator.
+
+    Args:
+      make: SeqIO's, with gin's settings.
+      report: where answers are noted; None notes none.
+      **settings: that T5X gives it.
+    """
+    self._made = make(**settings)
+    self._report = report
+    if report is not None and not checks.evaluates_greedily():
+      # A report's results are greedy ones, or majorities of samples.
+      terminal.say(
+        "the evaluation draws samples (decoding.temperature_sample), so that "
+        "the report leaves it out: set topk = 1",
+        is_error=True,
+      )
+      self._report = None
+    self._ids: dict[str, list[str]] = {}
+
+  def __getattr__(self, name: str) -> Any:
+    """All else is SeqIO's."""
+    return getattr(self._made, name)
+
+  def evaluate(self, *, step: int | None = None, **settings: Any) -> Any:
+    """Evaluates; see `seqio.Evaluator.evaluate`."""
+    if self._report is None:
+      return self._made.evaluate(step=step, **settings)
+    with self._report.guarded():
+      began = time.perf_counter()
+      metrics, outputs = self._made.evaluate(step=step, **settings)
+      answers = self._answers(self._report, outputs)
+      seconds = time.perf_counter() - began
+      self._report.evaluated(int(step or 0), answers, seconds)
+    return metrics, outputs
+
+  def _answers(self, report: Report, outputs: Any) -> list[Output]:
+    """Reads the completions of the report's questions, in their order."""
+    tokens: dict[str, Any] = {}
+    for task in self._made.eval_tasks:
+      if _PREDICTIONS in outputs[task.name]:
+        ids = self._ids_of(task.name)
+        tokens |= zip(ids, outputs[task.name][_PREDICTIONS], strict=True)
+    test = report.test
+    return [
+      evaluation.judge(
+        report.task, test, place, np.asarray(tokens[name], np.int32).ravel()
+      )
+      for place, name in enumerate(test.ids)
+      if name in tokens
+    ]
+
+  def _ids_of(self, task: str) -> list[str]:
+    if task not in self._ids:
+      rows = self._made.cached_task_datasets[task].as_numpy_iterator()
+      self._ids[task] = [row["id"].decode() for row in rows]
+    return self._ids[task]
 
 
 def end_by(error: BaseException | None) -> None:

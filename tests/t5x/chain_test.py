@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cot_latent.models import t5
-from cot_latent.t5x import moving
+from cot_latent.t5x import weights
 from tests.t5x import folders, runs
 
 # A base model of 800 steps has not learnt the sums, and nothing improves it.
@@ -70,7 +70,7 @@ def test_it_improves_in_the_embedded_trainer(base, tmp_path):
   source, folder = tmp_path / "source", tmp_path / "folder"
   source.mkdir()
   folders.write(source, SIZES, VOCABULARY, tokenizer_class="ByT5Tokenizer")
-  moving.to_folder(str(base), str(source), str(folder))
+  weights.to_folder(str(base), str(source), str(folder))
   runs.run_well(
     tmp_path / "run",
     f"--gin.CHECKPOINT='{folder}'",

@@ -6,7 +6,7 @@ import pytest
 from t5x import checkpoints as theirs
 
 from cot_latent.errors import UserError
-from cot_latent.t5x import checkpoints, convert
+from cot_latent.t5x import weights
 from tests.t5x import small
 
 
@@ -21,7 +21,7 @@ def trained():
       yield (
         state,
         trainer._partitioner,
-        convert.plain(small.host(state.params)),
+        weights.plain(small.host(state.params)),
       )
 
 
@@ -42,13 +42,13 @@ def save_orbax(state, partitioner, folder):
 def test_both_forms_are_read(trained, save, tmp_path):
   state, partitioner, params = trained
   save(state, partitioner, tmp_path)
-  stored = checkpoints.read(str(tmp_path / "checkpoint_0"))
+  stored = weights.read(str(tmp_path / "checkpoint_0"))
   assert stored.step == 0
   jax.tree.map(np.testing.assert_array_equal, dict(stored.params), params)
-  own = convert.from_t5x(small.SIZES, stored.params)
+  own = weights.from_t5x(small.SIZES, stored.params)
   assert own["embed"]["embedding"].shape == (259, small.SIZES.embed_dim)
 
 
 def test_another_folder_is_refused(tmp_path):
   with pytest.raises(UserError, match="is no checkpoint of T5X's"):
-    checkpoints.read(str(tmp_path))
+    weights.read(str(tmp_path))

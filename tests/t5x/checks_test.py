@@ -23,6 +23,7 @@ def test_good_settings_pass():
     ({"save_dataset": False}, r"SaveCheckpointConfig\.save_dataset must"),
     ({"save_dataset": None}, r"SaveCheckpointConfig\.save_dataset must"),
     ({"save_dtype": "bfloat16"}, "dtype = 'bfloat16'"),
+    ({"relative_steps": 5}, "TRAIN_STEPS_RELATIVE = 5"),
     ({"ignored": ("num_microbatches",)}, r"LatentTrainer\.num_microbatches"),
   ],
 )

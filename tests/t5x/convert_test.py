@@ -10,7 +10,7 @@ import pytest
 
 from cot_latent.errors import UserError
 from cot_latent.models import language_model
-from cot_latent.t5x import convert
+from cot_latent.t5x import weights
 from tests.t5x import small
 
 # Version 1.1 and version 1.0, whose output layer is its embedding.
@@ -67,21 +67,21 @@ def check_same(params, own, *kind):
 def test_log_probabilities_agree(kind):
   sizes, settings = KINDS[kind]
   params = initial(settings)
-  own = convert.from_t5x(sizes, params)
+  own = weights.from_t5x(sizes, params)
   check_same(params, own, sizes, settings)
-  again = convert.to_t5x(sizes, own)
+  again = weights.to_t5x(sizes, own)
   jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
 def test_a_kind_that_t5x_has_not_is_refused(params):
   sizes = dataclasses.replace(OLD, scale_outputs=False)
   with pytest.raises(UserError, match="has both or neither"):
-    convert.from_t5x(sizes, params)
+    weights.from_t5x(sizes, params)
   # For a reason.
   settings = KINDS["1.0"][1]
   old = initial(settings)
   with pytest.raises(AssertionError):
-    check_same(old, convert.from_t5x(OLD, old), sizes, settings)
+    check_same(old, weights.from_t5x(OLD, old), sizes, settings)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_kind_that_t5x_has_not_is_refused(params):
   ],
 )
 def test_arrays_in_each_others_place_are_noticed(params, one, other):
-  own = copy.deepcopy(convert.from_t5x(small.SIZES, params))
+  own = copy.deepcopy(weights.from_t5x(small.SIZES, params))
   layer = own["decoder"]["layer_0"]
   if one in layer:
     parts = layer
@@ -108,8 +108,8 @@ def test_another_model_is_refused(params):
   fewer = copy.deepcopy(params)
   del fewer["encoder"]["layers_1"]
   with pytest.raises(UserError, match="lacks encoder/layers_1"):
-    convert.from_t5x(small.SIZES, fewer)
+    weights.from_t5x(small.SIZES, fewer)
   more = copy.deepcopy(params)
   more["encoder"]["layers_2"] = more["encoder"]["layers_1"]
   with pytest.raises(UserError, match="has encoder/layers_2"):
-    convert.from_t5x(small.SIZES, more)
+    weights.from_t5x(small.SIZES, more)

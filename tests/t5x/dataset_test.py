@@ -5,7 +5,7 @@ import pytest
 
 from cot_latent.errors import UserError
 from cot_latent.inference import memory
-from cot_latent.t5x.dataset import Chains, RationaleIterator
+from cot_latent.t5x.latent import Chains, RationaleIterator
 
 EMPTY = {"decoder_target_tokens": np.zeros((2, 3), np.int32)}
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 
 from cot_latent.models import language_model, t5
-from cot_latent.t5x import checkpoints, convert
+from cot_latent.t5x import weights
 from cot_latent.training import base
 from tests.t5x import small
 from tests.training import toy
@@ -37,5 +37,5 @@ def write(directory, sizes, vocab_size):
   """Writes them as a checkpoint of T5X's, of step 0; gives its path."""
   directory.mkdir()
   path = str(directory / "checkpoint_0")
-  checkpoints.write(path, convert.to_t5x(sizes, params(sizes, vocab_size)))
+  weights.write(path, weights.to_t5x(sizes, params(sizes, vocab_size)))
   return path

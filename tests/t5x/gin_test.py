@@ -31,6 +31,14 @@ def _leave_no_configuration():
   gin.clear_config()
 
 
+@pytest.fixture
+def checkpoint(tmp_path):
+  """What looks like one, of which a dry run reads nothing."""
+  path = tmp_path / "base" / "checkpoint_1500"
+  (path / "state").mkdir(parents=True)
+  return path
+
+
 def dry_run(capsys, name, *flags):
   status = cli.main(
     [
@@ -42,10 +50,10 @@ def dry_run(capsys, name, *flags):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_dry_runs(name, capsys, data_dir):
+def test_a_run_dry_runs(name, capsys, data_dir, checkpoint):
   flags = []
   if "base" not in name:
-    flags.append("--gin.INITIAL_CHECKPOINT_PATH='/nowhere'")
+    flags.append(f"--gin.INITIAL_CHECKPOINT_PATH='{checkpoint}'")
   if "gsm8k" in name:
     flags += ["--gin.VOCABULARY_FILE=None", "--gin.TRAIN_STEPS=1_000_100"]
     flags.append(f"--data_dir={data_dir}")
@@ -68,12 +76,13 @@ def test_a_run_dry_runs(name, capsys, data_dir):
     ("t5x/examples/t5/byt5/small.gin", 1472),
   ],
 )
-def test_another_size_dry_runs(model, width, data_dir):
+def test_another_size_dry_runs(model, width, data_dir, checkpoint):
   # In a process of its own: gin cannot tell T5X's networks from each other.
   done = runs.run_well(
     "/nowhere",
     *("--dry_run", "--gin_file=gin/t5x/trice_gsm8k_common.gin"),
-    *("--gin.INITIAL_CHECKPOINT_PATH='/nowhere'", f"--data_dir={data_dir}"),
+    f"--gin.INITIAL_CHECKPOINT_PATH='{checkpoint}'",
+    f"--data_dir={data_dir}",
     *("--gin.VOCABULARY_FILE=None", "--gin.TRAIN_STEPS=1_000_100"),
     gin_file=model,
     by_t5x=False,
@@ -107,6 +116,17 @@ CHAIN = "gin/t5x/trice_chain.gin"
     ),
     ("--gin.MODEL_DIR='runs/x'", "MODEL_DIR = 'runs/x' must begin at the root"),
     ("--gin.INITIAL_CHECKPOINT_PATH='x'", "PATH = 'x' must begin at the root"),
+    ("--gin.INITIAL_CHECKPOINT_PATH='/nowhere'", "'/nowhere' is not there"),
+    ("--gin.TRAIN_STEPS_RELATIVE=5", "set TRAIN_STEPS to the steps of"),
+    (
+      "--gin.TRAIN_STEP=9",
+      "TRAIN_STEP; did you mean TRAIN_STEPS",
+    ),
+    ("--gin.trian/utils.DatasetConfig.seed=3", "uses .* did you mean train/"),
+    ("--gin.TASK_FEATURE_LENGTHS={'inputs': 8}", "PROMPT_LENGTH and MAX_LENG"),
+    ("--gin.MIXTURE_OR_TASK_NAME='chian_v1'", "NAME = 'chian_v1': no task"),
+    ("--gin.MIXTURE_OR_TASK_NAME='chain'", "_TASK_NAME = 'chain_v1'"),
+    ("--gin_file=gin/runs/quickstart.gin", "this is for the embedded trainer"),
     ("--gin.TASK='chian'", "did you mean chain"),
     ("--gin.BATCH_SIZE=100_000", "set a smaller BATCH_SIZE"),
     ("--gin.MAX_LENGTH='x'", "TaskConfig.max_length"),
@@ -123,6 +143,45 @@ def test_a_mistake_is_one_line(flag, message, capsys):
   ]
   assert configs_test.re.search(message, line)
   assert "Traceback" not in shown.err
+
+
+def test_a_folder_of_checkpoints_is_none(checkpoint, capsys):
+  given = f"--gin.INITIAL_CHECKPOINT_PATH='{checkpoint.parent}'"
+  status, shown = dry_run(capsys, CHAIN, given)
+  assert status == 2
+  assert f"give one of them, such as '{checkpoint}'" in shown.err
+
+
+def test_a_run_with_checkpoints_of_its_own_needs_no_other(
+  checkpoint, capsys, tmp_path
+):
+  given = "--gin.INITIAL_CHECKPOINT_PATH='/nowhere'"
+  own = f"--gin.MODEL_DIR='{checkpoint.parent}'"
+  status, shown = dry_run(capsys, CHAIN, given, own)
+  assert status == 0, shown.err
+
+
+@pytest.mark.parametrize("flag", ["TRAIN_STEP=9", "optax.adam.b1=0.5"])
+def test_a_binding_for_nothing_is_refused_in_t5x_own_training(flag, capsys):
+  status, shown = dry_run(
+    capsys,
+    "gin/t5x/chain_base.gin",
+    "--gin.OPTIMIZER=@utils.create_learning_rate_scheduler",
+    f"--gin.{flag}",
+  )
+  assert status == 2
+  assert f"--gin.{flag}: nothing uses" in shown.err
+
+
+def test_files_with_each_method_bind_nothing_in_vain():
+  for method in configs_test.METHODS:
+    with launch._as_main(train_script):
+      launch.parse(
+        train_script,
+        [CHAIN, method],
+        ["MODEL_DIR = '/nowhere'", "INITIAL_CHECKPOINT_PATH = '/nowhere'"],
+        FOLDERS,
+      )
 
 
 def test_another_learning_rate_is_bound_for_this_trainer(capsys):

@@ -9,7 +9,7 @@ import pytest
 
 from cot_latent.em import estep
 from cot_latent.models import language_model
-from cot_latent.t5x import convert
+from cot_latent.t5x import weights
 from cot_latent.training import mstep
 from tests.t5x import small
 
@@ -47,7 +47,7 @@ def embedded_gradient(params, rows):
   model = language_model.from_config(
     small.SIZES, small.VOCABULARY.vocab_size, small.VOCABULARY.eos_id, 8
   )
-  own = convert.from_t5x(small.SIZES, params)
+  own = weights.from_t5x(small.SIZES, params)
   before = jax.tree.map(np.copy, own)
   optimizer = optax.identity()
   updated = mstep.build(model, optimizer)(
@@ -61,7 +61,7 @@ def embedded_gradient(params, rows):
   )
   after = small.host(updated.params)
   difference = jax.tree.map(lambda a, b: (a - b) / small.RATE, before, after)
-  return convert.to_t5x(small.SIZES, difference)
+  return weights.to_t5x(small.SIZES, difference)
 
 
 def check_equal(one, other):
@@ -81,7 +81,7 @@ def gradients(monkeypatch, num_microbatches=None, change=None, **settings):
     got = t5x_gradient(trainer, change(rows) if change else rows)
   # T5X's trees are frozen.
   return jax.tree.unflatten(
-    jax.tree.structure(wanted), jax.tree.leaves(convert.plain(got))
+    jax.tree.structure(wanted), jax.tree.leaves(weights.plain(got))
   ), wanted
 
 

@@ -16,7 +16,7 @@ from cot_latent.inference import baselines
 from cot_latent.models import language_model
 from cot_latent.reporting import record, replication
 from cot_latent.runtime import files
-from cot_latent.t5x import checkpoints, convert, loops
+from cot_latent.t5x import loops, storage, weights
 from tests.params import by_day
 from tests.t5x import fitted, runs, small
 from tests.t5x.trainer_test import train
@@ -40,7 +40,7 @@ def make(monkeypatch, directory, name, **changes):
   )
   made = small.make_latent(model, monkeypatch, method)
   made.model_dir = str(directory)
-  theirs = convert.to_t5x(small.SIZES, fitted.params(small.SIZES, 259))
+  theirs = weights.to_t5x(small.SIZES, fitted.params(small.SIZES, 259))
   return small.make_trainer(model, made, params=theirs)
 
 
@@ -52,7 +52,7 @@ def embedded_pool(trainer, params, old, step):
     *(model, made.task, made.examples, made.method, made.seed),
     *(8, 8),
   )
-  params, loop = convert.from_t5x(small.SIZES, params), int(old.loop) + 1
+  params, loop = weights.from_t5x(small.SIZES, params), int(old.loop) + 1
   collected = outer_loops.collect(e_step, params, loop)
   return outer_loops.next_pool(e_step, old, collected, step, 100)
 
@@ -77,7 +77,7 @@ def test_the_pools_are_those_of_the_embedded_trainer(
       assert pool.is_correct.any()
       assert not pool.is_correct.all()
     # Those of the base model, or of another loop, are others.
-    base = convert.to_t5x(small.SIZES, fitted.params(small.SIZES, 259))
+    base = weights.to_t5x(small.SIZES, fitted.params(small.SIZES, 259))
     old = pool._replace(loop=np.int32(0))
     with pytest.raises(AssertionError):
       assert_same(pool, small.host(embedded_pool(trainer, base, old, 2)))
@@ -173,11 +173,11 @@ def test_what_cannot_go_on_is_refused(monkeypatch, tmp_path):
 def test_what_was_kept_is_of_this_model(tmp_path):
   state, path = {"a": jax.numpy.arange(3)}, str(tmp_path / "state")
   for kept in ({"a": jax.numpy.ones(2)}, state):  # it is replaced
-    checkpoints.keep_state(path, kept)
-  read = checkpoints.kept_state(path, state)
+    storage.keep_state(path, kept)
+  read = storage.kept_state(path, state)
   np.testing.assert_array_equal(read["a"], state["a"])
   with pytest.raises(RunError, match="state cannot be used"):
-    checkpoints.kept_state(path, {"b": state["a"]})
+    storage.kept_state(path, {"b": state["a"]})
 
 
 # Whole runs.

@@ -8,7 +8,7 @@ from cot_latent.errors import UserError
 from cot_latent.models import language_model
 from cot_latent.models.hf import config as hf_config
 from cot_latent.models.hf import weights as hf_weights
-from cot_latent.t5x import checkpoints, convert, moving
+from cot_latent.t5x import weights
 from tests.t5x import folders, small
 
 SIZES, VOCABULARY = small.SIZES, 259
@@ -47,12 +47,12 @@ def check_same(params, folder):
 
 
 def test_there_and_back(source, tmp_path):
-  path = moving.from_folder(str(source), str(tmp_path / "t5x"))
-  stored = checkpoints.read(path)
+  path = weights.from_folder(str(source), str(tmp_path / "t5x"))
+  stored = weights.read(path)
   assert stored.step == 0
   check_same(stored.params, source)
   again = tmp_path / "again"
-  assert moving.to_folder(path, str(source), str(again)) == 0
+  assert weights.to_folder(path, str(source), str(again)) == 0
   check_same(stored.params, again)
   one, other = (
     hf_weights.load(folder, hf_config.read_config(folder), VOCABULARY)
@@ -63,12 +63,12 @@ def test_there_and_back(source, tmp_path):
   twin = jax.tree.map(lambda leaf: leaf * 1.01, stored.params)
   with pytest.raises(AssertionError):
     check_same(twin, again)
-  assert convert.to_t5x(SIZES, one).keys() == stored.params.keys()
+  assert weights.to_t5x(SIZES, one).keys() == stored.params.keys()
 
 
 def test_mistakes_are_one_line(source, tmp_path, capsys):
-  moving.from_folder(str(source), str(tmp_path))
+  weights.from_folder(str(source), str(tmp_path))
   with pytest.raises(UserError, match="checkpoint_0 exists"):
-    moving.from_folder(str(source), str(tmp_path))
-  assert moving.main(["from_folder", str(tmp_path), str(tmp_path / "x")]) == 2
+    weights.from_folder(str(source), str(tmp_path))
+  assert weights.main(["from_folder", str(tmp_path), str(tmp_path / "x")]) == 2
   assert capsys.readouterr().err.count("\n") == 1

@@ -4,18 +4,50 @@ import sys
 
 import pytest
 
+import cot_latent
 from cot_latent.errors import RunError, UserError
 from cot_latent.t5x import one_line
 from tests.t5x import runs
 
 
-def test_a_mistake_is_one_line_of_t5x_train(tmp_path):
-  done = runs.run(tmp_path / "run", "--gin.DROPOUT_RATE=0.1")
-  assert done.returncode != 0
+@pytest.mark.parametrize(
+  ("flag", "message"),
+  [
+    ("--gin.DROPOUT_RATE=0.1", "DROPOUT_RATE = 0.1"),
+    ("--gin.TRAIN_STEP=9", "did you mean TRAIN_STEPS?"),
+    ("--gin.latent.Latent.sed=3", "no parameter sed"),  # which gin refuses
+  ],
+)
+def test_a_mistake_is_one_line_of_t5x_train(flag, message, tmp_path):
+  done = runs.run(tmp_path / "run", flag)
+  assert done.returncode == 2
   said = [x for x in done.stderr.splitlines() if x.startswith("t5x: error: ")]
   assert len(said) == 1
-  assert "DROPOUT_RATE = 0.1" in said[0]
+  assert message in said[0]
   assert "Traceback" not in done.stderr
+
+
+def test_files_are_found_from_another_folder(tmp_path):
+  (package,) = cot_latent.__path__
+  done = runs.run(
+    tmp_path / "run",
+    f"--gin_search_paths={package},{package}/..",  # as docs/t5x.md has it
+    "--gin.INITIAL_CHECKPOINT_PATH='/nowhere'",
+    gin_file="gin/t5x/trice_chain.gin",
+    cwd=tmp_path,
+  )
+  assert done.returncode == 2
+  assert "'/nowhere' is not there" in done.stderr
+
+
+def test_devices_that_do_not_divide_the_heads_are_one_line(tmp_path):
+  done = runs.run(tmp_path / "run", num_devices=8, by_t5x=False)
+  assert done.returncode == 2
+  assert "Traceback" not in done.stderr
+  last = done.stderr.splitlines()[-1]
+  assert last.startswith(
+    "t5x: error: an array's axis of 2 cannot be cut into 8 parts"
+  )
 
 
 @pytest.fixture
@@ -28,10 +60,12 @@ def hook(monkeypatch):
   return shown
 
 
-@pytest.mark.parametrize("kind", [UserError, RunError])
-def test_our_errors_lose_what_gin_appends(kind, hook, capsys):
+@pytest.mark.parametrize(("kind", "status"), [(UserError, 2), (RunError, 1)])
+def test_our_errors_lose_what_gin_appends(kind, status, hook, capsys):
   error = kind("set SEED\n  In call to configurable 'Latent'")
-  sys.excepthook(kind, error, None)
+  with pytest.raises(SystemExit) as ended:
+    sys.excepthook(kind, error, None)
+  assert ended.value.code == status
   assert capsys.readouterr().err == "t5x: error: set SEED\n"
   assert not hook
 

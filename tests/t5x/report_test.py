@@ -18,7 +18,7 @@ from cot_latent.errors import RunError, UserError
 from cot_latent.reporting import record, replication, schema, seals
 from cot_latent.reporting.tables import make as make_tables
 from cot_latent.runtime import files
-from cot_latent.t5x import launch, store
+from cot_latent.t5x import launch, storage
 from cot_latent.t5x import report as reports
 from tests.t5x import runs, small
 from tests.t5x.trainer_test import train
@@ -442,7 +442,7 @@ def test_a_bucket_gets_what_is_written(tmp_path):
   bucket = tmp_path / "bucket"
   (bucket / "outputs").mkdir(parents=True)
   (bucket / record.JOURNAL).write_text("before\n")
-  kept = store.Store(str(bucket), is_remote=True)
+  kept = storage.Store(str(bucket), is_remote=True)
   kept.fetch()
   assert kept.folder != bucket
   assert (kept.folder / record.JOURNAL).read_text() == "before\n"

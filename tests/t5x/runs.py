@@ -36,11 +36,11 @@ def environment(num_devices=1):
   }
 
 
-def run(directory, *flags, num_devices=1, **settings):
+def run(directory, *flags, num_devices=1, cwd=ROOT, **settings):
   """Runs it to its end; gives what it said."""
   return subprocess.run(
     command(directory, *flags, **settings),
-    cwd=ROOT,
+    cwd=cwd,
     env=environment(num_devices),
     capture_output=True,
     text=True,

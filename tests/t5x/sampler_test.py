@@ -8,7 +8,7 @@ import pytest
 
 from cot_latent.inference import rng
 from cot_latent.models import language_model
-from cot_latent.t5x import convert, sampler
+from cot_latent.t5x import sampler, weights
 from tests.t5x import small
 
 ROWS = 8
@@ -44,7 +44,7 @@ def test_draws_are_those_of_the_embedded_sampler(trained):
   params = small.host(trained.train_state.params)
   model = language_model.from_config(small.SIZES, 259, 1, 8)
   prompts = trained._latent.examples.prompts[:ROWS]
-  own = convert.from_t5x(small.SIZES, params)
+  own = weights.from_t5x(small.SIZES, params)
   wanted = model.sample(own, prompts, keys())
   got = draw(trained)
   np.testing.assert_array_equal(got.tokens, wanted.tokens)

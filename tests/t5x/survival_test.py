@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cot_latent.t5x import checkpoints, moving
+from cot_latent.t5x import weights
 from tests.t5x import fitted, folders, runs
 
 
@@ -51,12 +51,12 @@ def test_a_model_of_the_embedded_trainer_is_begun_with(tmp_path):
   source, directory = tmp_path / "source", tmp_path / "run"
   source.mkdir()
   folders.write(source, fitted.SMALL, 264)
-  path = moving.from_folder(str(source), str(tmp_path / "moved"))
+  path = weights.from_folder(str(source), str(tmp_path / "moved"))
   flags = ("--gin.TRAIN_STEPS=4", f"--gin.INITIAL_CHECKPOINT_PATH='{path}'")
   only = "--gin_file=gin/t5x/parameters_only.gin"
   runs.run_until(directory, 2, *flags, only)
   begun = runs.parameters(directory, 0)
-  moved = runs.leaves(checkpoints.read(path).params, "target")
+  moved = runs.leaves(weights.read(path).params, "target")
   for name, array in moved.items():
     np.testing.assert_array_equal(begun[name], array, err_msg=name)
   new = [name for name in begun if name.startswith("state/param_states")]

@@ -10,7 +10,7 @@ from t5x import optimizers
 from cot_latent.em.estep import EStep
 from cot_latent.errors import RunError, UserError
 from cot_latent.models import language_model
-from cot_latent.t5x import convert
+from cot_latent.t5x import weights
 from tests.t5x import small
 
 NORM = "latent/grad/norm"
@@ -44,7 +44,7 @@ def test_the_memory_is_that_of_the_embedded_trainer(monkeypatch):
     rows, _ = trainer._weigh(trainer.train_state.params, 0)
     second = small.host(trainer.chains.memory)
   embedded = language_model.from_config(small.SIZES, 259, 1, 8)
-  own = convert.from_t5x(small.SIZES, params)
+  own = weights.from_t5x(small.SIZES, params)
   e_step = EStep(
     *(embedded, made.task, made.examples, made.method, made.seed),
     *(8, 8),

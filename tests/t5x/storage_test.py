@@ -2,13 +2,13 @@
 
 import pathlib
 
-from cot_latent.t5x import paths
+from cot_latent.t5x import storage
 
 
 def test_a_relative_path_begins_at_the_root():
-  assert str(paths.absolute("runs/x")) == str(pathlib.Path.cwd() / "runs/x")
+  assert str(storage.absolute("runs/x")) == str(pathlib.Path.cwd() / "runs/x")
 
 
 def test_others_stay():
   for path in ("/runs/x", "gs://bucket/x"):
-    assert str(paths.absolute(path)) == path
+    assert str(storage.absolute(path)) == path
