@@ -20,11 +20,13 @@ from t5x import models
 from cot_latent.configuration import gin_tables, parsing, unread
 from cot_latent.configuration import sources as gin_sources
 from cot_latent.errors import UserError
+from cot_latent.reporting import record
 from cot_latent.t5x import storage
 from cot_latent.tasks import common
 
-# What `t5x rerun` writes has T5X's own bindings as well.
+# What `t5x rerun` and T5X write has the bindings of T5X's own files as well.
 RERUN = "rerun.gin"
+_WHOLE = (RERUN, record.CONFIG)
 _SCRIPT = ("__main__", "t5x.train")
 
 
@@ -138,7 +140,7 @@ def _is_left(name: str, is_macro: bool) -> bool:
   folders = [pathlib.Path(theirs)]
   if not is_macro:
     folders += [pathlib.Path(f, "gin") for f in parsing.package_folders()]
-  return path.name == RERUN or any(
+  return path.name in _WHOLE or any(
     folder.resolve() in path.parents for folder in folders
   )
 
