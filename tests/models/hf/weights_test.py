@@ -821,7 +821,8 @@ GIN_FILES = sorted(path.stem for path in (ROOT / "gin/models").glob("*.gin"))
 
 
 def test_every_size_has_a_gin_file():
-  assert {*GIN_FILES} - {"tiny", "pretrained"} == {*HUB}
+  others = {"tiny", "pretrained", "smollm2_135m"}  # the last in gguf_test
+  assert {*GIN_FILES} - others == {*HUB}
 
 
 @pytest.mark.parametrize("name", HUB)
