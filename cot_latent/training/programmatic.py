@@ -84,7 +84,7 @@ def train(
   given = experiment.Given(type(model).__name__, digests.tree_sha256(params))
   if test_split is None:
     test_split = "test" if "test" in task.splits else "train"
-  rows = [task.read(split) for split in {"train", test_split}]
+  rows = [task.rows(split) for split in {"train", test_split}]
   longest = max(
     len(row) for part in rows for row in (*part.prompts, *part.guides)
   )
