@@ -95,6 +95,15 @@ def fail(error):
       ["train", QUICKSTART, "--gin_bindings", "SEDE = 3"],
       "--gin.SEDE=3: nothing uses the macro SEDE; did you mean SEED?",
     ),
+    (["train", QUICKSTART, "--limit=0"], "'0' is not a number above 0"),
+    (
+      ["train", QUICKSTART, "--limit=5", "--gin.EVAL_SPLIT='test[5:]'"],
+      "--limit=5: EVAL_SPLIT is 'test[5:]', a part of a split already",
+    ),
+    (
+      ["train", "--gin_file=gin/t5x/trice_chain.gin", "--limit=5"],
+      "EVALUATOR_NUM_EXAMPLES = 5",
+    ),
     # The commands on a task.
     (["score", "o.jsonl"], "arguments are required: --task; see `t5x score"),
     (["score", "--task=chain"], "arguments are required: outputs; see"),
@@ -121,6 +130,10 @@ def fail(error):
     (
       ["train", QUICKSTART, "--dry_run", "--gin.MODEL_DIR='gin'"],
       "MODEL_DIR gin is not empty and holds no report.json",
+    ),
+    (
+      ["train", QUICKSTART, "--dry_run", "--gin.EVAL_SPLIT='test[:201]'"],
+      "split 'test[:201]' of task 'chain_v1': it has only 200 examples",
     ),
   ],
 )

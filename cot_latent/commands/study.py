@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cot_latent.commands import arguments, gin_flags, quiet
+from cot_latent.commands import arguments, gin_flags, limit, quiet
 from cot_latent.errors import RunError, UserError
 from cot_latent.runtime import files, terminal
 
@@ -33,6 +33,7 @@ _AXES = "axes.toml"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of gin, the study, and what becomes of its runs."""
   gin_flags.add_arguments(parser)
+  limit.add_argument(parser)
   parser.add_argument("folder", help="a folder with a gin file for each arm")
   parser.add_argument(
     "--seeds",
@@ -64,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
   runs = plan(
     options.folder, options.seeds, options.output, bindings, gin_files
   )
+  if options.limit is not None:
+    runs = _limited(runs, options.limit, search_paths)
   if options.collect:
     files.check_output_folder("--collect", options.collect)
   if options.dry_run:
@@ -177,6 +180,23 @@ def _axes(folder: pathlib.Path) -> list[dict[str, Any]]:
     dict(zip(axes, point, strict=True))
     for point in itertools.product(*axes.values())
   ]
+
+
+def _limited(
+  runs: Sequence[Run], most: int, search_paths: Sequence[str]
+) -> list[Run]:
+  """Takes `most` of the questions of each run; an arm's seeds have the same."""
+  found: dict[tuple[str, ...], list[str]] = {}
+  limited = []
+  for one in runs:
+    own = [b for b in one.bindings if not b.startswith(("SEED ", "MODEL_DIR "))]
+    key = (*one.gin_files, *own)
+    if key not in found:
+      found[key] = limit.bindings(
+        most, one.gin_files, one.bindings, search_paths
+      )
+    limited.append(one._replace(bindings=[*one.bindings, *found[key]]))
+  return limited
 
 
 def run_all(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """`t5x tasks`: lists the tasks, or shows what a model sees of one."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cot_latent.commands import arguments, gin_flags
@@ -12,9 +12,12 @@ if TYPE_CHECKING:
   import numpy as np
 
   from cot_latent.data.source import Source
+  from cot_latent.data.task import Task
+  from cot_latent.models.vocabularies import Vocabulary
 
 HELP = "list the tasks, or show what a model sees of one"
 
+_WIDTH = 76  # columns of pieces
 _ANY_TASK = "chain"  # the listing needs none, but gin does
 
 
@@ -30,7 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="how many examples to show (3)",
   )
   parser.add_argument(
-    "--split", default="train", help="which split to show (train)"
+    "--split",
+    default="train",
+    help="which split to show, or slice of one, such as test[:100] (train)",
+  )
+  parser.add_argument(
+    "--tokens",
+    action="store_true",
+    help="show each prompt's tokens as well, and what ends a completion",
   )
 
 
@@ -38,14 +48,19 @@ def run(options: argparse.Namespace) -> int:
   """Prints the list, or the task."""
   from cot_latent.configuration import parsing
 
-  source = parsing.parse_source(
-    _ANY_TASK if options.task is None else options.task,
-    *gin_flags.collect(options),
-  )
+  given = gin_flags.collect(options)
   if options.task is None:
-    terminal.say(list_tasks(source))
-  else:
-    terminal.say(show_task(source, options.split, options.examples))
+    terminal.say(list_tasks(parsing.parse_source(_ANY_TASK, *given)))
+    return 0
+  source, stop = parsing.parse_shown(options.task, *given)
+  shown = show_task(
+    source,
+    options.split,
+    options.examples,
+    with_tokens=options.tokens,
+    stop=stop,
+  )
+  terminal.say(shown)
   return 0
 
 
@@ -75,18 +90,37 @@ def list_tasks(source: "Source") -> str:
   return _table(rows, num_numbers=len(splits))
 
 
-def show_task(source: "Source", split: str, num_examples: int) -> str:
-  """Shows what the model will see of a task: prompts, targets, token counts."""
+def show_task(
+  source: "Source",
+  split: str,
+  num_examples: int,
+  *,
+  with_tokens: bool = False,
+  stop: tuple[str, ...] | None = None,
+) -> str:
+  """Shows what the model will see of a task.
+
+  Args:
+    source: Where the task comes from.
+    split: Split to show, or slice of one.
+    num_examples: Examples to show at most.
+    with_tokens: Whether each prompt's tokens are shown.
+    stop: Strings that end a completion; None takes those of the prompts.
+
+  Returns:
+    Prompts, targets, token counts.
+  """
+  from cot_latent.data import subsets
   from cot_latent.data.answers import checkers
   from cot_latent.data.open import open_task
 
-  task = open_task(source)
-  if split not in task.splits:
+  task = open_task(source).ending_at(stop)
+  if subsets.parse(split).split not in task.splits:
     raise UserError(
       f"task {task.name!r} has no split {split!r}: give --split, one of "
       f"{', '.join(task.splits)}"
     )
-  rows = task.read(split)
+  rows = task.rows(split)
   kinds = dict.fromkeys(map(checkers.describe, task.kinds.values()))
   ways = dict.fromkeys(w for way in task.conventions.values() for w in way)
   lines = [
@@ -98,6 +132,8 @@ def show_task(source: "Source", split: str, num_examples: int) -> str:
     f"tokens: {_lengths('prompt', rows.prompts)}; "
     f"{_lengths('guide', rows.guides)}; {_lengths('target', rows.targets)}",
   ]
+  if with_tokens:
+    lines += _endings(task)
   for i in range(min(num_examples, len(rows.ids))):
     lines += ["", f"--- {rows.ids[i]}, answer {rows.answers[i]!r}"]
     for label, tokens in (
@@ -110,7 +146,46 @@ def show_task(source: "Source", split: str, num_examples: int) -> str:
       text = task.vocabulary.decode(shown.tolist())
       lines.append(f"{label} ({len(tokens)} tokens)")
       lines += [f"  | {line}" for line in text.split("\n")]
+      if with_tokens and label == "prompt":
+        shown_tokens = _wrap(_pieces(task.vocabulary, tokens))
+        lines += [f"  # {line}" for line in shown_tokens]
   return "\n".join(lines)
+
+
+def _endings(task: "Task") -> list[str]:
+  """Tells how tokens are written here, and what ends a completion."""
+  ids = (task.vocabulary.eos_id, *task.vocabulary.end_ids)
+  stop = ", ".join(repr(text) for text in task.stop) or "none"
+  return [
+    "pieces: id and 'text'; special tokens by name, without quotes",
+    f"end tokens: {', '.join(_pieces(task.vocabulary, ids))}",
+    f"stop strings: {stop}",
+  ]
+
+
+def _pieces(vocabulary: "Vocabulary", tokens: Iterable[int]) -> list[str]:
+  from cot_latent.models import pieces
+
+  shown = []
+  for piece in pieces.pieces(vocabulary, tokens):
+    text = terminal.printable(piece.text, is_line=True)
+    if not piece.is_special:
+      text = repr(piece.text)
+    elif piece.id == vocabulary.bos_id:
+      text = f"BOS {text}"
+    shown.append(f"{piece.id} {text}")
+  return shown
+
+
+def _wrap(words: Sequence[str]) -> list[str]:
+  """Fills lines with words that may have spaces in them."""
+  lines: list[str] = []
+  for word in words:
+    if lines and len(lines[-1]) + 2 + len(word) <= _WIDTH:
+      lines[-1] += f"  {word}"
+    else:
+      lines.append(word)
+  return lines
 
 
 def _lengths(label: str, rows: Sequence["np.ndarray"]) -> str:

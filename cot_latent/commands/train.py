@@ -10,6 +10,7 @@ from cot_latent.commands import (
   ending,
   gin_flags,
   inside_t5x,
+  limit,
   quiet,
 )
 from cot_latent.errors import RunError, UserError
@@ -21,6 +22,7 @@ HELP = "run the experiment that gin files describe, and write its report"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of gin, of a dry run and of several processes."""
   gin_flags.add_arguments(parser)
+  limit.add_argument(parser)
   parser.add_argument(
     "--dry_run",
     nargs="?",
@@ -118,6 +120,12 @@ def _train_in_t5x(options: argparse.Namespace) -> int:
   """Hands over to T5X's own train.py."""
   if options.strict:
     raise UserError("--strict: T5X's train does not know it; leave it out")
+  if options.limit is not None:
+    raise UserError(
+      "--limit: T5X's evaluation reads its questions itself; leave it out, and "
+      f"set TRAIN_SPLIT = 'train[:{options.limit}]' and "
+      f"EVALUATOR_NUM_EXAMPLES = {options.limit}"
+    )
   launch = inside_t5x.launch(options.gin_file[0])
   from cot_latent.configuration import parsing
 
@@ -144,7 +152,9 @@ def _train_here(options: argparse.Namespace) -> int:
   from cot_latent.training import train
 
   quiet.silence_logs()
-  config, gin_record = parsing.parse(*gin_flags.collect(options))
+  gin_files, bindings, search_paths = gin_flags.collect(options)
+  bindings += limit.bindings(options.limit, gin_files, bindings, search_paths)
+  config, gin_record = parsing.parse(gin_files, bindings, search_paths)
   prepared = train.prepare(config, gin_record)
   is_first = processes.is_first()
   if options.dry_run and not is_first:

@@ -115,11 +115,49 @@ def parse_source(
     bindings = [*bindings, f"TASK = {task!r}"]
   sources = _read(files, bindings, search_paths)
   with gin_errors.explained("in the configuration", sources):
-    gin.finalize()
-    with gin.config_scope("task"):
-      made = gin.get_configurable(Source)()
+    made = _make_source()
   _refuse_unused(sources, flags_only=True)
   return made
+
+
+def _make_source() -> Source:
+  gin.finalize()
+  with gin.config_scope("task"):
+    return gin.get_configurable(Source)()
+
+
+def parse_shown(
+  task: str,
+  gin_files: Sequence[str],
+  bindings: Sequence[str],
+  search_paths: Sequence[str],
+) -> tuple[Source, tuple[str, ...] | None]:
+  """Parses where a task comes from, and STOP.
+
+  Args:
+    task: as for `parse_source`, and so are the others.
+    gin_files: such as one of gin/prompts/.
+    bindings: as for `parse`.
+    search_paths: as for `parse`.
+
+  Raises:
+    UserError: as `parse_source`, and if STOP is no tuple of strings.
+  """
+  bindings = [*bindings, f"TASK = {task!r}"]
+  sources = _read([_TASK_FILE, *gin_files], bindings, search_paths)
+  with gin_errors.explained("in the configuration", sources):
+    made = _make_source()
+    with gin.config_scope("STOP"):
+      stop = gin.get_configurable("gin.macro")()
+  is_fine = isinstance(stop, list | tuple) and all(
+    isinstance(text, str) and text for text in stop
+  )
+  if stop is not None and not is_fine:
+    raise UserError(
+      f"STOP = {stop!r:.60}: write strings in brackets, such as ('\\n\\n',)"
+    )
+  _refuse_unused(sources, flags_only=True)
+  return made, None if stop is None else tuple(stop)
 
 
 def asks_for_t5x(gin_files: Sequence[str], search_paths: Sequence[str]) -> bool:

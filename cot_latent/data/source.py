@@ -52,8 +52,9 @@ class TaskConfig:
     prompt_length: P, tokens; prompt and hinted prompt must fit.
     max_length: T, tokens of a rationale with its answer and EOS.
     over_long: what becomes of an example that does not fit (`Task.load`).
-    train_split: the questions with a memory.
-    test_split: the held-out questions.
+    train_split: the questions with a memory: a split, or a slice of one such
+      as `train[:500]` (`cot_latent.data.subsets`).
+    test_split: the held-out questions, likewise.
     stop: Strings that end a completion, as EOS always does; None takes those of
       the prompts (`Prompts.stop`).
   """

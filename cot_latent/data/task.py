@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cot_latent.data import subsets
 from cot_latent.data.answers.checkers import Convention, Kind
 from cot_latent.data.answers.forms import Form
 from cot_latent.data.prompts import Prompts
@@ -255,6 +256,37 @@ class Task:
       return extracted == answer
     return bool(self.check(extracted, answer))
 
+  def rows(self, split: str) -> TokenizedSplit:
+    """Reads a split, or a slice of one.
+
+    Args:
+      split: Name of a split, such as `train`, or a slice of it in keyed order,
+        such as `train[:500]`; see `cot_latent.data.subsets`.
+
+    Returns:
+      Its rows, sorted by id.
+
+    Raises:
+      UserError: If there is no such split or slice.
+    """
+    subset = subsets.parse(split)
+    if subset.split not in self.splits:
+      raise UserError(
+        f"task {self.name!r} has no split {subset.split!r}, only "
+        f"{list(self.splits)}"
+      )
+    rows = self.read(subset.split)
+    if subset.is_whole:
+      return rows
+    try:
+      places = subset.places(len(rows.ids))
+    except UserError as error:
+      raise UserError(
+        f"split {split!r} of task {self.name!r}: {error}"
+      ) from None
+    kept = subsets.select(rows.ids, *places)
+    return TokenizedSplit._make([column[i] for i in kept] for column in rows)
+
   def load(
     self,
     split: str,
@@ -263,10 +295,10 @@ class Task:
     target_length: int | None = None,
     over_long: OverLong = "error",
   ) -> Examples:
-    """Loads a split.
+    """Loads a split, or a slice of one.
 
     Args:
-      split: its name.
+      split: its name, or a slice of it such as `train[:500]` (`rows`).
       prompt_length: what prompt and guide must fit into; None is any length.
       target_length: T; None leaves the targets out.
       over_long: "error"; "leave_out" what does not fit; or "truncate" it: a
@@ -277,11 +309,7 @@ class Task:
       UserError: if the split is unknown or empty, if data are missing or
         malformed, or if an example is too long and must not be.
     """
-    if split not in self.splits:
-      raise UserError(
-        f"task {self.name!r} has no split {split!r}, only {list(self.splits)}"
-      )
-    rows = self.read(split)
+    rows = self.rows(split)
     if prompt_length is None:
       prompt_length = max(map(len, (*rows.prompts, *rows.guides)))
     limits = {"prompts": prompt_length, "guides": prompt_length}

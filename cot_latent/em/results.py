@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cot_latent.data import scoring
+from cot_latent.data import scoring, subsets
 from cot_latent.data.task import Examples, Task
 from cot_latent.em import evaluation
 from cot_latent.em.evaluation import Output
@@ -107,9 +107,8 @@ def write(
     What was written, for the report.
   """
   lines = [files.to_json_line(output.as_line()) for output in outputs]
-  written = _keep(
-    directory, f"{step:06}-{split}-{decoder}.jsonl", "".join(lines).encode()
-  )
+  name = f"{step:06}-{subsets.file_name(split)}-{decoder}.jsonl"
+  written = _keep(directory, name, "".join(lines).encode())
   return written | {"split": split, "decoder": decoder}
 
 

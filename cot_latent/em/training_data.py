@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cot_latent.data import subsets
 from cot_latent.data.source import TaskConfig
 from cot_latent.data.task import Examples, Task
 from cot_latent.em.method import Method
@@ -26,7 +27,10 @@ def load_train(task: Task, settings: TaskConfig, method: Method) -> Examples:
   """
   split, loops = settings.train_split, method.loops
   is_human = loops is not None and loops.source == "human"
-  has_targets = task.prompts.is_direct or split in task.rationale_splits
+  has_targets = (
+    task.prompts.is_direct
+    or subsets.parse(split).split in task.rationale_splits
+  )
   if is_human and not has_targets:
     raise UserError(
       f"task {task.name!r} has no rationales in split {split!r}, which method "

@@ -1,7 +1,8 @@
 """Whether a run was alive: signs that its numbers are worth nothing.
 
 Training that is dead mostly ends well by all appearances: a loss, an accuracy,
-exit status 0. What gives it away is in the metrics of its steps.
+exit status 0. What gives it away is in the metrics of its steps, and in how the
+completions of its last evaluation ended.
 """
 
 import dataclasses
@@ -21,8 +22,9 @@ class Limits:
 
   Attributes:
     most_truncated: share of the fresh draws, over all steps, that MAX_LENGTH
-      cut.
-    most_unparseable: share of them that had no answer.
+      cut; likewise of the completions of the last evaluation.
+    most_unparseable: share of them that had no answer; likewise of the
+      questions of the last evaluation.
     most_steps_without_gradient: in a row, though not all draws were right.
   """
 
@@ -73,15 +75,21 @@ def measure(
   }
 
 
-def red_flags(liveness: Mapping[str, Any]) -> list[str]:
+def red_flags(
+  liveness: Mapping[str, Any], results: Sequence[_Row]
+) -> list[str]:
   """Says what makes a run's results worth nothing; mostly there is nothing.
 
   Args:
     liveness: of `measure`.
+    results: Rows of the run's evaluations, in the order of the journal.
   """
+  signs = _signs_of_steps(liveness) if liveness["steps"] else []
+  return signs + _signs_of_evaluation(results, liveness["limits"])
+
+
+def _signs_of_steps(liveness: Mapping[str, Any]) -> list[str]:
   steps, limits = liveness["steps"], liveness["limits"]
-  if not steps:
-    return []
   truncated, unparseable = (
     liveness[name]["mean"] for name in ("truncated", "unparseable")
   )
@@ -102,6 +110,27 @@ def red_flags(liveness: Mapping[str, Any]) -> list[str]:
     ),
   }
   return [sign for sign, is_seen in signs.items() if is_seen]
+
+
+def _signs_of_evaluation(
+  results: Sequence[_Row], limits: Mapping[str, float]
+) -> list[str]:
+  """Judges the last evaluation; what came before it may have been worse."""
+  last = max((row["step"] for row in results), default=0)
+  wholes: dict[str, _Row] = {}
+  for row in results:
+    if row["step"] == last:
+      wholes.setdefault(row["decoder"], row)  # before a mixture's tasks
+  signs = []
+  for decoder, row in wholes.items():
+    place = f"of the {decoder.replace('_', '-')} evaluation at step {last}"
+    cut = row["num_cut"] / (row["total"] * row["num_samples"])
+    without = row["num_unparseable"] / row["total"]
+    if cut > limits["most_truncated"]:
+      signs.append(f"{cut:.0%} of the completions {place} were cut")
+    if without > limits["most_unparseable"]:
+      signs.append(f"{without:.0%} of the questions {place} got no answer")
+  return signs
 
 
 def _gap(metrics: Sequence[_Row]) -> dict[str, float]:

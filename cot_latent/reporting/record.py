@@ -78,7 +78,7 @@ def build(
     error: What went wrong, in a line.
   """
   live = measured(rows, header["liveness"]["limits"])
-  flags = health.red_flags(live["liveness"])
+  flags = health.red_flags(live["liveness"], live["results"])
   if status == "complete" and flags:
     status = "suspect"
   identity = header["identity"]

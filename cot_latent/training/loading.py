@@ -142,8 +142,8 @@ def _soft_tokens(config, task: Task, open_task):
     return None, source_task, source_task.prompts.stop
   split = config.task.train_split
   tokens = training_data.common_beginning(
-    source_task.read(split).prompts,
-    task.read(split).prompts,
+    source_task.rows(split).prompts,
+    task.rows(split).prompts,
     task.vocabulary.bos_id,
   )
   return tokens, None, source_task.prompts.stop

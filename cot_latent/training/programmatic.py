@@ -118,5 +118,5 @@ def _check_model(model: Any) -> None:
 
 def _longest_prompt(task: Task, splits: Collection[str]) -> int:
   """Counts the tokens of the longest prompt or hinted prompt."""
-  rows = [task.read(split) for split in splits]
+  rows = [task.rows(split) for split in splits]
   return max(len(row) for part in rows for row in (*part.prompts, *part.guides))

@@ -459,8 +459,9 @@ def test_when_a_run_is_dead_is_for_gin_to_say(run, capsys, tmp_path):
   assert call(capsys, *arguments, f"{limit}0.0", "--strict")[0] == 1
   report = record.read(tmp_path / "dead")
   assert report["liveness"]["limits"]["most_unparseable"] == 0
-  (sign,) = report["suspect"]
+  sign, *of_evaluations = report["suspect"]
   assert sign.endswith("% of the fresh rationales had no answer")
+  assert len(of_evaluations) == 2  # greedy, and votes
   # It is the same run all the same.
   assert report["digest"] == record.read(run)["digest"]
   status, text = call(capsys, *arguments, f"{limit}2.0")

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from cot_latent import cli
-from cot_latent.commands import study
+from cot_latent.commands import gin_flags, study
 from cot_latent.configuration import parsing
 from cot_latent.em import training_data
 from cot_latent.errors import UserError
@@ -317,6 +317,22 @@ def test_all_arms_may_have_another_file(tmp_path, capsys):
   (run,) = study.plan(str(folder), 1, "out", [], [other])
   config, _ = parsing.parse(run.gin_files, run.bindings, [])
   assert config.method.name == "grpo"
+
+
+def test_a_limit_is_a_slice_of_both_splits(tmp_path, capsys):
+  folder = write_study(tmp_path / "arms", ["rloo"])
+  other = ["study", str(folder), "--seeds=2", "--dry_run", "--limit=8"]
+  assert cli.main(other) == 0
+  for line in capsys.readouterr().out.splitlines():
+    words = shlex.split(line)[1:]
+    options = cli.parser().parse_args(gin_flags.rewrite(words))
+    config, _ = parsing.parse(*gin_flags.collect(options))
+    splits = (config.task.train_split, config.task.test_split)
+    assert splits == ("train[:8]", "test[:8]")
+  # Not of what an axis says already.
+  (folder / "axes.toml").write_text("TRAIN_SPLIT = ['train', 'train[:9]']")
+  assert cli.main(other) == 2
+  assert "TRAIN_SPLIT is 'train[:9]'" in capsys.readouterr().err
 
 
 def test_axes_are_combined(tmp_path):

@@ -1,5 +1,6 @@
 """`t5x tasks`, `t5x score` and `t5x cache`, as they are typed."""
 
+import ast
 import hashlib
 import json
 import pathlib
@@ -158,6 +159,26 @@ def test_a_task_is_shown_as_the_model_sees_it(t5x):
   assert len(examples) == 200
 
 
+def test_tokens_are_shown_with_what_ends_a_completion(t5x):
+  arguments = ("tasks", "chain", "--split=test[:3]", "--examples=9")
+  plain = t5x(*arguments)
+  stop = "--gin.STOP=('\\n\\n', 'Q:')"
+  lines = t5x(*arguments, "--tokens", stop).splitlines()
+  assert "end tokens: 1 </s>" in lines
+  assert "stop strings: '\\n\\n', 'Q:'" in lines
+  assert max(map(len, (x for x in lines if x.startswith("  # ")))) < 81
+  shown = "  ".join(x[4:] for x in lines if x.startswith("  # "))
+  found = re.findall(r"(\d+) ('.*?')(?:  |$)", shown)
+  _, examples = shown_examples(plain)
+  text = "".join(example["prompt"] for example in examples.values())
+  assert "".join(ast.literal_eval(piece) for _, piece in found) == text
+  assert [int(number) - 3 for number, _ in found] == [*text.encode()]
+  # Without the flag there is nothing of it, and else all is the same.
+  kept = [x for x in lines if not x.startswith(("  # ", "pieces: ", "end to"))]
+  kept.remove("stop strings: '\\n\\n', 'Q:'")
+  assert plain.splitlines() == kept
+
+
 def read_bbh(data_dir, name):
   path = pathlib.Path(data_dir, "bbh", "tasks", f"{name}.json")
   return json.loads(path.read_text(encoding="utf-8"))["examples"]
@@ -242,6 +263,8 @@ def test_a_mixture_is_shown(t5x, data_dir):
       "TASK_MODULE = 'nope': cannot import it",
     ),
     (["tasks", "--gin.TASK_MODULE='nope'"], "TASK_MODULE = 'nope': cannot"),
+    (["tasks", "chain", "--split=test[:x]"], "'test[:x]' cannot be read"),
+    (["tasks", "chain", "--gin.STOP='x'"], "STOP = 'x': write strings in br"),
     (["tasks", "chain", "--gin.CACHE='no.npz'"], "there is no file no.npz"),
     (
       ["tasks", "chain", "--gin.VOCABULARY='no.model'"],

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from cot_latent.reporting import health
+from cot_latent.reporting import health, record, summary
 from tests.reporting import made_up
 
 LIMITS = dataclasses.asdict(health.Limits())
@@ -29,7 +29,7 @@ DEAD_ENDS = [
 
 
 def flags(rows):
-  return health.red_flags(health.measure(rows, LIMITS))
+  return health.red_flags(health.measure(rows, LIMITS), [])
 
 
 @pytest.mark.parametrize(("changes", "signs"), DEAD_ENDS)
@@ -54,7 +54,7 @@ def test_limits_may_be_others():
   rows = [made_up.metrics(**{"draws/capped_fraction": 0.3})] * 3
   limits = LIMITS | {"most_truncated": 0.2}
   assert flags(rows) == []
-  (sign,) = health.red_flags(health.measure(rows, limits))
+  (sign,) = health.red_flags(health.measure(rows, limits), [])
   assert sign.startswith("30%")
 
 
@@ -74,4 +74,35 @@ def test_what_is_measured():
 def test_a_run_without_steps_is_not_suspect():
   found = health.measure([], LIMITS)
   assert found == {"limits": LIMITS, "steps": 0}
-  assert health.red_flags(found) == []
+  assert health.red_flags(found, []) == []
+
+
+def test_the_last_evaluation_is_judged_without_any_step():
+  bad = {"num_unparseable": 150, "num_cut": 102}
+  votes = made_up.result(0, "self_consistency", 9) | {"num_cut": 1000}
+  rows = [
+    made_up.result(0, "greedy", 9) | bad,
+    votes,  # of 8 completions each
+    made_up.result(0, "greedy", 0) | {"task": "a part", "num_cut": 200},
+  ]
+  none = health.measure([], LIMITS)
+  assert health.red_flags(none, rows) == [
+    "51% of the completions of the greedy evaluation at step 0 were cut",
+    "75% of the questions of the greedy evaluation at step 0 got no answer",
+    "62% of the completions of the self-consistency evaluation at step 0 were "
+    "cut",
+  ]
+  lenient = none | {"limits": LIMITS | {"most_truncated": 1.0}}
+  assert len(health.red_flags(lenient, rows)) == 1
+  # What was so before training does not count against what came of it.
+  assert health.red_flags(none, [*rows, made_up.result(10, "greedy", 99)]) == []
+
+
+def test_a_report_of_such_an_evaluation_is_suspect():
+  row = made_up.result(0, "greedy", 9) | {"num_cut": 200}
+  report = record.build(
+    made_up.make_header(), [{"kind": "result", **row}], "complete", None
+  )
+  (sign,) = report["suspect"]
+  assert report["status"] == "suspect"
+  assert f"suspect: {sign}" in summary.overview(report).splitlines()

@@ -150,6 +150,12 @@ def token_name(vocabulary: Vocabulary, token: int) -> str:
   return _load(vocabulary.model).text_of(own[0])
 
 
+def special_ids(vocabulary: Vocabulary) -> frozenset[int]:
+  """The ids of a tokenizer.json's special tokens, as a run has them."""
+  own = sorted(_load(vocabulary.model).special)
+  return frozenset(swap(own, vocabulary.padding_id))
+
+
 def swap(ids: Sequence[int], padding_id: int) -> list[int]:
   """Lets 0 and the padding id change places; its own inverse."""
   places = {0: padding_id, padding_id: 0}
