@@ -18,9 +18,9 @@ RIGHT = {FIVE: 7, THREE: 2, WORDS: 9}
 OTHERS = {FIVE: ["wrong"] * 3, THREE: ["none", "cut"] * 4, WORDS: ["cut"]}
 
 
-def answer_as_told(*arguments, num_samples, **_):
+def answer_as_told(drawer, params, *, num_samples, **_):
   """Stands for `evaluation.evaluate`: a fixed outcome of each question."""
-  examples = arguments[3]
+  examples = drawer.examples
   outputs = []
   for task in toy.PARTS:
     fates = ["right"] * RIGHT[task] + OTHERS[task]

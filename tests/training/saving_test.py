@@ -95,7 +95,7 @@ class NoEvents:
 def _without_cost(compile_once):
   config = toy.make_experiment("unused")
   data = toy.load(config)
-  header = train._header(config, "x", NO_GIN, data)
+  header = train._header(config, "x", NO_GIN, data, None)
   header[0]["code"] |= {"files": {}, "packages": {}}  # long, and hashed often
   with pytest.MonkeyPatch.context() as patch:
     for function in (begin, resume):
