@@ -15,6 +15,7 @@ from orbax.checkpoint import CheckpointManager
 from tensorboard.summary.writer import record_writer
 
 from cot_latent import cli
+from cot_latent.commands import train as train_command
 from cot_latent.em import results
 from cot_latent.errors import Preempted, RunError, UserError
 from cot_latent.reporting import environment, record
@@ -210,7 +211,7 @@ def test_a_disk_that_takes_nothing_is_one_line_and_loses_nothing(
   error = ERRORS[which]
   owner, function, is_meant, number = WRITES[what]
   # As the command has it, from a run to the exit status.
-  monkeypatch.setattr(cli, "_train", lambda _: toy.run(config) and 0)
+  monkeypatch.setattr(train_command, "run", lambda _: toy.run(config) and 0)
   code, _ = environment.code(None)
   monkeypatch.setattr(environment, "code", lambda _: (code, "a change"))
   with monkeypatch.context() as patch:
@@ -346,16 +347,16 @@ def test_a_run_waits_for_the_base_model_that_another_fits(
   thread = threading.Thread(target=lambda: reports.append(toy.run(other)))
   thread.start()
   assert is_fitting.wait(60)
-  flock = lock.fcntl.flock
+  acquire = lock._acquire
 
-  def letting_go(file, how):
-    if how == lock.fcntl.LOCK_EX:
+  def letting_go(held, timeout):
+    if timeout == -1:
       may_end.set()
-    flock(file, how)
-    if how == lock.fcntl.LOCK_EX:
+    acquire(held, timeout)
+    if timeout == -1:
       thread.join()  # Orbax: two runs of one process must not save at once
 
-  monkeypatch.setattr(lock.fcntl, "flock", letting_go)
+  monkeypatch.setattr(lock, "_acquire", letting_go)
   mine = toy.run(config)
   thread.join()
   assert fitted == [thread.name]
