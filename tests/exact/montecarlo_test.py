@@ -21,6 +21,7 @@ from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method
 from cot_latent.inference import baselines, estimators, memory, rng
 from cot_latent.models import decoder, language_model, vocabularies
+from cot_latent.models.stops import Ending
 from tests.exact import moments
 
 LENGTH, SIZE, NUM_COORDINATES = 3, 3, 6
@@ -75,8 +76,14 @@ class Parity:
     lambda text: list(map(LETTERS.index, text)),
   )
 
+  def completions(self, tokens):
+    return Ending((EOS,)).completions(self.vocabulary.decode, tokens)
+
   def extract(self, text):
     return str(text.count("b") % 2)
+
+  def is_correct(self, extracted, answer):
+    return extracted == answer
 
 
 def every_sequence():
