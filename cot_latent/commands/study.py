@@ -1,9 +1,9 @@
 """`t5x study`: every arm with every seed, one run after another.
 
-A study is a folder of gin files, each of which describes a whole run but for
+A study is a folder of gin files, each of which describes a whole run except
 its seed and its folder. Where the folder has an axes.toml, each arm is run for
 each value that it lists of a macro: `TASK = ['bbh_navigate', ...]`. Runs that
-are complete already are left alone, so that the same command goes on with a
+are complete already are left alone, so that the same command resumes a
 study that was stopped.
 """
 

@@ -161,7 +161,7 @@ def row_ends(
   """Makes a callback of T5X's decoding that ends rows at any end.
 
   T5X's loop knows one EOS and keeps nothing else of rows, so that a row is read
-  from its first token at every step. An ended row goes on with padding.
+  from its first token at every step. An ended row writes padding.
 
   Args:
     ending: What ends a row.
