@@ -13,10 +13,9 @@ import jax
 import numpy as np
 
 from cot_latent.data.task import Examples, Task
+from cot_latent.em.drawn_parts import Phase
 from cot_latent.inference import rng
 from cot_latent.models.api import PAD_ID, Sampler
-
-_BATCHES = 64  # drawn before what was drawn is put away
 
 
 class Checked(NamedTuple):
@@ -90,12 +89,15 @@ class Drawer:
     examples: The N questions.
     batch_size: Rows written at once where there are many; those that end give
       way to the next.
+    part_batches: Batches of rows that are drawn by one call of the sampler;
+      where they are kept, they are one part.
   """
 
   sampler: Sampler
   task: Task
   examples: Examples
   batch_size: int = 64
+  part_batches: int = 64
 
   def draw_and_check(
     self,
@@ -106,6 +108,8 @@ class Drawer:
     *,
     prompts: np.ndarray | None = None,
     temperature: float = 1.0,
+    parts: Phase | None = None,
+    report_done: Callable[..., None] | None = None,
     **settings: Any,
   ) -> Checked:
     """Draws one completion for each of R rows and checks its answer.
@@ -118,21 +122,33 @@ class Drawer:
         the question's id and the draw's number.
       prompts: [N, P] int32, of all questions; None is the question alone.
       temperature: 1 draws from the model itself, 0 is greedy.
-      **settings: Of `Sampler.sample`.
+      parts: The phase of which the rows are the next part; None keeps nothing.
+      report_done: As for `Sampler.sample`.
+      **settings: Further ones of `Sampler.sample`.
 
     Returns:
       The completions and their verdicts, in the order of the rows.
     """
     examples = self.examples
     given = examples.prompts if prompts is None else prompts
+    prompts = given[rows]
+    keys = rng.row_keys(rng_key, examples.words[rows], number)
+    if report_done is not None:
+      settings["report_done"] = report_done
+
+    def sample():
+      return self.sampler.sample(params, prompts, keys, temperature, **settings)
+
     began = time.perf_counter()
-    tokens, ended, log_prob = self.sampler.sample(
-      params,
-      given[rows],
-      rng.row_keys(rng_key, examples.words[rows], number),
-      temperature,
-      **settings,
-    )
+    if parts is None:
+      drawn = sample()
+    else:
+      num_slots = settings.get("num_slots")
+      part = parts.draw(
+        sample, prompts, keys, temperature=temperature, num_slots=num_slots
+      )
+      drawn = part.draws
+    tokens, ended, log_prob = drawn
     tokens, ended = np.asarray(tokens, np.int32), np.asarray(ended, bool)
     seconds = time.perf_counter() - began
     answers = [examples.answers[i] for i in rows]
@@ -148,7 +164,7 @@ class Drawer:
     number: np.ndarray,
     rng_key: jax.Array,
     *,
-    report_done: Callable[[int], None] | None = None,
+    report_done: Callable[..., None] | None = None,
     **settings: Any,
   ) -> Iterator[Checked]:
     """Draws for any number R > 0 of rows; yields them when there are many.
@@ -158,23 +174,29 @@ class Drawer:
       rows: [R] integers.
       number: [R] integers.
       rng_key: Key of the purpose and step.
-      report_done: Called with the number of rows done.
-      **settings: `prompts` and `temperature`, as for `draw_and_check`.
+      report_done: As for `Sampler.sample`, of all R rows.
+      **settings: `prompts`, `temperature` and `parts`, as for
+        `draw_and_check`.
 
     Yields:
       Completions and their verdicts, in the order of the rows.
     """
-    for start in range(0, len(rows), _BATCHES * self.batch_size):
-      part = slice(start, start + _BATCHES * self.batch_size)
-      yield self.draw_and_check(
+    size = self.part_batches * self.batch_size
+    num_tokens = num_ended = 0
+    for start in range(0, len(rows), size):
+      part = slice(start, start + size)
+      checked = self.draw_and_check(
         params,
         rows[part],
         number[part],
         rng_key,
         num_slots=self.batch_size,
-        report_done=_add(start, report_done),
+        report_done=_add(report_done, start, num_tokens, num_ended),
         **settings,
       )
+      num_tokens += checked.num_tokens()
+      num_ended += int(checked.ended.sum())
+      yield checked
 
   def draw_all(self, *arguments: Any, **settings: Any) -> Checked:
     """Draws as `draw_batches` does, and returns all R rows at once."""
@@ -192,5 +214,12 @@ class Drawer:
     )
 
 
-def _add(start: int, report_done: Callable[[int], None] | None):
-  return report_done and (lambda done: report_done(start + done))
+def _add(report_done: Callable[..., None] | None, *before: int):
+  """Adds what was drawn before to what is reported, so far as that is told."""
+  if report_done is None:
+    return None
+
+  def report(*so_far):
+    report_done(*map(sum, zip(before, so_far, strict=False)))
+
+  return report

@@ -15,6 +15,7 @@ import numpy as np
 
 from cot_latent.data.task import Examples, Task
 from cot_latent.em.drawing import Drawer
+from cot_latent.em.drawn_parts import Phase
 from cot_latent.em.method import Method
 from cot_latent.em.step_info import StepInfo
 from cot_latent.inference import estimators, memory, resampling, rng, transition
@@ -85,6 +86,8 @@ class EStep:
     max_length: T, at which the sampler stops.
     batch_size: Rows written at once where all questions are drawn for.
     layout: Where the memory's rows are kept; None is one device.
+    part_batches: Batches that are drawn by one call of the sampler where all
+      questions are drawn for.
   """
 
   sampler: Sampler
@@ -95,24 +98,35 @@ class EStep:
   max_length: int
   batch_size: int = 64
   layout: partitioning.Layout | None = None
+  part_batches: int = 64
 
   @property
   def drawer(self) -> Drawer:
     """Draws for the training questions, and checks."""
-    return Drawer(self.sampler, self.task, self.examples, self.batch_size)
+    return Drawer(
+      self.sampler,
+      self.task,
+      self.examples,
+      self.batch_size,
+      self.part_batches,
+    )
 
   def empty_memory(self) -> memory.MemoryState:
     """Makes a memory without rationales."""
     return empty_memory(self.layout, len(self.examples), self.max_length)
 
   def start_memory(
-    self, params: Any, report_done: Callable[[int], None] | None = None
+    self,
+    params: Any,
+    report_done: Callable[..., None] | None = None,
+    parts: Phase | None = None,
   ) -> memory.MemoryState:
     """Draws every question's first rationale (Algorithm 1, lines 2-3).
 
     Args:
       params: Of the base model.
-      report_done: Called with the number of questions done.
+      report_done: As for `Sampler.sample`, of all questions.
+      parts: Phase whose parts are kept; None keeps nothing.
 
     Returns:
       The memory, with incorrect rationales marked as such.
@@ -129,6 +143,7 @@ class EStep:
       rng.purpose_key(self.seed, "memory"),
       prompts=examples.guides if start == "guide" else examples.prompts,
       report_done=report_done,
+      parts=parts,
     ):
       written = index[done : done + len(drawn.tokens)]
       state = _start(

@@ -8,6 +8,7 @@ import numpy as np
 from cot_latent.data import scoring
 from cot_latent.data.task import Examples, Task
 from cot_latent.em.drawing import Drawer
+from cot_latent.em.drawn_parts import Phase
 from cot_latent.inference import rng
 
 
@@ -50,7 +51,8 @@ def evaluate(
   num_samples: int | None,
   seed: int,
   step: int,
-  report_done: Callable[[int], None] | None = None,
+  report_done: Callable[..., None] | None = None,
+  parts: Phase | None = None,
 ) -> list[Output]:
   """Answers every question.
 
@@ -61,7 +63,8 @@ def evaluate(
       1 for each question, of which the majority answer counts.
     seed: the run's.
     step: the training step, so that each evaluation has draws of its own.
-    report_done: called with the number of completions made.
+    report_done: As for `Sampler.sample`, of all completions.
+    parts: Phase whose parts are kept; None keeps nothing.
 
   Returns:
     N outputs, in the order of the examples.
@@ -78,6 +81,7 @@ def evaluate(
     rng.purpose_key(seed, "evaluate", step),
     temperature=0.0 if num_samples is None else 1.0,
     report_done=report_done,
+    parts=parts,
   )
   outputs = []
   for i in range(len(examples)):

@@ -57,7 +57,7 @@ class Sampler(Protocol):
     temperature: float = 1.0,
     *,
     num_slots: int | None = None,
-    report_done: Callable[[int], None] | None = None,
+    report_done: Callable[..., None] | None = None,
   ) -> Draws:
     """Draws one continuation of each prompt.
 
@@ -71,7 +71,9 @@ class Sampler(Protocol):
       temperature: Divisor of the logits; 0 is greedy decoding.
       num_slots: Largest number of rows to decode at once; None is all B. A
         sampler that schedules its rows itself may ignore it.
-      report_done: Called now and then with the number of rows done so far.
+      report_done: Called now and then with the number of rows done so far;
+        a sampler may add how many tokens it has drawn, also for rows that are
+        not done, and how many rows ended by themselves.
 
     Returns:
       Draws on the host, the same on every process.

@@ -79,7 +79,7 @@ class LanguageModel:
     temperature: float = 1.0,
     *,
     num_slots: int | None = None,
-    report_done: Callable[[int], None] | None = None,
+    report_done: Callable[..., None] | None = None,
   ) -> Draws:
     """Draws one continuation of each prompt; see `Sampler.sample`."""
     prefix, rest = token_rows.compact_prompts(prompts)

@@ -10,6 +10,7 @@ vocabulary.
 """
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cot_latent.models import partitioning
+from cot_latent.models import pace, partitioning
 from cot_latent.models.api import PAD_ID, Array, Draws, Params
 from cot_latent.models.network import Network, log_prob_of
 
@@ -118,11 +119,14 @@ class DecodingLoop:
     state: DecodeState,
     temperature: jax.Array,
     until: jax.Array | int,
+    most: jax.Array | None = None,
   ) -> DecodeState:
-    """Draws token after token until so many rows are done."""
+    """Draws token after token until so many rows are done, or `most` tokens."""
+    last = None if most is None else state.column + most
 
     def goes_on(state):
-      return self.is_done(state).sum() < until
+      is_wanted = self.is_done(state).sum() < until
+      return is_wanted if last is None else is_wanted & (state.column < last)
 
     def step(state):
       newest = state.slot_position - 1
@@ -142,9 +146,10 @@ class DecodingLoop:
     state: DecodeState,
     temperature: jax.Array,
     until: jax.Array,
+    most: jax.Array,
   ) -> tuple[DecodeState, tuple[Draws, jax.Array]]:
     """As `decode`; draws and `is_done` come to every device too."""
-    state = self.decode(params, shared, state, temperature, until)
+    state = self.decode(params, shared, state, temperature, until, most)
     return state, self._constrain((state.draws, self.is_done(state)))
 
   def sample_batch(
@@ -234,7 +239,7 @@ class SlotSampler:
       network: The network that is drawn from.
     """
     loop = DecodingLoop(network)
-    self._network = network
+    self._network, self._pace = network, pace.Pace()
     self._encode_prefix = jax.jit(network.encode_prefix)
     self._sample_batch = jax.jit(loop.sample_batch)
     self._prefill = jax.jit(loop.prefill)
@@ -250,7 +255,7 @@ class SlotSampler:
     rng_keys: jax.Array,
     temperature: float = 1.0,
     num_slots: int | None = None,
-    report_done: Callable[[int], None] | None = None,
+    report_done: Callable[..., None] | None = None,
   ) -> Draws:
     """Draws one continuation of each prompt.
 
@@ -261,7 +266,8 @@ class SlotSampler:
       rng_keys: One random key for each row, [N].
       temperature: Divisor of the logits; 0 is greedy decoding.
       num_slots: Largest number of rows to decode at once; None is all N.
-      report_done: Called now and then with the number of rows done so far.
+      report_done: Called now and then with the number of rows done so far, of
+        tokens drawn for all rows, and of rows that ended by themselves.
 
     Returns:
       Draws on the host, the same on every process.
@@ -282,7 +288,7 @@ class SlotSampler:
     draws = self._sample_batch(params, prefix, *rows, temperature)
     draws = jax.tree.map(lambda x: np.asarray(x)[:total], draws)
     if report_done:
-      report_done(total)
+      report_done(total, *pace.count(draws, slice(None)))
     return draws
 
   def _through_slots(self, params, prefix, queue, temperature, report_done):
@@ -291,18 +297,24 @@ class SlotSampler:
     first = queue.rows(0, len(queue.owner))
     state = self._prefill(params, shared, *first, temperature)
     while queue.num_decoding:
-      num_waiting = queue.num_waiting
+      num_waiting, enough = queue.num_waiting, queue.enough()
+      began = time.monotonic()
       state, (draws, is_done) = self._decode(
-        params, shared, state, temperature, np.int32(queue.enough())
+        *(params, shared, state, temperature),
+        *(np.int32(enough), np.int32(self._pace.tokens)),
       )
       is_done = np.asarray(is_done)
+      if self._pace.is_over(began) and report_done:
+        report_done(*queue.so_far(draws, is_done))
+      if is_done.sum() < enough:
+        continue
       queue.put_away(draws, is_done)
-      if report_done:
-        report_done(queue.num_done)
       for rows, where in queue.refills(is_done):
         state = self._refill(params, shared, state, *rows, where, temperature)
       if not num_waiting and queue.can_shrink:
         state = self._shrink(state, queue.shrink())
+    if report_done:
+      report_done(*queue.so_far())
     return queue.done
 
 
@@ -361,6 +373,23 @@ class _Queue:
   def num_done(self) -> int:
     """Rows that are done."""
     return self._next - self.num_decoding
+
+  def so_far(
+    self, draws: Draws | None = None, is_done: np.ndarray | None = None
+  ) -> tuple[int, int, int]:
+    """Counts rows that are done, tokens, and rows that ended by themselves.
+
+    Args:
+      draws: Draws of the slots; None where no slot has a row.
+      is_done: Whether the slots are done, [B] bool.
+    """
+    rows, (tokens, ended) = self.num_done, pace.count(self.done, slice(None))
+    if draws is None or is_done is None:
+      return rows, tokens, ended
+    owned = self.owner >= 0
+    more, more_ended = pace.count(draws, owned)
+    rows += int((is_done & owned).sum())
+    return rows, tokens + more, ended + more_ended
 
   @property
   def can_shrink(self) -> bool:

@@ -112,11 +112,13 @@ class RunLog:
       **fields: What is known of it, such as `num_sampled` sequences.
 
     Yields:
-      The fields, to add what is known at the end.
+      The fields, to add what is known at the end; `seconds_before`, which
+      earlier processes took for a part of it, is added to the time.
     """
     began = time.perf_counter()
     yield fields
-    self.took(name, time.perf_counter() - began, **fields)
+    before = fields.pop("seconds_before", 0.0)
+    self.took(name, time.perf_counter() - began + before, **fields)
 
   def took(self, name: str, seconds: float, **fields: Any) -> None:
     """Notes a phase that was timed already; `phase` has the arguments."""

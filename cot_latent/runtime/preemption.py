@@ -57,6 +57,16 @@ def deferred() -> Iterator[Callable[[], bool]]:
 
 
 @contextlib.contextmanager
+def held_back() -> Iterator[None]:
+  """Keeps SIGTERM back, for a moment; then it means what it meant before."""
+  asked = threading.Event()
+  with _handler(lambda number, frame: asked.set()):
+    yield
+  if asked.is_set():
+    signal.raise_signal(signal.SIGTERM)
+
+
+@contextlib.contextmanager
 def _handler(function) -> Iterator[None]:
   # Python runs handlers in the main thread, and only there may they be set.
   if threading.current_thread() is not threading.main_thread():

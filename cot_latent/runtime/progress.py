@@ -6,12 +6,38 @@ import time
 from cot_latent.runtime import processes, terminal
 
 
-class Progress:
-  """Says `name  30/200  about 12 s left  note`, now and then.
+class _Line:
+  """A line on the terminal, said now and then.
 
   A terminal's line is rewritten; elsewhere, in a log, a new line comes less
   often. Of several processes only the first one says it.
   """
+
+  def __init__(self, name: str, total: int):
+    self.total = total
+    self._name = name
+    self._is_silent = not processes.is_first()
+    self._is_terminal = sys.stderr.isatty()
+    self._period = 0.2 if self._is_terminal else 5.0
+    self._last = time.monotonic()
+
+  def is_due(self, time_now: float, is_last: bool) -> bool:
+    """Whether it is time to say something."""
+    is_early = time_now - self._last < self._period and not is_last
+    return not is_early and not self._is_silent
+
+  def say(self, time_now: float, done: int, note: str) -> None:
+    """Says `name  30/200  note`."""
+    self._last = time_now
+    text = f"{self._name:<14} {done:>5}/{self.total}  {note}".rstrip()
+    start, end = ("\r\x1b[K", "") if self._is_terminal else ("", "\n")
+    sys.stderr.write(start)
+    text = terminal.printable(text, is_line=True)
+    terminal.say(text, is_error=True, end="\n" if done >= self.total else end)
+
+
+class Progress:
+  """Says `name  30/200  about 12 s left  note`, now and then."""
 
   def __init__(self, name: str, total: int, start: int = 0):
     """Starts the clock.
@@ -21,27 +47,80 @@ class Progress:
       total: steps there are.
       start: steps done before.
     """
-    self._name, self._total, self._start = name, total, start
-    self._is_silent = not processes.is_first()
-    self._is_terminal = sys.stderr.isatty()
-    self._period = 0.2 if self._is_terminal else 5.0
-    self._began = self._last = time.monotonic()
+    self._line, self._start = _Line(name, total), start
+    self._began = time.monotonic()
 
   def __call__(self, done: int, note: str = "") -> None:
     """Reports that `done` steps are over; prints if it is time to."""
-    time_now = time.monotonic()
-    is_last = done >= self._total
-    is_early = time_now - self._last < self._period and not is_last
-    if is_early or self._is_silent:
+    time_now, total = time.monotonic(), self._line.total
+    is_last = done >= total
+    if not self._line.is_due(time_now, is_last):
       return
-    self._last = time_now
-    rate = (done - self._start) / max(time_now - self._began, 1e-9)
-    if is_last:
-      clock = f"{time_now - self._began:.1f} s"
+    taken = time_now - self._began
+    rate = (done - self._start) / max(taken, 1e-9)
+    left = (total - done) / max(rate, 1e-9)
+    clock = f"{taken:.1f} s" if is_last else f"about {left:.0f} s left"
+    self._line.say(time_now, done, f"{clock}  {note}")
+
+
+class DrawingProgress:
+  """Says how far drawing is, also within a batch that is being decoded.
+
+  As `name  30/200  5,120 tokens, 140/s  80% ended  about 95 s left`. The first
+  line comes with the first tokens, when all is compiled, and the rate is of the
+  time since then.
+  """
+
+  def __init__(self, name: str, total: int, longest: int):
+    """Starts the clock.
+
+    Args:
+      name: Name of what is drawn.
+      total: Number of rows.
+      longest: Most tokens that a row may have.
+    """
+    self._line, self._longest = _Line(name, total), longest
+    self._began = time.monotonic()
+    self._first: tuple[float, int] | None = None
+    self._is_over = False
+
+  def __call__(
+    self, rows: int, tokens: int | None = None, ended: int | None = None
+  ) -> None:
+    """Reports what is drawn so far; prints if it is time to.
+
+    Args:
+      rows: Rows that are done.
+      tokens: Tokens of all rows, those that are not done included; None if the
+        sampler does not tell.
+      ended: How many of the rows that are done ended by themselves.
+    """
+    time_now, total = time.monotonic(), self._line.total
+    if tokens is not None and self._first is None:
+      self._first = time_now, tokens
+    is_last = rows >= total
+    if self._is_over or not self._line.is_due(time_now, is_last):
+      return
+    self._is_over = is_last
+    taken = time_now - self._began
+    notes = []
+    if tokens is not None and self._first is not None:
+      then, before = self._first
+      rate = (tokens - before) / max(time_now - then, 1e-9)
+      per_second = f", {rate:,.0f}/s" if rate else ""
+      notes.append(f"{tokens:,} tokens{per_second}")
+      left = self._tokens_left(rows, tokens) / rate if rate else None
     else:
-      clock = f"about {(self._total - done) / rate:.0f} s left"
-    text = f"{self._name:<14} {done:>5}/{self._total}  {clock}  {note}".rstrip()
-    start, end = ("\r\x1b[K", "") if self._is_terminal else ("", "\n")
-    sys.stderr.write(start)
-    text = terminal.printable(text, is_line=True)
-    terminal.say(text, is_error=True, end="\n" if is_last else end)
+      left = (total - rows) * taken / rows if rows else None
+    if rows and ended is not None:
+      notes.append(f"{ended / rows:.0%} ended")
+    if is_last:
+      notes.append(f"{taken:.1f} s")
+    elif left is not None:
+      notes.append(f"{'about' if rows else 'at most'} {left:.0f} s left")
+    self._line.say(time_now, rows, "  ".join(notes))
+
+  def _tokens_left(self, rows: int, tokens: int) -> float:
+    """Tokens that are still to be drawn, if rows end as they did so far."""
+    mean = min(self._longest, tokens / rows) if rows else self._longest
+    return max(0.0, self._line.total * mean - tokens)

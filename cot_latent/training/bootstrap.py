@@ -16,6 +16,7 @@ import numpy as np
 from cot_latent.data.task import Examples, Task
 from cot_latent.em import training_data
 from cot_latent.em.drawing import Drawer
+from cot_latent.em.drawn_parts import Phase
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import rng
 from cot_latent.models.api import PAD_ID
@@ -70,7 +71,11 @@ def room(data: Data, prompt_length: int) -> int:
 
 
 def draw(
-  drawer: Drawer, params: Any, seed: int, room: int
+  drawer: Drawer,
+  params: Any,
+  seed: int,
+  room: int,
+  parts: Phase | None = None,
 ) -> tuple[list[Exemplar], int]:
   """Draws exemplars for each task of a mixture, or for the one task.
 
@@ -80,6 +85,7 @@ def draw(
     params: Of the base model.
     seed: The run's.
     room: Tokens that the exemplars of a task may take in all.
+    parts: Phase whose parts, a batch each, are kept; None keeps nothing.
 
   Returns:
     The exemplars, and how many sequences were sampled.
@@ -103,6 +109,7 @@ def draw(
         for turn in range(_PASSES)
       ],
       batches_drawn.append,
+      parts,
     )
     for one in candidates:
       length = max(len(exemplar) for exemplar in _tokens(task, examples, one))
@@ -225,6 +232,7 @@ def _right_rationales(
   own: np.ndarray,
   rng_keys: Sequence[jax.Array],
   report_drawn: Callable[[int], None],
+  parts: Phase | None,
 ) -> Iterator[Exemplar]:
   """Draws rationales for some questions in random order; yields right ones.
 
@@ -234,6 +242,7 @@ def _right_rationales(
     own: Indices of the questions to draw for.
     rng_keys: One for each pass over them.
     report_drawn: Called with the size of each batch.
+    parts: Phase whose parts are kept, if they are.
   """
   examples, size = drawer.examples, drawer.batch_size
   lesson = dict.fromkeys(examples.tasks, drawer.task.lesson)
@@ -243,7 +252,12 @@ def _right_rationales(
     for start in range(0, len(order), size):
       rows = order[start : start + size]
       checked = drawer.draw_and_check(
-        params, rows, np.zeros_like(rows), rng_key, prompts=prompts
+        params,
+        rows,
+        np.zeros_like(rows),
+        rng_key,
+        prompts=prompts,
+        parts=parts,
       )
       report_drawn(len(rows))
       for place in np.flatnonzero(checked.is_correct):

@@ -124,15 +124,18 @@ class EvaluationConfig:
       always evaluated, greedily and by self-consistency.
     num_samples: votes a question for self-consistency (40 in the paper); 0
       leaves self-consistency out.
+    part_batches: Batches of rows that are drawn, and kept on the disk, as one
+      part; fixed, because the numbers depend on it as on the batch size.
   """
 
   batch_size: int
   period: int
   num_samples: int = 40
+  part_batches: int = 4
 
   def __post_init__(self):
     check_types(self)
-    check_positive(self, "batch_size", "period")
+    check_positive(self, "batch_size", "period", "part_batches")
     check_within(self, "num_samples", 0, math.inf)
 
 
@@ -238,6 +241,15 @@ def run_id(config: Experiment) -> str:
     f"{config.task.source.task}-{config.method.name}-s{config.seed}-"
     f"{files.short_hash(settings)}"
   )
+
+
+def trains_all(experiment: Experiment) -> bool:
+  """Whether a run changes all parameters of its base model.
+
+  Of a run that does not, one without steps among them, no checkpoint holds the
+  base model.
+  """
+  return experiment.tuning is None and experiment.steps > 0
 
 
 def base_rows(experiment: Experiment) -> int:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from cot_latent.em import evaluation, outer_loops, results, step_info
-from cot_latent.em.drawing import Drawer
+from cot_latent.em.drawn_parts import DrawnParts
 from cot_latent.em.estep import WeightedRows
 from cot_latent.errors import Preempted, RunError
 from cot_latent.inference import rng
@@ -16,8 +16,8 @@ from cot_latent.models import digests, partitioning
 from cot_latent.reporting import metric_names, record
 from cot_latent.reporting.runlog import RunLog
 from cot_latent.runtime import preemption, processes
-from cot_latent.runtime.progress import Progress
-from cot_latent.training import loops, mstep, tuning
+from cot_latent.runtime.progress import DrawingProgress, Progress
+from cot_latent.training import loops, mstep, start, tuning
 from cot_latent.training.checkpoints import Checkpoints
 from cot_latent.training.loading import Data
 from cot_latent.training.setup import Setup
@@ -28,7 +28,12 @@ class Run:
   """The loop of one run, which takes its steps and has them noted."""
 
   def __init__(
-    self, setup: Setup, data: Data, log: RunLog, checkpoints: Checkpoints
+    self,
+    setup: Setup,
+    data: Data,
+    log: RunLog,
+    checkpoints: Checkpoints,
+    parts: DrawnParts,
   ):
     """Builds the M-step; computes nothing.
 
@@ -37,11 +42,14 @@ class Run:
       data: What it reads, with the worked examples that it drew.
       log: Where all is noted.
       checkpoints: Where states are saved.
+      parts: Where draws are kept until a checkpoint holds what they led to.
     """
     self.config, self.directory = setup.config, setup.directory
     self.task, self.layout = setup.task, setup.layout
     self.model, self.init_optimizer = setup.model, setup.init_optimizer
     self.data, self.log, self.checkpoints = data, log, checkpoints
+    self.drawer = setup.drawer(setup.model, setup.task, data.test)
+    self.parts = parts
     self.e_step = setup.e_step(data)
     self.m_step = mstep.build(
       setup.model,
@@ -195,22 +203,26 @@ class Run:
     ways: list[tuple[str, int | None]] = [("greedy", None)]
     if is_end and settings.num_samples:
       ways.append(("self_consistency", settings.num_samples))
+    params_sha256 = start.params_sha256(state, self.log)
     for decoder, num_samples in ways:
       began = time.perf_counter()
-      test = self.data.test
+      phase = self.parts.phase(decoder, step, params_sha256)
       outputs = evaluation.evaluate(
-        Drawer(self.model, self.task, test, settings.batch_size),
+        self.drawer,
         state.model_params(),
         num_samples=num_samples,
         seed=self.config.seed,
         step=step,
-        report_done=Progress(
-          decoder.replace("_", "-"), len(test) * (num_samples or 1)
+        report_done=DrawingProgress(
+          decoder.replace("_", "-"),
+          len(self.data.test) * (num_samples or 1),
+          self.config.task.max_length,
         )
         if is_end
         else None,
+        parts=phase,
       )
-      seconds = time.perf_counter() - began
+      seconds = time.perf_counter() - began + phase.seconds_read
       found = results.evaluated(
         self.directory,
         step,
@@ -224,7 +236,8 @@ class Run:
 
   def note_params(self, state: TrainState) -> None:
     """Puts the hash of the trainable parameters down."""
-    self.log.params(state.step, digests.tree_sha256(state.params))
+    params = state.params or state.frozen  # nothing is trained without steps
+    self.log.params(state.step, digests.tree_sha256(params))
 
   def keep_results(self, state: TrainState) -> None:
     """Writes what can be used without a checkpoint: memory, soft prompt."""
@@ -248,3 +261,4 @@ class Run:
     self.log.saving(state.step)
     sha256 = self.checkpoints.save(state)
     self.log.checkpoint(state.step, sha256=sha256)
+    self.parts.forget(state.step)

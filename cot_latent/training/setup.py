@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import optax
 
-from cot_latent.data.task import Task
+from cot_latent.data.task import Examples, Task
+from cot_latent.em.drawing import Drawer
 from cot_latent.em.estep import EStep
 from cot_latent.models import language_model, lora, partitioning
 from cot_latent.models.language_model import LanguageModel
@@ -51,6 +52,16 @@ class Setup(NamedTuple):
       config.task.max_length,
       config.evaluation.batch_size,
       self.layout,
+      config.evaluation.part_batches,
+    )
+
+  def drawer(
+    self, model: LanguageModel, task: Task, examples: Examples
+  ) -> Drawer:
+    """Makes what draws for many questions at once, as the run wants it."""
+    settings = self.config.evaluation
+    return Drawer(
+      model, task, examples, settings.batch_size, settings.part_batches
     )
 
 

@@ -5,12 +5,13 @@ from typing import Any
 
 import jax
 
-from cot_latent.em.drawing import Drawer
+from cot_latent.em.drawn_parts import DrawnParts
 from cot_latent.errors import UserError
 from cot_latent.inference import rng
 from cot_latent.models import digests
 from cot_latent.reporting.runlog import RunLog
-from cot_latent.runtime.progress import Progress
+from cot_latent.runtime import files
+from cot_latent.runtime.progress import DrawingProgress
 from cot_latent.training import base, bootstrap, experiment, loops, tuning
 from cot_latent.training.checkpoints import Checkpoints
 from cot_latent.training.loading import Data
@@ -18,13 +19,16 @@ from cot_latent.training.setup import Setup
 from cot_latent.training.state import TrainState
 
 
-def begin(setup: Setup, data: Data, log: RunLog) -> tuple[Data, TrainState]:
+def begin(
+  setup: Setup, data: Data, log: RunLog, parts: DrawnParts
+) -> tuple[Data, TrainState]:
   """Makes or loads the base model, draws worked examples, fills the memory.
 
   Args:
     setup: What the run computes with.
     data: What was loaded.
     log: Where each phase is noted.
+    parts: Where draws are kept, and found again.
 
   Returns:
     The data with the worked examples put to use, and the state of step 0.
@@ -42,14 +46,18 @@ def begin(setup: Setup, data: Data, log: RunLog) -> tuple[Data, TrainState]:
     found["was_read"] = was_read
     found |= _frozen_hash(setup, params)
   if bootstrap.is_wanted(data):
-    data = _draw_exemplars(setup, data, params, log)
+    data = _draw_exemplars(setup, data, params, log, parts)
   state = _add_trained(setup, data, params)
   is_empty = config.method.memory_start == "empty"
   num_drawn = 0 if is_empty else len(data.train)
-  with log.phase("memory_start", num_sampled=num_drawn):
+  with log.phase("memory_start", num_sampled=num_drawn) as found:
+    phase = parts.phase("memory", 0, params_sha256(state, log))
     chains = setup.e_step(data).start_memory(
-      state.model_params(), Progress("memory", len(data.train))
+      state.model_params(),
+      DrawingProgress("memory", len(data.train), config.task.max_length),
+      phase,
     )
+    found["seconds_before"] = phase.seconds_read
   return data, _first_state(setup, state._replace(memory=chains))
 
 
@@ -75,7 +83,7 @@ def resume(
   if bootstrap.is_wanted(data):
     sha256 = log.phase_row("bootstrap")["sha256"]
     data = bootstrap.use(data, bootstrap.read(setup.directory, sha256))
-  if config.tuning is None:
+  if experiment.trains_all(config):
     trained = setup.model.init(rng.purpose_key(config.seed, "params"))
     state = TrainState(trained, None, None, 0)
   else:
@@ -91,26 +99,26 @@ def _base_params(setup: Setup, data: Data) -> tuple[Any, bool]:
   """Makes or loads the base model, and tells whether it was there already."""
   config = setup.config
   # What is frozen is in no checkpoint: it must be found again.
-  folder = config.base_dir or (config.tuning and setup.directory / "base")
-  return base.make(
-    pathlib.Path(folder) if folder else None, setup.base_model, config, data
-  )
+  folder = config.base_dir and pathlib.Path(config.base_dir)
+  if not folder and not experiment.trains_all(config):
+    folder = setup.directory / "base"
+  return base.make(folder or None, setup.base_model, config, data)
 
 
-def _draw_exemplars(setup: Setup, data: Data, params: Any, log: RunLog) -> Data:
+def _draw_exemplars(
+  setup: Setup, data: Data, params: Any, log: RunLog, parts: DrawnParts
+) -> Data:
   """Draws worked examples from the base model and puts them to use."""
   config = setup.config
-  drawer = Drawer(
-    setup.base_model,
-    data.soft_task or data.task,
-    data.train,
-    config.evaluation.batch_size,
-  )
+  task = data.soft_task or data.task
+  drawer = setup.drawer(setup.base_model, task, data.train)
   room = bootstrap.room(data, config.task.prompt_length)
   with log.phase("bootstrap") as found:
+    phase = parts.phase("bootstrap", 0, digests.tree_sha256(params))
     exemplars, found["num_sampled"] = bootstrap.draw(
-      drawer, params, config.seed, room
+      drawer, params, config.seed, room, phase
     )
+    found["seconds_before"] = phase.seconds_read
     found["sha256"] = bootstrap.write(setup.directory, exemplars)
   for one in exemplars:
     log.sample(0, bootstrap.as_sample(one))
@@ -118,14 +126,16 @@ def _draw_exemplars(setup: Setup, data: Data, params: Any, log: RunLog) -> Data:
 
 
 def _add_trained(setup: Setup, data: Data, params: Any) -> TrainState:
-  """Adds to the base model what is trained; the state has nothing else."""
-  seed = setup.config.seed
+  """Parts the base model, with what is added to it, for what is trained."""
+  config = setup.config
+  if not config.tuning and not experiment.trains_all(config):
+    return TrainState({}, None, None, 0, frozen=params)
   trained, frozen = tuning.begin(
-    setup.config.tuning,
+    config.tuning,
     params,
     setup.model,
     data.soft_tokens,
-    rng.purpose_key(seed, "params"),
+    rng.purpose_key(config.seed, "params"),
   )
   return TrainState(trained, None, None, 0, frozen=frozen)
 
@@ -138,9 +148,21 @@ def _first_state(setup: Setup, state: TrainState) -> TrainState:
 
 def _frozen_hash(setup: Setup, params: Any) -> dict[str, str]:
   """What tells whether a frozen base model is the same; {} if none is."""
-  if setup.config.tuning is None:
+  if experiment.trains_all(setup.config):
     return {}
   return {"frozen_sha256": digests.tree_sha256(params)}
+
+
+def params_sha256(state: TrainState, log: RunLog) -> str:
+  """The hash of all parameters that a state draws with.
+
+  Args:
+    state: The state.
+    log: The log, which has the hash of what is frozen.
+  """
+  frozen = log.phase_row("base").get("frozen_sha256", "")
+  trained = digests.tree_sha256(state.params)
+  return files.sha256(f"{trained} {frozen}".encode())
 
 
 def _check_frozen(setup: Setup, params: Any, log: RunLog) -> None:

@@ -13,6 +13,7 @@ from cot_latent.data.open import open_task
 from cot_latent.data.source import Source
 from cot_latent.data.task import Task
 from cot_latent.em import header, plan
+from cot_latent.em.drawn_parts import DrawnParts
 from cot_latent.errors import UserError
 from cot_latent.inference import rng
 from cot_latent.models import partitioning
@@ -170,11 +171,14 @@ def _train(prepared: Prepared) -> dict[str, Any]:
         log.events = summary.Writer(str(directory / "tensorboard"))
       task, given = prepared.data.task, prepared.given
       built = setup.build(config, directory, task, given)
+      parts = DrawnParts(directory)
       if resume_at is None:
-        data, state = start.begin(built, prepared.data, log)
+        data, state = start.begin(built, prepared.data, log, parts)
       else:
+        parts.forget(resume_at)
         data, state = start.resume(built, prepared.data, log, saved)
-      Run(built, data, log, saved).run(state, is_new=resume_at is None)
+      run = Run(built, data, log, saved, parts)
+      run.run(state, is_new=resume_at is None)
       return log.finish("complete") | record.split(log.rows)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cot_latent.em import drawing, estep
+from cot_latent.em import estep
 from cot_latent.em.drawing import Drawer
 from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method
@@ -244,10 +244,7 @@ def test_gather_rows_keeps_every_weight(num_weighted):
 
 
 @pytest.mark.parametrize(("num_rows", "batch_size"), [(7, 2), (8, 4), (1, 4)])
-def test_every_row_is_drawn_once_and_in_order(
-  data, monkeypatch, num_rows, batch_size
-):
-  monkeypatch.setattr(drawing, "_BATCHES", 2)
+def test_every_row_is_drawn_once_and_in_order(data, num_rows, batch_size):
   number = dict(
     zip(map(tuple, data.train.prompts.tolist()), range(99), strict=False)
   )
@@ -258,7 +255,7 @@ def test_every_row_is_drawn_once_and_in_order(
 
   scripted, done = Scripted(data.task, say), []
   rows = np.random.default_rng(0).permutation(len(data.train))[:num_rows]
-  drawn = Drawer(scripted, data.task, data.train, batch_size).draw_all(
+  drawn = Drawer(scripted, data.task, data.train, batch_size, 2).draw_all(
     None,
     rows,
     np.zeros_like(rows),

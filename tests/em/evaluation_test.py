@@ -28,7 +28,11 @@ def evaluate(setting, **changes):
 def test_outputs_come_in_the_order_of_the_examples(setting, num_samples):
   examples = setting[3]
   done = []
-  outputs = evaluate(setting, num_samples=num_samples, report_done=done.append)
+  outputs = evaluate(
+    setting,
+    num_samples=num_samples,
+    report_done=lambda rows, *_: done.append(rows),
+  )
   assert [output.id for output in outputs] == examples.ids
   assert [output.target for output in outputs] == examples.answers
   assert {len(output.completions) for output in outputs} == {num_samples or 1}

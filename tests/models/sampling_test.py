@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 
 from cot_latent.inference import rng
-from cot_latent.models import decoder, sampling, token_rows
+from cot_latent.models import decoder, pace, sampling, token_rows
 from cot_latent.models.api import PAD_ID
 from tests.asserts import assert_trees_equal
 from tests.models import oracles, twins
@@ -201,7 +201,9 @@ def check_slots(model, num_slots, temperature=1.0):
     model.sample, params(), questions, keys(3, rows), temperature
   )
   done = []
-  slots = draw(num_slots=num_slots, report_done=done.append)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(pace, "SECONDS", 0.0)  # reports at every pause
+    slots = draw(num_slots=num_slots, report_done=lambda n, *_: done.append(n))
   check_same_draws(slots, draw())
   assert done == sorted(done)
   assert done[-1] == rows

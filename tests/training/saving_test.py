@@ -14,15 +14,18 @@ import random
 import shutil
 
 import hypothesis
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import stateful
 from hypothesis import strategies as st
 
-from cot_latent.em import evaluation
+from cot_latent.em import drawn_parts, evaluation
 from cot_latent.em.evaluation import Output
 from cot_latent.errors import Preempted, UserError
 from cot_latent.inference import memory
+from cot_latent.models.api import Draws
 from cot_latent.reporting import page, record, seals
 from cot_latent.runtime import files, preemption
 from cot_latent.training import checkpoints, loading, start, train
@@ -37,13 +40,35 @@ from tests.training.kills import Killed, without_times
 
 NO_GIN = {"gin_files": [], "bindings": [], "resolved": "", "operative": ""}
 read_rows = files.read_rows
+save = checkpoints.Checkpoints.save
 FAULTS = [failing_disk.kill, failing_disk.fill, failing_disk.terminate]
 
 
-def begin(setup, data, log):
+drawn = []  # the parts that were drawn and not read
+
+
+def draw(phase, number):
+  """A part of a phase: rows that its place alone decides, and the model."""
+
+  def sample():
+    drawn.append(path.name)
+    tokens = np.full((2, 8), number, np.int32)
+    return Draws(tokens, np.ones(2, bool), tokens * np.float32(0.5))
+
+  path = phase.next_path()
+  keys = jax.random.split(jax.random.key(number), 2)
+  return phase.draw(sample, np.full((2, 4), number), keys).draws
+
+
+def begin(setup, data, log, parts):
   with log.phase("base") as found:
     found |= {"num_scored": 0, "was_read": False}
+  with log.phase("memory_start"):
+    phase = parts.phase("memory", 0, "1")
+    tokens = np.concatenate([draw(phase, n).tokens for n in range(3)])
   chains = memory.init(toy.SIZES["train"], 8)
+  written = jnp.asarray(chains.tokens).at[: len(tokens)].set(tokens)
+  chains = chains._replace(tokens=written)
   return data, TrainState({"w": jnp.int32(1)}, {"m": jnp.int32(2)}, chains, 0)
 
 
@@ -67,8 +92,9 @@ def step(run, state):
   return state, made_up.metrics(**{"grad/norm": float(w)})
 
 
-def evaluate(drawer, params, *, num_samples, **_):
-  said = [str(int(params["w"]))] * (num_samples or 1)
+def evaluate(drawer, params, *, num_samples, parts, **_):
+  told = [draw(parts, int(params["w"]) + n).tokens[0, 0] for n in range(2)]
+  said = [str(sum(told))] * (num_samples or 1)
   return [
     Output(name, toy.PARITY, "?", "1", said, [True] * len(said), said[0], False)
     for name in drawer.examples.ids[:3]
@@ -182,11 +208,16 @@ def check_same(undisturbed, config, report):
     for folder in (root, pathlib.Path(whole_config.model_dir))
   )
   assert outputs == others
+  assert not (root / drawn_parts.FOLDER).exists()
   unfinished = [*root.rglob("*.partial"), *root.rglob("*.tmp")]
   # What is set aside stays as it was, and so does a run that is complete.
   assert {path.name for path in unfinished} <= {
     *(".sha256.json.partial", ".report.html.partial")
   }
+
+
+def step_of(name):
+  return int(name.split("-")[0])
 
 
 def check_left(config):
@@ -215,11 +246,17 @@ def test_whatever_goes_wrong_at_any_write_the_run_ends_the_same(
 ):
   for at in itertools.count(step=stride):
     config = config_of(tmp_path / f"{at}/run", 3)
+    drawn.clear()
     report, disk = live(config, fault, at)
     if not disk.has_happened:
       break
     saved = whole_steps(config)
     left = check_left(config)
+    # No part is drawn again but one that was being written, and those that led
+    # to what a checkpoint holds.
+    last = saved[-1] if saved else -1
+    kept = {name for name in drawn[:-1] if step_of(name) > last}
+    drawn.clear()
     if fault is failing_disk.terminate and saved and report is None:
       assert left["status"] == "interrupted"
       rows = files.read_rows(
@@ -227,16 +264,22 @@ def test_whatever_goes_wrong_at_any_write_the_run_ends_the_same(
       )
       assert saved[-1] == rows[-1]["step"]
     again, _ = live(config)
+    assert not kept & {*drawn}
     if report is None and left and left["status"] not in record.FINISHED:
       resumed = [row["step"] for row in again["continuity"]["resumes"]]
       assert resumed == saved[-1:]
     check_same(short, config, again)
     shutil.rmtree(tmp_path / str(at))
-  assert at > 60
+  assert at > 90
 
 
 def write_in_place(path, content):
   path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def saves_too_late(saved, state):
+  drawn_parts.DrawnParts(saved._directory.parent).forget(state.step)
+  return save(saved, state)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +291,10 @@ def write_in_place(path, content):
     (files, "write_atomically", write_in_place),
     # A checkpoint is taken for whole once it has its name.
     (checkpoints, "_fault", lambda folder: None),
+    # Parts are deleted before a checkpoint holds them.
+    (checkpoints.Checkpoints, "save", saves_too_late),
+    # A part is never found again.
+    (drawn_parts, "_read", lambda path, made_of: "is lost"),
   ],
 )
 def test_broken_protocols_are_seen(

@@ -1,0 +1,183 @@
+"""What a run has drawn so far, on the disk until a checkpoint holds it.
+
+A phase, such as the memory start, draws its rows in parts of a fixed number of
+rows. What the sampler drew for a part is written at once, under a hash of all
+that the sampler was given. A run that was killed finds its parts again and
+draws the others; since a part depends on its place alone and never on time, the
+whole is the same to the bit.
+"""
+
+import io
+import json
+import pathlib
+import re
+import time
+import zipfile
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from cot_latent.errors import RunError
+from cot_latent.models.api import Draws
+from cot_latent.runtime import files, preemption, processes, terminal
+
+FOLDER = "drawn"  # in the run's folder
+# Step, phase and number; one that is being written begins with a dot.
+_NAME = re.compile(r"\.?(\d{6,})-.+-\d{4,}\.part")
+# What reading a file of anything at all may raise.
+_DAMAGE = (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile)
+
+
+class Part(NamedTuple):
+  """What the sampler drew for one part.
+
+  Attributes:
+    draws: The draws, on the host.
+    seconds: Time to draw them.
+    was_read: Whether an earlier process drew them.
+  """
+
+  draws: Draws
+  seconds: float
+  was_read: bool = False
+
+
+class DrawnParts:
+  """The parts of a run that no checkpoint holds yet.
+
+  Of several processes the first one writes, and all of them read.
+  """
+
+  def __init__(self, directory: pathlib.Path):
+    """Names the folder; nothing is made before the first part.
+
+    Args:
+      directory: Folder of the run.
+    """
+    self._folder = directory / FOLDER
+
+  def phase(self, name: str, step: int, params_sha256: str) -> "Phase":
+    """Begins a phase, or begins it again.
+
+    Args:
+      name: Name of what is drawn, such as memory.
+      step: Step after which it is drawn.
+      params_sha256: Hash of the parameters that draw.
+    """
+    return Phase(self._folder / f"{step:06}-{name}", params_sha256)
+
+  def forget(self, step: int) -> None:
+    """Deletes the parts of all steps up to one, which a checkpoint holds."""
+    if not processes.is_first() or not self._folder.is_dir():
+      return
+    for path in sorted(self._folder.iterdir()):
+      named = _NAME.match(path.name)
+      if named and int(named[1]) <= step:
+        path.unlink()
+    if not any(self._folder.iterdir()):
+      self._folder.rmdir()
+
+
+class Phase:
+  """The parts of one phase, in their order."""
+
+  def __init__(self, prefix: pathlib.Path, params_sha256: str):
+    """Starts with the first part.
+
+    Args:
+      prefix: Beginning of the files' paths.
+      params_sha256: Hash of the parameters that draw.
+    """
+    self._prefix, self._params_sha256 = prefix, params_sha256
+    self._number = 0
+    self._seconds_read = 0.0
+
+  @property
+  def seconds_read(self) -> float:
+    """Time that earlier processes took for the parts that were read."""
+    return self._seconds_read
+
+  def next_path(self) -> pathlib.Path:
+    """Where the next part is, or will be."""
+    name = f"{self._prefix.name}-{self._number:04}.part"
+    return self._prefix.with_name(name)
+
+  def draw(
+    self,
+    sample: Callable[[], Draws],
+    prompts: np.ndarray,
+    rng_keys: jax.Array,
+    **settings: Any,
+  ) -> Part:
+    """Draws the next part, or reads it where it was drawn before.
+
+    Args:
+      sample: Draws it.
+      prompts: Tokens [R, P] int32 that the sampler is given.
+      rng_keys: Random keys of the rows, [R].
+      **settings: The sampler's other arguments that decide what is drawn.
+
+    Returns:
+      The part.
+
+    Raises:
+      RunError: If this process cannot read a part that the first one can.
+    """
+    path = self.next_path()
+    self._number += 1
+    keys = np.asarray(jax.random.key_data(rng_keys))
+    given = files.short_hash(settings), _label(prompts), _label(keys)
+    made_of = files.sha256(" ".join((self._params_sha256, *given)).encode())
+    if processes.first_says(path.exists()):
+      found = _read(path, made_of)
+      if processes.first_says(isinstance(found, Part)):
+        if isinstance(found, str):
+          raise RunError(
+            f"process {jax.process_index()}: {path} {found}, and process 0 "
+            "reads it: give a MODEL_DIR that all of them see"
+          )
+        self._seconds_read += found.seconds
+        return found
+      if processes.is_first():
+        terminal.say(f"{path} {found}: it is drawn again", is_error=True)
+    began = time.perf_counter()
+    draws = sample()
+    on_host = Draws(*(x if x is None else np.asarray(x) for x in draws))
+    part = Part(on_host, time.perf_counter() - began)
+    if processes.is_first():
+      with preemption.held_back():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(path, _content(part, made_of))
+    return part
+
+
+def _label(array: np.ndarray) -> str:
+  content = np.ascontiguousarray(array)
+  return f"{content.dtype}{content.shape}{files.sha256(content.tobytes())}"
+
+
+def _content(part: Part, made_of: str) -> bytes:
+  """A part as a file: a line that says what it is, and its arrays."""
+  stream = io.BytesIO()
+  arrays = {k: v for k, v in part.draws._asdict().items() if v is not None}
+  np.savez(stream, allow_pickle=False, **arrays)
+  arrays_sha256 = files.sha256(stream.getvalue())
+  line = {"made_of": made_of, "sha256": arrays_sha256, "seconds": part.seconds}
+  return files.to_json_line(line).encode() + stream.getvalue()
+
+
+def _read(path: pathlib.Path, made_of: str) -> Part | str:
+  """Reads a part, or says what is wrong with it."""
+  try:
+    line, arrays = path.read_bytes().split(b"\n", maxsplit=1)
+    said = json.loads(line)
+    if said["sha256"] != files.sha256(arrays):
+      return "is damaged"
+    if said["made_of"] != made_of:
+      return "was drawn by another model or for other questions"
+    with np.load(io.BytesIO(arrays), allow_pickle=False) as stored:
+      return Part(Draws(**stored), float(said["seconds"]), was_read=True)
+  except (*_DAMAGE, TypeError):
+    return "is damaged"
