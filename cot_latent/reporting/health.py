@@ -85,7 +85,7 @@ def red_flags(
     results: Rows of the run's evaluations, in the order of the journal.
   """
   signs = _signs_of_steps(liveness) if liveness["steps"] else []
-  return signs + _signs_of_evaluation(results, liveness["limits"])
+  return signs + signs_of_evaluation(results, liveness["limits"])
 
 
 def _signs_of_steps(liveness: Mapping[str, Any]) -> list[str]:
@@ -112,10 +112,15 @@ def _signs_of_steps(liveness: Mapping[str, Any]) -> list[str]:
   return [sign for sign, is_seen in signs.items() if is_seen]
 
 
-def _signs_of_evaluation(
+def signs_of_evaluation(
   results: Sequence[_Row], limits: Mapping[str, float]
 ) -> list[str]:
-  """Judges the last evaluation; what came before it may have been worse."""
+  """Judges the last evaluation; what came before it may have been worse.
+
+  Args:
+    results: Rows of evaluations, in the order of the journal.
+    limits: The fields of Limits.
+  """
   last = max((row["step"] for row in results), default=0)
   wholes: dict[str, _Row] = {}
   for row in results:

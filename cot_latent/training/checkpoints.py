@@ -75,9 +75,8 @@ class Checkpoints:
       self._manager.latest_step(),
       args=ocp.args.StandardRestore(abstract, strict=False),
     )
-    return TrainState(
-      **tree | {"step": int(tree["step"]), "frozen": like.frozen}
-    )
+    # What was not saved is as it was made: frozen, or empty.
+    return like._replace(**tree | {"step": int(tree["step"])})
 
   def restore_params(self, like: Any) -> Any:
     """Restores what is trained, and nothing else, of the last checkpoint.
@@ -104,12 +103,12 @@ class Checkpoints:
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
-  """A state as Orbax takes it: every leaf an array, and no None."""
+  """A state as Orbax takes it: every leaf an array, and nothing empty."""
   parts = state._asdict() | {"step": np.asarray(state.step)}
   return {
     name: part
     for name, part in parts.items()
-    if part is not None and name != "frozen"
+    if name != "frozen" and jax.tree.leaves(part)
   }
 
 

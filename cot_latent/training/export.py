@@ -12,7 +12,12 @@ from cot_latent.models import language_model, lora
 from cot_latent.models.hf import weights as hf_weights
 from cot_latent.runtime import lock
 from cot_latent.training import checkpoints, tuning
-from cot_latent.training.experiment import Checkpoint, Experiment, Given
+from cot_latent.training.experiment import (
+  Checkpoint,
+  Experiment,
+  Given,
+  trains_all,
+)
 
 
 def export(
@@ -75,11 +80,14 @@ def export(
     )
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     trained, _ = tuning.split(shapes, config.tuning)
-    params = saved.restore_params(trained)
-  if isinstance(config.tuning, lora.Lora):
+    has_trained = config.tuning is not None or trains_all(config)
+    params = saved.restore_params(trained) if has_trained else {}
+  if not trains_all(config):
     frozen = hf_weights.load(source, config.model, vocabulary.size)
     frozen = hf_weights.exchange(frozen, 0, vocabulary.padding_id)
-    params = lora.merged(tuning.merge(params, frozen), config.tuning)
+    params = tuning.merge(params, frozen)
+  if isinstance(config.tuning, lora.Lora):
+    params = lora.merged(params, config.tuning)
   params = hf_weights.exchange(params, 0, vocabulary.padding_id)
   hf_weights.save(folder, params, source, dtype)
   return step

@@ -1,7 +1,8 @@
 """The loop of a run: steps, evaluations and checkpoints."""
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,9 +14,9 @@ from cot_latent.em.estep import WeightedRows
 from cot_latent.errors import Preempted, RunError
 from cot_latent.inference import rng
 from cot_latent.models import digests, partitioning
-from cot_latent.reporting import metric_names, record
+from cot_latent.reporting import health, metric_names, record
 from cot_latent.reporting.runlog import RunLog
-from cot_latent.runtime import preemption, processes
+from cot_latent.runtime import preemption, processes, terminal
 from cot_latent.runtime.progress import DrawingProgress, Progress
 from cot_latent.training import loops, mstep, start, tuning
 from cot_latent.training.checkpoints import Checkpoints
@@ -233,6 +234,14 @@ class Run:
         is_shown=is_end and decoder == "greedy",
       )
       self.log.evaluated(step, seconds, found)
+      self.warn([{"step": step, **row} for row in found.results])
+
+  def warn(self, results: Sequence[dict[str, Any]]) -> None:
+    """Says at once if an evaluation is worth nothing."""
+    limits = dataclasses.asdict(self.config.limits)
+    for sign in health.signs_of_evaluation(results, limits):
+      if processes.is_first():
+        terminal.say(f"suspect: {sign}", is_error=True)
 
   def note_params(self, state: TrainState) -> None:
     """Puts the hash of the trainable parameters down."""

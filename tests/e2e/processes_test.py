@@ -239,6 +239,9 @@ def check_killed(alone, killed, deaths, *flags):
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert report_of(killed)["status"] == "running"
+    if meant.startswith("-"):
+      left = {path.name for path in (killed / "drawn").iterdir()}
+      assert f"000000{meant}0000.part" in left
   status, _, errors = finish(start(killed, *flags))
   assert status == 0, errors
   one, other = record.read_whole(alone), record.read_whole(killed)
@@ -266,6 +269,22 @@ def test_killed_in_a_checkpoint_and_in_a_loop_it_is_the_same_run(tmp_path):
     [DEATHS[1], ("cot_latent.training.mstep:num_updates:7", "", 6)],
     *LOOPED,
   )
+
+
+# Where the second part of the memory start, and later of an evaluation, is
+# about to be written.
+IN_PARTS = [
+  ("cot_latent.runtime.files:write_atomically:1", "-memory-", None),
+  ("cot_latent.runtime.files:write_atomically:1", "-self_consistency-", None),
+]
+
+
+def test_killed_in_the_memory_start_it_draws_what_is_missing(tmp_path):
+  short = ["--gin.TRAIN_STEPS=2", "--gin.BASE_STEPS=60", "--gin.PART_BATCHES=1"]
+  status, _, errors = finish(start(tmp_path / "alone", *short))
+  assert status == 0, errors
+  check_killed(tmp_path / "alone", tmp_path / "killed", IN_PARTS, *short)
+  assert not (tmp_path / "killed/drawn").exists()
 
 
 def can_mount(directory):

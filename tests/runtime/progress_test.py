@@ -37,3 +37,35 @@ def test_says_nothing_before_it_is_time(clock, capsys):
   assert capsys.readouterr().err == ""
   report(10, "all good")  # the end is always told
   assert capsys.readouterr().err.endswith("10/10  0.0 s  all good\n")
+
+
+def test_drawing_tells_tokens_within_a_batch(clock, capsys):
+  report = progress.DrawingProgress("memory", 100, longest=64)
+  reports = [
+    (20.0, (0, 32, 0)),  # compiled
+    (10.0, (0, 1_032, 0)),
+    (10.0, (16, 2_032, 12)),
+    (60.0, (100, 8_032, 70)),
+    (9.0, (100, 8_032, 70)),
+  ]
+  for seconds, so_far in reports:
+    clock[0] += seconds
+    report(*so_far)
+  assert capsys.readouterr().err.splitlines() == [
+    "memory             0/100  32 tokens",
+    "memory             0/100  1,032 tokens, 100/s  at most 54 s left",
+    # As long as the longest may be.
+    "memory            16/100  2,032 tokens, 100/s  75% ended  about 44 s left",
+    "memory           100/100  8,032 tokens, 100/s  70% ended  100.0 s",
+  ]
+
+
+def test_a_sampler_may_tell_rows_alone(clock, capsys):
+  report = progress.DrawingProgress("memory", 100, longest=64)
+  for rows in (0, 25):
+    clock[0] += 10
+    report(rows)
+  assert capsys.readouterr().err.splitlines() == [
+    "memory             0/100",
+    "memory            25/100  about 60 s left",
+  ]

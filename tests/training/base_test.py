@@ -7,14 +7,16 @@ import pathlib
 import random
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from cot_latent import cli
 from cot_latent.data import prompts
+from cot_latent.em.drawing import Drawer
 from cot_latent.em.method import Method
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import estimators
-from cot_latent.models import decoder
+from cot_latent.models import decoder, digests
 from cot_latent.reporting import page, summary
 from cot_latent.training import base, mstep
 from tests.asserts import assert_trees_equal
@@ -309,7 +311,12 @@ def test_without_steps_the_base_model_is_evaluated(first, untouched):
   assert {row["source"] for row in report["samples"]} == {"greedy"}
   state = last_state(config)
   assert state.step == 0
-  assert_trees_equal(state.params, read(config))
+  # The checkpoint has no copy of what is unchanged; the report says what it is.
+  saved = pathlib.Path(config.model_dir) / "checkpoints/0/default"
+  tree = ocp.StandardCheckpointer().restore(saved.absolute())
+  assert "params" not in tree
+  kept = report["model"]["params_sha256"]
+  assert kept == {"0": digests.tree_sha256(read(config))}
 
 
 def test_a_run_without_steps_has_a_page_and_a_summary(untouched):
@@ -338,6 +345,29 @@ def test_a_run_without_steps_can_be_stopped_and_asked_for_again(
   assert [r["step"] for r in report_of(config)["continuity"]["resumes"]] == [0]
   monkeypatch.setattr(base, "fit_once", None)
   assert toy.run(config)["status"] == "complete"
+
+
+def test_an_evaluation_that_was_cut_is_told_at_once_and_stays_suspect(
+  untouched, tmp_path, monkeypatch, capsys
+):
+  check = Drawer.draw_and_check
+
+  def cut(*arguments, **settings):
+    checked = check(*arguments, **settings)
+    return checked._replace(ended=np.zeros_like(checked.ended))
+
+  monkeypatch.setattr(Drawer, "draw_and_check", cut)
+  config = dataclasses.replace(untouched[0], model_dir=str(tmp_path / "cut"))
+  report = toy.run(config)
+  sign = "100% of the completions of the greedy evaluation at step 0 were cut"
+  assert f"suspect: {sign}\n" in capsys.readouterr().err
+  assert report["status"] == "suspect"
+  for text in (
+    summary.report_text(report, tmp_path),
+    summary.overview(report),
+    (tmp_path / "cut/report.html").read_text(),
+  ):
+    assert sign in text
 
 
 def test_the_command_scores_what_a_run_without_steps_wrote(untouched, capsys):

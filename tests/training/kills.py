@@ -13,7 +13,7 @@ from cot_latent.inference import memory, rng
 from cot_latent.models.network import SOFT_PROMPT
 from cot_latent.reporting.runlog import RunLog
 from cot_latent.runtime import files
-from cot_latent.training import checkpoints, loops, mstep, tuning
+from cot_latent.training import checkpoints, experiment, loops, mstep, tuning
 from cot_latent.training.run import Run
 from cot_latent.training.state import TrainState
 from tests.asserts import assert_trees_equal
@@ -42,6 +42,8 @@ def _trained_like(config):
   if isinstance(config.tuning, tuning.SoftPrompt):
     (path,) = pathlib.Path(config.model_dir).glob("outputs/*-soft_prompt.npy")
     return {SOFT_PROMPT: np.load(path)}
+  if config.tuning is None and not experiment.trains_all(config):
+    return {}
   params = toy.make_model(config).init(rng.purpose_key(0, "params"))
   return tuning.split(params, config.tuning)[0]
 
