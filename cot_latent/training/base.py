@@ -1,4 +1,4 @@
-"""Fitting a base model from scratch, where no pretrained one is at hand."""
+"""The base model: loaded, or fitted to a task's rationales."""
 
 import contextlib
 import functools
@@ -15,7 +15,7 @@ from cot_latent.data.task import Examples
 from cot_latent.em.plan import as_dict
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import rng
-from cot_latent.models import partitioning
+from cot_latent.models import digests, partitioning
 from cot_latent.models.api import PAD_ID
 from cot_latent.models.hf import weights as hf_weights
 from cot_latent.models.language_model import LanguageModel
@@ -28,6 +28,7 @@ from cot_latent.training.experiment import (
   Checkpoint,
   Experiment,
   Given,
+  trains_all,
 )
 from cot_latent.training.loading import Data
 
@@ -38,19 +39,21 @@ def fit(
   examples: Examples,
   seed: int,
   report_step: Callable[[int], None],
+  params: Any = None,
 ):
-  """Fits a new model to the targets of a split, whatever they are worth.
+  """Fits a model to the targets of a split, whatever they are worth.
 
   Half of each minibatch is under the hinted prompt, so that the model learns
   to write rationales towards a given answer: what the memory starts from.
 
   Args:
-    model: the language model.
-    config: how long and how fast.
+    model: The language model.
+    config: How long and how fast.
     examples: N examples with targets; each answer is the one that its target
       reaches.
-    seed: the run's.
-    report_step: called with the number of steps done.
+    seed: Seed of the order of examples, and of new parameters.
+    report_step: Function called with the number of steps done.
+    params: Parameters to begin with; None makes new ones. They are donated.
 
   Returns:
     The fitted parameters.
@@ -58,7 +61,8 @@ def fit(
   Raises:
     RunError: if a gradient is not finite.
   """
-  params = model.init(rng.purpose_key(seed, "params"))
+  if params is None:
+    params = model.init(rng.purpose_key(seed, "params"))
   optimizer = mstep.build_optimizer(config.optimizer)
   learning_rate = mstep.learning_rate(config.optimizer, config.steps)
   opt_state = mstep.init_optimizer(model, optimizer, params)
@@ -101,16 +105,18 @@ def fit_once(
   config: Experiment,
   examples: Examples,
   report_step: Callable[[int], None],
+  start: Any = None,
 ) -> tuple[Any, bool]:
   """Fits the base model of a run, or reads it where another run has fitted it.
 
   Args:
-    folder: where base models lie, by a hash of all that makes them; None keeps
-      none.
-    model: the language model.
-    config: the run.
+    folder: Folder of base models, each named by a hash of all that makes it;
+      None keeps none.
+    model: The language model.
+    config: The run.
     examples: N examples with targets.
-    report_step: called with the number of steps done.
+    report_step: Function called with the number of steps done.
+    start: Pretrained parameters to begin with; None makes new ones.
 
   Returns:
     The fitted parameters, and whether they were read.
@@ -121,8 +127,9 @@ def fit_once(
   """
   base = config.base
   assert isinstance(base, BaseConfig)
+  seed = config.seed if base.seed is None else base.seed
   if folder is not None:
-    path = folder / f"{_name(config, examples)}.npz"
+    path = folder / f"{_name(config, examples, start)}.npz"
     if processes.first_says(path.is_file()):
       return _read(path, model.init(rng.purpose_key(0, "params"))), True
     try:
@@ -140,12 +147,12 @@ def fit_once(
       # The other run may have fitted it by now.
       if processes.first_says(path.is_file()):
         return _read(path, model.init(rng.purpose_key(0, "params"))), True
-      params = fit(model, base, examples, config.seed, report_step)
+      params = fit(model, base, examples, seed, report_step, start)
       whole = partitioning.to_host(params)
       if is_first:
         _write(path, whole)
       return params, False
-  return fit(model, base, examples, config.seed, report_step), False
+  return fit(model, base, examples, seed, report_step, start), False
 
 
 def make(
@@ -172,21 +179,91 @@ def make(
   if isinstance(config.base, BaseConfig):
     assert data.base is not None
     progress = Progress("base model", config.base.steps)
-    return fit_once(folder, model, config, data.base, progress)
+    start = _start(config, config.base, data, model)
+    return fit_once(folder, model, config, data.base, progress, start)
   if isinstance(config.base, Given):
     return model.init(jax.random.key(0)), True
-  return _load(config, data.task.vocabulary, model.layout), True
+  vocabulary, layout = data.task.vocabulary, model.layout
+  return load(config, config.base, vocabulary, layout), True
 
 
-def _load(
-  config: Experiment,
-  vocabulary: Vocabulary,
-  layout: partitioning.Layout | None,
+def folder_of(
+  config: Experiment, directory: pathlib.Path
+) -> pathlib.Path | None:
+  """Where the base model of a run is stored; None where it is not.
+
+  Args:
+    config: The run.
+    directory: Its folder.
+  """
+  if config.base_dir is not None:
+    return pathlib.Path(config.base_dir)
+  # What is frozen is in no checkpoint: it must be found again.
+  return None if trains_all(config) else directory / "base"
+
+
+def read(
+  directory: pathlib.Path, model: LanguageModel, config: Experiment, data: Data
 ) -> Any:
-  """Loads a pretrained model, its rows in the order of the vocabulary."""
-  assert isinstance(config.base, Checkpoint)
+  """Reads the base model that a run was fitted beside, and fits none.
+
+  Args:
+    directory: The run's folder.
+    model: The language model, without anything that is added to it.
+    config: The run, whose base model was fitted and is frozen.
+    data: Its data.
+
+  Returns:
+    All parameters.
+
+  Raises:
+    UserError: If it is not stored, or damaged.
+  """
+  base, folder = config.base, folder_of(config, directory)
+  assert isinstance(base, BaseConfig)
+  assert data.base is not None
+  assert folder is not None
+  start = _start(config, base, data, model)
+  path = folder / f"{_name(config, data.base, start)}.npz"
+  if not path.is_file():
+    raise UserError(
+      f"the base model of the run in {directory} is not in {folder}: `t5x "
+      "train` of the same configuration fits it again"
+    )
+  return _read(path, model.init(rng.purpose_key(0, "params")))
+
+
+def _start(
+  config: Experiment, base: BaseConfig, data: Data, model: LanguageModel
+) -> Any:
+  """Loads what a fit begins with; None is a new model."""
+  if base.start is None:
+    return None
+  return load(config, base.start, data.task.vocabulary, model.layout)
+
+
+def load(
+  config: Experiment,
+  checkpoint: Checkpoint,
+  vocabulary: Vocabulary,
+  layout: partitioning.Layout | None = None,
+) -> Any:
+  """Loads a pretrained model, its rows in the order of the vocabulary.
+
+  Args:
+    config: The run, whose model it is.
+    checkpoint: Where it is stored.
+    vocabulary: The task's.
+    layout: How arrays are spread over devices; None is one device.
+
+  Returns:
+    All parameters.
+
+  Raises:
+    UserError: If a file cannot be used.
+  """
   assert not isinstance(config.model, Given)
-  folder = pathlib.Path(config.base.path)
+  folder = pathlib.Path(checkpoint.path)
   params = hf_weights.load(folder, config.model, vocabulary.size, layout)
   return hf_weights.exchange(params, 0, vocabulary.padding_id)
 
@@ -201,18 +278,22 @@ def _write(path: pathlib.Path, params: Any) -> None:
   files.write_atomically(path, stream.getvalue())
 
 
-def _name(config: Experiment, examples: Examples) -> str:
+def _name(config: Experiment, examples: Examples, start: Any = None) -> str:
   """Names a base model after all that makes it."""
   settings = as_dict(config)
   source = ("data_dir", "cache", "module")
   task = {
     k: v for k, v in settings["base"]["source"].items() if k not in source
   }
+  base = settings["base"] | {"source": task}
+  if start is not None:  # the weights count, and not where they are stored
+    base["start"] = digests.tree_sha256(start)
+    del task["vocabulary"]
   return files.short_hash(
     [
       settings["model"],
-      settings["base"] | {"source": task},
-      settings["seed"],
+      base,
+      settings["seed"] if base["seed"] is None else None,
       config.task.max_length,
       examples.fingerprint(),
       jax.__version__,
@@ -240,5 +321,5 @@ def _read(path: pathlib.Path, like: Any) -> Any:
   ) as error:
     raise UserError(
       f"the base model {path} is damaged ({error!s:.80}): delete it, and it is "
-      "fitted anew"
+      "fitted again"
     ) from None

@@ -59,31 +59,6 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class BaseConfig:
-  """Fitting a base model from scratch, where no pretrained one is at hand.
-
-  Attributes:
-    source: the task that it is fitted to, with the same vocabulary.
-    split: of that task.
-    over_long: what becomes of an example that does not fit (`Task.load`).
-    steps: optimizer steps.
-    batch_size: examples a step, half of them under the hinted prompt.
-    optimizer: its own.
-  """
-
-  source: Source
-  split: str
-  steps: int
-  batch_size: int
-  optimizer: OptimizerConfig
-  over_long: OverLong = "leave_out"
-
-  def __post_init__(self):
-    check_types(self)
-    check_positive(self, "steps", "batch_size")
-
-
-@dataclasses.dataclass(frozen=True)
 class Checkpoint:
   """A pretrained base model.
 
@@ -96,6 +71,38 @@ class Checkpoint:
 
   def __post_init__(self):
     check_types(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseConfig:
+  """Fitting a base model to a task's rationales before the run.
+
+  Attributes:
+    source: The task that it is fitted to, with the same vocabulary.
+    split: Split of that task.
+    over_long: What happens to an example that does not fit (`Task.load`).
+    steps: Optimizer steps.
+    batch_size: Examples a step, half of them under the hinted prompt.
+    optimizer: Optimizer of the fit.
+    start: Pretrained model that the fit begins with; None is a new model.
+    seed: Seed of the fit; None is the run's. Runs with several seeds share one
+      base model if it is set.
+  """
+
+  source: Source
+  split: str
+  steps: int
+  batch_size: int
+  optimizer: OptimizerConfig
+  over_long: OverLong = "leave_out"
+  start: Checkpoint | None = None
+  seed: int | None = None
+
+  def __post_init__(self):
+    check_types(self)
+    check_positive(self, "steps", "batch_size")
+    if self.seed is not None:
+      check_within(self, "seed", 0, 2**32 - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +215,13 @@ class Experiment:
         )
 
 
+def pretrained(config: Experiment) -> Checkpoint | None:
+  """The checkpoint that a run begins with, fitted further or not; or None."""
+  if isinstance(config.base, BaseConfig):
+    return config.base.start
+  return config.base if isinstance(config.base, Checkpoint) else None
+
+
 def run_id(config: Experiment) -> str:
   """Names a run after what it computes, wherever it lies or reads from."""
 
@@ -222,7 +236,9 @@ def run_id(config: Experiment) -> str:
 
   base = config.base
   if isinstance(base, BaseConfig):
-    base = placeless(base)
+    base = dataclasses.replace(
+      placeless(base), start=base.start and Checkpoint("")
+    )
   elif isinstance(base, Checkpoint):
     base = Checkpoint("")
   settings = as_dict(

@@ -11,13 +11,15 @@ from cot_latent.errors import UserError
 from cot_latent.models import language_model, lora
 from cot_latent.models.hf import weights as hf_weights
 from cot_latent.runtime import lock
-from cot_latent.training import checkpoints, tuning
+from cot_latent.training import base, checkpoints, setup, tuning
 from cot_latent.training.experiment import (
-  Checkpoint,
+  BaseConfig,
   Experiment,
   Given,
+  pretrained,
   trains_all,
 )
+from cot_latent.training.loading import load_data
 
 
 def export(
@@ -44,7 +46,8 @@ def export(
     UserError: if the run began with no such checkpoint, has saved none, or
       tunes a soft prompt, or if the folder exists.
   """
-  if not isinstance(config.base, Checkpoint):
+  began_with = pretrained(config)
+  if began_with is None:
     raise UserError(
       f"the run in {directory} made its base model itself, and there is no "
       "architecture of transformers that it is: only what began as a "
@@ -61,8 +64,9 @@ def export(
   if not saved_in.is_dir():
     raise UserError(f"no checkpoints in {directory}: give the run's own folder")
   assert not isinstance(config.model, Given)  # its base is no checkpoint
-  source = pathlib.Path(config.base.path)
-  vocabulary = open_task(config.task.source).vocabulary
+  source = pathlib.Path(began_with.path)
+  task = open_task(config.task.source)
+  vocabulary = task.vocabulary
   params: Any
   with (
     lock.hold(directory),
@@ -83,8 +87,11 @@ def export(
     has_trained = config.tuning is not None or trains_all(config)
     params = saved.restore_params(trained) if has_trained else {}
   if not trains_all(config):
-    frozen = hf_weights.load(source, config.model, vocabulary.size)
-    frozen = hf_weights.exchange(frozen, 0, vocabulary.padding_id)
+    if isinstance(config.base, BaseConfig):
+      base_model = setup.build_model(config, task, None)
+      frozen = base.read(directory, base_model, config, load_data(config))
+    else:
+      frozen = base.load(config, began_with, vocabulary)
     params = tuning.merge(params, frozen)
   if isinstance(config.tuning, lora.Lora):
     params = lora.merged(params, config.tuning)

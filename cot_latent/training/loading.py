@@ -21,8 +21,8 @@ class Data(NamedTuple):
 
   Attributes:
     task: vocabulary and answers.
-    base_task: the task that the base model is fitted to; None where it is
-      pretrained.
+    base_task: the task that the base model is fitted to; None if it is not
+      fitted.
     base: what the base model is fitted to, with targets, or None.
     train: N questions with a memory.
     test: held-out questions.
@@ -56,8 +56,8 @@ def load_data(
   settings = config.task
   task = open_task(settings.source)
   train = training_data.load_train(task, settings, config.method)
-  if isinstance(config.base, experiment.Checkpoint):
-    _check_checkpoint(config.base.path, task.vocabulary)
+  if checkpoint := experiment.pretrained(config):
+    _check_checkpoint(checkpoint.path, task.vocabulary)
   base_task, base = _load_base(config, task, open_task)
   soft_tokens, soft_task, soft_stop = _soft_tokens(config, task, open_task)
   stop = settings.stop
@@ -168,7 +168,7 @@ def describe_data(config: experiment.Experiment, loaded: Data) -> dict:
   described = training_data.describe_splits(
     loaded.task, loaded.base_task, splits
   )
-  if isinstance(config.base, experiment.Checkpoint):
-    accepted = hf_config.accepted_settings(config.base.path)
+  if checkpoint := experiment.pretrained(config):
+    accepted = hf_config.accepted_settings(checkpoint.path)
     described["settings_not_read"] = accepted  # of config.json
   return described

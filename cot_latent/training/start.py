@@ -1,6 +1,5 @@
 """The state that a run starts from: a new one, or its last checkpoint's."""
 
-import pathlib
 from typing import Any
 
 import jax
@@ -98,11 +97,8 @@ def resume(
 def _base_params(setup: Setup, data: Data) -> tuple[Any, bool]:
   """Makes or loads the base model, and tells whether it was there already."""
   config = setup.config
-  # What is frozen is in no checkpoint: it must be found again.
-  folder = config.base_dir and pathlib.Path(config.base_dir)
-  if not folder and not experiment.trains_all(config):
-    folder = setup.directory / "base"
-  return base.make(folder or None, setup.base_model, config, data)
+  folder = base.folder_of(config, setup.directory)
+  return base.make(folder, setup.base_model, config, data)
 
 
 def _draw_exemplars(

@@ -96,6 +96,28 @@ def tensors(folder):
   return safetensors.numpy.load_file(folder / "model.safetensors")
 
 
+def check_same_answers(directory, folder):
+  """What transformers writes is what the last evaluation wrote."""
+  model = transformers.LlamaForCausalLM.from_pretrained(folder).eval()
+  tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+  (path,) = (directory / "outputs").glob("*3-test-greedy.jsonl")
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  num_same = 0
+  for row in rows[:8]:
+    prompt = tokenizer(f"{row['question']}?\n", return_tensors="pt")
+    written = model.generate(
+      **prompt,
+      max_new_tokens=40,
+      do_sample=False,
+      eos_token_id=tokenizer.convert_tokens_to_ids("<|end_of_text|>"),
+      pad_token_id=tokenizer.convert_tokens_to_ids("<|more|>"),
+    )[0, prompt["input_ids"].shape[1] :]
+    text = tokenizer.decode(written, skip_special_tokens=True)
+    num_same += text == row["completion"]
+  # Of an untrained model two tokens may be equally likely, but for rounding.
+  assert num_same >= 7
+
+
 @pytest.fixture(scope="module")
 def tuned(sources, tmp_path_factory):
   """A Llama tuned by updates: its folder and report."""
@@ -125,25 +147,7 @@ def test_updates_are_merged(sources, tuned, tmp_path, capsys):
   for name, old in before.items():
     is_target = name.endswith("proj.weight")
     assert (old != after[name]).any() == is_target, name
-  # What transformers writes is what the last evaluation wrote.
-  model = transformers.LlamaForCausalLM.from_pretrained(folder).eval()
-  tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-  (path,) = (directory / "outputs").glob("*3-test-greedy.jsonl")
-  rows = [json.loads(line) for line in path.read_text().splitlines()]
-  num_same = 0
-  for row in rows[:8]:
-    prompt = tokenizer(f"{row['question']}?\n", return_tensors="pt")
-    written = model.generate(
-      **prompt,
-      max_new_tokens=40,
-      do_sample=False,
-      eos_token_id=tokenizer.convert_tokens_to_ids("<|end_of_text|>"),
-      pad_token_id=tokenizer.convert_tokens_to_ids("<|more|>"),
-    )[0, prompt["input_ids"].shape[1] :]
-    text = tokenizer.decode(written, skip_special_tokens=True)
-    num_same += text == row["completion"]
-  # Of an untrained model two tokens may be equally likely, but for rounding.
-  assert num_same >= 7
+  check_same_answers(directory, folder)
 
 
 def test_the_base_model_may_have_moved(sources, tuned, tmp_path, capsys):
@@ -166,6 +170,44 @@ def test_the_base_model_may_have_moved(sources, tuned, tmp_path, capsys):
   command[-1] = f"--output={tmp_path / 'export'}"
   assert cli.main(command) == 2
   assert "exists: give a folder" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_is_fitted_first(sources, tmp_path, capsys):
+  source, bases = sources["llama3_2_1b"], tmp_path / "bases"
+  directories = [tmp_path / "run_0", tmp_path / "run_1"]
+  reports = [
+    train(
+      "llama3_2_1b",
+      source,
+      directory,
+      "gin/models/fitted.gin",
+      "gin/tuning/lora.gin",
+      "LEARNING_RATE=1e-2",
+      "BASE_STEPS=4",
+      f"BASE_DIR='{bases}'",
+      "BASE_SEED=5",
+      f"SEED={seed}",
+    )
+    for seed, directory in enumerate(directories)
+  ]
+  phases = [
+    json.loads((directory / "journal.jsonl").read_text().splitlines()[0])
+    for directory in directories
+  ]
+  assert [phase["was_read"] for phase in phases] == [False, True]
+  assert phases[0]["frozen_sha256"] == phases[1]["frozen_sha256"]
+  assert [r["configuration"]["experiment"]["seed"] for r in reports] == [0, 1]
+  folder = tmp_path / "export"
+  command = ["export", str(directories[1]), f"--output={folder}"]
+  assert cli.main(command) == 0
+  embedding = "model.embed_tokens.weight"  # fitted, and not updated after that
+  assert (tensors(source)[embedding] != tensors(folder)[embedding]).any()
+  check_same_answers(directories[1], folder)
+  (fitted,) = bases.glob("*.npz")
+  fitted.rename(tmp_path / "elsewhere")
+  capsys.readouterr()
+  assert cli.main([*command[:-1], f"--output={tmp_path / 'other'}"]) == 2
+  assert f"is not in {bases}: `t5x train`" in capsys.readouterr().err
 
 
 @pytest.mark.slow

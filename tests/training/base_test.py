@@ -138,6 +138,9 @@ def test_whatever_makes_a_base_model_names_it():
   examples = toy.load(config).base
   edited = dataclasses.replace(examples, targets=examples.targets[::-1])
   names.append(base._name(config, edited))
+  # And what the fit began with.
+  starts = [{"kernel": np.full(2, value, np.float32)} for value in (0, 1)]
+  names += [base._name(config, examples, start) for start in starts]
   assert len(set(names)) == len(names)
   # What is learnt afterwards, and where things lie, makes no other.
   optimizer = dataclasses.replace(config.optimizer, learning_rate=0.5)
@@ -176,7 +179,7 @@ def check_refused(config):
   assert "\n" not in message
   assert message.startswith(f"the base model {config.base_dir}")
   assert "is damaged" in message
-  assert message.endswith("delete it, and it is fitted anew")
+  assert message.endswith("delete it, and it is fitted again")
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ They are to train base models on where no pretrained ones can be had: as many
 questions as are wanted, graded by level, with right and with flawed rationales,
 and the same forms of answers as BBH. Wording, names and things are not BBH's.
 
-Importing this package registers `synthetic_<kind>_v1` for each kind, and
-`synthetic_v1`, the mixture of them.
+Importing this package registers `synthetic_<kind>_v1` for each kind, and two
+mixtures: `synthetic_v1` of all, and `synthetic_small_v1` of the two whose
+questions and rationales are shortest.
 """
 
 from cot_latent.tasks import common
@@ -19,4 +20,8 @@ for _kind in KINDS:
   register(f"synthetic_{_kind}_v1", _kind)
 common.register_mixture(
   "synthetic_v1", [f"synthetic_{_kind}_v1" for _kind in KINDS]
+)
+common.register_mixture(
+  "synthetic_small_v1",
+  ["synthetic_boolean_expressions_v1", "synthetic_object_counting_v1"],
 )
