@@ -11,7 +11,7 @@ from typing import Literal
 import jax
 
 from cot_latent.errors import UserError
-from cot_latent.inference import transition
+from cot_latent.inference import estimators, transition
 from cot_latent.runtime.validation import (
   check_positive,
   check_types,
@@ -123,6 +123,22 @@ class Method:
     if self.num_scored is not None:
       check_positive(self, "num_scored")
     self._check_estimator()
+    if self.loops is not None and self.is_fitted():
+      raise UserError(
+        "Method.estimator: a fitted control variate needs fresh draws in every "
+        "step, and outer loops have none: leave loops out"
+      )
+
+  def is_fitted(self) -> bool:
+    """Whether the estimator has a factor that is fitted during the run."""
+    return isinstance(self.estimator, estimators.FittedControlVariate)
+
+  def fits_at(self, step: int) -> bool:
+    """Whether that factor is fitted in a step, counted from 1."""
+    estimator = self.estimator
+    return isinstance(
+      estimator, estimators.FittedControlVariate
+    ) and estimator.is_due(step)
 
   def _check_estimator(self) -> None:
     try:

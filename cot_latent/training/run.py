@@ -11,7 +11,7 @@ from cot_latent.em import evaluation, outer_loops, results, step_info
 from cot_latent.em.drawing import Drawer
 from cot_latent.em.estep import WeightedRows
 from cot_latent.errors import Preempted, RunError
-from cot_latent.inference import rng
+from cot_latent.inference import fitting, rng
 from cot_latent.models import digests, partitioning
 from cot_latent.reporting import metric_names, record
 from cot_latent.reporting.runlog import RunLog
@@ -116,11 +116,13 @@ class Run:
     # Without a valid row there is no estimate. With one whose terms all cancel
     # the estimate is 0, and the optimizer takes its step (Algorithm 1).
     rate = float(self.learning_rate(state))
+    eta = None if state.fit is None else state.fit.eta()
     norm, loss, is_finite, gap = 0.0, 0.0, True, None
     if not info.is_skipped():
       updated = self.m_step(
         *(state.params, state.opt_state, state.frozen, rate),
         *(rows.prompts, rows.targets, rows.weights),
+        *(() if rows.terms is None else (rows.terms, eta)),
       )
       gap = rows.log_prob_gap(updated.log_prob.fetch())
       norm, loss = float(updated.norm), float(updated.loss)
@@ -130,7 +132,7 @@ class Run:
         pool = outer_loops.end_early(
           config.method.loops, state.pool, state.step, loss, self.layout
         )
-        state = state._replace(pool=pool)
+        state = state._replace(pool=pool, fit=_fitted(state.fit, updated))
       else:
         self.stop_if_hopeless(state.step)
     now = time.perf_counter()
@@ -145,6 +147,8 @@ class Run:
       - began
       - info.sampling_seconds
       - info.checking_seconds,
+      eta=eta,
+      fit=state.fit,
     )
     return state, step_info.metrics(info, update)
 
@@ -184,7 +188,7 @@ class Run:
     if config.method.loops is not None:
       return loops.step(self.e_step, config, self.init_optimizer, state, index)
     chains, rows, info = self.e_step.step(
-      state.model_params(), state.memory, index, state.step + 1
+      state.model_params(), state.memory, index, state.step + 1, state.fit
     )
     return state._replace(memory=chains), rows, info
 
@@ -248,3 +252,12 @@ class Run:
     self.log.saving(state.step)
     sha256 = self.checkpoints.save(state)
     self.log.checkpoint(state.step, sha256=sha256)
+
+
+def _fitted(
+  fit: fitting.Fit | None, updated: mstep.Updated
+) -> fitting.Fit | None:
+  """What is known of the control variate after a step, if it measured any."""
+  if fit is None or updated.measured is None:
+    return fit
+  return fitting.update(fit, updated.measured)
