@@ -350,7 +350,11 @@ def move_and_weigh(
   state = memory.write(
     state, index, moved.tokens, moved.is_correct, moved.accepted, step
   )
-  weights = estimator(moved) if eta is None else estimator(moved, eta)
+  if isinstance(estimator, estimators.FittedControlVariate):
+    assert eta is not None
+    weights = estimator(moved, eta)
+  else:
+    weights = estimator(moved)
   # Weights add up to the mean of 1 - beta_m over the valid rows.
   scale = jnp.where(moved.is_correct.any(), 1 - weights.sum(), 0.0)
   if is_fitting:
@@ -424,5 +428,10 @@ def gather_rows(
     terms = terms.reshape(2, -1)[:, chosen].astype(np.float32)
     terms = np.pad(terms, more)
   return WeightedRows(
-    prompts[place // columns], sequences[place], filled, is_fresh, sampled, terms
+    prompts[place // columns],
+    sequences[place],
+    filled,
+    is_fresh,
+    sampled,
+    terms,
   )

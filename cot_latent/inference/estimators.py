@@ -93,10 +93,10 @@ def control_variate(
   terms cancel.
 
   That lowers the variance only where correct rationales differ enough: with
-  beta_m = pi_m, where v+ > v / 2, v+ being the mean squared norm of the score
-  of a correct draw and v that of any draw. Where nearly all correct draws are
-  one sequence, v+ goes to 0 faster than 1 - pi, and the subtracted term has
-  more variance than the basic estimator. With `scale="fitted"` it is multiplied
+  beta_m = pi_m, where v+ > v / 2, v+ being the variance of the score among
+  correct draws and v its mean squared norm among all. Where nearly all correct
+  draws are one sequence, v+ is nearly 0, and the subtracted term has more
+  variance than the basic estimator. With `scale="fitted"` it is multiplied
   by a factor that is fitted to earlier steps (`FittedControlVariate`).
 
   Args:

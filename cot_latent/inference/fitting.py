@@ -44,9 +44,9 @@ class Fit(NamedTuple):
   def score_ratio(self) -> float | None:
     """The factor that fits best, before it is cut to 0 and 1.
 
-    With one draw a question and beta = pi it estimates v+ / v: the mean squared
-    norm of a correct draw's score, over that of any draw's. The paper's control
-    variate lowers the variance where it is more than 1 / 2.
+    With one draw a question and beta = pi it estimates v+ / v: the variance of
+    the score among correct rationales, over its mean squared norm among all.
+    The paper's control variate lowers the variance where that is more than 1/2.
 
     Returns:
       E[<A, B>] / E[|B|^2]; None before B is measured.

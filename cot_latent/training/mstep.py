@@ -14,7 +14,7 @@ import optax
 
 from cot_latent.models import partitioning, token_rows
 from cot_latent.models.language_model import LanguageModel
-from cot_latent.training import tuning
+from cot_latent.training import gradients
 from cot_latent.training.experiment import OptimizerConfig
 
 
@@ -152,9 +152,9 @@ def build(
     size = min(rows_at_once or len(weights), len(weights))
     size = partitioning.padded(layout, "batch", size)
     parts = (
-      _parts(targets, weights, size)
+      gradients.split(targets, weights, size)
       if terms is None
-      else _parts_by_term(targets, terms, size)
+      else gradients.parts_by_term(targets, terms, size)
     )
     shared = begin(params, frozen, prefix)
     sums, scored = zeros(params, shared), []
@@ -182,95 +182,9 @@ def build(
       [part.rows[part.weights != 0] for part in parts],
       scored,
     )
-    return Updated(
-      params, opt_state, norm, is_finite, loss, scores, *measured
-    )
+    return Updated(params, opt_state, norm, is_finite, loss, scores, *measured)
 
   return step
-
-
-class _Part(NamedTuple):
-  """Rows that are differentiated together.
-
-  Attributes:
-    rows: [size] which rows; the last part is filled up with its last one.
-    weights: [size] float32, 0 of rows that only fill up.
-    share: [2] float32, by what the part's gradient is multiplied for A and
-      for B.
-  """
-
-  rows: np.ndarray
-  weights: np.ndarray
-  share: np.ndarray = np.ones(2, np.float32)
-
-
-def _parts_by_term(
-  targets: np.ndarray, terms: np.ndarray, size: int
-) -> list[_Part]:
-  """Cuts rows into parts whose gradient serves both terms.
-
-  Within a part the weights of A and of B are in one proportion: rows of A
-  alone, rows of B alone, and rows of both, of which few proportions occur (for
-  K = 1 one: all accepted draws have the same beta).
-
-  Args:
-    targets: [S, T] int32.
-    terms: [2, S] float32 weights of A and of B.
-    size: of a part.
-  """
-  kept, subtracted = terms
-  in_kept = kept != 0
-  ratio = np.divide(subtracted, kept, where=in_kept, out=np.zeros_like(kept))
-  ratio = np.round(ratio, 5)  # equal but for rounding
-  parts = []
-  for value in np.unique(ratio[in_kept]):
-    weights = np.where(in_kept & (ratio == value), kept, 0)
-    share = np.array([1, subtracted @ weights / (kept @ weights)], np.float32)
-    parts += [p._replace(share=share) for p in _parts(targets, weights, size)]
-  alone = np.where(in_kept, 0, subtracted)
-  if alone.any() or not parts:
-    share = np.array([0, 1], np.float32)
-    parts += [p._replace(share=share) for p in _parts(targets, alone, size)]
-  return parts
-
-
-def _parts(
-  targets: np.ndarray, weights: np.ndarray, size: int
-) -> list[_Part]:
-  """Cuts the rows that have weight into parts, the longest rows first.
-
-  Args:
-    targets: [S, T] int32.
-    weights: [S] float32.
-    size: of a part.
-
-  Returns:
-    At least one part.
-  """
-  lengths = token_rows.target_lengths(targets)
-  order = np.argsort(-lengths, kind="stable")
-  order = order[weights[order] != 0]
-  missing = max(1, -(-len(order) // size)) * size - len(order)
-  filler = np.full(missing, order[-1] if len(order) else 0)
-  rows = np.concatenate([order, filler])
-  filled = np.pad(weights[order], (0, missing))
-  shape = (-1, size)
-  return list(map(_Part, rows.reshape(shape), filled.reshape(shape)))
-
-
-class _Sums(NamedTuple):
-  """What parts of the rows add up.
-
-  Attributes:
-    loss: scalar.
-    gradient: of the loss with respect to what is trained, but for the way that
-      leads through what all rows share.
-    shared_gradient: with respect to the floating-point arrays of that.
-  """
-
-  loss: Any
-  gradient: Any
-  shared_gradient: Any
 
 
 def _places(tree: Any) -> Any:
@@ -293,111 +207,69 @@ def _compile(model: LanguageModel, optimizer, places, by_term: bool):
   if places is not None and model.layout is not None:
     everywhere = model.layout.sharding()
     params_places, opt_places = jax.tree.unflatten(places[1], places[0])
-    zero_places = _Sums(everywhere, params_places, None)
-    if by_term:
-      zero_places = (zero_places, zero_places)
+    term_places = gradients.Sums(everywhere, params_places, None)
+    zero_places = (term_places, term_places) if by_term else term_places
     added_places = (zero_places, everywhere)
     updated_places = (params_places, opt_places, *[everywhere] * (3 + by_term))
 
-  def begin(params, frozen, prefix):
-    return model.encode_prefix(tuning.merge(params, frozen), prefix)
-
   def zeros(params, shared):
-    like = _Sums(jnp.float32(0), params, _inexact(shared))
-    return jax.tree.map(jnp.zeros_like, (like, like) if by_term else like)
+    nothing = gradients.zeros(params, shared)
+    return (nothing, nothing) if by_term else nothing
 
-  def differentiate(params, frozen, shared, prompts, targets, weights):
-    def surrogate(params, inexact):
-      whole = tuning.merge(params, frozen)
-      log_prob = model.log_prob(
-        whole, prompts, targets, _replace_inexact(shared, inexact)
-      ).sum(axis=1)
-      return -(weights * log_prob).sum(), log_prob
-
-    gradients = jax.value_and_grad(surrogate, argnums=(0, 1), has_aux=True)
-    (loss, log_prob), gradients = gradients(params, _inexact(shared))
-    return _Sums(loss, *gradients), log_prob
-
-  def add(sums, *arguments):
-    part, log_prob = differentiate(*arguments)
+  def add(sums, *rows):
+    part, log_prob = gradients.of_part(model, *rows)
     return jax.tree.map(jnp.add, sums, part), log_prob
 
-  def add_by_term(sums, *arguments_and_share):
-    *arguments, share = arguments_and_share
-    part, log_prob = differentiate(*arguments)
+  def add_by_term(sums, *rows_and_share):
+    *rows, share = rows_and_share
+    part, log_prob = gradients.of_part(model, *rows)
     added = (
       jax.tree.map(lambda old, new, by=by: old + by * new, term, part)
       for term, by in zip(sums, share, strict=True)
     )
     return tuple(added), log_prob
 
-  def whole_gradient(params, frozen, prefix, sums):
-    _, way_back = jax.vjp(
-      lambda params: _inexact(begin(params, frozen, prefix)), params
-    )
-    (through_shared,) = way_back(sums.shared_gradient)
-    return jax.tree.map(jnp.add, sums.gradient, through_shared)
-
-  def update(params, opt_state, rate, gradient, loss):
-    norm = optax.tree.norm(gradient)
-    is_finite = jnp.isfinite(norm) & jnp.isfinite(loss)
-    updates, new_state = optimizer.update(gradient, opt_state, params)
-    updates = jax.tree.map(lambda update: -rate * update, updates)
-    new_params = optax.apply_updates(params, updates)
-    params, opt_state = jax.tree.map(
-      lambda new, old: jnp.where(is_finite, new, old),
-      (new_params, new_state),
-      (params, opt_state),
-    )
-    return params, opt_state, norm, is_finite, loss
-
   def finish(params, opt_state, frozen, rate, prefix, sums):
-    gradient = whole_gradient(params, frozen, prefix, sums)
-    return update(params, opt_state, rate, gradient, sums.loss)
+    gradient = gradients.whole(model, params, frozen, prefix, sums)
+    return _update(optimizer, params, opt_state, rate, gradient, sums.loss)
 
   def finish_by_term(params, opt_state, frozen, rate, prefix, sums, eta):
     kept, subtracted = (
-      whole_gradient(params, frozen, prefix, term) for term in sums
+      gradients.whole(model, params, frozen, prefix, term) for term in sums
     )
-    measured = jnp.stack(
-      [
-        optax.tree.vdot(one, other)
-        for one, other in (
-          (kept, kept),
-          (kept, subtracted),
-          (subtracted, subtracted),
-        )
-      ]
-    )
+    pairs = (kept, kept), (kept, subtracted), (subtracted, subtracted)
+    measured = jnp.stack([optax.tree.vdot(*pair) for pair in pairs])
     gradient = jax.tree.map(lambda a, b: a - eta * b, kept, subtracted)
     loss = sums[0].loss - eta * sums[1].loss
-    return *update(params, opt_state, rate, gradient, loss), measured
+    updated = _update(optimizer, params, opt_state, rate, gradient, loss)
+    return *updated, measured
 
-  if by_term:
-    add, finish = add_by_term, finish_by_term
   return (
-    jax.jit(begin),
+    jax.jit(functools.partial(gradients.begin, model)),
     jax.jit(zeros, out_shardings=zero_places),
-    jax.jit(add, donate_argnums=0, out_shardings=added_places),
-    jax.jit(finish, donate_argnums=(0, 1), out_shardings=updated_places),
-  )
-
-
-def _inexact(tree: Any) -> list[jax.Array]:
-  """The leaves that can be differentiated by."""
-  return [
-    leaf
-    for leaf in jax.tree.leaves(tree)
-    if jnp.issubdtype(leaf.dtype, jnp.inexact)
-  ]
-
-
-def _replace_inexact(tree: Any, inexact: list[jax.Array]) -> Any:
-  """Puts other leaves where `_inexact` took some."""
-  left = iter(inexact)
-  return jax.tree.map(
-    lambda leaf: (
-      next(left) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
+    jax.jit(
+      add_by_term if by_term else add,
+      donate_argnums=0,
+      out_shardings=added_places,
     ),
-    tree,
+    jax.jit(
+      finish_by_term if by_term else finish,
+      donate_argnums=(0, 1),
+      out_shardings=updated_places,
+    ),
   )
+
+
+def _update(optimizer, params, opt_state, rate, gradient, loss):
+  """Takes the optimizer's step, unless something is not finite."""
+  norm = optax.tree.norm(gradient)
+  is_finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+  updates, new_state = optimizer.update(gradient, opt_state, params)
+  updates = jax.tree.map(lambda update: -rate * update, updates)
+  new_params = optax.apply_updates(params, updates)
+  params, opt_state = jax.tree.map(
+    lambda new, old: jnp.where(is_finite, new, old),
+    (new_params, new_state),
+    (params, opt_state),
+  )
+  return params, opt_state, norm, is_finite, loss
