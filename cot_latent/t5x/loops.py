@@ -64,6 +64,11 @@ def check(latent: Latent, chains: Chains) -> None:
       f"the checkpoint's memory is not that of method {method.name!r} with "
       f"{method.num_draws} draws a question: choose another MODEL_DIR"
     )
+  if (chains.fit is not None) != method.is_fitted():
+    raise UserError(
+      f"the checkpoint is not that of method {method.name!r}: only one of the "
+      "two has a fitted control variate; choose another MODEL_DIR"
+    )
   if method.loops is None or not method.loops.begins_anew():
     return
   if not storage.absolute(_first(latent)).is_dir():

@@ -85,6 +85,11 @@ KNOWN = {
   "star": POOLED,
   "trice": CONTROL,
   "trice_basic": {"name": f"{ESTIMATORS}.basic"},
+  "trice_fitted": {
+    "name": f"{ESTIMATORS}.FittedControlVariate",
+    "correct_first_acceptance": True,
+    "fit_period": 1,
+  },
   "trice_subsampled": CONTROL,
 }
 # Loops: what is drawn, with hints, from the base model, first steps, growth,

@@ -9,7 +9,7 @@ import pytest
 
 from cot_latent.em import outer_loops
 from cot_latent.em.estep import EStep
-from cot_latent.inference import memory, rng
+from cot_latent.inference import fitting, memory, rng
 from cot_latent.models.network import SOFT_PROMPT
 from cot_latent.reporting.runlog import RunLog
 from cot_latent.runtime import files
@@ -29,7 +29,8 @@ def last_state(config):
   params = _trained_like(config)
   optimizer = mstep.build_optimizer(config.optimizer)
   chains = memory.init(toy.SIZES["train"], config.task.max_length)
-  like = TrainState(params, optimizer.init(params), chains, 0)
+  fit = fitting.begin() if config.method.is_fitted() else None
+  like = TrainState(params, optimizer.init(params), chains, 0, fit=fit)
   saved = checkpoints.Checkpoints(
     pathlib.Path(config.model_dir) / "checkpoints"
   )
