@@ -32,6 +32,8 @@ class OuterLoops:
     first_steps: steps of the first loop; None is one loop of all steps.
     growth: each loop's steps over those of the one before.
     max_steps: of a loop.
+    max_loops: Loops of a run; in the steps that are left after the last one
+      nothing is fitted. None is as many as the steps need.
     stop_loss: end a loop when a minibatch's loss, in nats a sequence, is below
       it; the steps saved go to the loops that follow. None never does.
   """
@@ -42,12 +44,13 @@ class OuterLoops:
   first_steps: int | None = None
   growth: float = 1.0
   max_steps: int | None = None
+  max_loops: int | None = None
   stop_loss: float | None = None
 
   def __post_init__(self):
     check_types(self)
     check_within(self, "growth", 1, math.inf)
-    for name in ("first_steps", "max_steps"):
+    for name in ("first_steps", "max_steps", "max_loops"):
       if getattr(self, name) is not None:
         check_positive(self, name)
     if self.source == "human" and (self.hint_on_failure or self.first_steps):
@@ -76,7 +79,7 @@ class OuterLoops:
   def num_loops(self, num_steps: int) -> int:
     """Loops in a run, none of which ends early."""
     loops, done = 0, 0
-    while done < num_steps:
+    while done < num_steps and loops != self.max_loops:
       done += self.loop_steps(loops, num_steps)
       loops += 1
     return loops

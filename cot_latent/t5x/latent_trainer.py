@@ -187,14 +187,17 @@ class LatentTrainer(trainer.Trainer):
     train_state, collected = loops.begin(
       self._latent, self.chains, self._e_step, train_state, step
     )
+    is_over = loops.is_over(self._latent, self.chains, step)
     rows, info = self._weigh(train_state.params, step)
+    if is_over:
+      info = info._replace(num_weighted=0)
     if collected:
       info = collected.charged_to(info)
     differentiating = time.perf_counter()
     weighted = self._place(self._convert(rows, rows.weights))
     chains = self.chains
     eta = None if chains.fit is None else chains.fit.eta()
-    if not info.is_skipped():
+    if not info.is_skipped() and not is_over:
       measured = self._measure(train_state, rows)
       size = len(weighted["decoder_target_tokens"])
       train_state, metrics = self._step_for(size, train_state)(
@@ -210,7 +213,7 @@ class LatentTrainer(trainer.Trainer):
       if chains.fit is not None and measured is not None:
         chains.fit = fitting.update(chains.fit, measured)
     else:
-      # Without a valid row there is no estimate; T5X's count goes on.
+      # There is no estimate, or the last loop is over; T5X counts the step.
       metrics = self._nothing(train_state, weighted)
       train_state = train_state.replace_step(train_state.step + 1)
     if self._report:

@@ -14,6 +14,7 @@ from typing import NamedTuple, get_args
 import seqio
 import tensorflow as tf
 
+from cot_latent.data import subsets
 from cot_latent.data.answers import checkers
 from cot_latent.data.answers import forms as answer_forms
 from cot_latent.data.answers.checkers import Kind
@@ -294,6 +295,8 @@ def read_exemplars(
         "gin/prompts/bootstrapped.gin, or Prompts.exemplars = a JSONL file"
       )
     return rows
+  if prompts.exemplars == "train":
+    return _training_rows(info.source(data_dir), prompts.num_exemplars)
   path = pathlib.Path(prompts.exemplars)
   rows = []
   for place, row in text_files.read_jsonl(path):
@@ -301,6 +304,26 @@ def read_exemplars(
     text_files.require_strings(path, place, row, ("completion",))
     rows.append(row | {"targets": row["completion"]})
   return rows
+
+
+def _training_rows(source: seqio.DataSource, number: int) -> list[Row]:
+  """The questions of `train[:number]`, with what the data have of them.
+
+  Raises:
+    UserError: if there is no such split.
+  """
+  if "train" not in source.splits:
+    raise UserError(
+      f"Prompts.exemplars = 'train': there is no such split, only "
+      f"{sorted(source.splits)}"
+    )
+  fields = "id", "question", "answer", "targets"
+  found = [
+    {name: row[name].decode() for name in fields}
+    for row in source.get_dataset("train", shuffle=False).as_numpy_iterator()
+  ]
+  chosen = subsets.select([row["id"] for row in found], 0, number)
+  return [found[place] for place in chosen]
 
 
 def _load_pieces(

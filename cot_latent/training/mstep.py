@@ -30,12 +30,6 @@ def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
   return optax.join_schedules([warmup, decay], [config.warmup_steps])
 
 
-def num_updates(opt_state: Any) -> int:
-  """Counts the optimizer's steps, which leave out skipped ones."""
-  counts = optax.tree.get_all_with_path(opt_state, "count")
-  return int(counts[0][1])
-
-
 def build_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
   """Builds Adam with clipping; the step multiplies by the learning rate."""
   clip = (

@@ -111,14 +111,17 @@ class Run:
       config.batch_size,
     )
     state, rows, info = self.weigh(state, index)
+    is_over = self.is_over(state)
+    if is_over:
+      info = info._replace(num_weighted=0)
+    rate = 0.0 if is_over else float(self.learning_rate(state))
     state = state._replace(step=state.step + 1)
     differentiating = time.perf_counter()
     # Without a valid row there is no estimate. With one whose terms all cancel
     # the estimate is 0, and the optimizer takes its step (Algorithm 1).
-    rate = float(self.learning_rate(state))
     eta = None if state.fit is None else state.fit.eta()
     norm, loss, is_finite, gap = 0.0, 0.0, True, None
-    if not info.is_skipped():
+    if not info.is_skipped() and not is_over:
       updated = self.m_step(
         *(state.params, state.opt_state, state.frozen, rate),
         *(rows.prompts, rows.targets, rows.weights),
@@ -139,8 +142,9 @@ class Run:
     update = step_info.UpdateInfo(
       learning_rate=rate,
       is_finite=is_finite,
-      norm=norm if is_finite else None,  # JSON has no NaN
-      loss=loss if is_finite else None,
+      # JSON has no NaN; after the last loop there is no gradient.
+      norm=norm if is_finite and not is_over else None,
+      loss=loss if is_finite and not is_over else None,
       log_prob_gap=gap if is_finite else None,
       gradient_seconds=now - differentiating,
       rest_seconds=differentiating
@@ -173,12 +177,22 @@ class Run:
       "MODEL_DIR"
     )
 
+  def is_over(self, state: TrainState) -> bool:
+    """Whether the last outer loop is over, so that nothing is fitted."""
+    outer, pool = self.config.method.loops, state.pool
+    if outer is None or pool is None:
+      return False
+    return pool.is_over(outer, state.step)
+
   def learning_rate(self, state: TrainState) -> jax.Array:
-    """The schedule's value; it begins anew with each outer loop."""
-    config = self.config
-    num_steps = loops.loop_steps(config, state.pool)
+    """The schedule's value before a step; each outer loop begins it again.
+
+    Skipped steps count, as in Algorithm 1, where it is a function of the step.
+    """
+    config, pool = self.config, state.pool
+    num_steps = loops.loop_steps(config, pool)
     schedule = mstep.learning_rate(config.optimizer, num_steps)
-    return schedule(mstep.num_updates(state.opt_state))
+    return schedule(state.step - (0 if pool is None else int(pool.began_at)))
 
   def weigh(
     self, state: TrainState, index: np.ndarray

@@ -5,6 +5,7 @@ import json
 import pathlib
 
 import numpy as np
+import optax
 import pytest
 
 from cot_latent.em import outer_loops
@@ -36,6 +37,12 @@ def last_state(config):
   )
   with contextlib.closing(saved):
     return saved.restore(loops.first_state(config, like))
+
+
+def num_updates(opt_state):
+  """Counts the updates of an optimizer, which leave out skipped steps."""
+  counts = optax.tree.get_all_with_path(opt_state, "count")
+  return int(counts[0][1])
 
 
 def _trained_like(config):
