@@ -13,6 +13,8 @@ are drawn from the model as it is (the bank):
 - A minibatch has all M questions. Each memory is one of the question's correct
   sequences in the bank and each draw is any of the R, at random: the chains are
   at stationarity, and what the variance is over is the sampling alone.
+- A question's scores are centred, for the mean of a score is 0: else the bank's
+  own mean would count as a part of what is fitted.
 - An estimate is a weighted sum of scores, so that its squared norm is w' G w
   with the Gram matrix G of the bank's scores: replicates need no gradients.
 - The factor of the fitted control variate comes from the first half of the
@@ -136,6 +138,9 @@ def make_bank(
   rows = np.repeat(solved, num_sequences)
   prompts = np.repeat(examples.prompts[index], num_sequences, axis=0)[rows]
   scores = _scores(run.model, params, prompts, drawn.tokens[rows])
+  # A score's mean is 0 in the model; in the bank it is made so.
+  by_question = scores.reshape(-1, num_sequences, scores.shape[1])
+  by_question -= by_question.mean(axis=1, keepdims=True)
   gram = scores @ scores.T
   return Bank(is_correct[solved], gram, float(is_correct.mean()))
 

@@ -202,6 +202,11 @@ class Latent:
     storage.check_absolute("MODEL_DIR", model_dir)
     checks.check_lengths(task.prompt_length, task.max_length)
     checks.check_checkpoint(model_dir)
+    if task.length_factor is not None:
+      raise UserError(
+        "TaskConfig.length_factor is for the embedded trainer: T5X's lengths "
+        "are made of MAX_LENGTH; leave it out"
+      )
     self.config = task
     self.method, self.seed, self.batch_size = method, seed, batch_size
     self.task = open_task(task.source).ending_at(task.stop)

@@ -4,6 +4,7 @@ A task is registered once, with SeqIO and in `INFO`. From there it can be built
 in other forms: with other prompts, another vocabulary, another data folder.
 """
 
+import dataclasses
 import difflib
 import functools
 import pathlib
@@ -304,6 +305,30 @@ def read_exemplars(
     text_files.require_strings(path, place, row, ("completion",))
     rows.append(row | {"targets": row["completion"]})
   return rows
+
+
+def worked_rationales(
+  name: str, prompts: Prompts | None, data_dir: str | None
+) -> list[str]:
+  """What the worked examples of a task, or of a mixture's tasks, answer.
+
+  Args:
+    name: of the task or mixture.
+    prompts: say which worked examples; None takes each task's own prompts.
+      Where a run draws them itself, or there are none, a task's own stand for
+      them, and where it has none, training questions.
+    data_dir: of the task's files.
+  """
+  found: list[str] = []
+  for one in MIXTURES.get(name := resolve(name), [name]):
+    info = INFO[one]
+    asked = prompts or info.prompts
+    if asked.exemplars in ("none", "bootstrapped"):
+      kind = "task" if info.exemplars(data_dir) else "train"
+      asked = dataclasses.replace(asked, exemplars=kind)
+    rows = read_exemplars(one, info, asked, data_dir)
+    found += [row["targets"] for row in rows[: asked.num_exemplars]]
+  return found
 
 
 def _training_rows(source: seqio.DataSource, number: int) -> list[Row]:

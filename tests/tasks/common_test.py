@@ -275,7 +275,6 @@ def test_worked_examples_of_a_file(tmp_path):
 def test_worked_examples_of_the_training_split():
   prompts = Prompts(exemplars="train", num_exemplars=3)
   found = read_exemplars(None, prompts)
-  task = common.task("chain_v1")
   expected = open_task(Source("chain_v1")).load("train[:3]", **ROOM)
   assert {row["question"]: row["answer"] for row in found} == dict(
     zip(expected.questions, expected.answers, strict=True)
