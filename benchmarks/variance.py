@@ -25,6 +25,12 @@ as far for each question as it takes.
   draw, so that 1/8 is what eight such draws are worth. The ratio to the squared
   norm of the mean would put the methods in the same order, but goes to infinity
   with the accuracy for every one of them, since grad log pi goes to 0.
+- Two ways to become accurate. In the first panel every correct rationale gains
+  in proportion, so that the correct ones go on differing (v+ stays), as in the
+  paper's appendix B. In the second, one rationale of two takes all the mass, as
+  on a task with a single way to the answer: v+ goes to 0 in proportion to what
+  the other one keeps, and the term that a control variate or a baseline
+  subtracts is most of what is left.
 """
 
 import argparse
@@ -82,6 +88,7 @@ METHODS = {
   "MaxRL": Method(baselines.maxrl(), 2, 4, "#7A5195", (0, (5, 1, 1, 1)), "*"),
 }
 LOWEST, HIGHEST, NUM_POINTS = 0.02, 0.999, 45
+LOWEST_OF_ONE = 0.4  # the other correct rationale keeps its share
 
 
 class Curve(NamedTuple):
@@ -99,19 +106,39 @@ class Curve(NamedTuple):
   num_scored: np.ndarray
 
 
-def accuracies() -> np.ndarray:
+def accuracies(lowest: float = LOWEST) -> np.ndarray:
   """[A] evenly spaced in log-odds."""
-  low, high = (np.log(pi / (1 - pi)) for pi in (LOWEST, HIGHEST))
+  low, high = (np.log(pi / (1 - pi)) for pi in (lowest, HIGHEST))
   return 1 / (1 + np.exp(-np.linspace(low, high, NUM_POINTS)))
 
 
-def at_accuracy(toy: toys.Toy, accuracy: float) -> toys.Toy:
-  """Moves each question of a toy to an accuracy, by bisection."""
+def toy_of_one() -> tuple[toys.Toy, np.ndarray]:
+  """A toy with two correct rationales a question, of which one is to gain.
+
+  Returns:
+    The toy, whose rationales are one of six tokens, and [X, Z] bool: which one.
+  """
+  toy = toys.make(vocabulary=6, length=1)
+  gains = toy.is_correct
+  return toy._replace(is_correct=gains | np.roll(gains, 1, axis=1)), gains
+
+
+def at_accuracy(
+  toy: toys.Toy, accuracy: float, gains: np.ndarray | None = None
+) -> toys.Toy:
+  """Moves each question of a toy to an accuracy, by bisection.
+
+  Args:
+    toy: the toy.
+    accuracy: pi of every question.
+    gains: [X, Z] bool, whose logits are moved; None is all correct ones.
+  """
+  moves = toy.is_correct if gains is None else gains
   low = np.full((len(toy.is_correct), 1), -40.0)
   high = -low
   for _ in range(100):  # to the last bit
     middle = (low + high) / 2
-    moved = toy._replace(lean=middle)
+    moved = toy._replace(lean=middle * moves)
     below = toys.accuracy(moved)[:, None] < accuracy
     low, high = np.where(below, middle, low), np.where(below, high, middle)
   return moved
@@ -143,10 +170,18 @@ def measure(method: Method, toy: toys.Toy) -> tuple[float, float]:
   return noise / unit, scored
 
 
-def curves(at: Sequence[float] | np.ndarray) -> dict[str, Curve]:
-  """Computes every method's curve at some accuracies."""
+def curves(
+  at: Sequence[float] | np.ndarray, of_one: bool = False
+) -> dict[str, Curve]:
+  """Computes every method's curve at some accuracies.
+
+  Args:
+    at: [A] accuracies.
+    of_one: Whether one rationale takes the mass, and not all correct ones.
+  """
+  toy, gains = toy_of_one() if of_one else (toys.make(), None)
   # The accuracies' toys, and not the methods, are what takes time to make.
-  moved = [at_accuracy(toys.make(), accuracy) for accuracy in at]
+  moved = [at_accuracy(toy, accuracy, gains) for accuracy in at]
   found = {}
   for name, method in METHODS.items():
     points = np.array([measure(method, toy) for toy in moved])
@@ -172,20 +207,35 @@ NOTES = [  # accuracy, variance, text
   (0.91, 0.165, "no baseline: what is left is\nhow right sequences differ"),
   (0.65, 0.0011, "control variate or baseline:\nall right, nothing to weigh"),
 ]
+NOTES_OF_ONE = [
+  (
+    0.86,
+    0.55,
+    "one way to the answer:\nwhat is subtracted\nis the larger noise",
+  ),
+]
 TICKS = [0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.999]
 
 
-def draw(found: Mapping[str, Curve]) -> matplotlib.figure.Figure:
-  """Draws the curves; lines are labelled by their method."""
+def draw(
+  found: Mapping[str, Curve], of_one: Mapping[str, Curve]
+) -> matplotlib.figure.Figure:
+  """Draws the curves; lines are labelled by their method.
+
+  Args:
+    found: Every method's, where all correct rationales gain.
+    of_one: Likewise, where one gains.
+  """
   with matplotlib.rc_context(STYLE):
-    figure = matplotlib.figure.Figure(figsize=(11, 6.4), layout="constrained")
-    noise, scored = figure.subplots(1, 2, width_ratios=[1.45, 1])
-    for place, (name, curve) in enumerate(found.items()):
+    figure = matplotlib.figure.Figure(figsize=(15, 6.4), layout="constrained")
+    noise, second, scored = figure.subplots(1, 3, width_ratios=[1.45, 1.1, 1])
+    for place, name in enumerate(found):
       method = METHODS[name]
       size = f"{method.num_questions} × {method.num_draws}"
-      for axes, values in [
-        (noise, curve.variance),
-        (scored, curve.num_scored),
+      for axes, curve, values in [
+        (noise, found[name], found[name].variance),
+        (second, of_one[name], of_one[name].variance),
+        (scored, found[name], found[name].num_scored),
       ]:
         axes.plot(
           curve.accuracy,
@@ -199,21 +249,25 @@ def draw(found: Mapping[str, Curve]) -> matplotlib.figure.Figure:
           markeredgewidth=0.5,
           label=f"{name} ({size})",
         )
-    noise.set_yscale("log")
-    for x, y, text in NOTES:
-      noise.text(x, y, text, fontsize=9, color="#444444", linespacing=1.3)
-    noise.set_title(
-      "Noise of the gradient estimate, scaled to one mean",
-      loc="left",
-      fontsize=11,
-    )
-    noise.set_ylabel("variance (of one exact posterior score = 1)")
+    for axes, title, notes in [
+      (noise, "Noise, scaled to one mean: all correct ones gain", NOTES),
+      (second, "The same where one rationale gains", NOTES_OF_ONE),
+    ]:
+      axes.set_yscale("log")
+      axes.set_title(title, loc="left", fontsize=11)
+      axes.set_ylabel("variance (of one exact posterior score = 1)")
+      for x, y, text in notes:
+        axes.text(x, y, text, fontsize=9, color="#444444", linespacing=1.3)
     scored.set_title("Sequences differentiated a step", loc="left", fontsize=11)
     scored.set_ylim(0, 16)
     scored.set_ylabel("mean number, of 8 sampled")
-    for axes in (noise, scored):
+    for axes, lowest in (
+      (noise, LOWEST),
+      (second, LOWEST_OF_ONE),
+      (scored, LOWEST),
+    ):
       axes.set_xscale("logit")
-      axes.set_xlim(LOWEST * 0.9, 1 - (1 - HIGHEST) * 0.9)
+      axes.set_xlim(lowest * 0.9, 1 - (1 - HIGHEST) * 0.9)
       axes.xaxis.set_major_locator(matplotlib.ticker.FixedLocator(TICKS))
       axes.xaxis.set_major_formatter(
         matplotlib.ticker.FixedFormatter([f"{tick:g}" for tick in TICKS])
@@ -251,7 +305,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
   )
   output = parser.parse_args(arguments).output
   jax.config.update("jax_enable_x64", True)
-  write(draw(curves(accuracies())), output)
+  of_one = curves(accuracies(LOWEST_OF_ONE), of_one=True)
+  write(draw(curves(accuracies()), of_one), output)
 
 
 if __name__ == "__main__":

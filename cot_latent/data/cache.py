@@ -175,7 +175,7 @@ def _make_vocabulary(
 def _describe_prompts(prompts: Prompts) -> dict[str, Any]:
   """The prompts without a place: what a file holds is in the tokens."""
   described = dataclasses.asdict(prompts)
-  if prompts.exemplars not in ("none", "task", "bootstrapped"):
+  if prompts.exemplars not in ("none", "task", "train", "bootstrapped"):
     described["exemplars"] = "a file"
   return described
 

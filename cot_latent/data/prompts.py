@@ -23,6 +23,8 @@ class Prompts:
       and nothing else.
     exemplars: which worked examples stand before a question (few-shot):
       "none"; "task", the task's own (for BIG-Bench Hard, its authors');
+      "train", those of `train[:num_exemplars]` with what the data have (for
+      direct prompts, questions and answers);
       "bootstrapped", which a run draws from its own base model; or the path of
       a JSONL file of `question`, `answer` and `completion`, such as the
       exemplars.jsonl of a run that has bootstrapped them.

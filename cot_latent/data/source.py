@@ -51,6 +51,8 @@ class TaskConfig:
     source: the task.
     prompt_length: P, tokens; prompt and hinted prompt must fit.
     max_length: T, tokens of a rationale with its answer and EOS.
+    length_factor: Times the longest worked example, to which max_length is cut
+      when a run is prepared (`cot_latent.training.lengths`); None cuts nothing.
     over_long: what becomes of an example that does not fit (`Task.load`).
     train_split: the questions with a memory: a split, or a slice of one such
       as `train[:500]` (`cot_latent.data.subsets`).
@@ -66,10 +68,13 @@ class TaskConfig:
   train_split: str = "train"
   test_split: str = "test"
   stop: tuple[str, ...] | None = None
+  length_factor: float | None = None
 
   def __post_init__(self):
     check_types(self)
     check_positive(self, "prompt_length", "max_length")
+    if self.length_factor is not None:
+      check_positive(self, "length_factor")
     if self.stop and "" in self.stop:
       raise UserError(
         "STOP has an empty string, which would end every completion before it "

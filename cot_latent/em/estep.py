@@ -18,7 +18,14 @@ from cot_latent.em.drawing import Drawer
 from cot_latent.em.drawn_parts import Phase
 from cot_latent.em.method import Method
 from cot_latent.em.step_info import StepInfo
-from cot_latent.inference import estimators, memory, resampling, rng, transition
+from cot_latent.inference import (
+  estimators,
+  fitting,
+  memory,
+  resampling,
+  rng,
+  transition,
+)
 from cot_latent.models import partitioning
 from cot_latent.models.api import Sampler
 from cot_latent.runtime import files
@@ -36,6 +43,10 @@ class WeightedRows(NamedTuple):
       step.
     sampler_log_prob: [S] float32 nats by the sampler where `is_fresh`, 0
       elsewhere; None if the sampler does not tell.
+    terms: [2, S] float32 in a step in which the factor eta of the control
+      variate is fitted: the weights of A and B, where `weights` are those of
+      A - eta B. A sequence counts as weighted if one of the two is not 0. None
+      in other steps.
   """
 
   prompts: np.ndarray
@@ -43,10 +54,15 @@ class WeightedRows(NamedTuple):
   weights: np.ndarray
   is_fresh: np.ndarray
   sampler_log_prob: np.ndarray | None = None
+  terms: np.ndarray | None = None
+
+  def is_weighted(self) -> np.ndarray:
+    """Which sequences have weight, [S] bool."""
+    return has_weight(self.weights, self.terms)
 
   def num_weighted(self) -> int:
     """How many sequences have weight."""
-    return int(np.count_nonzero(self.weights))
+    return int(np.count_nonzero(self.is_weighted()))
 
   def log_prob_gap(self, log_prob: np.ndarray) -> float | None:
     """The most that sampler and scorer differ by on a fresh draw.
@@ -60,6 +76,19 @@ class WeightedRows(NamedTuple):
     if self.sampler_log_prob is None or not self.is_fresh.any():
       return None
     return float(np.abs(log_prob - self.sampler_log_prob)[self.is_fresh].max())
+
+
+def has_weight(weights: np.ndarray, terms: np.ndarray | None) -> np.ndarray:
+  """Where there is something to differentiate.
+
+  Args:
+    weights: [...] of sequences.
+    terms: [2, ...] their parts; None where there are none.
+
+  Returns:
+    [...] bool.
+  """
+  return weights != 0 if terms is None else (terms != 0).any(axis=0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -158,6 +187,7 @@ class EStep:
     state: memory.MemoryState,
     index: np.ndarray,
     step: int,
+    fit: fitting.Fit | None = None,
   ) -> tuple[memory.MemoryState, WeightedRows, StepInfo]:
     """Updates the memory of a minibatch and weighs its sequences.
 
@@ -166,9 +196,15 @@ class EStep:
       state: The memory before the step, whose place the new one takes.
       index: [M] int32, distinct questions.
       step: From 1.
+      fit: What is known of a fitted control variate from earlier steps
+        (`fitting.begin()` at first); None for other estimators. Where the rows
+        have terms, the trainer gives what it measures to `fitting.update`.
 
     Returns:
       The memory after the step, the weighted rows, and what was measured.
+
+    Raises:
+      ValueError: If a fitted estimator is given no fit.
     """
     method, num_draws = self.method, self.method.num_draws
     repeated = np.repeat(index, num_draws)
@@ -179,22 +215,27 @@ class EStep:
       rng.purpose_key(self.seed, "draw", step),
     )
     shape = len(index), num_draws
-    state, moved, weights, scale = move_and_weigh(
+    if method.is_fitted() and fit is None:
+      raise ValueError("a fitted estimator needs a fit: fitting.begin()")
+    state, moved, weighed = move_and_weigh(
       state,
       index,
       checked.tokens.reshape(*shape, -1),
       checked.is_correct.reshape(shape),
       step,
       self.offset(step),
+      None if fit is None else np.float32(fit.eta()),
       estimator=method.estimator,
       num_scored=method.num_scored,
+      is_fitting=method.fits_at(step),
       layout=self.layout,
     )
     rows = gather_rows(
       self.examples.prompts[index],
       moved,
-      np.asarray(weights),
+      np.asarray(weighed.weights),
       None if checked.log_prob is None else checked.log_prob.reshape(shape),
+      None if weighed.terms is None else np.asarray(weighed.terms),
     )
     info = StepInfo(
       accept_rate=float(checked.is_correct.mean()),
@@ -206,7 +247,7 @@ class EStep:
       ),
       num_weighted=rows.num_weighted(),
       num_valid=int(moved.is_correct.sum()),
-      scale=float(scale),
+      scale=float(weighed.scale),
       num_sampled=len(repeated),
       num_tokens=checked.num_tokens(),
       choices=choices(index, checked.tokens, checked.is_correct),
@@ -259,9 +300,27 @@ def choices(*arrays: np.ndarray) -> str:
   return files.sha256(content)[:16]
 
 
+class Weighed(NamedTuple):
+  """What an estimator gives, before sequences are gathered.
+
+  Attributes:
+    weights: [M, 1 + K], of which those of accepted draws have moved to the
+      memory.
+    scale: Scalar, the mean scale of the control variate over the valid rows:
+      what the weights lack of 1. (For an estimator whose baseline is the mean
+      reward that is always 1.)
+    terms: [2, M, 1 + K] the weights of A and B where eta is fitted in this
+      step; None elsewhere.
+  """
+
+  weights: jax.Array
+  scale: jax.Array
+  terms: jax.Array | None = None
+
+
 @functools.partial(
   jax.jit,
-  static_argnames=("estimator", "num_scored", "layout"),
+  static_argnames=("estimator", "num_scored", "is_fitting", "layout"),
   donate_argnames="state",
 )
 def move_and_weigh(
@@ -271,11 +330,13 @@ def move_and_weigh(
   draw_is_correct: jax.Array,
   step: int,
   offset: jax.Array,
+  eta: jax.Array | None = None,
   *,
   estimator: estimators.Estimator,
   num_scored: int | None,
+  is_fitting: bool = False,
   layout: partitioning.Layout | None = None,
-) -> tuple[memory.MemoryState, transition.Transition, jax.Array, jax.Array]:
+) -> tuple[memory.MemoryState, transition.Transition, Weighed]:
   """Does all of the E-step that needs neither model nor text.
 
   Args:
@@ -285,16 +346,15 @@ def move_and_weigh(
     draw_is_correct: [M, K] bool.
     step: from 1.
     offset: scalar, uniform in [0, 1), for subsampling.
+    eta: Factor of a fitted control variate; None for other estimators.
     estimator: gives the weights.
     num_scored: L, or None to score every sequence that has weight.
+    is_fitting: Whether eta is fitted in this step.
     layout: where the memory's rows lie; the minibatch's are gathered, so that
       every process has the same weights.
 
   Returns:
-    The memory after the step, the transition, weights [M, 1 + K] of which
-    those of accepted draws have moved to the memory, and the mean scale of the
-    control variate over the valid rows: what the weights lack of 1. (For an
-    estimator whose baseline is the mean reward that is always 1.)
+    The memory after the step, the transition, and the weights.
   """
   tokens, is_correct = partitioning.constrain(
     layout, (state.tokens[index], state.is_correct[index])
@@ -305,14 +365,37 @@ def move_and_weigh(
   state = memory.write(
     state, index, moved.tokens, moved.is_correct, moved.accepted, step
   )
-  weights = estimator(moved)
+  if isinstance(estimator, estimators.FittedControlVariate):
+    assert eta is not None
+    weights = estimator(moved, eta)
+  else:
+    weights = estimator(moved)
   # Weights add up to the mean of 1 - beta_m over the valid rows.
   scale = jnp.where(moved.is_correct.any(), 1 - weights.sum(), 0.0)
-  weights = estimators.merge_accepted(moved, weights)
-  if num_scored is not None:
-    weights = resampling.subsample(weights, num_scored, offset)
+  if is_fitting:
+    weights, terms = _weigh_terms(moved, estimator, eta, num_scored, offset)
+  else:
+    terms = None
+    weights = estimators.merge_accepted(moved, weights)
+    if num_scored is not None:
+      weights = resampling.subsample(weights, num_scored, offset)
   state = partitioning.constrain(layout, state, "examples")
-  return state, *partitioning.constrain(layout, (moved, weights, scale))
+  weighed = Weighed(weights, scale, terms)
+  return state, *partitioning.constrain(layout, (moved, weighed))
+
+
+def _weigh_terms(moved, estimator, eta, num_scored, offset):
+  """Weights of A - eta B, and of A and B, with accepted draws moved."""
+  kept, subtracted = (
+    estimators.merge_accepted(moved, term) for term in estimator.terms(moved)
+  )
+  if num_scored is not None:
+    # The largest weight that a sequence has for any eta: drawn by |A - eta B|,
+    # a sequence of B alone would never be seen while eta is 0.
+    sizes = jnp.maximum(jnp.abs(kept), jnp.abs(kept - subtracted))
+    times = resampling.multipliers(sizes, num_scored, offset)
+    kept, subtracted = times * kept, times * subtracted
+  return kept - eta * subtracted, jnp.stack([kept, subtracted])
 
 
 def gather_rows(
@@ -320,6 +403,7 @@ def gather_rows(
   moved: transition.Transition,
   weights: np.ndarray,
   log_prob: np.ndarray | None = None,
+  terms: np.ndarray | None = None,
 ) -> WeightedRows:
   """Collects the sequences whose weight is not zero.
 
@@ -328,6 +412,7 @@ def gather_rows(
     moved: the minibatch's transition.
     weights: [M, 1 + K].
     log_prob: [M, K] nats of the draws, by the sampler, if that is known.
+    terms: [2, M, 1 + K] parts of the weights, where both are needed.
 
   Returns:
     S rows, S the next multiple of M / 2: few sizes, so few compilations.
@@ -337,7 +422,7 @@ def gather_rows(
     [np.asarray(moved.tokens)[:, None], np.asarray(moved.draw_tokens)], axis=1
   ).reshape(batch_size * columns, -1)
   flat = weights.ravel().astype(np.float32)
-  chosen = np.flatnonzero(flat)
+  chosen = np.flatnonzero(has_weight(weights, terms))
   bucket = max(1, batch_size // 2)
   size = max(bucket, -(-len(chosen) // bucket) * bucket)
   place = np.zeros(size, np.int32)
@@ -347,12 +432,21 @@ def gather_rows(
   accepted = np.asarray(moved.accepted)
   # A remembered one that was accepted just now is a fresh draw too.
   is_fresh = np.insert(np.ones_like(accepted), 0, accepted.any(axis=1), axis=1)
-  is_fresh = is_fresh.ravel()[place] & (filled != 0)
+  is_fresh = is_fresh.ravel()[place] & (np.arange(size) < len(chosen))
   sampled = None
   if log_prob is not None:
     of_memory = np.where(accepted, log_prob, 0).sum(axis=1)  # one at most
     sampled = np.insert(log_prob, 0, of_memory, axis=1).ravel()[place]
     sampled = np.where(is_fresh, sampled, 0)
+  if terms is not None:
+    more = ((0, 0), (0, size - len(chosen)))
+    terms = terms.reshape(2, -1)[:, chosen].astype(np.float32)
+    terms = np.pad(terms, more)
   return WeightedRows(
-    prompts[place // columns], sequences[place], filled, is_fresh, sampled
+    prompts[place // columns],
+    sequences[place],
+    filled,
+    is_fresh,
+    sampled,
+    terms,
   )

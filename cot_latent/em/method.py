@@ -11,7 +11,7 @@ from typing import Literal
 import jax
 
 from cot_latent.errors import UserError
-from cot_latent.inference import transition
+from cot_latent.inference import estimators, transition
 from cot_latent.runtime.validation import (
   check_positive,
   check_types,
@@ -32,6 +32,8 @@ class OuterLoops:
     first_steps: steps of the first loop; None is one loop of all steps.
     growth: each loop's steps over those of the one before.
     max_steps: of a loop.
+    max_loops: Loops of a run; in the steps that are left after the last one
+      nothing is fitted. None is as many as the steps need.
     stop_loss: end a loop when a minibatch's loss, in nats a sequence, is below
       it; the steps saved go to the loops that follow. None never does.
   """
@@ -42,12 +44,13 @@ class OuterLoops:
   first_steps: int | None = None
   growth: float = 1.0
   max_steps: int | None = None
+  max_loops: int | None = None
   stop_loss: float | None = None
 
   def __post_init__(self):
     check_types(self)
     check_within(self, "growth", 1, math.inf)
-    for name in ("first_steps", "max_steps"):
+    for name in ("first_steps", "max_steps", "max_loops"):
       if getattr(self, name) is not None:
         check_positive(self, name)
     if self.source == "human" and (self.hint_on_failure or self.first_steps):
@@ -76,7 +79,7 @@ class OuterLoops:
   def num_loops(self, num_steps: int) -> int:
     """Loops in a run, none of which ends early."""
     loops, done = 0, 0
-    while done < num_steps:
+    while done < num_steps and loops != self.max_loops:
       done += self.loop_steps(loops, num_steps)
       loops += 1
     return loops
@@ -123,6 +126,22 @@ class Method:
     if self.num_scored is not None:
       check_positive(self, "num_scored")
     self._check_estimator()
+    if self.loops is not None and self.is_fitted():
+      raise UserError(
+        "Method.estimator: a fitted control variate needs fresh draws in every "
+        "step, and outer loops have none: leave loops out"
+      )
+
+  def is_fitted(self) -> bool:
+    """Whether the estimator has a factor that is fitted during the run."""
+    return isinstance(self.estimator, estimators.FittedControlVariate)
+
+  def fits_at(self, step: int) -> bool:
+    """Whether that factor is fitted in a step, counted from 1."""
+    estimator = self.estimator
+    return isinstance(
+      estimator, estimators.FittedControlVariate
+    ) and estimator.is_due(step)
 
   def _check_estimator(self) -> None:
     try:

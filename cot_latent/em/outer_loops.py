@@ -37,6 +37,7 @@ class Pool(NamedTuple):
     capped_fraction: scalar, of the draws, those cut by T.
     unparseable_fraction: scalar, those without an answer.
     loop: scalar int32, the loop's number, from 0.
+    began_at: scalar int32, the steps taken before it.
     ends_at: scalar int32, the step after which the next one begins.
   """
 
@@ -45,7 +46,20 @@ class Pool(NamedTuple):
   capped_fraction: jax.Array
   unparseable_fraction: jax.Array
   loop: jax.Array
+  began_at: jax.Array
   ends_at: jax.Array
+
+  def ends(self, loops: OuterLoops, step: int) -> bool:
+    """Whether the loop is over after so many steps, and another begins."""
+    return step == int(self.ends_at) and not self.is_last(loops)
+
+  def is_over(self, loops: OuterLoops, step: int) -> bool:
+    """Whether the last loop is over, so that nothing is fitted any more."""
+    return step >= int(self.ends_at) and self.is_last(loops)
+
+  def is_last(self, loops: OuterLoops) -> bool:
+    """Whether no further loop is allowed."""
+    return int(self.loop) + 1 == loops.max_loops
 
 
 def empty_pool(
@@ -70,6 +84,7 @@ def empty_pool(
     capped_fraction=np.zeros((), np.float32),
     unparseable_fraction=np.zeros((), np.float32),
     loop=zero - 1,
+    began_at=zero,
     ends_at=zero,
   )
 
@@ -285,6 +300,7 @@ def next_pool(
       [a is None for a in checked.answers], dtype=np.float32
     ),
     loop=np.int32(loop),
+    began_at=np.int32(step),
     ends_at=np.int32(min(ends_at, num_steps)),
   )
 

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from cot_latent.inference.fitting import Fit
 from cot_latent.reporting import metric_names as names
 
 
@@ -79,6 +80,8 @@ class UpdateInfo(NamedTuple):
       takes both for the same distribution.
     gradient_seconds: Time from the weighted rows to the new parameters.
     rest_seconds: Time of the step that nothing else counts.
+    eta: Factor of a fitted control variate in this step; None without one.
+    fit: What is known of it after the step.
   """
 
   learning_rate: float
@@ -88,6 +91,8 @@ class UpdateInfo(NamedTuple):
   log_prob_gap: float | None
   gradient_seconds: float
   rest_seconds: float
+  eta: float | None = None
+  fit: Fit | None = None
 
   def metrics(self) -> dict[str, Any]:
     """The values by the names that the journal has."""
@@ -99,6 +104,16 @@ class UpdateInfo(NamedTuple):
       names.LOG_PROB_GAP: self.log_prob_gap,
       names.GRADIENT: self.gradient_seconds,
       names.REST: self.rest_seconds,
+      **self._fit_metrics(),
+    }
+
+  def _fit_metrics(self) -> dict[str, float | None]:
+    if self.fit is None:
+      return {}
+    return {
+      names.ETA: self.eta,
+      names.SCORE_RATIO: self.fit.score_ratio(),
+      names.PAPER_RATIO: self.fit.paper_ratio(),
     }
 
 

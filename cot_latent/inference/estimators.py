@@ -17,8 +17,10 @@ Symbols: c'_m is the correctness of the memory after the step, c~_m that of the
 fresh draw, C = sum_m c'_m.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +60,11 @@ def basic() -> Estimator:
   return weigh
 
 
-def control_variate(correct_first_acceptance: bool = False) -> Estimator:
+def control_variate(
+  correct_first_acceptance: bool = False,
+  scale: Literal["paper", "fitted"] = "paper",
+  fit_period: int = 1,
+) -> Estimator:
   """TRICE: the basic estimator minus a scaled zero-mean score of the draws.
 
   The scale of question m is the acceptance rate among the other valid ones,
@@ -84,18 +90,29 @@ def control_variate(correct_first_acceptance: bool = False) -> Estimator:
               c'_m / C
 
   With K = 1 that is Algorithm 1. When all draws are right, and beta_m = 1, the
-  terms cancel: the variance goes to 0 as the model gets better, for every K.
+  terms cancel.
+
+  That lowers the variance only where correct rationales differ enough: with
+  beta_m = pi_m, where v+ > v / 2, v+ being the variance of the score among
+  correct draws and v its mean squared norm among all. Where nearly all correct
+  draws are one sequence, v+ is nearly 0, and the subtracted term has more
+  variance than the basic estimator. With `scale="fitted"` it is multiplied
+  by a factor that is fitted to earlier steps (`FittedControlVariate`).
 
   Args:
     correct_first_acceptance: use beta_m = 0 where the old memory was wrong,
       which removes that bias. False is the paper's formula.
+    scale: "paper" subtracts beta_m times the score; "fitted" eta beta_m times
+      the score, with an eta that is fitted during the run.
+    fit_period: Steps from one fit of eta to the next.
 
   Returns:
     An estimator with these weights; that of the last right draw is on the
     memory, which is the same sequence.
 
   Raises:
-    TypeError: if the option is not a bool.
+    TypeError: if `correct_first_acceptance` is not a bool.
+    ValueError: if `scale` is neither, or `fit_period` is less than 1.
 
   Reference: Phan et al. 2023, section 3.2 and Algorithm 1, for K = 1.
 
@@ -111,31 +128,91 @@ def control_variate(correct_first_acceptance: bool = False) -> Estimator:
   if not isinstance(correct_first_acceptance, bool):
     given = f"not {correct_first_acceptance!r}"
     raise TypeError(f"correct_first_acceptance must be True or False, {given}")
+  if scale == "fitted":
+    return FittedControlVariate(correct_first_acceptance, fit_period)
+  if scale != "paper":
+    raise ValueError(f"scale must be 'paper' or 'fitted', not {scale!r}")
 
   def weigh(
     transition: Transition, *, correct_first_acceptance: bool
   ) -> jax.Array:
-    valid = transition.is_correct.astype(jnp.result_type(float))
-    right = transition.draw_is_correct.astype(valid.dtype)
-    count = jnp.maximum(valid.sum(), 1)
-    number = right.sum(axis=1, keepdims=True)
-    # Each weight is one quotient of whole numbers, and a scale of 1 changes
-    # none: terms that cancel then do so to the last bit, compiled or not.
-    averaged = right / (count * jnp.maximum(number, 1))
-    on_memory = jnp.where(
-      transition.accepted.any(axis=1),
-      (averaged * transition.accepted).sum(axis=1),
-      valid / count,
-    )
-    scale = leave_one_out_scale(transition).astype(valid.dtype)
-    if correct_first_acceptance:
-      scale = jnp.where(transition.old_is_correct, scale, 0)
-    subtracted = scale * (valid / (count * right.shape[1]))
-    on_draws = jnp.where(transition.accepted, 0, averaged)
-    return _weights(on_memory, on_draws - subtracted[:, None])
+    kept, subtracted = _terms(transition, correct_first_acceptance)
+    return jax.lax.stop_gradient(kept - subtracted)
 
   return functools.partial(
     weigh, correct_first_acceptance=correct_first_acceptance
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedControlVariate:
+  """TRICE with a control variate whose size is fitted to earlier steps.
+
+  The estimate is A - eta B, where A is the estimate without control variate
+  (for K > 1, averaged over the right draws) and B the term that
+  `control_variate` subtracts. E[B] = 0 where the old memories are correct, so
+  that every eta that does not depend on the step's draws has the mean of A.
+  The trace of the variance is least at eta = E[<A, B>] / E[|B|^2], where it is
+  at most that of eta = 0 and of eta = 1, the paper's.
+
+  Gradients are needed for that, which an estimator does not see: the trainer
+  gives eta, and fits it (`cot_latent.inference.fitting`).
+
+  Attributes:
+    correct_first_acceptance: As for `control_variate`.
+    fit_period: Steps from one fit of eta to the next.
+  """
+
+  correct_first_acceptance: bool = False
+  fit_period: int = 1
+
+  def __post_init__(self):
+    if self.fit_period < 1:
+      raise ValueError(f"fit_period must be 1 or more, not {self.fit_period}")
+
+  def terms(self, transition: Transition) -> jax.Array:
+    """The weights of A and of B, [2, M, 1 + K]."""
+    terms = jnp.stack(_terms(transition, self.correct_first_acceptance))
+    return jax.lax.stop_gradient(terms)
+
+  def __call__(
+    self, transition: Transition, eta: float | jax.Array = 1.0
+  ) -> jax.Array:
+    """The weights of A - eta B, [M, 1 + K]; the paper's for an eta of 1."""
+    kept, subtracted = self.terms(transition)
+    return kept - eta * subtracted
+
+  def is_due(self, step: int) -> bool:
+    """Whether eta is fitted in a step, counted from 1."""
+    return (step - 1) % self.fit_period == 0
+
+
+def _terms(
+  transition: Transition, correct_first_acceptance: bool
+) -> tuple[jax.Array, jax.Array]:
+  """The weights [M, 1 + K] of what `control_variate` keeps and subtracts."""
+  valid = transition.is_correct.astype(jnp.result_type(float))
+  right = transition.draw_is_correct.astype(valid.dtype)
+  count = jnp.maximum(valid.sum(), 1)
+  number = right.sum(axis=1, keepdims=True)
+  # Each weight is one quotient of whole numbers, and a scale of 1 changes
+  # none: terms that cancel then do so to the last bit, compiled or not.
+  averaged = right / (count * jnp.maximum(number, 1))
+  on_memory = jnp.where(
+    transition.accepted.any(axis=1),
+    (averaged * transition.accepted).sum(axis=1),
+    valid / count,
+  )
+  scale = leave_one_out_scale(transition).astype(valid.dtype)
+  if correct_first_acceptance:
+    scale = jnp.where(transition.old_is_correct, scale, 0)
+  subtracted = scale * (valid / (count * right.shape[1]))
+  on_draws = jnp.where(transition.accepted, 0, averaged)
+  return (
+    _weights(on_memory, on_draws),
+    jnp.pad(
+      jnp.broadcast_to(subtracted[:, None], right.shape), ((0, 0), (1, 0))
+    ),
   )
 
 

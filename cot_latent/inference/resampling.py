@@ -72,13 +72,53 @@ def subsample(
     [[0.5, -0.5], [0.0, 0.0]]
   """
   flat = weights.ravel()
-  size = jnp.abs(flat)
-  total = size.sum()
-  is_empty = total == 0
-  probabilities = jnp.where(is_empty, 1, size)
-  counts = systematic_counts(probabilities, num_scored, offset)
+  counts, total = _draws(jnp.abs(flat), num_scored, offset)
   drawn = jnp.sign(flat) * counts * (total / num_scored)
-  keep_all = is_empty
-  if not always:
-    keep_all |= (flat != 0).sum() <= num_scored
+  keep_all = _fits(flat, num_scored, always)
   return jnp.where(keep_all, flat, drawn).reshape(weights.shape)
+
+
+def multipliers(
+  sizes: jax.Array, num_scored: int, offset: jax.Array, always: bool = False
+) -> jax.Array:
+  """Draws L sequences, and says by what to multiply the weights of each.
+
+  For several sums over the same sequences: each has its mean kept. With sizes
+  |w| the products with w are those of `subsample`.
+
+  Args:
+    sizes: [M, 1 + K] non-negative, in proportion to which sequences are drawn;
+      positive wherever a sum has weight.
+    num_scored: L >= 1, how many sequences may be differentiated.
+    offset: scalar, uniform in [0, 1).
+    always: resample even where all fit.
+
+  Returns:
+    [M, 1 + K], on average 1 where the size is positive; at most L are not 0.
+
+  Example:
+
+    >>> multipliers(jnp.array([[0.5, 0.25], [0.25, 0.0]]), 2, 0.1).tolist()
+    [[1.0, 2.0], [0.0, 0.0]]
+  """
+  flat = sizes.ravel()
+  counts, total = _draws(flat, num_scored, offset)
+  drawn = counts * (total / num_scored) / jnp.where(flat > 0, flat, 1)
+  keep_all = _fits(flat, num_scored, always)
+  return jnp.where(keep_all, flat > 0, drawn).reshape(sizes.shape)
+
+
+def _draws(
+  sizes: jax.Array, num_scored: int, offset: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """How often each of [J] is drawn, and the sum of the sizes."""
+  total = sizes.sum()
+  probabilities = jnp.where(total == 0, 1, sizes)
+  return systematic_counts(probabilities, num_scored, offset), total
+
+
+def _fits(flat: jax.Array, num_scored: int, always: bool) -> jax.Array:
+  """Whether nothing need be drawn: there is nothing, or all of it fits."""
+  if always:
+    return flat.any() == 0
+  return (flat != 0).sum() <= num_scored

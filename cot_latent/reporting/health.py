@@ -56,9 +56,7 @@ def measure(
     return found
 
   def curve(key: str) -> dict[str, float]:
-    values = [row[key] for row in metrics]
-    mean = sum(values) / len(values)
-    return {"first": values[0], "last": values[-1], "mean": mean}
+    return _curve([row[key] for row in metrics])
 
   return found | {
     "acceptance": curve(names.ACCEPT_RATE),
@@ -72,6 +70,7 @@ def measure(
     "steps_not_finite": _count(metrics, lambda r: not r[names.IS_FINITE]),
     "steps_without_gradient_in_a_row": _longest(metrics, _is_dead),
     **_gap(metrics),
+    **_fitted(metrics),
   }
 
 
@@ -136,6 +135,25 @@ def signs_of_evaluation(
     if without > limits["most_unparseable"]:
       signs.append(f"{without:.0%} of the questions {place} got no answer")
   return signs
+
+
+def _curve(values: Sequence[float]) -> dict[str, float]:
+  mean = sum(values) / len(values)
+  return {"first": values[0], "last": values[-1], "mean": mean}
+
+
+def _fitted(metrics: Sequence[_Row]) -> dict[str, dict[str, float]]:
+  """What was known of a fitted control variate, where a run had one."""
+  found = {}
+  for name, key in (
+    ("eta", names.ETA),
+    ("score_ratio", names.SCORE_RATIO),
+    ("paper_ratio", names.PAPER_RATIO),
+  ):
+    known = [row[key] for row in metrics if row.get(key) is not None]
+    if known:
+      found[name] = _curve(known)
+  return found
 
 
 def _gap(metrics: Sequence[_Row]) -> dict[str, float]:

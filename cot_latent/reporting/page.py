@@ -39,6 +39,7 @@ _SECTIONS = (
   "liveness",
   "continuity",
 )
+_CONTROL_VARIATES = (".control_variate", ".FittedControlVariate")
 _PARTS = ("sampling", "checking", "gradient", "rest")
 _NO_VALUE = "–"
 
@@ -115,7 +116,7 @@ def _figures(
   metrics: Sequence[_Row], curves: Mapping[str, list[_Row]], estimator: str
 ) -> list[Figure]:
   """Draws what there is to draw over the step; all share one x axis."""
-  has_scale = not estimator or estimator.endswith(".control_variate")
+  has_scale = not estimator or estimator.endswith(_CONTROL_VARIATES)
   rows = [row for curve in curves.values() for row in curve]
   last_step = max([1, *_steps(metrics), *_steps(rows)])
   figures = [
@@ -138,6 +139,30 @@ def _figures(
       {"Scale": names.SCALE} if has_scale else {},
       metrics,
       last_step,
+      is_share=False,
+    ),
+    _metrics_figure(
+      "Fitted control variate",
+      "η: the factor of the control variate, fitted to the steps before. "
+      "v₊/v: the same before it is cut to 0 and 1; it estimates the variance "
+      "of the score among correct rationales over its mean square among all. "
+      "Above ½ the paper’s control variate (η = 1) lowers the variance, below "
+      "it raises it.",
+      {"η": names.ETA, "v₊/v": names.SCORE_RATIO},
+      metrics,
+      last_step,
+      top=None,
+      is_share=False,
+    ),
+    _metrics_figure(
+      "Basic to paper",
+      "Mean squared norm of the estimate without control variate, over that "
+      "with the paper’s. Above 1 the paper’s pays. The ratio of the variances "
+      "is further from 1, on the same side.",
+      {"Ratio": names.PAPER_RATIO},
+      metrics,
+      last_step,
+      top=None,
       is_share=False,
     ),
     _metrics_figure(

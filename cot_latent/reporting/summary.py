@@ -13,7 +13,15 @@ _PLAN_ROWS = (
   ("evaluation", "evaluation"),
 )
 
-_LIVENESS = ("acceptance", "memory_correct", "truncated", "unparseable")
+_LIVENESS = (
+  "acceptance",
+  "memory_correct",
+  "truncated",
+  "unparseable",
+  "eta",
+  "score_ratio",
+  "paper_ratio",
+)
 
 
 def plan_text(plan: Mapping[str, Any]) -> str:
@@ -87,7 +95,7 @@ def overview(report: Mapping[str, Any]) -> str:
   live = report["liveness"]
   if "acceptance" in live:
     lines += ["", f"{'':<22}{'first':>8}{'last':>8}{'mean':>8}"]
-    for name in _LIVENESS:
+    for name in filter(live.get, _LIVENESS):
       values = [live[name][key] for key in ("first", "last", "mean")]
       numbers = "".join(f"{value:>8.3f}" for value in values)
       lines.append(f"{name.replace('_', ' '):<22}{numbers}")

@@ -28,6 +28,7 @@ from cot_latent.em import training_data
 from cot_latent.em.method import Method
 from cot_latent.em.outer_loops import Pool
 from cot_latent.errors import UserError
+from cot_latent.inference.fitting import Fit
 from cot_latent.inference.memory import MemoryState
 from cot_latent.t5x import checks, features, one_line, storage
 from cot_latent.t5x.features import Features
@@ -35,6 +36,7 @@ from cot_latent.tasks import common
 
 _SUFFIX = ".memory.npz"
 _POOL = "pool_"  # before the names of a pool's arrays
+_FIT = "fit_"  # before the names of a fit's numbers
 
 
 @dataclasses.dataclass
@@ -47,12 +49,14 @@ class Chains:
       pretrained checkpoint stopped.
     step: T5X's step that it belongs to.
     pool: the rationales of the present outer loop; None without such loops.
+    fit: What is known of a fitted control variate; None without one.
   """
 
   memory: MemoryState | None = None
   began_at: int = 0
   step: int = 0
   pool: Pool | None = None
+  fit: Fit | None = None
 
 
 class RationaleIterator(dataset_iterator.DatasetIterator):
@@ -98,6 +102,7 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
     if self.chains.memory is None:
       return
     pool = {} if self.chains.pool is None else self.chains.pool._asdict()
+    fit = {} if self.chains.fit is None else self.chains.fit._asdict()
     stream = io.BytesIO()
     np.savez_compressed(
       stream,
@@ -107,6 +112,7 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
       step=np.array(self.chains.step),
       **jax.tree.map(np.asarray, self.chains.memory._asdict()),
       **{_POOL + name: np.asarray(array) for name, array in pool.items()},
+      **{_FIT + name: number for name, number in fit.items()},
     )
     content = stream.getvalue()
     if self.before_saving:
@@ -139,15 +145,12 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
         f"the memory in {path} is of other questions, or of rationales of "
         "another length: choose another MODEL_DIR"
       )
-    pool = {
-      name.removeprefix(_POOL): arrays.pop(name)
-      for name in list(arrays)
-      if name.startswith(_POOL)
-    }
+    pool, fit = (_taken(arrays, prefix) for prefix in (_POOL, _FIT))
     self.chains = Chains(
       began_at=int(arrays.pop("began_at")),
       step=int(arrays.pop("step")),
       pool=Pool(**pool) if pool else None,
+      fit=Fit(**fit) if fit else None,
       memory=MemoryState(**arrays),
     )
 
@@ -199,6 +202,11 @@ class Latent:
     storage.check_absolute("MODEL_DIR", model_dir)
     checks.check_lengths(task.prompt_length, task.max_length)
     checks.check_checkpoint(model_dir)
+    if task.length_factor is not None:
+      raise UserError(
+        "TaskConfig.length_factor is for the embedded trainer: T5X's lengths "
+        "are made of MAX_LENGTH; leave it out"
+      )
     self.config = task
     self.method, self.seed, self.batch_size = method, seed, batch_size
     self.task = open_task(task.source).ending_at(task.stop)
@@ -283,6 +291,12 @@ def task_name(source: Source) -> str:
     data_dir=source.data_dir,
     bos=source.bos,
   )
+
+
+def _taken(arrays: dict[str, Any], prefix: str) -> dict[str, Any]:
+  """Takes the arrays out whose names begin so, by the rest of their names."""
+  names = [name for name in arrays if name.startswith(prefix)]
+  return {name.removeprefix(prefix): arrays.pop(name) for name in names}
 
 
 def _find(path: epath.Path) -> epath.Path | None:

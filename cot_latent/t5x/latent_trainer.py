@@ -18,11 +18,11 @@ from cot_latent.em import outer_loops, step_info
 from cot_latent.em.estep import EStep, WeightedRows
 from cot_latent.em.step_info import StepInfo, UpdateInfo
 from cot_latent.errors import RunError, UserError
-from cot_latent.inference import memory, rng
+from cot_latent.inference import fitting, memory, rng
 from cot_latent.reporting import metric_names
 from cot_latent.runtime import processes
 from cot_latent.runtime.progress import Progress
-from cot_latent.t5x import header, loops, sampler
+from cot_latent.t5x import fitted, header, loops, sampler
 from cot_latent.t5x.latent import Chains, Latent
 from cot_latent.t5x.report import Report
 
@@ -73,6 +73,7 @@ class LatentTrainer(trainer.Trainer):
     self._latent, self._report = latent, report
     self._steps: dict[int, Any] = {}
     self._empty_metrics: Any = None
+    self._measures: Any = None
     self._e_step = EStep(
       sampler.T5XSampler(
         self._model,
@@ -125,6 +126,7 @@ class LatentTrainer(trainer.Trainer):
       return
     chains.began_at = chains.step = step
     chains.pool = loops.empty_pool(latent)
+    chains.fit = fitting.begin() if latent.method.is_fitted() else None
     self._open_report(is_new=True)
     loops.keep_first(latent, self.train_state)
     began = time.perf_counter()
@@ -185,12 +187,18 @@ class LatentTrainer(trainer.Trainer):
     train_state, collected = loops.begin(
       self._latent, self.chains, self._e_step, train_state, step
     )
+    is_over = loops.is_over(self._latent, self.chains, step)
     rows, info = self._weigh(train_state.params, step)
+    if is_over:
+      info = info._replace(num_weighted=0)
     if collected:
       info = collected.charged_to(info)
     differentiating = time.perf_counter()
-    weighted = self._place(self._convert(rows))
-    if not info.is_skipped():
+    weighted = self._place(self._convert(rows, rows.weights))
+    chains = self.chains
+    eta = None if chains.fit is None else chains.fit.eta()
+    if not info.is_skipped() and not is_over:
+      measured = self._measure(train_state, rows)
       size = len(weighted["decoder_target_tokens"])
       train_state, metrics = self._step_for(size, train_state)(
         train_state, weighted
@@ -201,9 +209,11 @@ class LatentTrainer(trainer.Trainer):
           f"loss or gradient of step {step + 1} is not finite: try a lower "
           "learning rate, in another MODEL_DIR"
         )
-      loops.end(self._latent, self.chains, step + 1, loss)
+      loops.end(self._latent, chains, step + 1, loss)
+      if chains.fit is not None and measured is not None:
+        chains.fit = fitting.update(chains.fit, measured)
     else:
-      # Without a valid row there is no estimate; T5X's count goes on.
+      # There is no estimate, or the last loop is over; T5X counts the step.
       metrics = self._nothing(train_state, weighted)
       train_state = train_state.replace_step(train_state.step + 1)
     if self._report:
@@ -219,6 +229,8 @@ class LatentTrainer(trainer.Trainer):
         - began
         - info.sampling_seconds
         - info.checking_seconds,
+        eta=eta,
+        fit=chains.fit,
       )
       self._report.step(step + 1, step_info.metrics(info, update))
     metrics = {k: v for k, v in metrics.items() if k not in _MEANINGLESS}
@@ -242,16 +254,32 @@ class LatentTrainer(trainer.Trainer):
         self._e_step, chains.memory, chains.pool, index, own_step + 1
       )
     chains.memory, rows, info = self._e_step.step(
-      params, chains.memory, index, own_step + 1
+      params, chains.memory, index, own_step + 1, chains.fit
     )
     return rows, info
 
-  def _convert(self, rows: WeightedRows):
+  def _measure(self, train_state: Any, rows: WeightedRows) -> Any:
+    """What a fitted control variate is fitted to; None where it is not."""
+    if rows.terms is None:
+      return None
+    if self._measures is None:
+      self._measures = fitted.build(
+        self._model,
+        self._partitioner,
+        self._train_state_axes,
+        self._num_microbatches,
+      )
+    kept, subtracted = (
+      self._place(self._convert(rows, term)) for term in rows.terms
+    )
+    return fitted.fetch(self._measures(train_state, kept, subtracted))
+
+  def _convert(self, rows: WeightedRows, weights: np.ndarray):
     """Features of the rows, filled up with some that have no weight."""
     more = self._padded(len(rows.weights)) - len(rows.weights)
     targets = np.pad(rows.targets, ((0, more), (0, 0)))
     prompts = np.pad(rows.prompts, ((0, more), (0, 0)))
-    weights = np.pad(rows.weights, (0, more))
+    weights = np.pad(weights, (0, more))
     return self._latent.converter.convert(prompts, targets, weights)
 
   def _padded(self, rows: int) -> int:
@@ -310,6 +338,9 @@ def _share(chains: Chains, latent: Latent) -> None:
     if own is None:
       own = memory.init(len(latent.examples), latent.config.max_length)
       pool = loops.empty_pool(latent)
-    chains.memory, chains.pool = multihost_utils.broadcast_one_to_all(
-      (own, pool)
+    fit = chains.fit
+    if fit is None and latent.method.is_fitted():
+      fit = fitting.begin()
+    chains.memory, chains.pool, chains.fit = (
+      multihost_utils.broadcast_one_to_all((own, pool, fit))
     )

@@ -64,6 +64,11 @@ def check(latent: Latent, chains: Chains) -> None:
       f"the checkpoint's memory is not that of method {method.name!r} with "
       f"{method.num_draws} draws a question: choose another MODEL_DIR"
     )
+  if (chains.fit is not None) != method.is_fitted():
+    raise UserError(
+      f"the checkpoint is not that of method {method.name!r}: only one of the "
+      "two has a fitted control variate; choose another MODEL_DIR"
+    )
   if method.loops is None or not method.loops.begins_anew():
     return
   if not storage.absolute(_first(latent)).is_dir():
@@ -99,9 +104,10 @@ def begin(
   """
   method, pool = latent.method, chains.pool
   own_step = step - chains.began_at
-  if pool is None or own_step != int(pool.ends_at):
+  if pool is None or method.loops is None:
     return train_state, None
-  assert method.loops is not None
+  if not pool.ends(method.loops, own_step):
+    return train_state, None
   assert chains.memory is not None
   loop = int(pool.loop) + 1
   total = len(latent.examples) * method.num_draws
@@ -116,6 +122,20 @@ def begin(
   if loop > 0:  # the first one begins as the run does
     train_state = _begin_fit(train_state, _first(latent), method.loops.restart)
   return train_state, collected
+
+
+def is_over(latent: Latent, chains: Chains, step: int) -> bool:
+  """Whether the last loop was over before a step, so that nothing is fitted.
+
+  Args:
+    latent: the experiment.
+    chains: with the pool.
+    step: T5X's, of the steps taken before.
+  """
+  loops, pool = latent.method.loops, chains.pool
+  if loops is None or pool is None:
+    return False
+  return pool.is_over(loops, step - chains.began_at)
 
 
 def end(latent: Latent, chains: Chains, step: int, loss: float) -> None:

@@ -4,6 +4,7 @@ A task is registered once, with SeqIO and in `INFO`. From there it can be built
 in other forms: with other prompts, another vocabulary, another data folder.
 """
 
+import dataclasses
 import difflib
 import functools
 import pathlib
@@ -14,6 +15,7 @@ from typing import NamedTuple, get_args
 import seqio
 import tensorflow as tf
 
+from cot_latent.data import subsets
 from cot_latent.data.answers import checkers
 from cot_latent.data.answers import forms as answer_forms
 from cot_latent.data.answers.checkers import Kind
@@ -294,6 +296,8 @@ def read_exemplars(
         "gin/prompts/bootstrapped.gin, or Prompts.exemplars = a JSONL file"
       )
     return rows
+  if prompts.exemplars == "train":
+    return _training_rows(info.source(data_dir), prompts.num_exemplars)
   path = pathlib.Path(prompts.exemplars)
   rows = []
   for place, row in text_files.read_jsonl(path):
@@ -301,6 +305,50 @@ def read_exemplars(
     text_files.require_strings(path, place, row, ("completion",))
     rows.append(row | {"targets": row["completion"]})
   return rows
+
+
+def worked_rationales(
+  name: str, prompts: Prompts | None, data_dir: str | None
+) -> list[str]:
+  """What the worked examples of a task, or of a mixture's tasks, answer.
+
+  Args:
+    name: of the task or mixture.
+    prompts: say which worked examples; None takes each task's own prompts.
+      Where a run draws them itself, or there are none, a task's own stand for
+      them, and where it has none, training questions.
+    data_dir: of the task's files.
+  """
+  found: list[str] = []
+  for one in MIXTURES.get(name := resolve(name), [name]):
+    info = INFO[one]
+    asked = prompts or info.prompts
+    if asked.exemplars in ("none", "bootstrapped"):
+      kind = "task" if info.exemplars(data_dir) else "train"
+      asked = dataclasses.replace(asked, exemplars=kind)
+    rows = read_exemplars(one, info, asked, data_dir)
+    found += [row["targets"] for row in rows[: asked.num_exemplars]]
+  return found
+
+
+def _training_rows(source: seqio.DataSource, number: int) -> list[Row]:
+  """The questions of `train[:number]`, with what the data have of them.
+
+  Raises:
+    UserError: if there is no such split.
+  """
+  if "train" not in source.splits:
+    raise UserError(
+      f"Prompts.exemplars = 'train': there is no such split, only "
+      f"{sorted(source.splits)}"
+    )
+  fields = "id", "question", "answer", "targets"
+  found = [
+    {name: row[name].decode() for name in fields}
+    for row in source.get_dataset("train", shuffle=False).as_numpy_iterator()
+  ]
+  chosen = subsets.select([row["id"] for row in found], 0, number)
+  return [found[place] for place in chosen]
 
 
 def _load_pieces(

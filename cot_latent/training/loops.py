@@ -69,7 +69,8 @@ def step(
   """
   pool, collected = state.pool, None
   assert pool is not None
-  if state.step == int(pool.ends_at):
+  assert config.method.loops is not None
+  if pool.ends(config.method.loops, state.step):
     loop = int(pool.loop) + 1
     total = len(e_step.examples) * config.method.num_draws
     collected = outer_loops.collect(

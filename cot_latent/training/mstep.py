@@ -14,7 +14,7 @@ import optax
 
 from cot_latent.models import partitioning, token_rows
 from cot_latent.models.language_model import LanguageModel
-from cot_latent.training import tuning
+from cot_latent.training import gradients
 from cot_latent.training.experiment import OptimizerConfig
 
 
@@ -28,12 +28,6 @@ def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     return decay
   warmup = optax.linear_schedule(0, config.learning_rate, config.warmup_steps)
   return optax.join_schedules([warmup, decay], [config.warmup_steps])
-
-
-def num_updates(opt_state: Any) -> int:
-  """Counts the optimizer's steps, which leave out skipped ones."""
-  counts = optax.tree.get_all_with_path(opt_state, "count")
-  return int(counts[0][1])
 
 
 def build_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -93,6 +87,8 @@ class Updated(NamedTuple):
     loss: scalar, -sum_s weights[s] * log p(targets[s] | prompts[s]) before the
       step. Where weights are signed it means nothing.
     log_prob: of the sequences before the step.
+    measured: [3] |A|^2, <A, B> and |B|^2 of the two terms' gradients, where
+      they were asked for (`fitting.update`).
   """
 
   params: Any
@@ -101,6 +97,7 @@ class Updated(NamedTuple):
   is_finite: jax.Array
   loss: jax.Array
   log_prob: Scores
+  measured: jax.Array | None = None
 
 
 def build(
@@ -124,83 +121,64 @@ def build(
     (params, opt_state, frozen params, learning rate, prompts [S, P],
     targets [S, T], weights [S]) -> Updated. It ascends
     sum_s weights[s] * log p(targets[s] | prompts[s]). Parameters and optimizer
-    come back laid out as they were.
+    come back laid out as they were. With `terms` [2, S] and `eta` as well, the
+    gradients of the two terms A and B are summed apart, and it ascends
+    A - eta B: each row is still differentiated once.
   """
   layout = model.layout
   functions = functools.cache(functools.partial(_compile, model, optimizer))
 
-  def step(params, opt_state, frozen, rate, prompts, targets, weights):
+  def step(
+    params,
+    opt_state,
+    frozen,
+    rate,
+    prompts,
+    targets,
+    weights,
+    terms=None,
+    eta=None,
+  ):
     state_places = _places((params, opt_state)) if layout else None
-    begin, zeros, add, finish = functions(state_places)
+    begin, zeros, add, finish = functions(state_places, terms is not None)
     prefix, prompts = token_rows.compact_prompts(prompts)
     prefix = partitioning.place(layout, prefix)
     size = min(rows_at_once or len(weights), len(weights))
     size = partitioning.padded(layout, "batch", size)
-    parts = _parts(targets, weights, size)
+    parts = (
+      gradients.split(targets, weights, size)
+      if terms is None
+      else gradients.parts_by_term(targets, terms, size)
+    )
     shared = begin(params, frozen, prefix)
     sums, scored = zeros(params, shared), []
-    for rows, part_weights in parts:
+    for part in parts:
       sums, log_prob = add(
         sums,
         params,
         frozen,
         shared,
-        partitioning.place_rows(layout, prompts[rows]),
-        partitioning.place_rows(layout, token_rows.trim_targets(targets[rows])),
-        partitioning.place_rows(layout, part_weights, repeat=False),
+        partitioning.place_rows(layout, prompts[part.rows]),
+        partitioning.place_rows(
+          layout, token_rows.trim_targets(targets[part.rows])
+        ),
+        partitioning.place_rows(layout, part.weights, repeat=False),
+        *([] if terms is None else [part.share]),
       )
       scored.append(log_prob)
-    params, opt_state, norm, is_finite, loss = finish(
-      params, opt_state, frozen, rate, prefix, sums
+    finished = finish(
+      *(params, opt_state, frozen, rate, prefix, sums),
+      *([] if terms is None else [np.float32(eta)]),
     )
+    params, opt_state, norm, is_finite, loss, *measured = finished
     scores = Scores(
       len(weights),
-      [rows[part_weights != 0] for rows, part_weights in parts],
+      [part.rows[part.weights != 0] for part in parts],
       scored,
     )
-    return Updated(params, opt_state, norm, is_finite, loss, scores)
+    return Updated(params, opt_state, norm, is_finite, loss, scores, *measured)
 
   return step
-
-
-def _parts(
-  targets: np.ndarray, weights: np.ndarray, size: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-  """Cuts the rows that have weight into parts, the longest rows first.
-
-  Args:
-    targets: [S, T] int32.
-    weights: [S] float32.
-    size: of a part.
-
-  Returns:
-    For each part, and there is at least one, the rows [size] and their weights
-    [size]; the last part is filled up with its last row, of weight 0.
-  """
-  lengths = token_rows.target_lengths(targets)
-  order = np.argsort(-lengths, kind="stable")
-  order = order[weights[order] != 0]
-  missing = max(1, -(-len(order) // size)) * size - len(order)
-  filler = np.full(missing, order[-1] if len(order) else 0)
-  rows = np.concatenate([order, filler])
-  filled = np.pad(weights[order], (0, missing))
-  shape = (-1, size)
-  return list(zip(rows.reshape(shape), filled.reshape(shape), strict=True))
-
-
-class _Sums(NamedTuple):
-  """What parts of the rows add up.
-
-  Attributes:
-    loss: scalar.
-    gradient: of the loss with respect to what is trained, but for the way that
-      leads through what all rows share.
-    shared_gradient: with respect to the floating-point arrays of that.
-  """
-
-  loss: Any
-  gradient: Any
-  shared_gradient: Any
 
 
 def _places(tree: Any) -> Any:
@@ -209,7 +187,7 @@ def _places(tree: Any) -> Any:
   return tuple(leaf.sharding for leaf in leaves), treedef
 
 
-def _compile(model: LanguageModel, optimizer, places):
+def _compile(model: LanguageModel, optimizer, places, by_term: bool):
   """Compiles the step's functions: begin, zeros, add and finish.
 
   Args:
@@ -217,76 +195,75 @@ def _compile(model: LanguageModel, optimizer, places):
     optimizer: gives the direction.
     places: of parameters and optimizer, as `_places` gives them; None is one
       device.
+    by_term: Whether two terms are summed apart, in a pair of sums.
   """
   zero_places = added_places = updated_places = None
   if places is not None and model.layout is not None:
     everywhere = model.layout.sharding()
     params_places, opt_places = jax.tree.unflatten(places[1], places[0])
-    zero_places = _Sums(everywhere, params_places, None)
+    term_places = gradients.Sums(everywhere, params_places, None)
+    zero_places = (term_places, term_places) if by_term else term_places
     added_places = (zero_places, everywhere)
-    updated_places = (params_places, opt_places, *[everywhere] * 3)
-
-  def begin(params, frozen, prefix):
-    return model.encode_prefix(tuning.merge(params, frozen), prefix)
+    updated_places = (params_places, opt_places, *[everywhere] * (3 + by_term))
 
   def zeros(params, shared):
-    return jax.tree.map(
-      jnp.zeros_like, _Sums(jnp.float32(0), params, _inexact(shared))
+    nothing = gradients.zeros(params, shared)
+    return (nothing, nothing) if by_term else nothing
+
+  def add(sums, *rows):
+    part, log_prob = gradients.of_part(model, *rows)
+    return jax.tree.map(jnp.add, sums, part), log_prob
+
+  def add_by_term(sums, *rows_and_share):
+    *rows, share = rows_and_share
+    part, log_prob = gradients.of_part(model, *rows)
+    added = (
+      jax.tree.map(lambda old, new, by=by: old + by * new, term, part)
+      for term, by in zip(sums, share, strict=True)
     )
-
-  def add(sums, params, frozen, shared, prompts, targets, weights):
-    def surrogate(params, inexact):
-      whole = tuning.merge(params, frozen)
-      log_prob = model.log_prob(
-        whole, prompts, targets, _replace_inexact(shared, inexact)
-      ).sum(axis=1)
-      return -(weights * log_prob).sum(), log_prob
-
-    differentiate = jax.value_and_grad(surrogate, argnums=(0, 1), has_aux=True)
-    (loss, log_prob), gradients = differentiate(params, _inexact(shared))
-    return jax.tree.map(jnp.add, sums, _Sums(loss, *gradients)), log_prob
+    return tuple(added), log_prob
 
   def finish(params, opt_state, frozen, rate, prefix, sums):
-    _, way_back = jax.vjp(
-      lambda params: _inexact(begin(params, frozen, prefix)), params
+    gradient = gradients.whole(model, params, frozen, prefix, sums)
+    return _update(optimizer, params, opt_state, rate, gradient, sums.loss)
+
+  def finish_by_term(params, opt_state, frozen, rate, prefix, sums, eta):
+    kept, subtracted = (
+      gradients.whole(model, params, frozen, prefix, term) for term in sums
     )
-    (through_shared,) = way_back(sums.shared_gradient)
-    gradient = jax.tree.map(jnp.add, sums.gradient, through_shared)
-    norm = optax.tree.norm(gradient)
-    is_finite = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
-    updates, new_state = optimizer.update(gradient, opt_state, params)
-    updates = jax.tree.map(lambda update: -rate * update, updates)
-    new_params = optax.apply_updates(params, updates)
-    params, opt_state = jax.tree.map(
-      lambda new, old: jnp.where(is_finite, new, old),
-      (new_params, new_state),
-      (params, opt_state),
-    )
-    return params, opt_state, norm, is_finite, sums.loss
+    pairs = (kept, kept), (kept, subtracted), (subtracted, subtracted)
+    measured = jnp.stack([optax.tree.vdot(*pair) for pair in pairs])
+    gradient = jax.tree.map(lambda a, b: a - eta * b, kept, subtracted)
+    loss = sums[0].loss - eta * sums[1].loss
+    updated = _update(optimizer, params, opt_state, rate, gradient, loss)
+    return *updated, measured
 
   return (
-    jax.jit(begin),
+    jax.jit(functools.partial(gradients.begin, model)),
     jax.jit(zeros, out_shardings=zero_places),
-    jax.jit(add, donate_argnums=0, out_shardings=added_places),
-    jax.jit(finish, donate_argnums=(0, 1), out_shardings=updated_places),
-  )
-
-
-def _inexact(tree: Any) -> list[jax.Array]:
-  """The leaves that can be differentiated by."""
-  return [
-    leaf
-    for leaf in jax.tree.leaves(tree)
-    if jnp.issubdtype(leaf.dtype, jnp.inexact)
-  ]
-
-
-def _replace_inexact(tree: Any, inexact: list[jax.Array]) -> Any:
-  """Puts other leaves where `_inexact` took some."""
-  left = iter(inexact)
-  return jax.tree.map(
-    lambda leaf: (
-      next(left) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
+    jax.jit(
+      add_by_term if by_term else add,
+      donate_argnums=0,
+      out_shardings=added_places,
     ),
-    tree,
+    jax.jit(
+      finish_by_term if by_term else finish,
+      donate_argnums=(0, 1),
+      out_shardings=updated_places,
+    ),
   )
+
+
+def _update(optimizer, params, opt_state, rate, gradient, loss):
+  """Takes the optimizer's step, unless something is not finite."""
+  norm = optax.tree.norm(gradient)
+  is_finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+  updates, new_state = optimizer.update(gradient, opt_state, params)
+  updates = jax.tree.map(lambda update: -rate * update, updates)
+  new_params = optax.apply_updates(params, updates)
+  params, opt_state = jax.tree.map(
+    lambda new, old: jnp.where(is_finite, new, old),
+    (new_params, new_state),
+    (params, opt_state),
+  )
+  return params, opt_state, norm, is_finite, loss

@@ -12,7 +12,7 @@ from cot_latent.em import evaluation, outer_loops, results, step_info
 from cot_latent.em.drawn_parts import DrawnParts
 from cot_latent.em.estep import WeightedRows
 from cot_latent.errors import Preempted, RunError
-from cot_latent.inference import rng
+from cot_latent.inference import fitting, rng
 from cot_latent.models import digests, partitioning
 from cot_latent.reporting import health, metric_names, record
 from cot_latent.reporting.runlog import RunLog
@@ -120,16 +120,21 @@ class Run:
       config.batch_size,
     )
     state, rows, info = self.weigh(state, index)
+    is_over = self.is_over(state)
+    if is_over:
+      info = info._replace(num_weighted=0)
+    rate = 0.0 if is_over else float(self.learning_rate(state))
     state = state._replace(step=state.step + 1)
     differentiating = time.perf_counter()
     # Without a valid row there is no estimate. With one whose terms all cancel
     # the estimate is 0, and the optimizer takes its step (Algorithm 1).
-    rate = float(self.learning_rate(state))
+    eta = None if state.fit is None else state.fit.eta()
     norm, loss, is_finite, gap = 0.0, 0.0, True, None
-    if not info.is_skipped():
+    if not info.is_skipped() and not is_over:
       updated = self.m_step(
         *(state.params, state.opt_state, state.frozen, rate),
         *(rows.prompts, rows.targets, rows.weights),
+        *(() if rows.terms is None else (rows.terms, eta)),
       )
       gap = rows.log_prob_gap(updated.log_prob.fetch())
       norm, loss = float(updated.norm), float(updated.loss)
@@ -139,21 +144,24 @@ class Run:
         pool = outer_loops.end_early(
           config.method.loops, state.pool, state.step, loss, self.layout
         )
-        state = state._replace(pool=pool)
+        state = state._replace(pool=pool, fit=_fitted(state.fit, updated))
       else:
         self.stop_if_hopeless(state.step)
     now = time.perf_counter()
     update = step_info.UpdateInfo(
       learning_rate=rate,
       is_finite=is_finite,
-      norm=norm if is_finite else None,  # JSON has no NaN
-      loss=loss if is_finite else None,
+      # JSON has no NaN; after the last loop there is no gradient.
+      norm=norm if is_finite and not is_over else None,
+      loss=loss if is_finite and not is_over else None,
       log_prob_gap=gap if is_finite else None,
       gradient_seconds=now - differentiating,
       rest_seconds=differentiating
       - began
       - info.sampling_seconds
       - info.checking_seconds,
+      eta=eta,
+      fit=state.fit,
     )
     return state, step_info.metrics(info, update)
 
@@ -178,12 +186,22 @@ class Run:
       "MODEL_DIR"
     )
 
+  def is_over(self, state: TrainState) -> bool:
+    """Whether the last outer loop is over, so that nothing is fitted."""
+    outer, pool = self.config.method.loops, state.pool
+    if outer is None or pool is None:
+      return False
+    return pool.is_over(outer, state.step)
+
   def learning_rate(self, state: TrainState) -> jax.Array:
-    """The schedule's value; it begins anew with each outer loop."""
-    config = self.config
-    num_steps = loops.loop_steps(config, state.pool)
+    """The schedule's value before a step; each outer loop begins it again.
+
+    Skipped steps count, as in Algorithm 1, where it is a function of the step.
+    """
+    config, pool = self.config, state.pool
+    num_steps = loops.loop_steps(config, pool)
     schedule = mstep.learning_rate(config.optimizer, num_steps)
-    return schedule(mstep.num_updates(state.opt_state))
+    return schedule(state.step - (0 if pool is None else int(pool.began_at)))
 
   def weigh(
     self, state: TrainState, index: np.ndarray
@@ -193,7 +211,7 @@ class Run:
     if config.method.loops is not None:
       return loops.step(self.e_step, config, self.init_optimizer, state, index)
     chains, rows, info = self.e_step.step(
-      state.model_params(), state.memory, index, state.step + 1
+      state.model_params(), state.memory, index, state.step + 1, state.fit
     )
     return state._replace(memory=chains), rows, info
 
@@ -271,3 +289,12 @@ class Run:
     sha256 = self.checkpoints.save(state)
     self.log.checkpoint(state.step, sha256=sha256)
     self.parts.forget(state.step)
+
+
+def _fitted(
+  fit: fitting.Fit | None, updated: mstep.Updated
+) -> fitting.Fit | None:
+  """What is known of the control variate after a step, if it measured any."""
+  if fit is None or updated.measured is None:
+    return fit
+  return fitting.update(fit, updated.measured)

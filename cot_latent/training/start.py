@@ -6,7 +6,7 @@ import jax
 
 from cot_latent.em.drawn_parts import DrawnParts
 from cot_latent.errors import UserError
-from cot_latent.inference import rng
+from cot_latent.inference import fitting, rng
 from cot_latent.models import digests
 from cot_latent.reporting.runlog import RunLog
 from cot_latent.runtime import files
@@ -138,7 +138,10 @@ def _add_trained(setup: Setup, data: Data, params: Any) -> TrainState:
 
 def _first_state(setup: Setup, state: TrainState) -> TrainState:
   """Makes the state before any step, of parameters and memory."""
-  state = state._replace(opt_state=setup.init_optimizer(state.params))
+  state = state._replace(
+    opt_state=setup.init_optimizer(state.params),
+    fit=fitting.begin() if setup.config.method.is_fitted() else None,
+  )
   return loops.first_state(setup.config, state, setup.layout)
 
 

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from cot_latent.em.outer_loops import Pool
+from cot_latent.inference.fitting import Fit
 from cot_latent.training import tuning
 
 
@@ -17,6 +18,7 @@ class TrainState(NamedTuple):
     pool: of the present outer loop; None without such loops.
     base_params: what a loop begins from; None where none does.
     frozen: the model's other parameters, if any; no checkpoint holds them.
+    fit: What is known of a fitted control variate; None without one.
   """
 
   params: Any
@@ -26,6 +28,7 @@ class TrainState(NamedTuple):
   pool: Pool | None = None
   base_params: Any = None
   frozen: Any = None
+  fit: Fit | None = None
 
   def model_params(self) -> Any:
     """All parameters of the model."""

@@ -20,7 +20,7 @@ from cot_latent.models import partitioning
 from cot_latent.reporting import environment, record
 from cot_latent.reporting.runlog import RunLog
 from cot_latent.runtime import compilation, files, lock, processes, tf_startup
-from cot_latent.training import experiment, loading, setup, start
+from cot_latent.training import experiment, lengths, loading, setup, start
 from cot_latent.training.checkpoints import Checkpoints
 from cot_latent.training.given import GivenModel
 from cot_latent.training.run import Run
@@ -78,6 +78,7 @@ def prepare(
       "jax_enable_x64 is on, and the model computes in float32: unset "
       "JAX_ENABLE_X64"
     )
+  config = lengths.limited(config, open_task)
   name = experiment.run_id(config)
   directory = pathlib.Path(config.model_dir or f"runs/{name}")
   old = record.read(directory)

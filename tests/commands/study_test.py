@@ -173,6 +173,7 @@ def test_the_paper_s_hyperparameters():
   # Ten loops.
   for config in (bbh["star"], gsm8k["star"]):
     assert config.method.loops.num_loops(config.steps) == 10
+    assert config.method.loops.max_loops == 10
     assert config.optimizer.decay_steps is None
     assert config.optimizer.final_ratio == 0.1
   ratio = (
@@ -182,15 +183,17 @@ def test_the_paper_s_hyperparameters():
   assert ratio == pytest.approx(0.1)
   assert gsm8k["trice"].optimizer.learning_rate == 1.0
   assert bbh["trice"].optimizer.learning_rate == 1.0
-  kinds = {"bootstrapped": "bootstrapped", "few_shot": "task", "direct": "task"}
+  for name, config in (bbh | gsm8k).items():
+    assert config.optimizer.clip_norm is None, name
   for configs, number in ((bbh, 3), (gsm8k, 5)):
     for name, config in configs.items():
       kind = name if name == "direct" else "bootstrapped"
       if name.endswith("few_shot"):
         kind = "few_shot"
       prompts = config.tuning.source.prompts
-      is_file = configs is gsm8k and kind != "bootstrapped"
-      expected = "gsm8k_exemplars.jsonl" if is_file else kinds[kind]
+      expected = "task" if configs is bbh else "train"
+      if kind != "few_shot":
+        expected = {"direct": "train"}.get(kind, kind)
       assert prompts.exemplars == expected, name
       assert prompts.num_exemplars == (3 if kind == "direct" else number), name
       assert prompts.is_direct == (kind == "direct")

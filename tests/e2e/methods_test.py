@@ -13,12 +13,13 @@ import cot_latent
 from cot_latent.configuration import parsing
 from cot_latent.em import plan
 from cot_latent.runtime import files
-from cot_latent.training import base, checkpoints, experiment, mstep
+from cot_latent.training import base, checkpoints, experiment
 from tests.params import by_day
 from tests.training import toy
 from tests.training.kills import (
   assert_same_run,
   last_state,
+  num_updates,
   run_or_be_killed,
   run_until,
 )
@@ -85,6 +86,11 @@ KNOWN = {
   "star": POOLED,
   "trice": CONTROL,
   "trice_basic": {"name": f"{ESTIMATORS}.basic"},
+  "trice_fitted": {
+    "name": f"{ESTIMATORS}.FittedControlVariate",
+    "correct_first_acceptance": True,
+    "fit_period": 1,
+  },
   "trice_subsampled": CONTROL,
 }
 # Loops: what is drawn, with hints, from the base model, first steps, growth,
@@ -224,7 +230,7 @@ def test_a_method_s_run_learns_something(whole):
   assert sum(row["estimator/num_weighted"] > 0 for row in metrics) > STEPS / 2
   assert sum(row["grad/norm"] > 0 for row in metrics) > STEPS / 2
   assert state.memory.is_correct.any()
-  assert mstep.num_updates(state.opt_state) > 0
+  assert num_updates(state.opt_state) > 0
   if config.method.loops is not None:
     assert int(state.pool.ends_at) == STEPS
     filled = [row["step"] for row in metrics if row["num_sampled"]]

@@ -216,7 +216,7 @@ DEATHS = [
   (f"{_ATOMIC}:finalize:2", "", 0),
   ("cot_latent.training.checkpoints:_write_manifest:2", "", 6),
   ("cot_latent.runtime.files:write_atomically:1", "sha256.json", 9),
-  ("cot_latent.training.mstep:num_updates:7", "", 15),
+  ("cot_latent.training.mstep:learning_rate:7", "", 15),
 ]
 # The second loop begins with step 6.
 LOOPED = [
@@ -266,7 +266,7 @@ def test_killed_in_a_checkpoint_and_in_a_loop_it_is_the_same_run(tmp_path):
   check_killed(
     tmp_path / "alone",
     tmp_path / "killed",
-    [DEATHS[1], ("cot_latent.training.mstep:num_updates:7", "", 6)],
+    [DEATHS[1], ("cot_latent.training.mstep:learning_rate:7", "", 6)],
     *LOOPED,
   )
 

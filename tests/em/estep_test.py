@@ -188,7 +188,7 @@ def test_move_and_weigh_is_its_parts(data, num_scored):
   tokens = rng.integers(3, 99, (SIZE, 1, LENGTH), np.int32)
   is_correct = np.array(RIGHT)[:, None]
   estimator = estimators.control_variate()
-  after, moved, weights, scale = estep.move_and_weigh(
+  after, moved, (weights, scale, terms) = estep.move_and_weigh(
     jax.tree.map(jnp.copy, state),  # it is donated
     INDEX,
     tokens,
@@ -214,6 +214,7 @@ def test_move_and_weigh_is_its_parts(data, num_scored):
     by_hand = resampling.subsample(by_hand, num_scored, 0.3)
     assert np.count_nonzero(weights) <= num_scored
   np.testing.assert_allclose(weights, by_hand, rtol=1e-6)
+  assert terms is None
 
 
 @pytest.mark.parametrize("num_weighted", [0, 1, 4, 5, 16])

@@ -13,9 +13,17 @@ from tests.exact import enumeration
 ACCURACIES = [0.1, 0.6, 0.95]
 
 
+ACCURATE = [0.5, 0.9, 0.99]
+
+
 @pytest.fixture
 def curves():
   return variance.curves(ACCURACIES)
+
+
+@pytest.fixture
+def of_one():
+  return variance.curves(ACCURATE, of_one=True)
 
 
 def lines(figure, panel):
@@ -50,13 +58,15 @@ def test_costs_are_equal():
   assert sampled == {8}
 
 
-def test_the_plotted_data_are_the_curves(curves):
-  figure = variance.draw(curves)
-  for panel, field in enumerate(["variance", "num_scored"]):
+def test_the_plotted_data_are_the_curves(curves, of_one):
+  figure = variance.draw(curves, of_one)
+  for panel, (drawn, field) in enumerate(
+    [(curves, "variance"), (of_one, "variance"), (curves, "num_scored")]
+  ):
     plotted = lines(figure, panel)
     assert plotted.keys() == {label(name) for name in variance.METHODS}
-    for name, curve in curves.items():
-      expected = np.stack([ACCURACIES, getattr(curve, field)], axis=1)
+    for name, curve in drawn.items():
+      expected = np.stack([curve.accuracy, getattr(curve, field)], axis=1)
       np.testing.assert_array_equal(plotted[label(name)], expected)
 
 
@@ -78,6 +88,18 @@ def test_known_points(curves):
     mixed = 8 * (1 - pi**4 - (1 - pi) ** 4)
     for name in ["RLOO", "GRPO", "MaxRL"]:
       assert_close(curves[name].num_scored[place], np.float64(mixed))
+
+
+def test_the_control_variate_pays_where_correct_rationales_differ(of_one):
+  """The second panel, and that the first is another regime."""
+  basic, control = "TRICE, basic", "TRICE, control variate"
+  ratio = of_one[control].variance / of_one[basic].variance
+  assert (np.diff(ratio) > 0).all()
+  assert ratio[-1] > 5
+  all_gain = variance.curves(ACCURATE)
+  ratio = all_gain[control].variance / all_gain[basic].variance
+  assert (np.diff(ratio) < 0).all()
+  assert ratio[-1] < 1 / 5
 
 
 def by_enumeration(method, toy):
@@ -121,11 +143,13 @@ def files(output):
   ]
 
 
-def test_files_are_the_same_each_time(curves, tmp_path, monkeypatch):
-  monkeypatch.setattr(variance, "accuracies", lambda: ACCURACIES)
+def test_files_are_the_same_each_time(curves, of_one, tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    variance, "accuracies", lambda *lowest: ACCURATE if lowest else ACCURACIES
+  )
   first, second = (tmp_path / name / "variance" for name in ("one", "two"))
   variance.main(["--output", str(first)])
-  variance.write(variance.draw(curves), second)
+  variance.write(variance.draw(curves, of_one), second)
   for one, other in zip(files(first), files(second), strict=True):
     assert one == other
     assert b"<dc:date>" not in one
@@ -134,6 +158,6 @@ def test_files_are_the_same_each_time(curves, tmp_path, monkeypatch):
     name: curve._replace(variance=1.1 * curve.variance)
     for name, curve in curves.items()
   }
-  variance.write(variance.draw(moved), second)
+  variance.write(variance.draw(moved, of_one), second)
   for one, other in zip(files(first), files(second), strict=True):
     assert one != other

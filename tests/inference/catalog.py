@@ -14,6 +14,8 @@ import cot_latent.inference
 from cot_latent.inference import estimators, transition
 
 SEVERAL = {"rloo", "grpo", "maxrl"}  # those that need more than one draw
+# The values of options that are not True or False.
+VALUES = {"scale": ["paper", "fitted"], "fit_period": [1]}
 
 
 class Case(NamedTuple):
@@ -26,7 +28,7 @@ class Case(NamedTuple):
   """
 
   name: str
-  settings: dict[str, bool]
+  settings: dict[str, object]
   weigh: estimators.Estimator
 
   def __str__(self):
@@ -50,12 +52,13 @@ def cases():
   for build in builders():
     options = inspect.signature(build).parameters.values()
     for option in options:
-      if option.annotation is not bool:
+      if option.annotation is not bool and option.name not in VALUES:
         raise NotImplementedError(
           f"{build.__name__}({option}): say here which values are to be tested"
         )
     names = [option.name for option in options]
-    for values in itertools.product([False, True], repeat=len(names)):
+    choices = [VALUES.get(name, [False, True]) for name in names]
+    for values in itertools.product(*choices):
       settings = dict(zip(names, values, strict=True))
       yield Case(build.__name__, settings, build(**settings))
 

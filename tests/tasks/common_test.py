@@ -272,6 +272,22 @@ def test_worked_examples_of_a_file(tmp_path):
   )
 
 
+def test_worked_examples_of_the_training_split():
+  prompts = Prompts(exemplars="train", num_exemplars=3)
+  found = read_exemplars(None, prompts)
+  expected = open_task(Source("chain_v1")).load("train[:3]", **ROOM)
+  assert {row["question"]: row["answer"] for row in found} == dict(
+    zip(expected.questions, expected.answers, strict=True)
+  )
+  assert all(row["answer"] in row["targets"] for row in found)
+
+
+def test_a_task_without_training_questions():
+  source = common.rows_source(toy_rows, ["base"])(None)
+  said = "there is no such split, only ['base']"
+  assert said in message_of(common._training_rows, source, 3)
+
+
 @pytest.mark.parametrize("exemplars", ["none", "bootstrapped"])
 def test_there_are_no_worked_examples_yet(exemplars):
   assert len(read_exemplars(None, Prompts(exemplars=exemplars))) == 0

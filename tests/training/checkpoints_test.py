@@ -48,6 +48,7 @@ def make_looped_state(step, seed=0):
     capped_fraction=jnp.float32(generator.random()),
     unparseable_fraction=jnp.float32(generator.random()),
     loop=jnp.int32(seed + 3),
+    began_at=jnp.int32(seed + 5),
     ends_at=jnp.int32(seed + 9),
   )
   base = jax.tree.map(lambda x: x - 1, state.params)

@@ -5,11 +5,12 @@ import json
 import pathlib
 
 import numpy as np
+import optax
 import pytest
 
 from cot_latent.em import outer_loops
 from cot_latent.em.estep import EStep
-from cot_latent.inference import memory, rng
+from cot_latent.inference import fitting, memory, rng
 from cot_latent.models.network import SOFT_PROMPT
 from cot_latent.reporting.runlog import RunLog
 from cot_latent.runtime import files
@@ -29,12 +30,19 @@ def last_state(config):
   params = _trained_like(config)
   optimizer = mstep.build_optimizer(config.optimizer)
   chains = memory.init(toy.SIZES["train"], config.task.max_length)
-  like = TrainState(params, optimizer.init(params), chains, 0)
+  fit = fitting.begin() if config.method.is_fitted() else None
+  like = TrainState(params, optimizer.init(params), chains, 0, fit=fit)
   saved = checkpoints.Checkpoints(
     pathlib.Path(config.model_dir) / "checkpoints"
   )
   with contextlib.closing(saved):
     return saved.restore(loops.first_state(config, like))
+
+
+def num_updates(opt_state):
+  """Counts the updates of an optimizer, which leave out skipped steps."""
+  counts = optax.tree.get_all_with_path(opt_state, "count")
+  return int(counts[0][1])
 
 
 def _trained_like(config):

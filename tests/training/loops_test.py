@@ -15,7 +15,7 @@ from cot_latent.training import loops, mstep
 from cot_latent.training.state import TrainState
 from tests.asserts import assert_trees_equal
 from tests.training import toy
-from tests.training.kills import last_state
+from tests.training.kills import last_state, num_updates
 from tests.training.watching import (
   N,
   base_params,
@@ -69,7 +69,7 @@ def check_restarts(watched):
     assert_trees_equal(
       steps[number].state.params, steps[number - 1].after.params
     )
-    assert mstep.num_updates(steps[number].state.opt_state) > 0
+    assert num_updates(steps[number].state.opt_state) > 0
 
 
 def test_star_draws_with_the_last_fit_and_begins_from_the_base(star):
@@ -92,7 +92,7 @@ def test_loops_that_do_not_begin_anew_would_be_seen(folder):
   for number in STARTS[1:]:
     step, before = watched.steps[number], watched.steps[number - 1]
     assert_trees_equal(step.state.params, before.after.params)
-    assert mstep.num_updates(step.state.opt_state) == 0
+    assert num_updates(step.state.opt_state) == 0
 
 
 def test_the_learning_rate_begins_anew_with_each_loop(star):
@@ -180,6 +180,7 @@ def test_of_several_right_rationales_the_first_is_remembered(monkeypatch, seed):
   pool = empty_pool(3, 0, length)._replace(
     tokens=jnp.asarray(generator.integers(3, 99, (N, 3, length), np.int32)),
     is_correct=jnp.asarray(generator.random((N, 3)) < 0.5),
+    began_at=jnp.int32(4),
     ends_at=jnp.int32(5),
   )
   drawn = Checked(
@@ -275,6 +276,26 @@ def test_steps_saved_go_to_the_loops_that_follow(folder, star):
     stops = min([*(n + 1 for n in low[:1]), start + length, 8])
     assert end == stops
   assert place_of_loops(watched) != STARTS
+
+
+def test_after_the_last_loop_nothing_is_fitted(folder, star):
+  settings = dataclasses.replace(STAR, max_loops=2)
+  watched = watch(quick(folder / "two", looped(settings)))
+  assert place_of_loops(watched) == [0, 2]
+  last = watched.steps[4].after
+  for number in range(5, 8):  # three steps are left
+    step = watched.steps[number]
+    assert_trees_equal(step.after.params, last.params)
+    assert_trees_equal(step.after.opt_state, last.opt_state)
+    assert step.metrics["estimator/num_weighted"] == 0
+    assert step.metrics["grad/norm"] is None
+    assert step.metrics["optimizer/learning_rate"] == 0
+  assert watched.report["status"] == star.report["status"]
+  for number in range(5):  # as without the limit
+    assert_trees_equal(
+      watched.steps[number].after.params, star.steps[number].after.params
+    )
+  assert dataclasses.replace(STAR, max_loops=2).num_loops(8) == 2
 
 
 def test_a_skipped_step_does_not_end_a_loop(folder, monkeypatch):

@@ -5,11 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from cot_latent.models import decoder, language_model
 from cot_latent.models.api import PAD_ID
-from cot_latent.training import mstep
+from cot_latent.training import gradients, mstep
 from cot_latent.training.experiment import OptimizerConfig
 from tests.asserts import assert_trees_equal
 
@@ -170,7 +171,7 @@ def test_parts_give_the_gradient_of_the_whole(beginning, size):
 
 def test_the_way_back_through_what_rows_share_counts(monkeypatch):
   batch = ragged(BEGINNING)
-  monkeypatch.setattr(mstep, "_inexact", lambda tree: [])
+  monkeypatch.setattr(gradients, "_inexact", lambda tree: [])
   monkeypatch.setattr(mstep, "_replace_inexact", lambda tree, inexact: tree)
   with pytest.raises(AssertionError):
     check_gradient(batch, gradient_of_sum(*batch), size=3)  # compiled here
@@ -255,3 +256,63 @@ def test_learning_rate(changes, expected):
   schedule = mstep.learning_rate(OptimizerConfig(1.0, **changes), num_steps=10)
   for at, value in expected.items():
     np.testing.assert_allclose(schedule(at), value, rtol=1e-6)
+
+
+# Two terms, A and B, whose gradients are summed apart.
+
+
+def terms_of_rows(num):
+  """Weights of A and B as K = 2 has them: alone, both, two proportions."""
+  kept = np.array([1, 0.5, 0, 0, 0.25, 1, 0, 0.5], np.float32)[:num]
+  subtracted = np.array([0, 0.2, 0.3, 0.6, 0.2, 0, 0.1, 0.2], np.float32)[:num]
+  return np.stack([kept, subtracted])
+
+
+@pytest.mark.parametrize("size", [None, 2])
+def test_two_terms_are_one_gradient_and_three_products(size):
+  prompts, targets, _ = rows(num=8)
+  terms, eta = terms_of_rows(8), 0.25
+  kept, subtracted = (gradient_of_sum(prompts, targets, t) for t in terms)
+  weights = terms[0] - np.float32(eta) * terms[1]
+  batch = prompts, targets, weights, terms, eta
+  expected = jax.tree.map(lambda a, b: a - eta * b, kept, subtracted)
+  check_gradient(batch, expected, size=size)
+  updated = step(Plain, *batch, size=size)
+  pairs = (kept, kept), (kept, subtracted), (subtracted, subtracted)
+  products = [float(optax.tree.vdot(*pair)) for pair in pairs]
+  np.testing.assert_allclose(updated.measured, products, rtol=1e-4)
+  with pytest.raises(AssertionError):  # of A - eta B, as one term
+    np.testing.assert_allclose(
+      step(Plain, prompts, targets, weights, terms * 2, eta).measured, products
+    )
+  plain = step(Plain, prompts, targets, weights)
+  assert plain.measured is None
+  np.testing.assert_allclose(updated.loss, plain.loss, rtol=1e-5)
+  # Each row once, those of B alone too.
+  np.testing.assert_allclose(
+    updated.log_prob.fetch(), plain.log_prob.fetch(), rtol=1e-5
+  )
+
+
+def test_a_row_of_both_terms_is_differentiated_once():
+  _, targets, _ = rows(num=8)
+  terms = terms_of_rows(8)
+  parts = gradients.parts_by_term(targets, terms, size=2)
+  differentiated = [r for part in parts for r in part.rows[part.weights != 0]]
+  assert sorted(differentiated) == [*range(8)]
+  for part in parts:
+    for share, term in zip(part.share, terms, strict=True):
+      is_row = part.weights != 0
+      np.testing.assert_allclose(
+        share * part.weights[is_row], term[part.rows[is_row]], rtol=1e-6
+      )
+
+
+def test_no_subtracted_term_is_the_plain_step():
+  prompts, targets, _ = rows(num=4)
+  kept = np.array([0.5, 0, 0.25, 0.25], np.float32)
+  terms = np.stack([kept, 0 * kept])
+  updated = step(optax.adam(1.0), prompts, targets, kept, terms, 0.5)
+  plain = step(optax.adam(1.0), prompts, targets, kept)
+  assert_trees_equal(updated.params, plain.params)
+  assert updated.measured[2] == 0

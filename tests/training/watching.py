@@ -37,6 +37,7 @@ def empty_pool(num_draws=1, loop=-1, length=toy.LENGTH[toy.CHAIN]):
     capped_fraction=jnp.zeros(()),
     unparseable_fraction=jnp.zeros(()),
     loop=jnp.int32(loop),
+    began_at=jnp.int32(0),
     ends_at=jnp.int32(0),
   )
 

@@ -1,0 +1,160 @@
+"""Gradients of weighted log-probabilities, summed over parts of the rows.
+
+S rows of T target tokens. What all rows share of their beginning is computed
+once, and the gradient with respect to it is summed like the others.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cot_latent.models import token_rows
+from cot_latent.models.language_model import LanguageModel
+from cot_latent.training import tuning
+
+
+class Part(NamedTuple):
+  """Rows that are differentiated together.
+
+  Attributes:
+    rows: [size] which rows; the last part is filled up with its last one.
+    weights: [size] float32, 0 of rows that only fill up.
+    share: [2] float32, by what the part's gradient is multiplied for A and
+      for B.
+  """
+
+  rows: np.ndarray
+  weights: np.ndarray
+  share: np.ndarray = np.ones(2, np.float32)
+
+
+def parts_by_term(
+  targets: np.ndarray, terms: np.ndarray, size: int
+) -> list[Part]:
+  """Cuts rows into parts whose gradient serves both terms.
+
+  Within a part the weights of A and of B are in one proportion: rows of A
+  alone, rows of B alone, and rows of both, of which few proportions occur (for
+  K = 1 one: all accepted draws have the same beta).
+
+  Args:
+    targets: [S, T] int32.
+    terms: [2, S] float32 weights of A and of B.
+    size: of a part.
+  """
+  kept, subtracted = terms
+  in_kept = kept != 0
+  ratio = np.divide(subtracted, kept, where=in_kept, out=np.zeros_like(kept))
+  ratio = np.round(ratio, 5)  # equal but for rounding
+  parts = []
+  for value in np.unique(ratio[in_kept]):
+    weights = np.where(in_kept & (ratio == value), kept, 0)
+    share = np.array([1, subtracted @ weights / (kept @ weights)], np.float32)
+    parts += [p._replace(share=share) for p in split(targets, weights, size)]
+  alone = np.where(in_kept, 0, subtracted)
+  if alone.any() or not parts:
+    share = np.array([0, 1], np.float32)
+    parts += [p._replace(share=share) for p in split(targets, alone, size)]
+  return parts
+
+
+def split(targets: np.ndarray, weights: np.ndarray, size: int) -> list[Part]:
+  """Cuts the rows that have weight into parts, the longest rows first.
+
+  Args:
+    targets: [S, T] int32.
+    weights: [S] float32.
+    size: of a part.
+
+  Returns:
+    At least one part.
+  """
+  lengths = token_rows.target_lengths(targets)
+  order = np.argsort(-lengths, kind="stable")
+  order = order[weights[order] != 0]
+  missing = max(1, -(-len(order) // size)) * size - len(order)
+  filler = np.full(missing, order[-1] if len(order) else 0)
+  rows = np.concatenate([order, filler])
+  filled = np.pad(weights[order], (0, missing))
+  shape = (-1, size)
+  return list(map(Part, rows.reshape(shape), filled.reshape(shape)))
+
+
+class Sums(NamedTuple):
+  """What parts of the rows add up.
+
+  Attributes:
+    loss: scalar.
+    gradient: of the loss with respect to what is trained, but for the way that
+      leads through what all rows share.
+    shared_gradient: with respect to the floating-point arrays of that.
+  """
+
+  loss: Any
+  gradient: Any
+  shared_gradient: Any
+
+
+def begin(model: LanguageModel, params: Any, frozen: Any, prefix: Any) -> Any:
+  """Computes what all rows share."""
+  return model.encode_prefix(tuning.merge(params, frozen), prefix)
+
+
+def zeros(params: Any, shared: Any) -> Sums:
+  """The sums over no rows."""
+  like = Sums(jnp.float32(0), params, _inexact(shared))
+  return jax.tree.map(jnp.zeros_like, like)
+
+
+def of_part(
+  model: LanguageModel, params, frozen, shared, prompts, targets, weights
+) -> tuple[Sums, jax.Array]:
+  """Differentiates the rows of a part.
+
+  Returns:
+    What the part adds to the sums, and the rows' log-probabilities in nats.
+  """
+
+  def surrogate(params, inexact):
+    whole = tuning.merge(params, frozen)
+    log_prob = model.log_prob(
+      whole, prompts, targets, _replace_inexact(shared, inexact)
+    ).sum(axis=1)
+    return -(weights * log_prob).sum(), log_prob
+
+  differentiate = jax.value_and_grad(surrogate, argnums=(0, 1), has_aux=True)
+  (loss, log_prob), gradients = differentiate(params, _inexact(shared))
+  return Sums(loss, *gradients), log_prob
+
+
+def whole(
+  model: LanguageModel, params: Any, frozen: Any, prefix: Any, sums: Sums
+) -> Any:
+  """The gradient, with the way through what all rows share."""
+  _, way_back = jax.vjp(
+    lambda params: _inexact(begin(model, params, frozen, prefix)), params
+  )
+  (through_shared,) = way_back(sums.shared_gradient)
+  return jax.tree.map(jnp.add, sums.gradient, through_shared)
+
+
+def _inexact(tree: Any) -> list[jax.Array]:
+  """The leaves that can be differentiated by."""
+  return [
+    leaf
+    for leaf in jax.tree.leaves(tree)
+    if jnp.issubdtype(leaf.dtype, jnp.inexact)
+  ]
+
+
+def _replace_inexact(tree: Any, inexact: list[jax.Array]) -> Any:
+  """Puts other leaves where `_inexact` took some."""
+  left = iter(inexact)
+  return jax.tree.map(
+    lambda leaf: (
+      next(left) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
+    ),
+    tree,
+  )
