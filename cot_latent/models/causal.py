@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cot_latent.models import decoder, partitioning
+from cot_latent.models import decoder, fused, partitioning
 from cot_latent.models.api import Params
 from cot_latent.models.attention import KVCache, empty_cache
 from cot_latent.models.decoder import LayerMasks
@@ -50,14 +50,37 @@ class RowCache(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CausalNetwork(Network):
-  """A decoder's functions of its parameters."""
+  """A decoder's functions of its parameters.
+
+  Attributes:
+    is_fused: Whether kernels are put together, as in models/fused.py.
+  """
 
   config: decoder.DecoderConfig
+  is_fused: bool = False
 
   @property
   def module(self) -> decoder.Decoder:
     """The Flax module, all but the output layer."""
-    return decoder.Decoder(self.config, self.vocab_size, self.lora, self.layout)
+    return decoder.Decoder(
+      self.config, self.vocab_size, self.lora, self.layout, self.is_fused
+    )
+
+  def for_sampling(self) -> "CausalNetwork":
+    """The network with fewer products; see `Network.for_sampling`."""
+    network = super().for_sampling()
+    return dataclasses.replace(network, is_fused=self.layout is None)
+
+  def params_for_sampling(self, params: Params) -> Params:
+    """Puts kernels together too; see `Network.params_for_sampling`."""
+    params = super().params_for_sampling(params)
+    if self.layout is not None:
+      return params
+    params = fused.fuse(params)
+    if self.config.tie_embeddings and self.config.dtype != "float32":
+      table = params["embed"]["embedding"].astype(self.config.dtype)
+      params["unembedding"] = table.T
+    return params
 
   def init(self, rng_key: jax.Array) -> Params:
     """Draws parameters, boxed with the names of their axes."""

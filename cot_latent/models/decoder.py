@@ -176,6 +176,7 @@ class Block(nn.Module):
   config: DecoderConfig
   lora: Lora | None
   layout: partitioning.Layout | None
+  is_fused: bool
 
   @nn.compact
   def __call__(self, x, angles, mask, earlier, cache, column):
@@ -212,9 +213,12 @@ class Block(nn.Module):
   def _attention(self, x, shape, angles, mask, earlier, cache, column):
     """Attends from x [B S, E], the activations' shape being [B, S, E]."""
     config = self.config
-    query = self._heads(x, shape, "query", config.num_heads, "heads")
-    key = self._heads(x, shape, "key", config.kv_heads, "kv_heads")
-    value = self._heads(x, shape, "value", config.kv_heads, "kv_heads")
+    if self.is_fused:
+      query, key, value = self._fused_heads(x, shape)
+    else:
+      query = self._heads(x, shape, "query", config.num_heads, "heads")
+      key = self._heads(x, shape, "key", config.kv_heads, "kv_heads")
+      value = self._heads(x, shape, "value", config.kv_heads, "kv_heads")
     if config.qk_norm:
       query = _norm(config, "query_norm")(query)
       key = _norm(config, "key_norm")(key)
@@ -243,12 +247,32 @@ class Block(nn.Module):
     projected = projected.reshape(*shape[:2], number, self.config.head_dim)
     return self._constrain(jnp.swapaxes(projected, 1, 2), "batch", axis)
 
+  def _fused_heads(self, x, shape):
+    """Queries, keys and values of x [B S, E], by one product."""
+    config = self.config
+    heads, kv_heads = config.num_heads, config.kv_heads
+    projected = project(
+      self,
+      x,
+      "query_key_value",
+      ((heads + 2 * kv_heads) * config.head_dim,),
+      ("embed", None),
+      use_bias=config.qkv_bias,
+    )
+    projected = projected.reshape(*shape[:2], -1, config.head_dim)
+    by_head = jnp.swapaxes(projected, 1, 2)
+    return jnp.split(by_head, (heads, heads + kv_heads), axis=1)
+
   def _mlp(self, x):
     """Runs the gated MLP on x [B S, E]."""
     config = self.config
-    wide = ((config.mlp_dim,), ("embed", "mlp"))
-    gate = project(self, x, "gate", *wide)
-    up = project(self, x, "up", *wide)
+    if self.is_fused:
+      both = project(self, x, "gate_up", (2 * config.mlp_dim,), ("embed", None))
+      gate, up = jnp.split(both, 2, axis=1)
+    else:
+      wide = ((config.mlp_dim,), ("embed", "mlp"))
+      gate = project(self, x, "gate", *wide)
+      up = project(self, x, "up", *wide)
     inner = _ACTIVATIONS[config.activation](gate) * up
     inner = self._constrain(inner, "batch", "mlp")
     return project(self, inner, "down", (config.embed_dim,), ("mlp", "embed"))
@@ -264,6 +288,7 @@ class Decoder(nn.Module):
   vocab_size: int
   lora: Lora | None = None
   layout: partitioning.Layout | None = None
+  is_fused: bool = False
 
   @nn.compact
   def __call__(
@@ -299,7 +324,8 @@ class Decoder(nn.Module):
     written = []
     for number in range(config.num_layers):
       block = block_class(
-        *(config, self.lora, self.layout), name=f"layer_{number}"
+        *(config, self.lora, self.layout, self.is_fused),
+        name=f"layer_{number}",
       )
       kind = int(number in config.local_layers)
       x, layer_cache = block(

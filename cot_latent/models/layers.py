@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cot_latent.models import partitioning
+from cot_latent.models import fused, partitioning
 from cot_latent.models.lora import Projection
 from cot_latent.runtime.validation import check_positive, check_types
 
@@ -109,7 +109,10 @@ def project(
   Returns:
     [R, *out_shape].
   """
-  lora = module.lora if module.lora and name in module.lora.targets else None
+  if name in fused.GROUPS:
+    lora = fused.lora_of(name, module.lora)
+  else:
+    lora = module.lora if module.lora and name in module.lora.targets else None
   projection = Projection(
     out_shape, names, module.config.param_dtype, lora, name=name, **settings
   )

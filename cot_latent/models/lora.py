@@ -12,10 +12,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cot_latent.errors import UserError
+from cot_latent.models import products
 from cot_latent.runtime.validation import check_positive, check_types
 
 TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
-_DOWN, _UP = "lora_down", "lora_up"
+DOWN, UP = "lora_down", "lora_up"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,19 +80,17 @@ class Projection(nn.Module):
       self.param_dtype,
     )
 
-    def times(x, kernel):
-      flat = kernel.reshape(kernel.shape[0], -1).astype(x.dtype)
-      return x @ flat
-
-    y = times(x, kernel)
-    if self.lora is not None:
+    flat = kernel.reshape(width, -1)
+    if self.lora is None:
+      y = products.product(x, flat)
+    else:
       down = self.param(
-        _DOWN, nn.initializers.he_uniform(), (width, self.lora.rank)
+        DOWN, nn.initializers.he_uniform(), (width, self.lora.rank)
       )
       up = self.param(
-        _UP, nn.initializers.zeros, (self.lora.rank, *self.out_shape)
+        UP, nn.initializers.zeros, (self.lora.rank, *self.out_shape)
       )
-      y += self.lora.scale * times(times(x, down), up)
+      y = _updated(x, flat, down, up.reshape(len(up), -1), self.lora.scale)
     if self.use_bias:
       bias: Any = self.param(
         "bias",
@@ -103,6 +102,15 @@ class Projection(nn.Module):
     return y.reshape(-1, *self.out_shape)
 
 
+def _updated(x, kernel, down, up, scale):
+  """Projects x [R, I] by a kernel [I, O] and its update."""
+  if x.dtype == kernel.dtype == jnp.float32:
+    return products.updated_product(x, kernel, down, scale * up)
+  # Added to a narrow kernel, an update would be rounded away.
+  inner = products.product(x, down)
+  return products.product(x, kernel) + scale * products.product(inner, up)
+
+
 def _flat_init(key, shape, dtype):
   """Flax's usual first values, the axes of the result taken together."""
   flat = (shape[0], math.prod(shape[1:]))
@@ -111,7 +119,7 @@ def _flat_init(key, shape, dtype):
 
 def is_added(name: str) -> bool:
   """Whether a parameter, by its own name, belongs to an update."""
-  return name in (_DOWN, _UP)
+  return name in (DOWN, UP)
 
 
 def merged(params: Mapping[str, Any], lora: Lora) -> dict[str, Any]:
@@ -129,11 +137,11 @@ def merged(params: Mapping[str, Any], lora: Lora) -> dict[str, Any]:
   for name, value in params.items():
     if not isinstance(value, Mapping):
       merged_params[name] = value
-    elif _DOWN not in value:
+    elif DOWN not in value:
       merged_params[name] = merged(value, lora)
     else:
       kernel = value["kernel"]
-      update = jnp.tensordot(value[_DOWN], value[_UP], axes=1) * lora.scale
+      update = jnp.tensordot(value[DOWN], value[UP], axes=1) * lora.scale
       total = kernel.astype(jnp.float32) + update
       rest = {k: v for k, v in value.items() if not is_added(k)}
       merged_params[name] = rest | {"kernel": total.astype(kernel.dtype)}

@@ -7,14 +7,14 @@ the model, V vocabulary.
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from cot_latent.models.api import PAD_ID, Params
-from cot_latent.models.lora import Lora
+from cot_latent.models.lora import Lora, merged
 from cot_latent.models.partitioning import Layout
 from cot_latent.models.stops import Ending
 
@@ -51,6 +51,28 @@ class Network(abc.ABC):
   @abc.abstractmethod
   def init(self, rng_key: jax.Array) -> Params:
     """Draws parameters, boxed with the names of their axes."""
+
+  def for_sampling(self) -> Self:
+    """The network that samples, given `params_for_sampling`.
+
+    What it draws and scores is the same, up to rounding; its functions only
+    take other parameters.
+    """
+    if self._merges_updates:
+      return dataclasses.replace(self, lora=None)
+    return self
+
+  def params_for_sampling(self, params: Params) -> Params:
+    """Makes the parameters that the network of `for_sampling` takes."""
+    if self.lora is not None and self._merges_updates:
+      return merged(params, self.lora)
+    return params
+
+  @property
+  def _merges_updates(self) -> bool:
+    """Whether updates can be added to kernels, and are not rounded away."""
+    types = {self.config.dtype, self.config.param_dtype}
+    return self.layout is None and types == {"float32"}
 
   @abc.abstractmethod
   def encode_prefix(self, params: Params, prefix: jax.Array) -> Any:

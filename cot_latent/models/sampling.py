@@ -238,6 +238,8 @@ class SlotSampler:
     Args:
       network: The network that is drawn from.
     """
+    self._adapt = jax.jit(network.params_for_sampling)
+    network = network.for_sampling()
     loop = DecodingLoop(network)
     self._network, self._pace = network, pace.Pace()
     self._encode_prefix = jax.jit(network.encode_prefix)
@@ -272,6 +274,7 @@ class SlotSampler:
     Returns:
       Draws on the host, the same on every process.
     """
+    params = self._adapt(params)
     prompts, total = np.asarray(prompts), len(prompts)
     key_data = np.asarray(jax.random.key_data(rng_keys))
     layout, max_length = self._network.layout, self._network.max_length
