@@ -173,6 +173,7 @@ class EStep:
       self.offset(step),
       estimator=method.estimator,
       num_scored=method.num_scored,
+      always_subsample=method.always_subsample,
       layout=self.layout,
     )
     rows = gather_rows(
@@ -191,7 +192,7 @@ class EStep:
       ),
       num_weighted=rows.num_weighted(),
       num_valid=int(moved.is_correct.sum()),
-      scale=float(scale),
+      scale=float(scale) if estimators.has_scale(method.estimator) else None,
       num_sampled=len(repeated),
       num_tokens=checked.num_tokens(),
       choices=choices(index, checked.tokens, checked.is_correct),
@@ -246,7 +247,7 @@ def choices(*arrays: np.ndarray) -> str:
 
 @functools.partial(
   jax.jit,
-  static_argnames=("estimator", "num_scored", "layout"),
+  static_argnames=("estimator", "num_scored", "always_subsample", "layout"),
   donate_argnames="state",
 )
 def move_and_weigh(
@@ -259,6 +260,7 @@ def move_and_weigh(
   *,
   estimator: estimators.Estimator,
   num_scored: int | None,
+  always_subsample: bool = False,
   layout: partitioning.Layout | None = None,
 ) -> tuple[memory.MemoryState, transition.Transition, jax.Array, jax.Array]:
   """Does all of the E-step that needs neither model nor text.
@@ -272,14 +274,15 @@ def move_and_weigh(
     offset: scalar, uniform in [0, 1), for subsampling.
     estimator: gives the weights.
     num_scored: L, or None to score every sequence that has weight.
+    always_subsample: whether L are drawn even where no more have weight.
     layout: where the memory's rows lie; the minibatch's are gathered, so that
       every process has the same weights.
 
   Returns:
     The memory after the step, the transition, weights [M, 1 + K] of which
     those of accepted draws have moved to the memory, and the mean scale of the
-    control variate over the valid rows: what the weights lack of 1. (For an
-    estimator whose baseline is the mean reward that is always 1.)
+    control variate over the valid rows, what the weights lack of 1; without
+    meaning where an estimator has no scale (`estimators.has_scale`).
   """
   tokens, is_correct = partitioning.constrain(
     layout, (state.tokens[index], state.is_correct[index])
@@ -295,7 +298,9 @@ def move_and_weigh(
   scale = jnp.where(moved.is_correct.any(), 1 - weights.sum(), 0.0)
   weights = estimators.merge_accepted(moved, weights)
   if num_scored is not None:
-    weights = resampling.subsample(weights, num_scored, offset)
+    weights = resampling.subsample(
+      weights, num_scored, offset, always_subsample
+    )
   state = partitioning.constrain(layout, state, "examples")
   return state, *partitioning.constrain(layout, (moved, weights, scale))
 

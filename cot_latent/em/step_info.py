@@ -18,7 +18,8 @@ class StepInfo(NamedTuple):
     num_weighted: Sequences that have weight.
     num_valid: Questions of the minibatch with a correct rationale; 0 means
       that there is no estimate, and the step is to be skipped.
-    scale: Mean scale of the control variate over the valid questions.
+    scale: Mean scale of the control variate over the valid questions; None of
+      an estimator that has none.
     num_sampled: Sequences drawn in this step.
     num_tokens: Tokens drawn in this step.
     choices: Short hash of what was drawn and for which questions, by which two
@@ -34,7 +35,7 @@ class StepInfo(NamedTuple):
   unparseable_fraction: float
   num_weighted: int
   num_valid: int
-  scale: float
+  scale: float | None
   num_sampled: int
   num_tokens: int
   choices: str
@@ -47,7 +48,7 @@ class StepInfo(NamedTuple):
 
   def metrics(self) -> dict[str, Any]:
     """The values by the names that the journal has."""
-    return {
+    found = {
       names.ACCEPT_RATE: self.accept_rate,
       names.MEMORY_CORRECT: self.memory_correct,
       names.MEMORY_AGE: self.memory_age,
@@ -55,13 +56,13 @@ class StepInfo(NamedTuple):
       names.UNPARSEABLE: self.unparseable_fraction,
       names.NUM_WEIGHTED: self.num_weighted,
       names.NUM_VALID: self.num_valid,
-      names.SCALE: self.scale,
       names.NUM_SAMPLED: self.num_sampled,
       names.NUM_TOKENS: self.num_tokens,
       names.CHOICES: self.choices,
       names.SAMPLING: self.sampling_seconds,
       names.CHECKING: self.checking_seconds,
     }
+    return found if self.scale is None else found | {names.SCALE: self.scale}
 
 
 class UpdateInfo(NamedTuple):

@@ -11,7 +11,9 @@ once. Weights carry no gradient. Without any valid row they are all zero.
 
 Any hashable callable of that kind is an estimator. Those here are made by a
 function that takes their settings; a functools.partial keeps the settings
-where a report reads them.
+where a report reads them. An estimator with a control variate has an attribute
+`has_scale` that is True: its weights add up to 1 less the mean scale, which is
+then reported.
 
 Symbols: c'_m is the correctness of the memory after the step, c~_m that of the
 fresh draw, C = sum_m c'_m.
@@ -134,9 +136,16 @@ def control_variate(correct_first_acceptance: bool = False) -> Estimator:
     on_draws = jnp.where(transition.accepted, 0, averaged)
     return _weights(on_memory, on_draws - subtracted[:, None])
 
-  return functools.partial(
+  made = functools.partial(
     weigh, correct_first_acceptance=correct_first_acceptance
   )
+  made.has_scale = True  # type: ignore[attr-defined]
+  return made
+
+
+def has_scale(estimator: Estimator) -> bool:
+  """Tells whether an estimator has a control variate, and so a scale."""
+  return getattr(estimator, "has_scale", False)
 
 
 def leave_one_out_scale(transition: Transition) -> jax.Array:

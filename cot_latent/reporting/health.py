@@ -66,11 +66,11 @@ def measure(
     "memory_age": curve(names.MEMORY_AGE),
     "truncated": curve(names.CAPPED),
     "unparseable": curve(names.UNPARSEABLE),
-    "scale": curve(names.SCALE),
     "steps_accepting": _count(metrics, lambda r: r[names.ACCEPT_RATE] > 0),
     "steps_skipped": _count(metrics, lambda r: r[names.IS_SKIPPED]),
     "steps_not_finite": _count(metrics, lambda r: not r[names.IS_FINITE]),
     "steps_without_gradient_in_a_row": _longest(metrics, _is_dead),
+    **({"scale": curve(names.SCALE)} if names.SCALE in metrics[0] else {}),
     **_gap(metrics),
   }
 

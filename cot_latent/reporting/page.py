@@ -94,7 +94,7 @@ def render(report: Mapping[str, Any]) -> str:
     suspect=report.get("suspect"),
     headline=[_headline(name, rows) for name, rows in curves.items()],
     steps_done=max(_steps(metrics), default=0),
-    figures=_figures(metrics, curves, _estimator(sections["configuration"])),
+    figures=_figures(metrics, curves),
     time_figure=_time_figure(_mapping(sections["cost"].get("step_seconds"))),
     groups=_groups(results),
     samples=_rows(report.get("samples")),
@@ -103,19 +103,10 @@ def render(report: Mapping[str, Any]) -> str:
   )
 
 
-def _estimator(configuration: _Row) -> str:
-  """Names the estimator, as far as the report does."""
-  part: Any = configuration
-  for key in ("experiment", "method", "estimator", "name"):
-    part = _mapping(part).get(key)
-  return str(part or "")
-
-
 def _figures(
-  metrics: Sequence[_Row], curves: Mapping[str, list[_Row]], estimator: str
+  metrics: Sequence[_Row], curves: Mapping[str, list[_Row]]
 ) -> list[Figure]:
   """Draws what there is to draw over the step; all share one x axis."""
-  has_scale = not estimator or estimator.endswith(".control_variate")
   rows = [row for curve in curves.values() for row in curve]
   last_step = max([1, *_steps(metrics), *_steps(rows)])
   figures = [
@@ -135,7 +126,7 @@ def _figures(
       "over questions; 0 is the estimator without control variate. It is the "
       "acceptance among the batch’s other questions that have a correct "
       "rationale, so it should follow acceptance.",
-      {"Scale": names.SCALE} if has_scale else {},
+      {"Scale": names.SCALE},
       metrics,
       last_step,
       is_share=False,

@@ -136,7 +136,7 @@ def build(
     prefix = partitioning.place(layout, prefix)
     size = min(rows_at_once or len(weights), len(weights))
     size = partitioning.padded(layout, "batch", size)
-    parts = _parts(targets, weights, size)
+    parts = _parts(model.ending.lengths(targets)[0], weights, size)
     shared = begin(params, frozen, prefix)
     sums, scored = zeros(params, shared), []
     for rows, part_weights in parts:
@@ -146,7 +146,9 @@ def build(
         frozen,
         shared,
         partitioning.place_rows(layout, prompts[rows]),
-        partitioning.place_rows(layout, token_rows.trim_targets(targets[rows])),
+        partitioning.place_rows(
+          layout, token_rows.trim_targets(targets[rows], model.ending)
+        ),
         partitioning.place_rows(layout, part_weights, repeat=False),
       )
       scored.append(log_prob)
@@ -164,12 +166,12 @@ def build(
 
 
 def _parts(
-  targets: np.ndarray, weights: np.ndarray, size: int
+  lengths: np.ndarray, weights: np.ndarray, size: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
   """Cuts the rows that have weight into parts, the longest rows first.
 
   Args:
-    targets: [S, T] int32.
+    lengths: Tokens of each row, [S].
     weights: [S] float32.
     size: of a part.
 
@@ -177,7 +179,6 @@ def _parts(
     For each part, and there is at least one, the rows [size] and their weights
     [size]; the last part is filled up with its last row, of weight 0.
   """
-  lengths = token_rows.target_lengths(targets)
   order = np.argsort(-lengths, kind="stable")
   order = order[weights[order] != 0]
   missing = max(1, -(-len(order) // size)) * size - len(order)
