@@ -14,7 +14,7 @@ from cot_latent.em import evaluation
 from cot_latent.em.evaluation import Output
 from cot_latent.inference import memory
 from cot_latent.models import partitioning
-from cot_latent.reporting import stats
+from cot_latent.reporting import objective, stats
 from cot_latent.reporting.runlog import Evaluation
 from cot_latent.runtime import files, processes
 
@@ -77,7 +77,7 @@ def rows(
   for name, answered in parts.items():
     correct = sum(output.is_correct for output in answered)
     ended = [end for output in answered for end in output.ended]
-    row = {
+    row: dict[str, Any] = {
       "task": name,
       "split": split,
       "decoder": decoder,
@@ -86,9 +86,14 @@ def rows(
       "total": len(answered),
       "accuracy": correct / len(answered),
       "interval": list(stats.wilson_interval(correct, len(answered))),
+      "verdicts": "".join("01"[output.is_correct] for output in answered),
       "num_unparseable": sum(o.extracted is None for o in answered),
       "num_cut": len(ended) - sum(ended),
     }
+    if row["num_samples"] > 1:
+      votes = [output.num_correct for output in answered]
+      row["correct_votes"] = votes
+      row["objective"] = objective.summarise(votes, row["num_samples"])
     if name == whole and len(counts) > 1:
       row["averages"] = stats.averages(counts)
     yield row

@@ -36,7 +36,7 @@ _SECTIONS = (
   "t5x",
   "plan",
   "cost",
-  "liveness",
+  "diagnostics",
   "continuity",
 )
 _PARTS = ("sampling", "checking", "gradient", "rest")

@@ -19,7 +19,7 @@ from cot_latent.reporting import health, page, schema, seals
 from cot_latent.reporting import metric_names as names
 from cot_latent.runtime import files, lock
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FINISHED = ("complete", "suspect")  # such a run has nothing left to do
 # Files beside the report.
 JOURNAL, DIFF = "journal.jsonl", "code.diff"
@@ -77,8 +77,8 @@ def build(
     status: As for `RunLog.write`.
     error: What went wrong, in a line.
   """
-  live = measured(rows, header["liveness"]["limits"])
-  flags = health.red_flags(live["liveness"], live["results"])
+  live = measured(rows, header["diagnostics"]["limits"])
+  flags = health.red_flags(live["diagnostics"], live["results"])
   if status == "complete" and flags:
     status = "suspect"
   identity = header["identity"]
@@ -105,7 +105,7 @@ def measured(
 
   Args:
     rows: of the journal.
-    limits: the fields of `liveness.Limits`.
+    limits: the fields of `health.Limits`.
   """
   metrics = of_kind(rows, "metrics")
   phases = of_kind(rows, "phase")
@@ -126,7 +126,7 @@ def measured(
 
   return {
     "results": of_kind(rows, "result"),
-    "liveness": health.measure(metrics, limits),
+    "diagnostics": health.measure(metrics, limits),
     "cost": {
       "steps_skipped": sum(row[names.IS_SKIPPED] for row in metrics),
       "seconds": seconds | {"total": sum(seconds.values())},

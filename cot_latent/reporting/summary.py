@@ -13,7 +13,7 @@ _PLAN_ROWS = (
   ("evaluation", "evaluation"),
 )
 
-_LIVENESS = ("acceptance", "memory_correct", "truncated", "unparseable")
+_DIAGNOSTICS = ("acceptance", "memory_correct", "truncated", "unparseable")
 
 
 def plan_text(plan: Mapping[str, Any]) -> str:
@@ -84,10 +84,10 @@ def overview(report: Mapping[str, Any]) -> str:
       f"{row['step']:>6}  {name:<30}{row['correct']:>8}{row['total']:>6}   "
       f"{row['accuracy']:.3f}, {low:.3f} to {high:.3f}"
     )
-  live = report["liveness"]
+  live = report["diagnostics"]
   if "acceptance" in live:
     lines += ["", f"{'':<22}{'first':>8}{'last':>8}{'mean':>8}"]
-    for name in _LIVENESS:
+    for name in _DIAGNOSTICS:
       values = [live[name][key] for key in ("first", "last", "mean")]
       numbers = "".join(f"{value:>8.3f}" for value in values)
       lines.append(f"{name.replace('_', ' '):<22}{numbers}")

@@ -458,7 +458,7 @@ def test_when_a_run_is_dead_is_for_gin_to_say(run, capsys, tmp_path):
   arguments = [*("train", *RUN), f"--gin.MODEL_DIR='{tmp_path / 'dead'}'"]
   assert call(capsys, *arguments, f"{limit}0.0", "--strict")[0] == 1
   report = record.read(tmp_path / "dead")
-  assert report["liveness"]["limits"]["most_unparseable"] == 0
+  assert report["diagnostics"]["limits"]["most_unparseable"] == 0
   sign, *of_evaluations = report["suspect"]
   assert sign.endswith("% of the fresh rationales had no answer")
   assert of_evaluations

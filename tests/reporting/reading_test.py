@@ -152,8 +152,14 @@ def test_a_part_of_another_kind_is_not_read(run, replace, fault):
 @pytest.mark.parametrize(
   ("changes", "said"),
   [
-    ({"liveness__acceptance": None}, "$.liveness: 'acceptance' is a required"),
-    ({"liveness__acceptance": {}}, "$.liveness.acceptance: 'first' is a req"),
+    (
+      {"diagnostics__acceptance": None},
+      "$.diagnostics: 'acceptance' is a required",
+    ),
+    (
+      {"diagnostics__acceptance": {}},
+      "$.diagnostics.acceptance: 'first' is a req",
+    ),
     ({"data__answers": {}}, "$.data.answers: 'form' is a required property"),
     ({"parts__1__split": None}, "$.parts[1]: 'split' is a dependency of"),
     ({"parts__1__step": None}, "$.parts[1]: 'step' is a dependency of 'dec"),

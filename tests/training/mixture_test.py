@@ -43,6 +43,7 @@ def answer_as_told(drawer, params, *, num_samples, **_):
           ended=[fate != "cut"] * repeats,
           extracted=extracted,
           is_correct=fate == "right",
+          num_correct=repeats if fate == "right" else 0,
         )
       )
   return outputs

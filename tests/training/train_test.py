@@ -416,7 +416,7 @@ def test_a_step_that_is_not_finite_is_skipped(whole, tmp_path, monkeypatch):
   assert finite == [1, 0, 0, 0, 1, 0, 1]
   for row in report["metrics"]:
     assert (row["grad/norm"] is None) == (not row["grad/is_finite"])
-  assert report["liveness"]["steps_not_finite"] == 4
+  assert report["diagnostics"]["steps_not_finite"] == 4
   state = last_state(config)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
   # Neither parameters nor Adam's moments moved in those steps; memory did.
