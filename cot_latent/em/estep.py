@@ -16,7 +16,7 @@ import numpy as np
 from cot_latent.data.task import Examples, Task
 from cot_latent.em.drawing import Drawer
 from cot_latent.em.method import Method
-from cot_latent.em.step_info import StepInfo
+from cot_latent.em.step_info import StepInfo, Visits
 from cot_latent.inference import estimators, memory, resampling, rng, transition
 from cot_latent.models import partitioning
 from cot_latent.models.api import Sampler
@@ -35,6 +35,8 @@ class WeightedRows(NamedTuple):
       step.
     sampler_log_prob: [S] float32 nats by the sampler where `is_fresh`, 0
       elsewhere; None if the sampler does not tell.
+    memory_of: [S] integers, the place in the minibatch of the question whose
+      memory a sequence is; -1 for a draw, or without weight.
   """
 
   prompts: np.ndarray
@@ -42,6 +44,7 @@ class WeightedRows(NamedTuple):
   weights: np.ndarray
   is_fresh: np.ndarray
   sampler_log_prob: np.ndarray | None = None
+  memory_of: np.ndarray | None = None
 
   def num_weighted(self) -> int:
     """How many sequences have weight."""
@@ -176,11 +179,10 @@ class EStep:
       always_subsample=method.always_subsample,
       layout=self.layout,
     )
+    log_prob = checked.log_prob
+    log_prob = None if log_prob is None else log_prob.reshape(shape)
     rows = gather_rows(
-      self.examples.prompts[index],
-      moved,
-      np.asarray(weights),
-      None if checked.log_prob is None else checked.log_prob.reshape(shape),
+      self.examples.prompts[index], moved, np.asarray(weights), log_prob
     )
     info = StepInfo(
       accept_rate=float(checked.is_correct.mean()),
@@ -198,6 +200,13 @@ class EStep:
       choices=choices(index, checked.tokens, checked.is_correct),
       sampling_seconds=checked.sampling_seconds,
       checking_seconds=checked.checking_seconds,
+      visits=Visits(
+        index,
+        num_draws,
+        checked.is_correct.reshape(shape).sum(axis=1),
+        np.asarray(moved.is_correct),
+        _accepted_log_prob(moved, log_prob),
+      ),
     )
     return state, rows, info
 
@@ -305,6 +314,17 @@ def move_and_weigh(
   return state, *partitioning.constrain(layout, (moved, weights, scale))
 
 
+def _accepted_log_prob(
+  moved: transition.Transition, log_prob: np.ndarray | None
+) -> np.ndarray:
+  """[M] nats of the draws that were accepted, by the sampler; else NaN."""
+  accepted = np.asarray(moved.accepted)
+  if log_prob is None:
+    return np.full(len(accepted), np.nan)
+  found = np.where(accepted, log_prob, 0).sum(axis=1)
+  return np.where(accepted.any(axis=1), found, np.nan)
+
+
 def gather_rows(
   prompts: np.ndarray,
   moved: transition.Transition,
@@ -343,6 +363,12 @@ def gather_rows(
     of_memory = np.where(accepted, log_prob, 0).sum(axis=1)  # one at most
     sampled = np.insert(log_prob, 0, of_memory, axis=1).ravel()[place]
     sampled = np.where(is_fresh, sampled, 0)
+  is_memory = (place % columns == 0) & (filled != 0)
   return WeightedRows(
-    prompts[place // columns], sequences[place], filled, is_fresh, sampled
+    prompts[place // columns],
+    sequences[place],
+    filled,
+    is_fresh,
+    sampled,
+    np.where(is_memory, place // columns, -1),
   )

@@ -2,7 +2,52 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from cot_latent.reporting import metric_names as names
+
+
+class Visits(NamedTuple):
+  """What the draws of a step came to, for each of its M questions.
+
+  Attributes:
+    question: [M] integers, which of the N training questions.
+    num_draws: K.
+    num_correct: [M] integers, how many of the K draws are correct.
+    is_correct: [M] bool, whether the memory is correct after the step.
+    log_prob: [M] nats of the memory after the step, by the step's parameters;
+      NaN where nobody computed it.
+  """
+
+  question: np.ndarray
+  num_draws: int
+  num_correct: np.ndarray
+  is_correct: np.ndarray
+  log_prob: np.ndarray
+
+  def scored(self, place: np.ndarray, log_prob: np.ndarray) -> "Visits":
+    """Adds the log-probabilities of memories that the M-step scored.
+
+    Args:
+      place: [S] integers, whose memory a row is; -1 for a row that is none.
+      log_prob: [S] nats.
+    """
+    found, is_memory = self.log_prob.copy(), place >= 0
+    found[place[is_memory]] = log_prob[is_memory]
+    return self._replace(log_prob=found)
+
+  def as_row(self) -> dict[str, Any]:
+    """The values as the journal has them, to 1e-4 nats."""
+    return {
+      "question": self.question.tolist(),
+      "num_draws": self.num_draws,
+      "num_correct": self.num_correct.tolist(),
+      "is_correct": self.is_correct.tolist(),
+      "log_prob": [
+        round(nats, 4) if np.isfinite(nats) else None
+        for nats in self.log_prob.astype(float).tolist()
+      ],
+    }
 
 
 class StepInfo(NamedTuple):
@@ -26,6 +71,7 @@ class StepInfo(NamedTuple):
       runs see whether they chose the same.
     sampling_seconds: Time to draw.
     checking_seconds: Time to decode and compare.
+    visits: What came of each question; None where the step drew nothing.
   """
 
   accept_rate: float
@@ -41,6 +87,7 @@ class StepInfo(NamedTuple):
   choices: str
   sampling_seconds: float = 0.0
   checking_seconds: float = 0.0
+  visits: Visits | None = None
 
   def is_skipped(self) -> bool:
     """Whether no question has a correct rationale: there is no estimate."""
@@ -62,7 +109,11 @@ class StepInfo(NamedTuple):
       names.SAMPLING: self.sampling_seconds,
       names.CHECKING: self.checking_seconds,
     }
-    return found if self.scale is None else found | {names.SCALE: self.scale}
+    if self.scale is not None:
+      found[names.SCALE] = self.scale
+    if self.visits is not None:
+      found[names.VISITS] = self.visits.as_row()
+    return found
 
 
 class UpdateInfo(NamedTuple):

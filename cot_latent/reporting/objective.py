@@ -13,6 +13,7 @@ Reference: Chen et al. 2021 for pass@k.
 """
 
 import collections
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,26 +90,42 @@ def summarise(num_correct: Sequence[int], num_draws: int) -> dict[str, Any]:
     `log_likelihood`, in nats, and `pass_at`, by k for the powers of two and n;
     each with its value and its 95% interval.
   """
-  orders = [k for k in _powers_of_two(num_draws) if k < num_draws]
-  orders.append(num_draws)
-  table = np.stack(
-    [log_likelihood(num_draws), *(pass_at(num_draws, k) for k in orders)],
-    axis=1,
-  )
   number = collections.Counter(num_correct)
-  counts = [number[s] for s in range(num_draws + 1)]
-  means = np.asarray(counts) @ table / len(num_correct)
+  counts = tuple(number[s] for s in range(num_draws + 1))
   first, *others = (
-    {"value": stats.rounded(float(mean)), "interval": list(ends)}
-    for mean, ends in zip(
-      means, bootstrap.over_questions(counts, table), strict=True
-    )
+    {"value": value, "interval": [low, high]}
+    for value, low, high in _estimates(counts)
   )
   return {
     "log_likelihood": first,
-    "pass_at": dict(zip(map(str, orders), others, strict=True)),
+    "pass_at": dict(zip(map(str, _orders(num_draws)), others, strict=True)),
   }
 
 
-def _powers_of_two(limit: int) -> list[int]:
-  return [2**i for i in range(limit.bit_length())]
+@functools.lru_cache(maxsize=1024)  # a report is made again at each checkpoint
+def _estimates(counts: tuple[int, ...]) -> list[tuple[float, float, float]]:
+  """Values and ends of the log-likelihood and of pass@k.
+
+  Args:
+    counts: How many questions have s = 0..n right draws.
+  """
+  num_draws = len(counts) - 1
+  table = np.stack(
+    [
+      log_likelihood(num_draws),
+      *(pass_at(num_draws, k) for k in _orders(num_draws)),
+    ],
+    axis=1,
+  )
+  means = np.asarray(counts) @ table / sum(counts)
+  ends = bootstrap.over_questions(counts, table)
+  return [
+    (stats.rounded(float(mean)), low, high)
+    for mean, (low, high) in zip(means, ends, strict=True)
+  ]
+
+
+def _orders(num_draws: int) -> list[int]:
+  """The k of pass@k: powers of two below n, and n."""
+  powers = [2**i for i in range(num_draws.bit_length())]
+  return [k for k in powers if k < num_draws] + [num_draws]

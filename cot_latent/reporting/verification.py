@@ -81,7 +81,10 @@ def _check_journal(report: Mapping[str, Any], content: bytes) -> list[Check]:
     rows = reading.parse_rows(content, record.JOURNAL)
   except UserError as error:
     return [Check("what comes from the journal", str(error))]
-  again = record.measured(rows, report["diagnostics"]["limits"])
+  try:
+    again = record.measured(rows, report["diagnostics"]["limits"])
+  except ValueError as error:  # lists of a forged row that do not fit
+    return [Check("what comes from the journal", f"it is none: {error}")]
   checks = []
   for name, section in again.items():
     had = report[name]

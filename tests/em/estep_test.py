@@ -246,6 +246,8 @@ def test_gather_rows_keeps_every_weight(num_weighted):
     np.testing.assert_array_equal(rows.targets[place], expected)
     np.testing.assert_array_equal(rows.prompts[place], prompts[question])
     assert rows.weights[place] == weights[j]
+    assert rows.memory_of[place] == (-1 if column else question)
+  assert (rows.memory_of[num_weighted:] == -1).all()
   assert not rows.weights[num_weighted:].any()
 
 
