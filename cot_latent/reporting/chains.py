@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from cot_latent.reporting import charts, objective, stats
 from cot_latent.reporting import metric_names as names
-from cot_latent.reporting import objective, stats
 
-_NUM_BINS = 10
+_NUM_BINS = 10  # or a few more
 _LEAST_DRAWS = 8  # of a question, from which the training objective is taken
 _Row = Mapping[str, Any]
 
@@ -135,6 +135,7 @@ def _summary(
 ) -> dict[str, Any]:
   moved = [chain for chain in chains if chain.num_moves]
   drifts = [drift for chain in chains if (drift := chain.drift()) is not None]
+  ages = [last - chain.moved_at for chain in moved]
   times = [autocorrelation_time(chain.acceptance()) for chain in moved]
   return {
     "questions": len(chains),
@@ -142,33 +143,39 @@ def _summary(
     "never_correct": sum(not chain.is_correct for chain in chains),
     "never_moved": len(chains) - len(moved),
     "acceptance": _distribution(
-      [chain.acceptance() for chain in chains], 0.0, 1.0
+      [chain.acceptance() for chain in chains],
+      [i / _NUM_BINS for i in range(_NUM_BINS + 1)],
     ),
-    "age": _distribution([last - chain.moved_at for chain in moved], 0.0),
-    "autocorrelation_time": _distribution(times, 1.0),
-    "log_prob_drift": _distribution(drifts),
+    "age": _distribution(ages, _edges(ages, low=0, narrowest=1)),
+    "autocorrelation_time": _distribution(times, _edges(times, low=1)),
+    "log_prob_drift": _distribution(drifts, _edges(drifts)),
   }
 
 
+def _edges(
+  values: Sequence[float], low: float | None = None, narrowest: float = 0
+) -> list[float]:
+  """Round edges of about ten equal bins, from `low` if it is given."""
+  if not values:
+    return []
+  start, end = min(values) if low is None else low, max(values)
+  width = charts.round_up((end - start) / _NUM_BINS) if end > start else 1.0
+  width = max(width, narrowest)
+  if low is None:
+    start = width * math.floor(start / width)
+  number = math.floor((end - start) / width + 1e-9) + 1
+  return [stats.rounded(start + width * i) for i in range(number + 1)]
+
+
 def _distribution(
-  values: Sequence[float], low: float | None = None, high: float | None = None
+  values: Sequence[float], edges: Sequence[float]
 ) -> dict[str, Any] | None:
-  """A histogram of ten bins between round ends; None without values."""
+  """A histogram and the median; None without values."""
   if not values:
     return None
-  if low is None:
-    low = float(math.floor(min(values)))
-  if high is None:
-    # A whole number for each bin.
-    wide = max(math.ceil((max(values) - low) / _NUM_BINS), 1)
-    high = low + _NUM_BINS * wide
-  edges = [
-    stats.rounded(low + (high - low) * i / _NUM_BINS)
-    for i in range(_NUM_BINS + 1)
-  ]
   counts, _ = np.histogram(values, edges)
   return {
-    "edges": edges,
+    "edges": list(edges),
     "counts": counts.tolist(),
     "median": stats.rounded(statistics.median(values)),
   }

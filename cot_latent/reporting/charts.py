@@ -212,7 +212,7 @@ def ticks(top: float, at_least: float = 0) -> list[float]:
   Returns:
     The multiples, 0 included, of 1, 2 or 5 times a power of ten.
   """
-  distance = max(_round_up(top / 5), at_least)
+  distance = max(round_up(top / 5), at_least)
   return [i * distance for i in range(math.floor(top / distance + 1e-9) + 1)]
 
 
@@ -221,7 +221,7 @@ def round_top(values: Iterable[float]) -> float:
   largest = min(max(values, default=0), _LARGEST)
   if largest < 1 / _LARGEST:
     return 1
-  distance = _round_up(largest / 5)
+  distance = round_up(largest / 5)
   return distance * math.ceil(largest / distance - 1e-9)
 
 
@@ -237,7 +237,7 @@ def moving_mean(values: Sequence[float], window: int) -> list[float]:
   return [sum(near) / len(near) for near in around]
 
 
-def _round_up(value: float) -> float:
+def round_up(value: float) -> float:
   """Rounds up to 1, 2 or 5 times a power of ten."""
   exponent = math.floor(math.log10(value))
   # Through text, because 10.0**-1 * 2 and the like miss the nearest float.

@@ -153,7 +153,13 @@ def _with_objective(rows: Sequence[_Row]) -> list[_Row]:
         {
           **{name: row.get(name) for name in ("step", "decoder")},
           "log_likelihood": _mapping(objective.get("log_likelihood")),
-          "pass_at": _mapping(objective.get("pass_at")),
+          # By number, and not by the alphabet as in a file.
+          "pass_at": dict(
+            sorted(
+              _mapping(objective.get("pass_at")).items(),
+              key=lambda item: (len(item[0]), item[0]),
+            )
+          ),
         }
       )
   return found

@@ -256,7 +256,8 @@ def with_chains():
         "log_likelihood": {"value": -1.25, "interval": [-1.5, -1.0]},
         "pass_at": {
           "1": {"value": 0.4321, "interval": [0.4, 0.5]},
-          "40": {"value": 0.8762, "interval": [0.8, 0.9]},
+          "16": {"value": 0.8762, "interval": [0.8, 0.9]},
+          "2": {"value": 0.5, "interval": [0.4, 0.6]},
         },
       }
   drift = {"edges": [-2, -1, 0, 1], "counts": [1, 5, 2], "median": -0.5}
@@ -284,7 +285,7 @@ def test_the_objective_and_the_chains_are_shown():
     "Held-out (40 draws)",
     "Training (8 draws)",
     "−1.250 (−1.500 to −1.000)",
-    "pass@40",
+    "pass@1 pass@2 pass@16",
     "43.2%",
     "87.6%",
     "Never correct: 3. Never moved: 4.",
