@@ -55,6 +55,8 @@ def measure(
   if not metrics:
     return found
 
+  has_scale = all(names.SCALE in row for row in metrics)
+
   def curve(key: str) -> dict[str, float]:
     values = [row[key] for row in metrics]
     mean = sum(values) / len(values)
@@ -70,7 +72,7 @@ def measure(
     "steps_skipped": _count(metrics, lambda r: r[names.IS_SKIPPED]),
     "steps_not_finite": _count(metrics, lambda r: not r[names.IS_FINITE]),
     "steps_without_gradient_in_a_row": _longest(metrics, _is_dead),
-    **({"scale": curve(names.SCALE)} if names.SCALE in metrics[0] else {}),
+    **({"scale": curve(names.SCALE)} if has_scale else {}),
     **_gap(metrics),
   }
 
