@@ -73,7 +73,7 @@ def _rescorer(report: Mapping[str, Any]) -> "verification.Rescore | None":
     )
     rules[task] = next(iter(ways.values()))
 
-  def rescore(line: Mapping[str, Any]) -> tuple[str | None, bool]:
+  def rescore(line: Mapping[str, Any]) -> tuple[str | None, bool, int]:
     return scoring.score_completions(rules[line["task"]], line)
 
   return rescore

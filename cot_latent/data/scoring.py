@@ -168,15 +168,15 @@ def _score_line(
       _, question, _ = known.find(_text(line, "id"))
   if not isinstance(question, str):
     raise UserError(f"'question' must be a string, got {question!r:.60}")
-  extracted, is_correct = score_completions(
+  scored = score_completions(
     rule, {**line, "question": question, "target": target}
   )
   return Verdict(
     place=str(place if line.get("id") is None else line["id"]),
     task=name,
-    extracted=extracted,
+    extracted=scored.extracted,
     target=rule.normalize(target),
-    correct=is_correct,
+    correct=scored.is_correct,
   )
 
 
@@ -225,9 +225,21 @@ def _readable(task: Task, name: str, target: str) -> str:
   return found
 
 
-def score_completions(
-  rule: Convention, line: Mapping[str, Any]
-) -> tuple[str | None, bool]:
+class Scored(NamedTuple):
+  """What the completions of one question came to.
+
+  Attributes:
+    extracted: the answer counted, or None.
+    is_correct: whether it is the known one.
+    num_correct: how many completions are correct, each by itself.
+  """
+
+  extracted: str | None
+  is_correct: bool
+  num_correct: int
+
+
+def score_completions(rule: Convention, line: Mapping[str, Any]) -> Scored:
   """Scores the completions of one question.
 
   Args:
@@ -235,22 +247,21 @@ def score_completions(
     line: with `completion` or `completions`, `question` and `target`, and
       perhaps `ended`.
 
-  Returns:
-    The answer counted, and whether it is the known one.
-
   Raises:
     UserError: if the line is malformed.
   """
-  extracted = majority(
-    [
-      rule.extract(completion, line["question"])
-      if has_ended or rule.scores_cut
-      else None
-      for completion, has_ended in _completions(line)
-    ]
+  answers = [
+    rule.extract(completion, line["question"])
+    if has_ended or rule.scores_cut
+    else None
+    for completion, has_ended in _completions(line)
+  ]
+  extracted, normal = majority(answers), rule.normalize(line["target"])
+  return Scored(
+    extracted,
+    extracted is not None and extracted == normal,
+    sum(answer is not None and answer == normal for answer in answers),
   )
-  normal = rule.normalize(line["target"])
-  return extracted, extracted is not None and extracted == normal
 
 
 def _find_convention(

@@ -17,7 +17,7 @@ from cot_latent.data.task import Examples, Task
 from cot_latent.em.drawing import Drawer
 from cot_latent.em.drawn_parts import Phase
 from cot_latent.em.method import Method
-from cot_latent.em.step_info import StepInfo
+from cot_latent.em.step_info import StepInfo, Visits
 from cot_latent.inference import (
   estimators,
   fitting,
@@ -47,6 +47,8 @@ class WeightedRows(NamedTuple):
       variate is fitted: the weights of A and B, where `weights` are those of
       A - eta B. A sequence counts as weighted if one of the two is not 0. None
       in other steps.
+    memory_of: [S] integers, the place in the minibatch of the question whose
+      memory a sequence is; -1 for a draw, or without weight.
   """
 
   prompts: np.ndarray
@@ -55,6 +57,7 @@ class WeightedRows(NamedTuple):
   is_fresh: np.ndarray
   sampler_log_prob: np.ndarray | None = None
   terms: np.ndarray | None = None
+  memory_of: np.ndarray | None = None
 
   def is_weighted(self) -> np.ndarray:
     """Which sequences have weight, [S] bool."""
@@ -228,13 +231,16 @@ class EStep:
       estimator=method.estimator,
       num_scored=method.num_scored,
       is_fitting=method.fits_at(step),
+      always_subsample=method.always_subsample,
       layout=self.layout,
     )
+    log_prob = checked.log_prob
+    log_prob = None if log_prob is None else log_prob.reshape(shape)
     rows = gather_rows(
       self.examples.prompts[index],
       moved,
       np.asarray(weighed.weights),
-      None if checked.log_prob is None else checked.log_prob.reshape(shape),
+      log_prob,
       None if weighed.terms is None else np.asarray(weighed.terms),
     )
     info = StepInfo(
@@ -247,12 +253,21 @@ class EStep:
       ),
       num_weighted=rows.num_weighted(),
       num_valid=int(moved.is_correct.sum()),
-      scale=float(weighed.scale),
+      scale=(
+        float(weighed.scale) if estimators.has_scale(method.estimator) else None
+      ),
       num_sampled=len(repeated),
       num_tokens=checked.num_tokens(),
       choices=choices(index, checked.tokens, checked.is_correct),
       sampling_seconds=checked.sampling_seconds,
       checking_seconds=checked.checking_seconds,
+      visits=Visits(
+        index,
+        num_draws,
+        checked.is_correct.reshape(shape).sum(axis=1),
+        np.asarray(moved.is_correct),
+        _accepted_log_prob(moved, log_prob),
+      ),
     )
     return state, rows, info
 
@@ -320,7 +335,9 @@ class Weighed(NamedTuple):
 
 @functools.partial(
   jax.jit,
-  static_argnames=("estimator", "num_scored", "is_fitting", "layout"),
+  static_argnames=(
+    *("estimator", "num_scored", "is_fitting", "always_subsample", "layout"),
+  ),
   donate_argnames="state",
 )
 def move_and_weigh(
@@ -335,6 +352,7 @@ def move_and_weigh(
   estimator: estimators.Estimator,
   num_scored: int | None,
   is_fitting: bool = False,
+  always_subsample: bool = False,
   layout: partitioning.Layout | None = None,
 ) -> tuple[memory.MemoryState, transition.Transition, Weighed]:
   """Does all of the E-step that needs neither model nor text.
@@ -350,6 +368,7 @@ def move_and_weigh(
     estimator: gives the weights.
     num_scored: L, or None to score every sequence that has weight.
     is_fitting: Whether eta is fitted in this step.
+    always_subsample: whether L are drawn even where no more have weight.
     layout: where the memory's rows lie; the minibatch's are gathered, so that
       every process has the same weights.
 
@@ -373,18 +392,22 @@ def move_and_weigh(
   # Weights add up to the mean of 1 - beta_m over the valid rows.
   scale = jnp.where(moved.is_correct.any(), 1 - weights.sum(), 0.0)
   if is_fitting:
-    weights, terms = _weigh_terms(moved, estimator, eta, num_scored, offset)
+    weights, terms = _weigh_terms(
+      *(moved, estimator, eta, num_scored, offset, always_subsample)
+    )
   else:
     terms = None
     weights = estimators.merge_accepted(moved, weights)
     if num_scored is not None:
-      weights = resampling.subsample(weights, num_scored, offset)
+      weights = resampling.subsample(
+        weights, num_scored, offset, always_subsample
+      )
   state = partitioning.constrain(layout, state, "examples")
   weighed = Weighed(weights, scale, terms)
   return state, *partitioning.constrain(layout, (moved, weighed))
 
 
-def _weigh_terms(moved, estimator, eta, num_scored, offset):
+def _weigh_terms(moved, estimator, eta, num_scored, offset, always):
   """Weights of A - eta B, and of A and B, with accepted draws moved."""
   kept, subtracted = (
     estimators.merge_accepted(moved, term) for term in estimator.terms(moved)
@@ -393,9 +416,20 @@ def _weigh_terms(moved, estimator, eta, num_scored, offset):
     # The largest weight that a sequence has for any eta: drawn by |A - eta B|,
     # a sequence of B alone would never be seen while eta is 0.
     sizes = jnp.maximum(jnp.abs(kept), jnp.abs(kept - subtracted))
-    times = resampling.multipliers(sizes, num_scored, offset)
+    times = resampling.multipliers(sizes, num_scored, offset, always)
     kept, subtracted = times * kept, times * subtracted
   return kept - eta * subtracted, jnp.stack([kept, subtracted])
+
+
+def _accepted_log_prob(
+  moved: transition.Transition, log_prob: np.ndarray | None
+) -> np.ndarray:
+  """[M] nats of the draws that were accepted, by the sampler; else NaN."""
+  accepted = np.asarray(moved.accepted)
+  if log_prob is None:
+    return np.full(len(accepted), np.nan)
+  found = np.where(accepted, log_prob, 0).sum(axis=1)
+  return np.where(accepted.any(axis=1), found, np.nan)
 
 
 def gather_rows(
@@ -442,6 +476,7 @@ def gather_rows(
     more = ((0, 0), (0, size - len(chosen)))
     terms = terms.reshape(2, -1)[:, chosen].astype(np.float32)
     terms = np.pad(terms, more)
+  is_memory = (place % columns == 0) & has_weight(filled, terms)
   return WeightedRows(
     prompts[place // columns],
     sequences[place],
@@ -449,4 +484,5 @@ def gather_rows(
     is_fresh,
     sampled,
     terms,
+    np.where(is_memory, place // columns, -1),
   )

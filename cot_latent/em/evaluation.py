@@ -24,6 +24,7 @@ class Output(NamedTuple):
     ended: for each completion, whether it ended by itself and was not cut.
     extracted: the answer counted, or None.
     is_correct: whether it is the known one.
+    num_correct: how many of the completions are correct, each by itself.
   """
 
   id: str
@@ -34,11 +35,16 @@ class Output(NamedTuple):
   ended: list[bool]
   extracted: str | None
   is_correct: bool
+  num_correct: int
 
   def as_line(self) -> dict[str, Any]:
-    """What is stored: `completion` if it is one, else `completions`."""
+    """What is stored: `completion` if it is one, else `completions`.
+
+    Of a single completion `is_correct` says it all.
+    """
     line = self._asdict()
     if len(self.completions) == 1:
+      del line["num_correct"]
       (line["completion"],) = line.pop("completions")
       (line["ended"],) = self.ended
     return line
@@ -94,6 +100,7 @@ def evaluate(
         drawn.texts[own],
         drawn.ended[own].tolist(),
         scoring.majority(drawn.answers[own]),
+        drawn.is_correct[own],
       )
     )
   return outputs
@@ -113,7 +120,16 @@ def judge(
   (text,), ended = task.completions(tokens[None])
   has_ended = bool(ended[0])
   extracted = task.extract(text) if has_ended else None
-  return _output(task, examples, place, [text], [has_ended], extracted)
+  is_correct = task.is_correct(extracted, examples.answers[place])
+  return _output(
+    task,
+    examples,
+    place,
+    [text],
+    [has_ended],
+    extracted,
+    np.array([is_correct]),
+  )
 
 
 def _output(
@@ -123,6 +139,7 @@ def _output(
   completions: list[str],
   ended: list[bool],
   extracted: str | None,
+  is_correct: np.ndarray,
 ) -> Output:
   return Output(
     id=examples.ids[place],
@@ -133,4 +150,5 @@ def _output(
     ended=ended,
     extracted=extracted,
     is_correct=task.is_correct(extracted, examples.answers[place]),
+    num_correct=int(is_correct.sum()),
   )

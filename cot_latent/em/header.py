@@ -66,7 +66,7 @@ def build(
       topology,
     ),
     "plan": dict(plan),
-    "liveness": {"limits": dataclasses.asdict(limits)},
+    "diagnostics": {"limits": dataclasses.asdict(limits)},
     "continuity": {"resumes": []},
     "replication": [],
     "parts": [],

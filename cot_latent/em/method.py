@@ -99,6 +99,8 @@ class Method:
       or "empty", to start without any.
     num_draws: K.
     num_scored: L, or None to score every sequence that has weight.
+    always_subsample: whether L are drawn even where no more have weight, as in
+      the paper's Algorithm 1; scoring those as they are is exact.
     loops: outer loops, between which nothing is drawn; None draws afresh in
       every step.
   """
@@ -108,6 +110,7 @@ class Method:
   memory_start: Literal["guide", "prior", "empty"] = "guide"
   num_draws: int = 1
   num_scored: int | None = None
+  always_subsample: bool = False
   loops: OuterLoops | None = None
 
   def __post_init__(self):
@@ -125,6 +128,10 @@ class Method:
         )
     if self.num_scored is not None:
       check_positive(self, "num_scored")
+    elif self.always_subsample:
+      raise UserError(
+        "Method.always_subsample needs num_scored, the sequences to draw"
+      )
     self._check_estimator()
     if self.loops is not None and self.is_fitted():
       raise UserError(

@@ -155,7 +155,7 @@ def pool_step(
     unparseable_fraction=float(pool.unparseable_fraction),
     num_weighted=rows.num_weighted(),
     num_valid=num_valid,
-    scale=0.0,
+    scale=None,
     num_sampled=0,
     num_tokens=0,
     choices=estep.choices(index, rows.targets),
@@ -328,6 +328,7 @@ def weighted_rows(
     offset,
     estimator=method.estimator,
     num_scored=method.num_scored,
+    always_subsample=method.always_subsample,
     layout=e_step.layout,
   )
   rows = estep.gather_rows(
@@ -337,9 +338,20 @@ def weighted_rows(
 
 
 @functools.partial(
-  jax.jit, static_argnames=("estimator", "num_scored", "layout")
+  jax.jit,
+  static_argnames=("estimator", "num_scored", "always_subsample", "layout"),
 )
-def _weigh(tokens, is_correct, index, offset, *, estimator, num_scored, layout):
+def _weigh(
+  tokens,
+  is_correct,
+  index,
+  offset,
+  *,
+  estimator,
+  num_scored,
+  always_subsample,
+  layout,
+):
   """Weighs rows of [N, K, T] tokens as the draws of a step without memory."""
   tokens, is_correct = partitioning.constrain(
     layout, (tokens[index], is_correct[index])
@@ -352,5 +364,7 @@ def _weigh(tokens, is_correct, index, offset, *, estimator, num_scored, layout):
   )
   weights = estimators.merge_accepted(moved, estimator(moved))
   if num_scored is not None:
-    weights = resampling.subsample(weights, num_scored, offset)
+    weights = resampling.subsample(
+      weights, num_scored, offset, always_subsample
+    )
   return partitioning.constrain(layout, (moved, weights))

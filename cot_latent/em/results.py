@@ -14,12 +14,13 @@ from cot_latent.em import evaluation
 from cot_latent.em.evaluation import Output
 from cot_latent.inference import memory
 from cot_latent.models import partitioning
-from cot_latent.reporting import stats
+from cot_latent.reporting import objective, stats
 from cot_latent.reporting.runlog import Evaluation
 from cot_latent.runtime import files, processes
 
 OUTPUTS = "outputs"
 _NUM_SHOWN = 6  # completions of each kind, in a report
+_NUM_STUCK = 20  # questions of each kind, in a report
 
 
 def evaluated(
@@ -77,7 +78,7 @@ def rows(
   for name, answered in parts.items():
     correct = sum(output.is_correct for output in answered)
     ended = [end for output in answered for end in output.ended]
-    row = {
+    row: dict[str, Any] = {
       "task": name,
       "split": split,
       "decoder": decoder,
@@ -86,9 +87,14 @@ def rows(
       "total": len(answered),
       "accuracy": correct / len(answered),
       "interval": list(stats.wilson_interval(correct, len(answered))),
+      "verdicts": "".join("01"[output.is_correct] for output in answered),
       "num_unparseable": sum(o.extracted is None for o in answered),
       "num_cut": len(ended) - sum(ended),
     }
+    if row["num_samples"] > 1:
+      votes = [output.num_correct for output in answered]
+      row["correct_votes"] = votes
+      row["objective"] = objective.summarise(votes, row["num_samples"])
     if name == whole and len(counts) > 1:
       row["averages"] = stats.averages(counts)
     yield row
@@ -172,6 +178,41 @@ def memory_samples(
       "num_proposed": int(shown.num_proposed[i]),
       "num_accepted": int(shown.num_accepted[i]),
     }
+
+
+def stuck_questions(
+  task: Task, train: Examples, state: memory.MemoryState
+) -> Iterator[dict[str, Any]]:
+  """Tells of questions whose chain did not start, or did not move.
+
+  Args:
+    task: Says what an answer is.
+    train: The N training questions.
+    state: Their memory at the end.
+
+  Yields:
+    A row for each of the first questions that were drawn for and never had a
+    correct rationale, and then of those whose rationale was never replaced.
+  """
+  whole = partitioning.to_host(state)
+  num = len(train)
+  is_drawn = whole.num_proposed[:num] > 0
+  is_correct = whole.is_correct[:num]
+  is_unmoved = is_drawn & is_correct & (whole.num_accepted[:num] == 0)
+  for why, which in (
+    ("never correct", is_drawn & ~is_correct),
+    ("never moved", is_unmoved),
+  ):
+    for i in np.flatnonzero(which)[:_NUM_STUCK].tolist():
+      output = evaluation.judge(task, train, i, whole.tokens[i])
+      yield {
+        "why": why,
+        "id": output.id,
+        "question": output.question,
+        "answer": output.target,
+        "completion": output.completions[0],
+        "num_proposed": int(whole.num_proposed[i]),
+      }
 
 
 def sample(source: str, output: Output) -> dict[str, Any]:

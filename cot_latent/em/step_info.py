@@ -2,8 +2,53 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from cot_latent.inference.fitting import Fit
 from cot_latent.reporting import metric_names as names
+
+
+class Visits(NamedTuple):
+  """What the draws of a step came to, for each of its M questions.
+
+  Attributes:
+    question: [M] integers, which of the N training questions.
+    num_draws: K.
+    num_correct: [M] integers, how many of the K draws are correct.
+    is_correct: [M] bool, whether the memory is correct after the step.
+    log_prob: [M] nats of the memory after the step, by the step's parameters;
+      NaN where nobody computed it.
+  """
+
+  question: np.ndarray
+  num_draws: int
+  num_correct: np.ndarray
+  is_correct: np.ndarray
+  log_prob: np.ndarray
+
+  def scored(self, place: np.ndarray, log_prob: np.ndarray) -> "Visits":
+    """Adds the log-probabilities of memories that the M-step scored.
+
+    Args:
+      place: [S] integers, whose memory a row is; -1 for a row that is none.
+      log_prob: [S] nats.
+    """
+    found, is_memory = self.log_prob.copy(), place >= 0
+    found[place[is_memory]] = log_prob[is_memory]
+    return self._replace(log_prob=found)
+
+  def as_row(self) -> dict[str, Any]:
+    """The values as the journal has them, to 1e-4 nats."""
+    return {
+      "question": self.question.tolist(),
+      "num_draws": self.num_draws,
+      "num_correct": self.num_correct.tolist(),
+      "is_correct": self.is_correct.tolist(),
+      "log_prob": [
+        round(nats, 4) if np.isfinite(nats) else None
+        for nats in self.log_prob.astype(float).tolist()
+      ],
+    }
 
 
 class StepInfo(NamedTuple):
@@ -19,13 +64,15 @@ class StepInfo(NamedTuple):
     num_weighted: Sequences that have weight.
     num_valid: Questions of the minibatch with a correct rationale; 0 means
       that there is no estimate, and the step is to be skipped.
-    scale: Mean scale of the control variate over the valid questions.
+    scale: Mean scale of the control variate over the valid questions; None of
+      an estimator that has none.
     num_sampled: Sequences drawn in this step.
     num_tokens: Tokens drawn in this step.
     choices: Short hash of what was drawn and for which questions, by which two
       runs see whether they chose the same.
     sampling_seconds: Time to draw.
     checking_seconds: Time to decode and compare.
+    visits: What came of each question; None where the step drew nothing.
   """
 
   accept_rate: float
@@ -35,12 +82,13 @@ class StepInfo(NamedTuple):
   unparseable_fraction: float
   num_weighted: int
   num_valid: int
-  scale: float
+  scale: float | None
   num_sampled: int
   num_tokens: int
   choices: str
   sampling_seconds: float = 0.0
   checking_seconds: float = 0.0
+  visits: Visits | None = None
 
   def is_skipped(self) -> bool:
     """Whether no question has a correct rationale: there is no estimate."""
@@ -48,7 +96,7 @@ class StepInfo(NamedTuple):
 
   def metrics(self) -> dict[str, Any]:
     """The values by the names that the journal has."""
-    return {
+    found = {
       names.ACCEPT_RATE: self.accept_rate,
       names.MEMORY_CORRECT: self.memory_correct,
       names.MEMORY_AGE: self.memory_age,
@@ -56,13 +104,17 @@ class StepInfo(NamedTuple):
       names.UNPARSEABLE: self.unparseable_fraction,
       names.NUM_WEIGHTED: self.num_weighted,
       names.NUM_VALID: self.num_valid,
-      names.SCALE: self.scale,
       names.NUM_SAMPLED: self.num_sampled,
       names.NUM_TOKENS: self.num_tokens,
       names.CHOICES: self.choices,
       names.SAMPLING: self.sampling_seconds,
       names.CHECKING: self.checking_seconds,
     }
+    if self.scale is not None:
+      found[names.SCALE] = self.scale
+    if self.visits is not None:
+      found[names.VISITS] = self.visits.as_row()
+    return found
 
 
 class UpdateInfo(NamedTuple):

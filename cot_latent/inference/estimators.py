@@ -11,7 +11,9 @@ once. Weights carry no gradient. Without any valid row they are all zero.
 
 Any hashable callable of that kind is an estimator. Those here are made by a
 function that takes their settings; a functools.partial keeps the settings
-where a report reads them.
+where a report reads them. An estimator with a control variate has an attribute
+`has_scale` that is True: its weights add up to 1 less the mean scale, which is
+then reported.
 
 Symbols: c'_m is the correctness of the memory after the step, c~_m that of the
 fresh draw, C = sum_m c'_m.
@@ -20,7 +22,7 @@ fresh draw, C = sum_m c'_m.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -139,9 +141,16 @@ def control_variate(
     kept, subtracted = _terms(transition, correct_first_acceptance)
     return jax.lax.stop_gradient(kept - subtracted)
 
-  return functools.partial(
+  made = functools.partial(
     weigh, correct_first_acceptance=correct_first_acceptance
   )
+  made.has_scale = True  # type: ignore[attr-defined]
+  return made
+
+
+def has_scale(estimator: Estimator) -> bool:
+  """Tells whether an estimator has a control variate, and so a scale."""
+  return getattr(estimator, "has_scale", False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +172,7 @@ class FittedControlVariate:
     fit_period: Steps from one fit of eta to the next.
   """
 
+  has_scale: ClassVar[bool] = True
   correct_first_acceptance: bool = False
   fit_period: int = 1
 

@@ -67,6 +67,11 @@ class LanguageModel:
     """Mesh and rules for parameters and rows; None is one device."""
     return self.network.layout
 
+  @property
+  def ending(self) -> Ending:
+    """What ends a sequence."""
+    return self.network.ending
+
   def init(self, rng_key: jax.Array) -> Params:
     """Draws parameters."""
     return self._init(rng_key)

@@ -93,7 +93,7 @@ def project(
   x: jax.Array,
   name: str,
   out_shape: tuple[int, ...],
-  names: tuple[str, ...],
+  names: tuple[str | None, ...],
   **settings: Any,
 ) -> jax.Array:
   """Projects by a kernel of this name, with the module's low-rank update.

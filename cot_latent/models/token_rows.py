@@ -8,6 +8,7 @@ Symbols: N or S rows, P prompt tokens, P' prefix tokens, T target tokens.
 import numpy as np
 
 from cot_latent.models.api import PAD_ID, Array
+from cot_latent.models.stops import Ending
 
 # The prefix's length is a multiple of this, and a shorter one than the second
 # is not worth splitting off.
@@ -64,18 +65,21 @@ def compact_prompts(prompts: Array) -> tuple[np.ndarray, np.ndarray]:
   return prefix, prompts[:, prompts.shape[1] - width :]
 
 
-def target_lengths(targets: np.ndarray) -> np.ndarray:
-  """Counts the tokens of rows [S, T] before the padding at their end: [S]."""
-  is_used = targets[:, ::-1] != PAD_ID
-  return np.where(
-    is_used.any(axis=1), targets.shape[1] - is_used.argmax(axis=1), 0
-  )
+def trim_targets(targets: np.ndarray, ending: Ending) -> np.ndarray:
+  """Trims what follows the last end of a row, to one of few widths.
 
+  A row without an end was cut by the length limit. All of it was drawn, zeros
+  at its end included, so that nothing of it is trimmed.
 
-def trim_targets(targets: np.ndarray) -> np.ndarray:
-  """Trims rows [S, T] after the longest one, to one of few widths."""
-  longest = int(target_lengths(targets).max(initial=1))
-  return targets[:, : _bucket(longest)]
+  Args:
+    targets: Tokens [S, T] int32.
+    ending: What ends a row.
+
+  Returns:
+    The tokens [S, W], W being at most T.
+  """
+  lengths, _ = ending.lengths(targets)
+  return targets[:, : _bucket(int(lengths.max(initial=1)))]
 
 
 def _bucket(length: int) -> int:

@@ -128,6 +128,63 @@ def share_bar(
   ).format(title, description, Markup().join(segments))
 
 
+def histogram(
+  title: str,
+  description: str,
+  edges: Sequence[float],
+  counts: Sequence[float],
+  axis: str,
+) -> Markup:
+  """Draws how often values fall between edges.
+
+  Args:
+    title: what the chart shows, in a few words.
+    description: the same in a sentence, for readers who cannot see it.
+    edges: one more than the counts, evenly spaced, rising.
+    counts: at least one above 0.
+    axis: what the values are, in a word or two.
+
+  Returns:
+    An <svg> element.
+  """
+  top = round_top(counts)
+  frame = _Frame(1, top, "{:,.0f}".format)
+  width = (RIGHT - LEFT) / len(counts)
+  bars = [
+    Markup(
+      "<g><title>{} to {}: {:,.0f}</title>"
+      '<rect class="segment" x="{:.1f}" y="{:.1f}" width="{:.1f}" '
+      'height="{:.1f}"/></g>'
+    ).format(
+      f"{edges[i]:.3g}",
+      f"{edges[i + 1]:.3g}",
+      count,
+      LEFT + width * i + 1,
+      frame.y(count),
+      width - 2,
+      BOTTOM - frame.y(count),
+    )
+    for i, count in enumerate(counts)
+  ]
+  labels = [
+    Markup('<text class="tick x" x="{:.1f}" y="{}">{}</text>').format(
+      LEFT + width * i, BOTTOM + 19, f"{edge:.3g}"
+    )
+    for i, edge in enumerate(edges)
+    if i % 2 == 0
+  ]
+  name = Markup('<text class="axis" x="{}" y="{}">{}</text>').format(
+    WIDTH - 2, BOTTOM + 19, axis
+  )
+  parts = [*_rows(frame, at_least=1), *labels, name]
+  return Markup(
+    '<svg class="chart" viewBox="0 0 {} {}" role="img">'
+    '<title>{}</title><desc>{}</desc>{}<g class="s1">{}</g></svg>'
+  ).format(
+    WIDTH, HEIGHT, title, description, Markup().join(parts), Markup().join(bars)
+  )
+
+
 def key(index: int, is_line: bool = True) -> Markup:
   """Draws the sample of a series' style that stands in a legend."""
   style = style_of(index)
@@ -155,7 +212,7 @@ def ticks(top: float, at_least: float = 0) -> list[float]:
   Returns:
     The multiples, 0 included, of 1, 2 or 5 times a power of ten.
   """
-  distance = max(_round_up(top / 5), at_least)
+  distance = max(round_up(top / 5), at_least)
   return [i * distance for i in range(math.floor(top / distance + 1e-9) + 1)]
 
 
@@ -164,7 +221,7 @@ def round_top(values: Iterable[float]) -> float:
   largest = min(max(values, default=0), _LARGEST)
   if largest < 1 / _LARGEST:
     return 1
-  distance = _round_up(largest / 5)
+  distance = round_up(largest / 5)
   return distance * math.ceil(largest / distance - 1e-9)
 
 
@@ -180,7 +237,7 @@ def moving_mean(values: Sequence[float], window: int) -> list[float]:
   return [sum(near) / len(near) for near in around]
 
 
-def _round_up(value: float) -> float:
+def round_up(value: float) -> float:
   """Rounds up to 1, 2 or 5 times a power of ten."""
   exponent = math.floor(math.log10(value))
   # Through text, because 10.0**-1 * 2 and the like miss the nearest float.
@@ -188,14 +245,18 @@ def _round_up(value: float) -> float:
   return min(c for c in candidates if c >= value * (1 - 1e-9))
 
 
-def _axes(frame: _Frame) -> Markup:
-  rows = [
+def _rows(frame: _Frame, at_least: float = 0) -> list[Markup]:
+  """Draws the lines of the grid, with what they stand for."""
+  return [
     Markup(
       '<path class="grid-line" d="M{},{:.1f}H{}"/>'
       '<text class="tick y" x="{}" y="{:.1f}">{}</text>'
     ).format(LEFT, frame.y(at), RIGHT, LEFT - 8, frame.y(at), frame.show(at))
-    for at in ticks(frame.top)
+    for at in ticks(frame.top, at_least)
   ]
+
+
+def _axes(frame: _Frame) -> Markup:
   columns = [
     Markup('<text class="tick x" x="{:.1f}" y="{}">{:,.0f}</text>').format(
       frame.x(at), BOTTOM + 19, at
@@ -205,7 +266,7 @@ def _axes(frame: _Frame) -> Markup:
   name = Markup('<text class="axis" x="{}" y="{}">step</text>').format(
     WIDTH - 2, BOTTOM + 19
   )
-  return Markup().join([*rows, *columns, name])
+  return Markup().join([*_rows(frame), *columns, name])
 
 
 def _line(frame: _Frame, line: Series, style: str, dodge: float) -> Markup:

@@ -3,14 +3,19 @@
 Runs of the same seed share their base model, their minibatches and the
 questions that they are evaluated on, so methods are compared seed by seed: the
 interval of the differences leaves out what a seed does to all of them alike.
+
+An interval over seeds says what other seeds would give on the same questions.
+What other questions would give is told by the second interval, by bootstrap
+over seeds and questions.
 """
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from cot_latent.reporting import stats
+from cot_latent.reporting import bootstrap, stats
+from cot_latent.reporting.bootstrap import Stratum
 
 
 class Estimate(NamedTuple):
@@ -22,7 +27,10 @@ class Estimate(NamedTuple):
     sd: standard deviation, of n - 1 degrees of freedom; None of one value.
     low: lower end of the 95% interval; None where there is none.
     high: upper end.
-    kind: of the interval: "t" over values, "wilson" over questions, or "".
+    kind: of the interval: "t" over seeds, "wilson" or "bootstrap" over the
+      questions of one seed, or "".
+    with_questions: 95% interval by bootstrap over seeds and questions; None
+      where there is one seed, or no question has a value of its own.
   """
 
   num: int
@@ -31,6 +39,7 @@ class Estimate(NamedTuple):
   low: float | None = None
   high: float | None = None
   kind: str = ""
+  with_questions: tuple[float, float] | None = None
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -49,8 +58,42 @@ def estimate(values: Sequence[float]) -> Estimate:
   if len(values) == 1:
     return Estimate(1, mean)
   sd = statistics.stdev(values)
-  half = t_quantile(len(values) - 1) * sd / math.sqrt(len(values))
+  half = stats.t_quantile(len(values) - 1) * sd / math.sqrt(len(values))
   return Estimate(len(values), mean, sd, mean - half, mean + half, "t")
+
+
+def add_questions(
+  found: Estimate, strata: Sequence[Stratum] | None
+) -> Estimate:
+  """Adds the interval that contains the questions' error.
+
+  Args:
+    found: An estimate over seeds.
+    strata: The values by seed and question; None where there are none.
+  """
+  if strata is None:
+    return found
+  low, high = bootstrap.over_seeds_and_questions(strata)
+  if found.num > 1:
+    return found._replace(with_questions=(low, high))
+  return found._replace(low=low, high=high, kind="bootstrap")
+
+
+def subtract(
+  strata: Sequence[Stratum] | None, baseline: Sequence[Stratum] | None
+) -> list[Stratum] | None:
+  """Pairs two methods' values by seed and question.
+
+  Args:
+    strata: Of a method; None where there are none.
+    baseline: Of what it is compared with, of the same seeds and questions.
+  """
+  if strata is None or baseline is None:
+    return None
+  return [
+    Stratum(one.weight, one.values - other.values)
+    for one, other in zip(strata, baseline, strict=True)
+  ]
 
 
 def difference(
@@ -73,31 +116,32 @@ def difference(
   return estimate([values[seed] - baseline[seed] for seed in sorted(values)])
 
 
-def best(values: Mapping[str, Mapping[int, float]]) -> str | None:
+def best(
+  methods: Sequence[str], compare: Callable[[str, str], Estimate]
+) -> str | None:
   """Finds the method that is better than each of the others.
 
-  That is, the interval of its paired difference to each lies above 0. The
-  intervals are not corrected for how many they are.
+  That is, the intervals of its paired difference to each lie above 0: that over
+  seeds, and that over seeds and questions if there is one. They are not
+  corrected for how many they are.
 
   Args:
-    values: method -> seed -> value, the more the better; equal seeds.
+    methods: Their names.
+    compare: The difference of one method to another, the more the better.
 
   Returns:
     Its name; None where no method is, with one seed or one method too.
   """
-  for name, own in values.items():
-    lows = [
-      difference(own, other).low
-      for another, other in values.items()
-      if another != name
-    ]
-    if lows and all(low is not None and low > 0 for low in lows):
+  for name in methods:
+    others = [other for other in methods if other != name]
+    if others and all(is_above(compare(name, other)) for other in others):
       return name
   return None
 
 
-def t_quantile(degrees: int) -> float:
-  """The 97.5% quantile of Student's distribution, to 12 digits."""
-  import scipy.special
-
-  return stats.rounded(scipy.special.stdtrit(degrees, 0.975))
+def is_above(found: Estimate) -> bool:
+  """Tells whether a difference over seeds is above 0 beyond its intervals."""
+  lows = [found.low if found.kind == "t" else None]
+  if found.with_questions is not None:
+    lows.append(found.with_questions[0])
+  return all(low is not None and low > 0 for low in lows)

@@ -49,11 +49,13 @@ def measure(
     limits: the fields of Limits.
 
   Returns:
-    The section `liveness`; without steps only the limits are in it.
+    The section `diagnostics`; without steps only the limits are in it.
   """
   found: dict[str, Any] = {"limits": dict(limits), "steps": len(metrics)}
   if not metrics:
     return found
+
+  has_scale = all(names.SCALE in row for row in metrics)
 
   def curve(key: str) -> dict[str, float]:
     return _curve([row[key] for row in metrics])
@@ -64,40 +66,40 @@ def measure(
     "memory_age": curve(names.MEMORY_AGE),
     "truncated": curve(names.CAPPED),
     "unparseable": curve(names.UNPARSEABLE),
-    "scale": curve(names.SCALE),
     "steps_accepting": _count(metrics, lambda r: r[names.ACCEPT_RATE] > 0),
     "steps_skipped": _count(metrics, lambda r: r[names.IS_SKIPPED]),
     "steps_not_finite": _count(metrics, lambda r: not r[names.IS_FINITE]),
     "steps_without_gradient_in_a_row": _longest(metrics, _is_dead),
+    **({"scale": curve(names.SCALE)} if has_scale else {}),
     **_gap(metrics),
     **_fitted(metrics),
   }
 
 
 def red_flags(
-  liveness: Mapping[str, Any], results: Sequence[_Row]
+  diagnostics: Mapping[str, Any], results: Sequence[_Row]
 ) -> list[str]:
   """Says what makes a run's results worth nothing; mostly there is nothing.
 
   Args:
-    liveness: of `measure`.
+    diagnostics: of `measure`.
     results: Rows of the run's evaluations, in the order of the journal.
   """
-  signs = _signs_of_steps(liveness) if liveness["steps"] else []
-  return signs + signs_of_evaluation(results, liveness["limits"])
+  signs = _signs_of_steps(diagnostics) if diagnostics["steps"] else []
+  return signs + signs_of_evaluation(results, diagnostics["limits"])
 
 
-def _signs_of_steps(liveness: Mapping[str, Any]) -> list[str]:
-  steps, limits = liveness["steps"], liveness["limits"]
+def _signs_of_steps(diagnostics: Mapping[str, Any]) -> list[str]:
+  steps, limits = diagnostics["steps"], diagnostics["limits"]
   truncated, unparseable = (
-    liveness[name]["mean"] for name in ("truncated", "unparseable")
+    diagnostics[name]["mean"] for name in ("truncated", "unparseable")
   )
-  without = liveness["steps_without_gradient_in_a_row"]
+  without = diagnostics["steps_without_gradient_in_a_row"]
   signs = {
     "no question ever had a right rationale, so that nothing was learnt": (
-      liveness["steps_skipped"] == steps
+      diagnostics["steps_skipped"] == steps
     ),
-    "no fresh rationale was ever right": not liveness["steps_accepting"],
+    "no fresh rationale was ever right": not diagnostics["steps_accepting"],
     f"{truncated:.0%} of the fresh rationales were cut by MAX_LENGTH": (
       truncated > limits["most_truncated"]
     ),

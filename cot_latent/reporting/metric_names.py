@@ -33,6 +33,7 @@ NUM_SAMPLED = "num_sampled"
 NUM_TOKENS = "num_tokens"
 NUM_SCORED = "num_scored"
 CHOICES = "choices"
+VISITS = "visits"  # of the step's questions, by name a list each
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:

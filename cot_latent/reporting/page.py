@@ -5,17 +5,14 @@ wrote. The template escapes it; before, `_clean` makes visible the characters
 that escaping leaves alone and that would hide or reorder what stands there.
 """
 
-import math
 import numbers
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
-from cot_latent.reporting import charts
-from cot_latent.reporting import metric_names as names
+from cot_latent.reporting import figures
 
 _STATUS_MARKS = {
   "complete": "✓",
@@ -36,36 +33,16 @@ _SECTIONS = (
   "t5x",
   "plan",
   "cost",
-  "liveness",
+  "diagnostics",
   "continuity",
 )
-_CONTROL_VARIATES = (".control_variate", ".FittedControlVariate")
-_PARTS = ("sampling", "checking", "gradient", "rest")
-_NO_VALUE = "–"
+_NO_VALUE = figures.NO_VALUE
 
 # Control characters but tab and line ends, bidirectional overrides and
 # isolates, and halves of surrogate pairs, which no file could hold.
 _INVISIBLE = re.compile(
   r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-
-
-class Figure(NamedTuple):
-  """A chart with what a reader needs to read it.
-
-  Attributes:
-    title: in a few words.
-    note: what each quantity is.
-    drawing: an <svg> element.
-    legend: (sample of the style, name, value or "") of each series.
-    left_out: the number of values that are not finite.
-  """
-
-  title: str
-  note: str
-  drawing: Markup
-  legend: list[tuple[Markup, str, str]]
-  left_out: int = 0
 
 
 _Row = Mapping[str, Any]
@@ -94,178 +71,22 @@ def render(report: Mapping[str, Any]) -> str:
     error=report.get("error"),
     suspect=report.get("suspect"),
     headline=[_headline(name, rows) for name, rows in curves.items()],
-    steps_done=max(_steps(metrics), default=0),
-    figures=_figures(metrics, curves, _estimator(sections["configuration"])),
-    time_figure=_time_figure(_mapping(sections["cost"].get("step_seconds"))),
+    steps_done=max(figures.steps(metrics), default=0),
+    figures=figures.over_steps(
+      metrics, curves, _rows(sections["diagnostics"].get("training"))
+    ),
+    chain_figures=figures.of_chains(
+      _mapping(sections["diagnostics"].get("chains"))
+    ),
+    time_figure=figures.time_figure(
+      _mapping(sections["cost"].get("step_seconds"))
+    ),
     groups=_groups(results),
     samples=_rows(report.get("samples")),
+    stuck=_rows(report.get("stuck")),
     resumes=_rows(sections["continuity"].get("resumes")),
     replication=_rows(report.get("replication")),
   )
-
-
-def _estimator(configuration: _Row) -> str:
-  """Names the estimator, as far as the report does."""
-  part: Any = configuration
-  for key in ("experiment", "method", "estimator", "name"):
-    part = _mapping(part).get(key)
-  return str(part or "")
-
-
-def _figures(
-  metrics: Sequence[_Row], curves: Mapping[str, list[_Row]], estimator: str
-) -> list[Figure]:
-  """Draws what there is to draw over the step; all share one x axis."""
-  has_scale = not estimator or estimator.endswith(_CONTROL_VARIATES)
-  rows = [row for curve in curves.values() for row in curve]
-  last_step = max([1, *_steps(metrics), *_steps(rows)])
-  figures = [
-    _accuracy_figure(curves, last_step),
-    _metrics_figure(
-      "Acceptance and memory",
-      "Acceptance: share of fresh draws whose answer is correct; this is the "
-      "model’s accuracy on training questions at temperature 1. Memory: share "
-      "of remembered rationales whose answer is correct.",
-      {"Acceptance": names.ACCEPT_RATE, "Memory": names.MEMORY_CORRECT},
-      metrics,
-      last_step,
-    ),
-    _metrics_figure(
-      "Control-variate scale",
-      "How much of a fresh draw’s score the estimator subtracts, averaged "
-      "over questions; 0 is the estimator without control variate. It is the "
-      "acceptance among the batch’s other questions that have a correct "
-      "rationale, so it should follow acceptance.",
-      {"Scale": names.SCALE} if has_scale else {},
-      metrics,
-      last_step,
-      is_share=False,
-    ),
-    _metrics_figure(
-      "Fitted control variate",
-      "η: the factor of the control variate, fitted to the steps before. "
-      "v₊/v: the same before it is cut to 0 and 1; it estimates the variance "
-      "of the score among correct rationales over its mean square among all. "
-      "Above ½ the paper’s control variate (η = 1) lowers the variance, below "
-      "it raises it.",
-      {"η": names.ETA, "v₊/v": names.SCORE_RATIO},
-      metrics,
-      last_step,
-      top=None,
-      is_share=False,
-    ),
-    _metrics_figure(
-      "Basic to paper",
-      "Mean squared norm of the estimate without control variate, over that "
-      "with the paper’s. Above 1 the paper’s pays. The ratio of the variances "
-      "is further from 1, on the same side.",
-      {"Ratio": names.PAPER_RATIO},
-      metrics,
-      last_step,
-      top=None,
-      is_share=False,
-    ),
-    _metrics_figure(
-      "Gradient norm",
-      "Euclidean norm of the gradient estimate.",
-      {"Norm": names.GRADIENT_NORM},
-      metrics,
-      last_step,
-      top=None,
-      is_share=False,
-    ),
-  ]
-  return [figure for figure in figures if figure]
-
-
-def _accuracy_figure(
-  curves: Mapping[str, list[_Row]], last_step: float
-) -> Figure | None:
-  """Draws held-out accuracy; None without results."""
-  series = [
-    charts.Series(name, _points(rows, "accuracy"))
-    for name, rows in curves.items()
-  ]
-  return _figure(
-    "Held-out accuracy",
-    "Share of held-out questions answered correctly. Greedy: the likeliest "
-    "token each time. Self-consistency (n): the commonest answer "
-    "of n sampled rationales. Bars are 95% Wilson intervals.",
-    series,
-    last_step,
-  )
-
-
-def _metrics_figure(
-  title: str,
-  note: str,
-  keys: Mapping[str, str],
-  metrics: Sequence[_Row],
-  last_step: float,
-  top: float | None = 1,
-  is_share: bool = True,
-) -> Figure | None:
-  """Draws metrics, given by name and key; None without a finite value."""
-  series = [
-    charts.Series(name, _points(metrics, key)) for name, key in keys.items()
-  ]
-  found = sum(key in row for row in metrics for key in keys.values())
-  left_out = found - sum(len(line.points) for line in series)
-  return _figure(title, note, series, last_step, top, is_share, left_out)
-
-
-def _figure(
-  title: str,
-  note: str,
-  series: Sequence[charts.Series],
-  last_step: float,
-  top: float | None = 1,
-  is_share: bool = True,
-  left_out: int = 0,
-) -> Figure | None:
-  """Draws series with their legend; None where they have no points."""
-  series = [line for line in series if line.points]
-  if not series:
-    return None
-  window = charts.smoothing_window(max(len(line.points) for line in series))
-  if window > 1:
-    note += f" Faint: each step; bold: mean over {window} steps."
-  show = _short_percent if is_share else "{:.3g}".format
-  drawing = charts.line_chart(title, note, series, last_step, top, show)
-  legend = [(charts.key(i), line.name, "") for i, line in enumerate(series)]
-  return Figure(title, note, drawing, legend, left_out)
-
-
-def _time_figure(seconds: Mapping[str, Any]) -> Figure | None:
-  """Draws how the steps' time divides; None where none was measured."""
-  shares = [
-    (part.capitalize(), value)
-    for part, value in zip(_PARTS, _finite(seconds, *_PARTS), strict=True)
-    if value is not None and value >= 0
-  ]
-  total = sum(value for _, value in shares)
-  if not 0 < total < math.inf:
-    return None
-  note = (
-    "Time of all steps together. Sampling: drawing rationales. Checking: "
-    "reading their answers. Gradient: scoring, differentiating, updating."
-  )
-  legend = [
-    (charts.key(i, is_line=False), part, f"{v / total:.1%} · {_duration(v)}")
-    for i, (part, v) in enumerate(shares)
-  ]
-  drawing = charts.share_bar("Step time", note, shares)
-  return Figure("Step time", note, drawing, legend)
-
-
-def _points(rows: Sequence[_Row], key: str) -> list[charts.Point]:
-  """Takes the rows that have a finite value, with their intervals."""
-  points = []
-  for row in rows:
-    step, value = _finite(row, "step", key)
-    if step is not None and value is not None:
-      points.append(charts.Point(step, value, *_interval(row)))
-  return points
 
 
 def _held_out(
@@ -281,7 +102,10 @@ def _held_out(
   curves: dict[str, list[_Row]] = {}
   for row, at in sorted(
     zip(results, places, strict=True),
-    key=lambda pair: (_decoder(pair[0]), _finite(pair[0], "step")[0] or 0),
+    key=lambda pair: (
+      _decoder(pair[0]),
+      figures.finite(pair[0], "step")[0] or 0,
+    ),
   ):
     if at == place:
       curves.setdefault(_decoder(row), []).append(row)
@@ -290,7 +114,9 @@ def _held_out(
 
 def _headline(name: str, rows: list[_Row]) -> dict[str, Any]:
   """Compares a decoder's last result with its first."""
-  before, after = (_finite(row, "accuracy")[0] for row in (rows[0], rows[-1]))
+  before, after = (
+    figures.finite(row, "accuracy")[0] for row in (rows[0], rows[-1])
+  )
   change = None
   if len(rows) > 1 and before is not None and after is not None:
     change = f"{100 * (after - before):+.1f} points".replace("-", "−")
@@ -313,39 +139,49 @@ def _averaged(rows: Sequence[_Row]) -> list[_Row]:
   return [row for row in rows if _mapping(row.get("averages"))]
 
 
+def _with_objective(rows: Sequence[_Row]) -> list[_Row]:
+  """Picks the results of several samples, as rows of a table.
+
+  Returns:
+    Step, decoder, log-likelihood, and pass@k by the name of k.
+  """
+  found: list[_Row] = []
+  for row in rows:
+    objective = _mapping(row.get("objective"))
+    if objective:
+      found.append(
+        {
+          **{name: row.get(name) for name in ("step", "decoder")},
+          "log_likelihood": _mapping(objective.get("log_likelihood")),
+          # By number, and not by the alphabet as in a file.
+          "pass_at": dict(
+            sorted(
+              _mapping(objective.get("pass_at")).items(),
+              key=lambda item: (len(item[0]), item[0]),
+            )
+          ),
+        }
+      )
+  return found
+
+
+def _nats(row: _Row) -> str:
+  """Writes an estimate in nats, with its interval."""
+  (value,) = figures.finite(row, "value")
+  low, high = figures.interval(row)
+  if value is None:
+    return _NO_VALUE
+  text = f"{value:.3f}"
+  if low is not None and high is not None:
+    text += f" ({low:.3f} to {high:.3f})"
+  return text.replace("-", "−")
+
+
 def _decoder(row: _Row) -> str:
   name = str(row.get("decoder", _NO_VALUE))
   name = _DECODERS.get(name, name)
-  (samples,) = _finite(row, "num_samples")
+  (samples,) = figures.finite(row, "num_samples")
   return name if samples in (None, 1) else f"{name} ({samples:,.0f})"
-
-
-def _steps(rows: Iterable[_Row]) -> list[float]:
-  return [s for s in (_finite(row, "step")[0] for row in rows) if s is not None]
-
-
-def _interval(row: _Row) -> tuple[float | None, float | None]:
-  ends = row.get("interval")
-  if not isinstance(ends, Sequence) or len(ends) != 2:
-    return None, None
-  low, high = (_number(end) for end in ends)
-  return low, high
-
-
-def _finite(row: _Row, *keys: str) -> list[float | None]:
-  """Looks up finite numbers, None for what is missing or none."""
-  return [_number(row.get(key)) for key in keys]
-
-
-def _number(value: Any) -> float | None:
-  """Makes a finite float of any kind of real number, None of the rest."""
-  if isinstance(value, bool) or not isinstance(value, numbers.Real):
-    return None
-  try:
-    number = float(value)
-  except OverflowError:
-    return None
-  return number if math.isfinite(number) else None
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -385,32 +221,15 @@ def _flat(tree: Any, name: str = "") -> dict[str, Any]:
 
 
 def _percent(value: Any) -> str:
-  number = _number(value)
+  number = figures.number(value)
   return _NO_VALUE if number is None else f"{number:.1%}"
 
 
-def _short_percent(value: float) -> str:
-  return f"{value:.1%}".replace(".0%", "%")
-
-
 def _range(row: _Row) -> str:
-  low, high = _interval(row)
+  low, high = figures.interval(row)
   if low is None or high is None:
     return ""
   return f"{100 * low:.1f}–{high:.1%}"
-
-
-def _duration(value: Any) -> str:
-  """Writes seconds in the units that a reader would choose."""
-  seconds = _number(value)
-  if seconds is None:
-    return _NO_VALUE
-  if seconds < 120:
-    return f"{seconds:.3g} s"
-  minutes, rest = divmod(round(seconds), 60)
-  if minutes < 120:
-    return f"{minutes} min {rest} s"
-  return f"{minutes // 60:,} h {minutes % 60} min"
 
 
 def _plain(value: Any) -> Any:
@@ -434,9 +253,11 @@ _ENVIRONMENT = jinja2.Environment(
 )
 _ENVIRONMENT.filters |= {
   "averaged": _averaged,
-  "duration": _duration,
+  "duration": figures.duration,
   "flat": _flat,
   "interval": _range,
+  "nats": _nats,
   "percent": _percent,
   "plain": _plain,
+  "with_objective": _with_objective,
 }

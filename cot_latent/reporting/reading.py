@@ -46,6 +46,7 @@ def open_report(path: pathlib.Path, *parts: str) -> Opened:
     raise UserError(
       f"{path}: its digest is not that of what it holds: {seals.REMEDY}"
     )
+  schema.check_verdicts(report, str(path))
   contents: dict[str, bytes | None] = dict.fromkeys(parts)
   for part in report["parts"]:
     if part["path"] in contents:

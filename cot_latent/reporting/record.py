@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cot_latent.errors import UserError
-from cot_latent.reporting import health, page, schema, seals
+from cot_latent.reporting import chains, health, page, schema, seals
 from cot_latent.reporting import metric_names as names
 from cot_latent.runtime import files, lock
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FINISHED = ("complete", "suspect")  # such a run has nothing left to do
 # Files beside the report.
 JOURNAL, DIFF = "journal.jsonl", "code.diff"
@@ -47,10 +47,11 @@ def replace(path: pathlib.Path, report: Mapping[str, Any]) -> None:
 
 
 def split(rows: Sequence[_Row]) -> dict[str, list[_Row]]:
-  """Takes metrics and samples, which a report leaves out, from a journal."""
+  """Takes from a journal what a report leaves out."""
   return {
     "metrics": of_kind(rows, "metrics"),
     "samples": of_kind(rows, "sample"),
+    "stuck": of_kind(rows, "stuck"),
   }
 
 
@@ -77,8 +78,8 @@ def build(
     status: As for `RunLog.write`.
     error: What went wrong, in a line.
   """
-  live = measured(rows, header["liveness"]["limits"])
-  flags = health.red_flags(live["liveness"], live["results"])
+  live = measured(rows, header["diagnostics"]["limits"])
+  flags = health.red_flags(live["diagnostics"], live["results"])
   if status == "complete" and flags:
     status = "suspect"
   identity = header["identity"]
@@ -105,7 +106,7 @@ def measured(
 
   Args:
     rows: of the journal.
-    limits: the fields of `liveness.Limits`.
+    limits: the fields of `health.Limits`.
   """
   metrics = of_kind(rows, "metrics")
   phases = of_kind(rows, "phase")
@@ -119,14 +120,16 @@ def measured(
     "evaluation": sum(row["seconds"] for row in evaluations),
   }
   counted = [*metrics, *phases, *evaluations]
-  usage = of_kind(rows, "usage")
+  usage, results = of_kind(rows, "usage"), of_kind(rows, "result")
+  evaluated = {row["step"] for row in results}
 
   def total(name: str) -> int:
     return sum(row.get(name, 0) for row in counted)
 
   return {
-    "results": of_kind(rows, "result"),
-    "liveness": health.measure(metrics, limits),
+    "results": results,
+    "diagnostics": health.measure(metrics, limits)
+    | chains.measure(metrics, evaluated),
     "cost": {
       "steps_skipped": sum(row[names.IS_SKIPPED] for row in metrics),
       "seconds": seconds | {"total": sum(seconds.values())},

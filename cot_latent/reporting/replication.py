@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cot_latent.reporting import environment, reading, record, seals
+from cot_latent.reporting import environment, pairing, reading, record, seals
 
 BITWISE, CHOICES, CONSISTENT, DIFFERENT = (
   "bitwise equal",
@@ -18,7 +18,6 @@ BITWISE, CHOICES, CONSISTENT, DIFFERENT = (
   "statistically consistent",
   "different",
 )
-_LEVEL = 0.01  # of the test over all results together
 _TOLERANCE = 0.01  # of floating-point metrics, relative
 _LEAST_SIZE = 1e-3  # what a metric's size is taken for at least
 _SHOWN = 5
@@ -40,14 +39,15 @@ class Comparison(NamedTuple):
 
 
 def compare(one: pathlib.Path, other: pathlib.Path) -> Comparison:
-  """Compares two runs by their reports and the journals beside them.
+  """Compares two runs by their reports, and what is beside them.
 
   Args:
     one: a report.json.
     other: another.
 
   Raises:
-    UserError: if one of them is no report, or it or its journal was edited.
+    UserError: if one of them is no report, or it, its journal or its outputs
+      were edited.
   """
   opened = [reading.open_report(p, record.JOURNAL) for p in (one, other)]
   journals = [
@@ -63,7 +63,9 @@ def compare(one: pathlib.Path, other: pathlib.Path) -> Comparison:
     differences += steps
   if a["digest"] == b["digest"]:
     return Comparison(BITWISE, [f"digest {a['digest']} of both"], differences)
-  statistics, is_consistent = _test(a, b)
+  statistics, is_consistent = pairing.compare_accuracies(
+    pairing.Run(one, a), pairing.Run(other, b)
+  )
   lacking = [
     f"{path} has no journal beside it, so that steps are not compared"
     for path, rows in zip((one, other), journals, strict=True)
@@ -157,30 +159,3 @@ def _gap(was: Any, now_is: Any) -> float:
 
 def _same_outcome(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
   return a["results"] == b["results"] and not record.what_differs(a, b)
-
-
-def _test(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[list[str], bool]:
-  """Tests whether accuracies are equal, by Fisher's exact test."""
-  import scipy.stats  # slow to import
-
-  keys = ("task", "split", "decoder", "step", "total")
-  theirs = {tuple(row[k] for k in keys): row for row in b["results"]}
-  tested = []
-  for row in a["results"]:
-    other = theirs.get(tuple(row[k] for k in keys))
-    if other is None:
-      continue
-    counts = [[r["correct"], r["total"] - r["correct"]] for r in (row, other)]
-    tested.append((float(scipy.stats.fisher_exact(counts).pvalue), row, other))
-  num_alone = len(a["results"]) + len(b["results"]) - 2 * len(tested)
-  if num_alone or not tested:
-    return [f"{num_alone} results have no counterpart"], False
-  p_value, row, other = min(tested, key=lambda t: t[0])
-  least = _LEVEL / len(tested)
-  relation = "above" if p_value > least else "not above"
-  return [
-    f"of {len(tested)} accuracies, {row['decoder']} at step {row['step']} "
-    f"differs most: {row['correct']} and {other['correct']} of {row['total']} "
-    f"correct, p = {p_value:.2g} by Fisher's exact test, which is {relation} "
-    f"{least:.2g} ({_LEVEL} over {len(tested)} tests)"
-  ], p_value > least

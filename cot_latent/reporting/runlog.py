@@ -175,6 +175,10 @@ class RunLog:
     """Notes a completion that the report shows."""
     self._add(step, "sample", **row)
 
+  def stuck(self, step: int, row: _Row) -> None:
+    """Notes a question whose chain did not start, or did not move."""
+    self._add(step, "stuck", **row)
+
   def params(self, step: int, sha256: str) -> None:
     """Notes the hash of what is trained, as it is after a step."""
     self._add(step, "params", sha256=sha256)

@@ -63,6 +63,35 @@ def _miscounted(results: list[dict[str, Any]]) -> str | None:
   return None
 
 
+def check_verdicts(report: dict[str, Any], where: str) -> None:
+  """Checks that each result has the verdicts that it counts.
+
+  Args:
+    report: One that fits its schema.
+    where: How an error names it, such as its file.
+
+  Raises:
+    UserError: If a result has others.
+  """
+  fault = _misjudged(report["results"])
+  if fault is not None:
+    raise UserError(f"{where} is not a report of this program: {fault}")
+
+
+def _misjudged(results: list[dict[str, Any]]) -> str | None:
+  """Says which result's verdicts are not those of its questions."""
+  for place, row in enumerate(results):
+    where, verdicts = f"$.results[{place}]", row["verdicts"]
+    if (verdicts.count("1"), len(verdicts)) != (row["correct"], row["total"]):
+      return f"{where}.verdicts: they are not those of its counts"
+    votes = row.get("correct_votes", [])
+    if votes and (
+      len(votes) != row["total"] or max(votes) > row["num_samples"]
+    ):
+      return f"{where}.correct_votes: they are not of its questions"
+  return None
+
+
 def _fault(validator: Any, value: Any) -> str | None:
   """Says what does not fit first, by the place; None if all does."""
   try:

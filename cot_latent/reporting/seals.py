@@ -43,7 +43,9 @@ _BY_CONTENT = (
 )
 # Rows of the journal that two runs of the same thing share, and what of these
 # they do not.
-_SHARED_KINDS = ("metrics", "result", "sample", "output", "params", "phase")
+_SHARED_KINDS = (
+  *("metrics", "result", "sample", "stuck", "output", "params", "phase"),
+)
 _OWN_FIELDS = ("seconds", "was_read", "num_scored", "num_bytes")
 
 _Row = Mapping[str, Any]

@@ -40,6 +40,19 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
   return rounded(low), rounded(high)
 
 
+def t_quantile(degrees: float) -> float:
+  """The 97.5% quantile of Student's distribution, to 12 digits.
+
+  Args:
+    degrees: Degrees of freedom; infinity is the normal distribution.
+  """
+  import scipy.special
+
+  if math.isinf(degrees):
+    return rounded(float(scipy.special.ndtri(0.975)))
+  return rounded(float(scipy.special.stdtrit(degrees, 0.975)))
+
+
 def averages(counts: Mapping[str, tuple[int, int]]) -> dict[str, float]:
   """Averages the accuracies of several tasks, in each of the ways in use.
 

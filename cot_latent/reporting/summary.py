@@ -13,7 +13,7 @@ _PLAN_ROWS = (
   ("evaluation", "evaluation"),
 )
 
-_LIVENESS = (
+_DIAGNOSTICS = (
   "acceptance",
   "memory_correct",
   "truncated",
@@ -92,16 +92,18 @@ def overview(report: Mapping[str, Any]) -> str:
       f"{row['step']:>6}  {name:<30}{row['correct']:>8}{row['total']:>6}   "
       f"{row['accuracy']:.3f}, {low:.3f} to {high:.3f}"
     )
-  live = report["liveness"]
+  lines += _objective_lines(report)
+  live = report["diagnostics"]
   if "acceptance" in live:
     lines += ["", f"{'':<22}{'first':>8}{'last':>8}{'mean':>8}"]
-    for name in filter(live.get, _LIVENESS):
+    for name in filter(live.get, _DIAGNOSTICS):
       values = [live[name][key] for key in ("first", "last", "mean")]
       numbers = "".join(f"{value:>8.3f}" for value in values)
       lines.append(f"{name.replace('_', ' '):<22}{numbers}")
     if "largest_log_prob_gap" in live:
       gap = live["largest_log_prob_gap"]
       lines.append(f"{'sampler to scorer':<22}{gap:>8.1e} nats at most")
+  lines += _chain_lines(live)
   cost = report["cost"]
   lines += [
     "",
@@ -116,6 +118,59 @@ def overview(report: Mapping[str, Any]) -> str:
     lines.append(_field("repeated", f"{one['at']}: {one['verdict']}"))
     lines += [f"  {line}" for line in one["evidence"]]
   return terminal.join(lines)
+
+
+def _objective_lines(report: Mapping[str, Any]) -> list[str]:
+  """The objective of held-out and of training questions, and pass@k."""
+  rows = [
+    (f"{row['step']:>6}  {row['task']}", row["num_samples"], row["objective"])
+    for row in report["results"]
+    if "objective" in row
+  ] + [
+    (f"{row['step']:>6}  training, last draws", row["num_draws"], row)
+    for row in report["diagnostics"].get("training", [])
+  ]
+  if not rows:
+    return []
+  lines = ["", f"{'step':>6}  {'log p(answer | question)':<30}   nats, pass@k"]
+  for name, number, found in rows:
+    likelihood = found["log_likelihood"]
+    low, high = likelihood["interval"]
+    rates = ", ".join(
+      f"@{k} {estimate['value']:.3f}"
+      for k, estimate in sorted(
+        found["pass_at"].items(), key=lambda each: int(each[0])
+      )
+    )
+    lines.append(
+      f"{f'{name} ({number})':<40} {likelihood['value']:.3f}, {low:.3f} to "
+      f"{high:.3f}; {rates}"
+    )
+  return lines
+
+
+def _chain_lines(diagnostics: Mapping[str, Any]) -> list[str]:
+  """How the chains of the questions moved; of each quantity the median."""
+  chains = diagnostics.get("chains")
+  if chains is None:
+    return []
+  lines = [
+    "",
+    f"chains of {chains['questions']:,} questions: "
+    f"{chains['never_correct']:,} never correct, {chains['never_moved']:,} "
+    "never moved; medians:",
+  ]
+  for name, unit in (
+    ("acceptance", "of a question's visits"),
+    ("age", "steps"),
+    ("autocorrelation_time", "visits"),
+    ("log_prob_drift", "nats since acceptance"),
+  ):
+    if (found := chains[name]) is not None:
+      lines.append(
+        f"{name.replace('_', ' '):<22}{found['median']:>8.3g} {unit}"
+      )
+  return lines
 
 
 def _t5x_lines(report: Mapping[str, Any]) -> list[str]:

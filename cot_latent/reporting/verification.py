@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cot_latent.errors import UserError
-from cot_latent.reporting import reading, record, seals
+from cot_latent.reporting import objective, reading, record, seals
 from cot_latent.runtime import files
 
-# A line of outputs -> the answer counted, and whether it is correct.
-Rescore = Callable[[Mapping[str, Any]], tuple[str | None, bool]]
+# A line of outputs -> the answer counted, whether it is correct, and how many
+# of the completions are.
+Rescore = Callable[[Mapping[str, Any]], tuple[str | None, bool, int]]
 
 
 class Check(NamedTuple):
@@ -80,7 +81,10 @@ def _check_journal(report: Mapping[str, Any], content: bytes) -> list[Check]:
     rows = reading.parse_rows(content, record.JOURNAL)
   except UserError as error:
     return [Check("what comes from the journal", str(error))]
-  again = record.measured(rows, report["liveness"]["limits"])
+  try:
+    again = record.measured(rows, report["diagnostics"]["limits"])
+  except ValueError as error:  # lists of a forged row that do not fit
+    return [Check("what comes from the journal", f"it is none: {error}")]
   checks = []
   for name, section in again.items():
     had = report[name]
@@ -130,13 +134,18 @@ def _misjudged(
 ) -> str | None:
   for number, line in enumerate(lines, start=1):
     try:
-      extracted, is_correct = rescore(line)
+      extracted, is_correct, num_correct = rescore(line)
     except UserError as error:
       return f"line {number}: {error}"
     if (extracted, is_correct) != (line["extracted"], line["is_correct"]):
       return (
         f"line {number}: the answer {line['extracted']!r:.40} was counted, and "
         f"scored again it is {extracted!r:.40}"
+      )
+    if line.get("num_correct", num_correct) != num_correct:
+      return (
+        f"line {number}: {line['num_correct']} completions were counted "
+        f"correct, and scored again {num_correct} are"
       )
   return None
 
@@ -160,8 +169,13 @@ def _miscount(
       "total": len(own),
       "accuracy": correct / max(1, len(own)),
       "num_unparseable": sum(line["extracted"] is None for line in own),
+      "verdicts": "".join("01"[line["is_correct"]] for line in own),
     }
+    if row["num_samples"] > 1:
+      votes = [line["num_correct"] for line in own]
+      counted["correct_votes"] = votes
+      counted["objective"] = objective.summarise(votes, row["num_samples"])
     for name, value in counted.items():
       if row[name] != value:
-        return f"{name} is {row[name]} and the outputs give {value}"
+        return f"{name} is {row[name]!s:.60} and the outputs give {value!s:.60}"
   return None

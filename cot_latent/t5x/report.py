@@ -244,6 +244,8 @@ class Report:
     if own:
       for row in results.memory_samples(self.task, examples, memory):
         log.sample(own, row)
+      for row in results.stuck_questions(self.task, examples, memory):
+        log.stuck(own, row)
     self._end("complete")
     _say(f"report: {self._store.home / 'report.html'}")
 

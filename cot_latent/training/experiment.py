@@ -143,7 +143,7 @@ class EvaluationConfig:
   def __post_init__(self):
     check_types(self)
     check_positive(self, "batch_size", "period", "part_batches")
-    check_within(self, "num_samples", 0, math.inf)
+    check_within(self, "num_samples", 0, 4096)  # as a report has at most
 
 
 @dataclasses.dataclass(frozen=True)

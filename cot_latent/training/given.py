@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cot_latent.models.api import PAD_ID, Array, Draws
+from cot_latent.models.stops import Ending
 
 
 class GivenModel:
@@ -15,14 +16,15 @@ class GivenModel:
   Attributes:
     model: Anything with `sample` and `log_prob` (models/api.py).
     params: Its parameters, a tree of arrays.
+    ending: What ends a sequence.
     layout: None; a model that is given is on one device.
   """
 
   layout = None
 
-  def __init__(self, model: Any, params: Any):
-    """Keeps both; computes nothing."""
-    self.model, self.params = model, params
+  def __init__(self, model: Any, params: Any, ending: Ending):
+    """Keeps them; computes nothing."""
+    self.model, self.params, self.ending = model, params, ending
 
   def init(self, rng_key: jax.Array) -> Any:
     """Copies the parameters, since a step takes their place in memory."""

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cot_latent.models import token_rows
 from cot_latent.models.language_model import LanguageModel
 from cot_latent.training import tuning
 
@@ -31,7 +30,7 @@ class Part(NamedTuple):
 
 
 def parts_by_term(
-  targets: np.ndarray, terms: np.ndarray, size: int
+  lengths: np.ndarray, terms: np.ndarray, size: int
 ) -> list[Part]:
   """Cuts rows into parts whose gradient serves both terms.
 
@@ -40,7 +39,7 @@ def parts_by_term(
   K = 1 one: all accepted draws have the same beta).
 
   Args:
-    targets: [S, T] int32.
+    lengths: [S] tokens of each row.
     terms: [2, S] float32 weights of A and of B.
     size: of a part.
   """
@@ -52,26 +51,25 @@ def parts_by_term(
   for value in np.unique(ratio[in_kept]):
     weights = np.where(in_kept & (ratio == value), kept, 0)
     share = np.array([1, subtracted @ weights / (kept @ weights)], np.float32)
-    parts += [p._replace(share=share) for p in split(targets, weights, size)]
+    parts += [p._replace(share=share) for p in split(lengths, weights, size)]
   alone = np.where(in_kept, 0, subtracted)
   if alone.any() or not parts:
     share = np.array([0, 1], np.float32)
-    parts += [p._replace(share=share) for p in split(targets, alone, size)]
+    parts += [p._replace(share=share) for p in split(lengths, alone, size)]
   return parts
 
 
-def split(targets: np.ndarray, weights: np.ndarray, size: int) -> list[Part]:
+def split(lengths: np.ndarray, weights: np.ndarray, size: int) -> list[Part]:
   """Cuts the rows that have weight into parts, the longest rows first.
 
   Args:
-    targets: [S, T] int32.
+    lengths: [S] tokens of each row.
     weights: [S] float32.
     size: of a part.
 
   Returns:
     At least one part.
   """
-  lengths = token_rows.target_lengths(targets)
   order = np.argsort(-lengths, kind="stable")
   order = order[weights[order] != 0]
   missing = max(1, -(-len(order) // size)) * size - len(order)

@@ -145,10 +145,11 @@ def build(
     prefix = partitioning.place(layout, prefix)
     size = min(rows_at_once or len(weights), len(weights))
     size = partitioning.padded(layout, "batch", size)
+    lengths = model.ending.lengths(targets)[0]
     parts = (
-      gradients.split(targets, weights, size)
+      gradients.split(lengths, weights, size)
       if terms is None
-      else gradients.parts_by_term(targets, terms, size)
+      else gradients.parts_by_term(lengths, terms, size)
     )
     shared = begin(params, frozen, prefix)
     sums, scored = zeros(params, shared), []
@@ -160,7 +161,7 @@ def build(
         shared,
         partitioning.place_rows(layout, prompts[part.rows]),
         partitioning.place_rows(
-          layout, token_rows.trim_targets(targets[part.rows])
+          layout, token_rows.trim_targets(targets[part.rows], model.ending)
         ),
         partitioning.place_rows(layout, part.weights, repeat=False),
         *([] if terms is None else [part.share]),

@@ -100,10 +100,9 @@ def train(
     steps=steps,
     batch_size=batch_size,
   )
+  given_model = GivenModel(model, params, task.ending)
   return trainer.train(
-    trainer.prepare(
-      config, _NO_GIN, lambda source: task, GivenModel(model, params)
-    )
+    trainer.prepare(config, _NO_GIN, lambda source: task, given_model)
   )
 
 

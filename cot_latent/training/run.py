@@ -136,7 +136,11 @@ class Run:
         *(rows.prompts, rows.targets, rows.weights),
         *(() if rows.terms is None else (rows.terms, eta)),
       )
-      gap = rows.log_prob_gap(updated.log_prob.fetch())
+      scores = updated.log_prob.fetch()
+      gap = rows.log_prob_gap(scores)
+      if info.visits is not None and rows.memory_of is not None:
+        visits = info.visits.scored(rows.memory_of, scores)
+        info = info._replace(visits=visits)
       norm, loss = float(updated.norm), float(updated.loss)
       is_finite = bool(updated.is_finite)
       state = state._replace(params=updated.params, opt_state=updated.opt_state)
@@ -279,9 +283,12 @@ class Run:
       )
 
   def show_memory(self, state: TrainState) -> None:
-    """Puts a few remembered rationales into the report."""
-    for row in results.memory_samples(self.task, self.data.train, state.memory):
+    """Puts a few remembered rationales into the report, and stuck questions."""
+    shown = self.task, self.data.train, state.memory
+    for row in results.memory_samples(*shown):
       self.log.sample(state.step, row)
+    for row in results.stuck_questions(*shown):
+      self.log.stuck(state.step, row)
 
   def save(self, state: TrainState) -> None:
     """Saves a checkpoint and brings the report up to date."""

@@ -272,6 +272,12 @@ def test_star_has_the_paper_s_schedule(folder):
   )
 
 
+def test_the_paper_s_line_on_subsampling_can_be_had(folder):
+  name, binding = "trice_subsampled", "ALWAYS_SUBSAMPLE = True"
+  assert not parse(folder, name, [])[0].method.always_subsample
+  assert parse(folder, name, [binding])[0].method.always_subsample
+
+
 def test_a_method_s_setting_changes_the_report(folder):
   """The broken twin: a setting that the report would not tell apart."""
   for name, binding in (

@@ -181,8 +181,10 @@ def test_several_draws_have_keys_of_their_own(data):
   np.testing.assert_array_equal(prompts, repeated)
 
 
-@pytest.mark.parametrize("num_scored", [None, 3])
-def test_move_and_weigh_is_its_parts(data, num_scored):
+@pytest.mark.parametrize(
+  ("num_scored", "always"), [(None, False), (3, False), (19, True)]
+)
+def test_move_and_weigh_is_its_parts(data, num_scored, always):
   rng = np.random.default_rng(0)
   state = started(data, correct=[2, 11, 0])
   tokens = rng.integers(3, 99, (SIZE, 1, LENGTH), np.int32)
@@ -197,6 +199,7 @@ def test_move_and_weigh_is_its_parts(data, num_scored):
     0.3,
     estimator=estimator,
     num_scored=num_scored,
+    always_subsample=always,
   )
   expected = transition.independence(
     state.tokens[INDEX], state.is_correct[INDEX], tokens, is_correct
@@ -211,7 +214,10 @@ def test_move_and_weigh_is_its_parts(data, num_scored):
   np.testing.assert_allclose(scale, betas[valid].mean(), rtol=1e-6)
   by_hand = estimators.merge_accepted(moved, estimator(moved))
   if num_scored:
-    by_hand = resampling.subsample(by_hand, num_scored, 0.3)
+    exact = np.asarray(by_hand)
+    by_hand = resampling.subsample(by_hand, num_scored, 0.3, always)
+    assert always == (num_scored > 2 * SIZE)
+    assert (np.abs(exact - by_hand).max() > 1e-3) == (always or num_scored == 3)
     assert np.count_nonzero(weights) <= num_scored
   np.testing.assert_allclose(weights, by_hand, rtol=1e-6)
   assert terms is None
@@ -241,6 +247,8 @@ def test_gather_rows_keeps_every_weight(num_weighted):
     np.testing.assert_array_equal(rows.targets[place], expected)
     np.testing.assert_array_equal(rows.prompts[place], prompts[question])
     assert rows.weights[place] == weights[j]
+    assert rows.memory_of[place] == (-1 if column else question)
+  assert (rows.memory_of[num_weighted:] == -1).all()
   assert not rows.weights[num_weighted:].any()
 
 

@@ -1,7 +1,9 @@
 """A step's numbers go into the journal once each, under today's names."""
 
+import numpy as np
+
 from cot_latent.em import step_info
-from cot_latent.em.step_info import StepInfo, UpdateInfo
+from cot_latent.em.step_info import StepInfo, UpdateInfo, Visits
 from cot_latent.reporting import metric_names
 
 INFO = StepInfo(0.5, 0.75, 2.0, 0.1, 0.2, 7, 5, 0.4, 8, 99, "abc", 1.0, 2.0)
@@ -32,6 +34,32 @@ def test_a_row_of_the_journal():
     "grad/loss": None,
     "sampler/log_prob_gap": 0.0,
     "optimizer/learning_rate": 1e-3,
+  }
+
+
+def test_an_estimator_without_a_scale_reports_none():
+  row = step_info.metrics(INFO._replace(scale=None), UPDATE)
+  assert "estimator/scale" not in row
+
+
+def test_the_visits_of_questions_have_the_memories_log_probabilities():
+  nan = np.nan
+  visits = Visits(
+    np.array([4, 2, 7]),
+    2,
+    np.array([1, 0, 0]),
+    np.array([True, True, False]),
+    np.array([-1.00004, nan, nan]),
+  )
+  # The second row is no memory; the third is that of question 2.
+  scored = visits.scored(np.array([-1, 1]), np.array([-9.0, -2.5]))
+  row = step_info.metrics(INFO._replace(visits=scored), UPDATE)["visits"]
+  assert row == {
+    "question": [4, 2, 7],
+    "num_draws": 2,
+    "num_correct": [1, 0, 0],
+    "is_correct": [True, True, False],
+    "log_prob": [-1.0, -2.5, None],
   }
 
 

@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 
 from cot_latent.inference import rng
-from cot_latent.models import decoder, pace, sampling, token_rows
+from cot_latent.models import decoder, pace, sampling, stops, token_rows
 from cot_latent.models.api import PAD_ID
 from tests.asserts import assert_trees_equal
 from tests.models import oracles, twins
@@ -303,6 +303,9 @@ def test_what_all_begin_with_is_split_off():
   assert rest.tolist() == [[PREFIX[32]]] * 3
 
 
+ENDING = stops.Ending((EOS_ID,))
+
+
 def test_padding_is_cut():
   wide = np.pad(prompts(), ((0, 0), (90, 0)))
   _, rest = token_rows.compact_prompts(wide)
@@ -310,9 +313,20 @@ def test_padding_is_cut():
   np.testing.assert_array_equal(rest, wide[:, -16:])
   targets = np.pad(random_targets(), ((0, 0), (0, 90)))
   targets[:, LENGTH - 1] = EOS_ID
-  cut = token_rows.trim_targets(targets)
+  cut = token_rows.trim_targets(targets, ENDING)
   np.testing.assert_array_equal(cut, targets[:, :16])
-  assert token_rows.trim_targets(targets[:, :5]).shape == (ROWS, 5)
+  assert token_rows.trim_targets(targets[:, :5], ENDING).shape == (ROWS, 5)
+
+
+def test_zeros_that_were_drawn_are_not_trimmed():
+  """A row without an end was drawn to the limit, whatever its last tokens."""
+  targets = np.zeros((2, 40), np.int32)
+  targets[:, :3] = 5
+  targets[0, 3] = EOS_ID
+  assert token_rows.trim_targets(targets[:1], ENDING).shape == (1, 16)
+  np.testing.assert_array_equal(
+    token_rows.trim_targets(targets, ENDING), targets
+  )
 
 
 def check_prefix(model):

@@ -121,6 +121,14 @@ def test_labels_of_equal_ends_do_not_overlap():
   assert heights[-1] <= charts.BOTTOM
 
 
+def test_a_histogram_s_bars_are_as_high_as_their_counts():
+  drawing = charts.histogram("t", "d", [0, 0.5, 1, 1.5], [1, 4, 0], "share")
+  heights = [float(h) for h in re.findall(r' height="([\d.]+)"', drawing)]
+  plot = charts.BOTTOM - charts.TOP
+  assert heights == pytest.approx([plot * c / 4 for c in (1, 4, 0)], abs=0.1)
+  assert "<title>0.5 to 1: 4</title>" in drawing
+
+
 def test_share_bar_fills_its_width():
   svg = str(charts.share_bar("t", "d", [("a", 3.0), ("b", 0.0), ("c", 1.0)]))
   widths = [float(w) for w in re.findall(r'width="([\d.]+)%"', svg)]

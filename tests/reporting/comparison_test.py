@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from hypothesis import strategies as st
 
-from cot_latent.reporting import comparison
+from cot_latent.reporting import comparison, stats
 from cot_latent.reporting.comparison import Estimate
 
 # From printed tables, to nine decimals.
@@ -23,7 +23,7 @@ QUANTILES = {
 
 @pytest.mark.parametrize(("degrees", "quantile"), QUANTILES.items())
 def test_quantiles(degrees, quantile):
-  found = comparison.t_quantile(degrees)
+  found = stats.t_quantile(degrees)
   assert found == pytest.approx(quantile, abs=5e-10)
   assert found == pytest.approx(scipy.stats.t.ppf(0.975, degrees), rel=1e-11)
   # No digit is left in which versions of scipy might differ.
@@ -41,6 +41,7 @@ def check_estimate(estimate):
     pytest.approx(3 - half, abs=1e-9),
     pytest.approx(3 + half, abs=1e-9),
     "t",
+    None,
   )
 
 
@@ -73,7 +74,7 @@ def of_one_value(values):
 
 def n_degrees(values):
   found = comparison.estimate(values)
-  half = comparison.t_quantile(5) * found.sd / math.sqrt(len(values))
+  half = stats.t_quantile(5) * found.sd / math.sqrt(len(values))
   return found._replace(low=found.mean - half, high=found.mean + half)
 
 
@@ -129,7 +130,7 @@ def unpaired(values, baseline):
   one, other = ([*v.values()] for v in (values, baseline))
   mean = statistics.mean(one) - statistics.mean(other)
   sd = math.sqrt(statistics.variance(one) + statistics.variance(other))
-  half = comparison.t_quantile(2 * len(one) - 2) * sd / math.sqrt(len(one))
+  half = stats.t_quantile(2 * len(one) - 2) * sd / math.sqrt(len(one))
   return Estimate(len(one), mean, sd, mean - half, mean + half, "t")
 
 
@@ -212,8 +213,22 @@ def check_best(best):
     assert best(by_seed(values)) == wanted
 
 
+def best(values):
+  return comparison.best(
+    [*values],
+    lambda name, other: comparison.difference(values[name], values[other]),
+  )
+
+
 def test_best():
-  check_best(comparison.best)
+  check_best(best)
+
+
+def test_the_best_is_so_with_other_questions_too():
+  found = Estimate(5, 3.0, 1.0, 2.0, 4.0, "t")
+  assert comparison.is_above(found)
+  assert comparison.is_above(found._replace(with_questions=(0.5, 5.0)))
+  assert not comparison.is_above(found._replace(with_questions=(-0.5, 6.0)))
 
 
 def by_mean(values):

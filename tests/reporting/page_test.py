@@ -78,7 +78,7 @@ def make_report():
     "num_proposed": 8,
   }
   return {
-    "schema_version": 2,
+    "schema_version": 3,
     "status": "complete",
     "error": None,
     "identity": {
@@ -247,6 +247,57 @@ def test_complete_report():
   assert "Averages" not in shown
 
 
+def with_chains():
+  """A report of votes, of chains, and of a question that is stuck."""
+  report = make_report()
+  for row in report["results"]:
+    if row["decoder"] == "self_consistency":
+      row["objective"] = {
+        "log_likelihood": {"value": -1.25, "interval": [-1.5, -1.0]},
+        "pass_at": {
+          "1": {"value": 0.4321, "interval": [0.4, 0.5]},
+          "16": {"value": 0.8762, "interval": [0.8, 0.9]},
+          "2": {"value": 0.5, "interval": [0.4, 0.6]},
+        },
+      }
+  drift = {"edges": [-2, -1, 0, 1], "counts": [1, 5, 2], "median": -0.5}
+  report["diagnostics"] = {
+    "chains": {"questions": 8, "never_correct": 3, "never_moved": 4}
+    | {"log_prob_drift": drift, "age": None},
+    "training": [
+      {"step": 40, "num_draws": 8}
+      | {"log_likelihood": {"value": -0.75, "interval": [-0.9, -0.6]}}
+    ],
+  }
+  report["stuck"] = [
+    {"why": "never moved", "id": "train-9", "question": "What is it?"}
+    | {"answer": "4", "completion": "Four, I think.", "num_proposed": 17}
+  ]
+  return report
+
+
+def test_the_objective_and_the_chains_are_shown():
+  text = page.render(with_chains())
+  parser = assert_harmless(text)
+  shown = " ".join(" ".join(parser.texts).split())
+  for expected in (
+    "Negative log-likelihood",
+    "Held-out (40 draws)",
+    "Training (8 draws)",
+    "−1.250 (−1.500 to −1.000)",
+    "pass@1 pass@2 pass@16",
+    "43.2%",
+    "87.6%",
+    "Never correct: 3. Never moved: 4.",
+    "Drift of log p(memory) since acceptance",
+    "median −0.5",
+    "Four, I think.",
+  ):
+    assert expected in shown
+  assert parser.tags.count("figure") == 5 + 2
+  assert "Stuck questions" not in page.render(make_report())
+
+
 def make_mixture():
   """The report of a mixture of two tasks: the whole, then each of them."""
   report = make_report()
@@ -401,7 +452,7 @@ def test_other_questions_are_drawn_when_the_task_has_none():
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
 def test_no_console_message_in_a_browser(tmp_path):
   path = tmp_path / "report.html"
-  path.write_text(page.render(with_strings(make_report(), HOSTILE[0])))
+  path.write_text(page.render(with_strings(with_chains(), HOSTILE[0])))
   done = subprocess.run(
     [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'user'}", path.as_uri()],
     capture_output=True,

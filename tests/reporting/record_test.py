@@ -138,7 +138,7 @@ def test_a_report_without_measurements_costs_nothing(tmp_path):
   report = made.write("running")
   made.close()
   assert report["results"] == []
-  assert report["liveness"]["steps"] == 0
+  assert report["diagnostics"]["steps"] == 0
   assert report["cost"]["seconds"]["total"] == 0
   assert report["cost"]["sequences_sampled"] == 0
   assert report["cost"]["sequences_scored"] == 0
@@ -156,7 +156,7 @@ def test_going_on_equals_never_having_stopped(tmp_path, resume_at):
     add_step(made, step)
   report = made.write("complete")
   made.close()
-  for section in ("results", "cost", "liveness", "parts", "digest"):
+  for section in ("results", "cost", "diagnostics", "parts", "digest"):
     assert report[section] == expected[section]
   assert record.read(parts) == report
   for section in ("metrics", "samples"):
@@ -189,7 +189,7 @@ def test_a_page_that_fails_leaves_a_report_that_can_be_read(
   with pytest.raises(RuntimeError):
     made.write("complete")
   made.close()
-  assert record.read(tmp_path)["liveness"]["steps"] == 4
+  assert record.read(tmp_path)["diagnostics"]["steps"] == 4
   assert (tmp_path / "report.html").read_bytes() == html
   assert not list(tmp_path.glob(".*"))
 
@@ -256,8 +256,8 @@ def test_a_folder_named_report_json(tmp_path):
     b'"text"',
     b"{}",
     b'{"status": "complete"}',
-    b'{"schema_version": 2}',
-    b'{"schema_version": 2, "data": 1, "configuration": 2, "environment": 3}',
+    b'{"schema_version": 3}',
+    b'{"schema_version": 3, "data": 1, "configuration": 2, "environment": 3}',
     bytes(range(256)),
   ],
 )
@@ -268,7 +268,7 @@ def test_another_report(tmp_path, content):
   assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, None])
+@pytest.mark.parametrize("version", [0, 1, 2, None])
 def test_another_schema_version(tmp_path, version):
   report = finished(tmp_path) | {"schema_version": version}
   (tmp_path / "report.json").write_text(json.dumps(report))

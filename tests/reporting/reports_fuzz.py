@@ -77,7 +77,15 @@ def write_run(folder: pathlib.Path) -> None:
   ]
   outputs = "".join(map(files.to_json_line, lines)).encode()
   result = made_up.result(2, "greedy", 1)
-  result |= {"total": 4, "accuracy": 0.25}
+  result |= {"total": 4, "accuracy": 0.25, "verdicts": "0010"}
+  visits = {
+    **{"question": [0, 1], "num_draws": 4, "num_correct": [1, 0]},
+    **{"is_correct": [True, False], "log_prob": [-1.5, None]},
+  }
+  stuck = {
+    **{name: "a" for name in ("id", "question", "answer", "completion")},
+    **{"why": "never correct", "num_proposed": 8},
+  }
   sample = {
     "source": "greedy",
     **{name: "a" for name in ("id", "question", "answer", "completion")},
@@ -87,7 +95,10 @@ def write_run(folder: pathlib.Path) -> None:
   rows: list[dict[str, Any]] = [
     {"step": 0, "kind": "phase", "phase": "base", "seconds": 1.5},
     {"step": 0, "kind": "params", "sha256": made_up.sha("params")},
-    *({"kind": "metrics", "step": s, **made_up.metrics()} for s in (1, 2)),
+    *(
+      {"kind": "metrics", "step": s, **made_up.metrics(), "visits": visits}
+      for s in (1, 2)
+    ),
     {"kind": "result", **result},
     {"step": 2, "kind": "evaluation_seconds", "seconds": 0.5},
     {
@@ -100,6 +111,7 @@ def write_run(folder: pathlib.Path) -> None:
       "decoder": "greedy",
     },
     {"step": 2, "kind": "sample", **sample},
+    {"step": 2, "kind": "stuck", **stuck},
     {
       "step": 2,
       "kind": "usage",

@@ -58,9 +58,14 @@ task = "part_v1"
 def write_mixture(folder, spec=MIXTURE_SPEC):
   path = folder / "mixture.toml"
   path.write_text(spec)
-  part = made_up.result(10, "greedy", 44) | {"task": "part_v1"}
-  whole = made_up.result(10, "greedy", 100, {"2 tasks": 0.375})
-  made_up.write(folder / "runs/a.json", make_report(results=[whole, part]))
+  parts = [
+    made_up.result(10, "greedy", right)
+    | {"task": f"{name}_v1", "total": 100}
+    | {"verdicts": "1" * right + "0" * (100 - right)}
+    for name, right in (("part", 44), ("other", 56))
+  ]
+  whole = made_up.result(10, "greedy", 100, {"2 tasks": 0.5})
+  made_up.write(folder / "runs/a.json", make_report(results=[whole, *parts]))
   return path
 
 

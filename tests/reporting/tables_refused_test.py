@@ -41,11 +41,15 @@ CHANGES = [
   ({"status": "failed"}, "is of a run that is failed"),
   ({"status": "interrupted"}, "is of a run that is interrupted"),
   ({"suspect": ["no draw was right"]}, "is suspect: no draw was right: fix"),
-  ({"schema_version": 1}, "has schema version 1; this program reads 2"),
+  ({"schema_version": 1}, "has schema version 1; this program reads 3"),
   ({"identity__method": "tricky"}, "is of method 'tricky', which no row names"),
   ({f"{TEST}__fingerprint": "c"}, "test fingerprint is 'c' and not "),
   (
-    {"results": [made_up.result(10, "greedy", 9) | {"total": 9}]},
+    {
+      "results": [
+        made_up.result(10, "greedy", 9) | {"total": 9, "verdicts": "1" * 9}
+      ]
+    },
     "number of test questions is 9 and not 200",
   ),
   ({"data__task": "chain_v2"}, "task is 'chain_v2' and not 'chain_v1'"),
@@ -61,6 +65,10 @@ CHANGES = [
     "has 0 results of decoder 'greedy' on 'chain_v1' at st",
   ),
   ({"results": [made_up.result(10, "greedy", 9)] * 2}, "has 2 results of dec"),
+  (
+    {"results": [made_up.result(10, "greedy", 9) | {"verdicts": "10"}]},
+    "$.results[0].verdicts: they are not those of its counts",
+  ),
   ({"cost": {}}, "is not a report of this program"),
   ({"data": []}, "is not a report of this program"),
 ]
@@ -258,23 +266,29 @@ SPEC_CHANGES = [
   (
     'decoder = "greedy"',
     'decoder = "greedy"\nstep = -1',
-    "step = -1 is not 'last' or a step's number",
+    "step = -1 is not 'last' or a whole number from 0",
   ),
   (
     'decoder = "greedy"',
     'decoder = "greedy"\nstep = "first"',
-    "step = 'first' is not 'last' or a step's number",
+    "step = 'first' is not 'last' or a whole number from 0",
   ),
   (
     'decoder = "greedy"',
     'decoder = "greedy"\nstep = true',
-    "step = True is not 'last' or a step's number",
+    "step = True is not 'last' or a whole number from 0",
   ),
   (
     'decoder = "greedy"',
     'decoder = "greedy"\ntask = "a"\naverage = "b"',
     "give one of task and average",
   ),
+  (
+    'decoder = "greedy"',
+    'decoder = "greedy"\nk = 2',
+    "columns[1]: decoder = 'pass@k' needs k, from 1",
+  ),
+  ('decoder = "greedy"', 'decoder = "pass@k"', "'pass@k' needs k, from 1"),
   ("[[rows]]", "[[lines]]", "rows is missing: give tables, [[rows]]"),
   ("title = ", 'plot = "Sampled"\ntitle = ', "plot = 'Sampled' is not the la"),
   ("title = ", "transposed = 1\ntitle = ", "transposed = 1 is not true or"),

@@ -14,6 +14,7 @@ from cot_latent.reporting.tables import make as make_tables
 from cot_latent.reporting.tables import plot as table_plot
 from cot_latent.reporting.tables import spec as table_spec
 from cot_latent.reporting.tables import text as table_text
+from tests.asserts import message_of
 from tests.reporting import made_up
 from tests.reporting.made_up import make_report, write_case
 from tests.reporting.tables_cases import (
@@ -35,7 +36,7 @@ def test_the_table_in_markdown(tmp_path):
   text = make_tables.make(write_case(tmp_path))
   assert text == (tmp_path / "chain.md").read_text()
   lines = text.splitlines()
-  # 180, 184 and 188 of 200, and 6 more than the baseline with an s.d. of 2.
+  # 180, 184 and 188 of 200, and 46 more than the baseline with an s.d. of 2.
   assert lines[:8] == [
     "# Chained arithmetic",
     "",
@@ -43,11 +44,20 @@ def test_the_table_in_markdown(tmp_path):
     "",
     "| Method | Greedy | Votes | Sampled |",
     "| --- | ---: | ---: | ---: |",
-    "| TRICE | **92.0 ± 5.0** | 95.5 ± 1.2 | 1,000 |",
-    "| TRICE, basic | 89.0 ± 2.5 | 95.5 ± 1.2 | 4,000 |",
+    r"| TRICE | **92.0 ± 5.0 \[85.4, 98.4\]** | 95.5 ± 1.2 \[92.1, 98.5\] "
+    "| 1,000 |",
+    r"| TRICE, basic | 69.0 ± 2.5 \[61.8, 75.8\] | 95.5 ± 1.2 \[91.9, 98.4\] "
+    "| 4,000 |",
   ]
-  assert lines[-1] == (r"| TRICE | +3.0 \[+0.5, +5.5\] | 0.0 \[−2.2, +2.2\] |")
-  for note in ("3 seeds (0, 1, 2)", "200 questions of chain", "of 8 samples"):
+  assert lines[-1] == (
+    r"| TRICE | +23.0 ± 2.5 \[+16.6, +30.0\] | 0.0 ± 2.2 \[−3.1, +2.7\] |"
+  )
+  for note in (
+    "bootstrap over seeds and questions",
+    "3 seeds (0, 1, 2)",
+    "200 questions of chain",
+    "of 8 samples",
+  ):
     assert note in text
 
 
@@ -64,14 +74,22 @@ def test_numbers_are_at_full_precision(tmp_path):
     "sd": 0.02,
     "t_low": 0.92 - half,
     "t_high": 0.92 + half,
-    "difference_mean": 0.03,
+    "difference_mean": 0.23,
     "difference_sd": 0.01,
-    "difference_t_low": 0.03 - half / 2,
-    "difference_t_high": 0.03 + half / 2,
+    "difference_t_low": 0.23 - half / 2,
+    "difference_t_high": 0.23 + half / 2,
     "is_best": 1,
   }.items():
     found = number(rows, "trice", "Greedy", statistic)
     assert found == pytest.approx(wanted, abs=1e-11)
+  # Wider than without the questions' error, which all seeds share.
+  for prefix in ("", "difference_"):
+    for end, sign in (("low", 1), ("high", -1)):
+      with_questions, over_seeds = (
+        number(rows, "trice", "Greedy", f"{prefix}{kind}_{end}")
+        for kind in ("seeds_and_questions", "t")
+      )
+      assert sign * with_questions < sign * over_seeds
   assert number(rows, "trice", "Votes", "is_best") == 0
   assert number(rows, "trice_basic", "Sampled", "mean") == 4000
   named = {(row["method"], row["statistic"]) for row in rows}
@@ -129,8 +147,8 @@ def test_one_seed_has_the_interval_over_questions(tmp_path):
   assert {"sd", "t_low", "difference_t_low"}.isdisjoint(
     row["statistic"] for row in rows
   )
-  # A difference of one pair has no interval, and nothing is best.
-  assert "| TRICE | +3.0 | +0.5 |" in text
+  # A difference of one pair has that of its questions, and nothing is best.
+  assert r"| TRICE | +23.0 \[+17.5, +29.0\] | +0.5 \[0.0, +1.5\] |" in text
   assert "**" not in text
 
 
@@ -175,12 +193,47 @@ def test_a_step_without_evaluation_is_refused(tmp_path):
 
 def test_a_mixture(tmp_path):
   text = make_tables.make(write_mixture(tmp_path))
-  # An average over tasks has no interval over questions.
   (line,) = re.findall(r"^\| trice \|.*$", text, re.MULTILINE)
   cells = [cell.strip() for cell in line.split("|")[2:-1]]
   assert cells[0].startswith("50.0 \\[")
-  assert cells[1] == "37.5"
-  assert cells[2].startswith("22.0 \\[")
+  # Two tasks of 100 questions each, resampled apart.
+  assert cells[1].startswith("50.0 \\[")
+  assert cells[2].startswith("44.0 \\[")
+
+
+VOTES_SPEC = (
+  made_up.SPEC.replace(
+    'decoder = "self_consistency"', 'decoder = "pass@k"\nk = 2'
+  )
+  + """
+[[columns]]
+label = "Log-likelihood"
+decoder = "log_likelihood"
+"""
+)
+
+
+def test_what_votes_give(tmp_path):
+  """Of 8 votes 6 are right where the answer is, and else 1."""
+  text = make_tables.make(write_case(tmp_path, VOTES_SPEC))
+  rows, right = read_csv(tmp_path), made_up.VOTES["trice"][0] / 200
+  pass_at = right * (1 - 2 / 56) + (1 - right) * (1 - 7 * 6 / 56)
+  found = number(rows, "trice", "Votes", "value", 0)
+  assert found == pytest.approx(pass_at, abs=1e-11)
+  likelihood = number(rows, "trice", "Log-likelihood", "mean")
+  assert -0.5 < likelihood < 0
+  assert f"| {likelihood:.3f} ± ".replace("-", "−") in text
+  assert "estimated without bias from 8" in text
+  assert "in points and nats" in text
+  assert {row["unit"] for row in rows} == {"share", "nats", "sequences"}
+
+
+def test_more_samples_than_there_are(tmp_path):
+  path = write_case(tmp_path, VOTES_SPEC.replace("k = 2", "k = 9"))
+  message = message_of(make_tables.make, path)
+  assert message.endswith(
+    "has 8 samples a question, and column 'Votes' needs k = 9 of them: lower k"
+  )
 
 
 def test_figures_of_papers_stand_beside_ours(tmp_path):
@@ -188,8 +241,8 @@ def test_figures_of_papers_stand_beside_ours(tmp_path):
   lines = text.splitlines()
   assert lines[2] == "| Method | Greedy | Greedy (A) | Greedy (B) | Valid (A) |"
   assert lines[4:7] == [
-    "| TRICE | **92.0 ± 5.0** | 67.8 | – | – |",
-    r"| trice\_basic | 89.0 ± 2.5 | – | – | – |",
+    r"| TRICE | **92.0 ± 5.0 \[85.4, 98.4\]** | 67.8 | – | – |",
+    r"| trice\_basic | 69.0 ± 2.5 \[61.8, 75.8\] | – | – | – |",
     "| STaR | not run | 62.0 | 61.5 | 91.6 |",
   ]
   rows = read_csv(tmp_path)
@@ -213,7 +266,8 @@ def test_a_transposed_table(tmp_path):
     r"|  | TRICE | TRICE (A) | trice\_basic | STaR | STaR (A) | STaR (B) |"
   )
   assert lines[4:6] == [
-    "| Greedy | **92.0 ± 5.0** | 67.8 | 89.0 ± 2.5 | not run | 62.0 | 61.5 |",
+    r"| Greedy | **92.0 ± 5.0 \[85.4, 98.4\]** | 67.8 | "
+    r"69.0 ± 2.5 \[61.8, 75.8\] | not run | 62.0 | 61.5 |",
     "| Valid | – | – | – | – | 91.6 | – |",
   ]
 
@@ -241,6 +295,16 @@ def test_nothing_run_at_all(tmp_path):
       Estimate(1, 0.5, None, 0.25, 0.75, "wilson"),
       "share",
       "50.0 [25.0, 75.0]",
+    ),
+    (
+      Estimate(2, 0.5, 0.1, 0.25, 0.75, "t", (0.2, 0.8)),
+      "share",
+      "50.0 ± 25.0 [20.0, 80.0]",
+    ),
+    (
+      Estimate(1, -0.5, None, -0.75, -0.25, "bootstrap"),
+      "nats",
+      "−0.500 [−0.750, −0.250]",
     ),
     (Estimate(1, -0.0001), "share", "0.0"),
     (Estimate(1, -0.25), "share", "−25.0"),

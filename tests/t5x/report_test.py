@@ -48,7 +48,7 @@ def test_it_says_what_the_run_was(whole):
   assert report["status"] in record.FINISHED
   assert report["identity"]["method"] == "trice"
   assert report["identity"]["argv"][:3] == ["python", "-m", "t5x.train"]
-  assert report["plan"]["steps"] == report["liveness"]["steps"] == STEPS
+  assert report["plan"]["steps"] == report["diagnostics"]["steps"] == STEPS
   assert report["data"]["splits"].keys() == {"train", "test"}
   assert report["model"]["params_sha256"].keys() == {"0", str(STEPS)}
   cost = report["cost"]
@@ -425,7 +425,7 @@ def test_an_evaluation_is_dropped_where_it_comes_again(
   model, latent, report, directory = made
   with small.make_trainer(model, latent, report=report) as trainer:
     train(trainer, 2)
-    answer = Output("0", "x", "a", "1", ["1"], [True], "1", True)
+    answer = Output("0", "x", "a", "1", ["1"], [True], "1", True, 1)
     report.evaluated(2, [answer], seconds=1.0)
     report.saving(2, "0" * 64)
     state, chains = trainer.train_state, latent.iterator.chains

@@ -27,6 +27,7 @@ def _for_one_draw(taken):
     (dict(estimator=lambda: None), "Method.estimator: "),
     (dict(num_draws=0), "num_draws = 0 must be above 0"),
     (dict(num_scored=0), "num_scored = 0 must be above 0"),
+    (dict(always_subsample=True), "always_subsample needs num_scored"),
     (dict(memory_start="hint"), "'guide', 'prior', 'empty'"),
   ],
 )

@@ -73,7 +73,7 @@ def test_no_more_is_differentiated_than_is_allowed(whole):
 
 def test_the_report_sums_it_up(whole):
   _, report, fits = whole
-  live = report["liveness"]
+  live = report["diagnostics"]
   assert live["eta"]["last"] == fits[-2].eta()
   assert live["score_ratio"]["last"] == fits[-1].score_ratio()
   assert live["paper_ratio"]["last"] == fits[-1].paper_ratio()
@@ -106,7 +106,9 @@ def test_a_run_that_forgets_its_fit_would_be_seen(whole, tmp_path):
 
 def test_a_method_without_it_reports_none_of_it(tmp_path):
   report = toy.run(toy.make_experiment(tmp_path / "run", steps=1))
-  assert not {"eta", "score_ratio", "paper_ratio"} & report["liveness"].keys()
+  assert (
+    not {"eta", "score_ratio", "paper_ratio"} & report["diagnostics"].keys()
+  )
   assert "estimator/eta" not in report["metrics"][0]
 
 

@@ -71,7 +71,7 @@ def without_times(rows):
 def assert_same_run(one, other):
   """Checks that two finished runs agree in every bit but times."""
   (config, report), (other_config, other_report) = one, other
-  for section in ("results", "samples", "data", "plan", "liveness", "model"):
+  for section in ("results", "samples", "data", "plan", "diagnostics", "model"):
     assert report[section] == other_report[section]
   mine, others = report["metrics"], other_report["metrics"]
   assert without_times(mine) == without_times(others)

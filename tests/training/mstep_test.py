@@ -297,7 +297,8 @@ def test_two_terms_are_one_gradient_and_three_products(size):
 def test_a_row_of_both_terms_is_differentiated_once():
   _, targets, _ = rows(num=8)
   terms = terms_of_rows(8)
-  parts = gradients.parts_by_term(targets, terms, size=2)
+  lengths = np.count_nonzero(targets, axis=1)
+  parts = gradients.parts_by_term(lengths, terms, size=2)
   differentiated = [r for part in parts for r in part.rows[part.weights != 0]]
   assert sorted(differentiated) == [*range(8)]
   for part in parts:

@@ -96,7 +96,9 @@ def evaluate(drawer, params, *, num_samples, parts, **_):
   told = [draw(parts, int(params["w"]) + n).tokens[0, 0] for n in range(2)]
   said = [str(sum(told))] * (num_samples or 1)
   return [
-    Output(name, toy.PARITY, "?", "1", said, [True] * len(said), said[0], False)
+    Output(
+      name, toy.PARITY, "?", "1", said, [True] * len(said), said[0], False, 0
+    )
     for name in drawer.examples.ids[:3]
   ]
 
@@ -197,7 +199,7 @@ def short(tmp_path_factory):
 def check_same(undisturbed, config, report):
   """Checks that a run has come to the end of one that nothing disturbed."""
   whole_config, whole = undisturbed
-  for section in ("status", "results", "samples", "liveness", "digest"):
+  for section in ("status", "results", "samples", "diagnostics", "digest"):
     assert report[section] == whole[section]
   assert without_times(report["metrics"]) == without_times(whole["metrics"])
   assert_trees_equal(state_of(config), state_of(whole_config))

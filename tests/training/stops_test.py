@@ -166,7 +166,7 @@ def test_a_run_with_stops_scores_what_it_samples(tmp_path):
   report = toy.run(config)
   assert report["data"]["stop"] == list(stop)
   assert report["configuration"]["experiment"]["task"]["stop"] == stop
-  assert report["liveness"]["largest_log_prob_gap"] < 1e-4
+  assert report["diagnostics"]["largest_log_prob_gap"] < 1e-4
   lines = [
     json.loads(line)
     for path in sorted(tmp_path.glob("outputs/*.jsonl"))

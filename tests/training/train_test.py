@@ -48,7 +48,7 @@ def test_report_holds_the_run(whole):
   assert report["status"] == "complete"
   assert record.read_whole(directory) == json.loads(json.dumps(report))
   written = record.read_file(directory / "report.json")
-  assert report.keys() - written.keys() == {"metrics", "samples"}
+  assert report.keys() - written.keys() == {"metrics", "samples", "stuck"}
   assert "<html" in (directory / "report.html").read_text()
   assert [row["step"] for row in report["metrics"]] == list(range(1, 8))
   places = [(r["decoder"], r["step"]) for r in report["results"]]
@@ -69,6 +69,53 @@ def test_report_holds_the_run(whole):
     parts = ("sampling", "checking", "gradient", "rest")
     assert all(row[f"time/{part}"] >= 0 for part in parts)
   assert list((directory / "tensorboard").glob("events*"))
+
+
+def test_every_visit_of_a_question_is_noted(whole):
+  """They agree with the step's means and with the memory at the end."""
+  config, report = whole
+  visits = [row["visits"] for row in report["metrics"]]
+  for row, found in zip(report["metrics"], visits, strict=True):
+    assert len(set(found["question"])) == config.batch_size
+    right = sum(found["num_correct"]) / config.batch_size
+    assert row["chain/accept_rate"] == right / found["num_draws"]
+    assert row["estimator/num_valid"] == sum(found["is_correct"])
+    # The sampler tells it of accepted draws, and the M-step of old ones.
+    for is_correct, nats in zip(
+      found["is_correct"], found["log_prob"], strict=True
+    ):
+      assert (nats is not None) == is_correct
+      assert nats is None or nats < 0
+  (part,) = pathlib.Path(config.model_dir, "outputs").glob("*7-memory.npz")
+  memory = np.load(part)
+  for question, ident in enumerate(memory["ids"]):
+    own = [
+      (number, found["question"].index(question))
+      for number, found in enumerate(visits, start=1)
+      if question in found["question"]
+    ]
+    moves = [
+      number
+      for number, place in own
+      if visits[number - 1]["num_correct"][place]
+    ]
+    assert memory["num_proposed"][question] == len(own), ident
+    assert memory["num_accepted"][question] == len(moves), ident
+    if moves:
+      assert memory["accepted_at"][question] == moves[-1], ident
+  chains = report["diagnostics"]["chains"]
+  is_drawn = memory["num_proposed"] > 0
+  assert chains["questions"] == is_drawn.sum()
+  is_unmoved = is_drawn & (memory["num_accepted"] == 0)
+  assert chains["never_moved"] == is_unmoved.sum()
+  assert chains["never_correct"] == (is_drawn & ~memory["is_correct"]).sum()
+  stuck = {(row["id"], row["why"]) for row in report["stuck"]}
+  assert stuck == {
+    (ident, "never correct" if not is_correct else "never moved")
+    for ident, is_correct in zip(
+      memory["ids"][is_unmoved], memory["is_correct"][is_unmoved], strict=True
+    )
+  }
 
 
 def test_results_can_be_counted_again_from_the_outputs(whole):
@@ -417,7 +464,7 @@ def test_a_step_that_is_not_finite_is_skipped(whole, tmp_path, monkeypatch):
   assert finite == [1, 0, 0, 0, 1, 0, 1]
   for row in report["metrics"]:
     assert (row["grad/norm"] is None) == (not row["grad/is_finite"])
-  assert report["liveness"]["steps_not_finite"] == 4
+  assert report["diagnostics"]["steps_not_finite"] == 4
   state = last_state(config)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
   # Neither parameters nor Adam's moments moved in those steps; memory did.

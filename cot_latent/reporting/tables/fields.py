@@ -12,12 +12,12 @@ import typeguard
 from cot_latent.errors import UserError
 from cot_latent.runtime import terminal
 
-# What a value of a type is to a reader; the whole numbers of a table are steps.
+# What a value of a type is to a reader.
 _NAMES = {
   str: "a text",
   bool: "true or false",
   float: "a number",
-  int: "a step's number",
+  int: "a whole number from 0",
 }
 
 

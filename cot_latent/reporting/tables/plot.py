@@ -34,7 +34,8 @@ class Point(NamedTuple):
     label: its name.
     cost: the mean number of sequences sampled, 1 at least.
     accuracy: in percent.
-    low: lower end of the interval, within 0 and 100; None where there is none.
+    low: lower end of the interval, that with the questions' error if there is
+      one, within 0 and 100; None where there is none.
     high: upper end.
   """
 
@@ -53,11 +54,11 @@ def points(table: Table) -> list[Point]:
     if cell is None:
       continue
     own = cell.estimate
+    interval = own.with_questions or (own.low, own.high)
     runs = table.runs[row.method]
     cost = sum(run.cost[COST] for run in runs) / len(runs)
     low, high = (
-      None if end is None else 100 * min(max(end, 0.0), 1.0)
-      for end in (own.low, own.high)
+      None if end is None else 100 * min(max(end, 0.0), 1.0) for end in interval
     )
     found.append(Point(row.label, max(cost, 1), 100 * own.mean, low, high))
   return found

@@ -133,6 +133,11 @@ def _merge(parts: Sequence[Run]) -> Run:
         "step": step,
         "correct": sum(correct for correct, _ in counts.values()),
         "total": sum(total for _, total in counts.values()),
+        "num_samples": rows[0]["num_samples"],
+        "verdicts": "".join(row["verdicts"] for row in rows),
+        "correct_votes": [
+          votes for row in rows for votes in row.get("correct_votes", [])
+        ],
         "averages": stats.averages(counts),
       }
     )

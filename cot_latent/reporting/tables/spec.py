@@ -31,7 +31,9 @@ class Column(NamedTuple):
 
   Attributes:
     label: what the table calls it.
-    decoder: of an evaluation, for an accuracy.
+    decoder: of an evaluation, for an accuracy; or "pass@k" or
+      "log_likelihood", which are computed from the samples of self-consistency.
+    k: for pass@k, how many samples.
     step: of the evaluation; "last" is that of the run's end, which stands for
       all later steps as well.
     task: one of a mixture's tasks; None takes the run's own, all of it.
@@ -41,7 +43,10 @@ class Column(NamedTuple):
   """
 
   label: str
-  decoder: Literal["greedy", "self_consistency"] | None = None
+  decoder: (
+    Literal["greedy", "self_consistency", "pass@k", "log_likelihood"] | None
+  ) = None
+  k: int | None = None
   step: Literal["last"] | int = "last"
   task: str | None = None
   average: str | None = None
@@ -52,10 +57,15 @@ class Column(NamedTuple):
 
   @property
   def unit(self) -> str:
-    """One of share, sequences, seconds."""
+    """One of share, nats, sequences, seconds."""
     if self.cost is None:
-      return "share"
+      return "nats" if self.decoder == "log_likelihood" else "share"
     return "seconds" if self.cost == "seconds" else "sequences"
+
+  @property
+  def is_of_votes(self) -> bool:
+    """Whether it is computed from how many samples of a question are right."""
+    return self.decoder in ("pass@k", "log_likelihood")
 
   @property
   def is_measured(self) -> bool:
@@ -180,8 +190,11 @@ def _check(spec: Spec, where: str) -> Spec:
       raise UserError(f"{at}: row {figure.row!r} is no row's method")
     if figure.column not in columns:
       raise UserError(f"{at}: column {figure.column!r} is no column's label")
-    is_share = columns[figure.column].unit == "share"
-    if figure.value < 0 or (is_share and figure.value > 100):
+    unit = columns[figure.column].unit
+    is_share = unit == "share"
+    if unit != "nats" and (
+      figure.value < 0 or (is_share and figure.value > 100)
+    ):
       raise UserError(
         f"{at}: value = {figure.value:g} is not between 0 and 100, in percent"
         if is_share
@@ -194,12 +207,21 @@ def _check(spec: Spec, where: str) -> Spec:
       raise UserError(f"{at}: give one of decoder, cost and paper_only = true")
     if column.task is not None and column.average is not None:
       raise UserError(f"{at}: give one of task and average")
-  accuracies = [c.label for c in spec.columns if c.decoder is not None]
+    if (column.decoder == "pass@k") != bool(column.k):
+      raise UserError(
+        f"{at}: decoder = 'pass@k' needs k, from 1 to the number of samples, "
+        "and no other decoder has it"
+      )
+  accuracies = [
+    c.label for c in spec.columns if c.decoder is not None and c.unit == "share"
+  ]
   if spec.plot is not None and spec.plot not in accuracies:
     raise UserError(
       f"{where}: plot = {spec.plot!r} is not the label of an accuracy"
     )
-  last = [c.label for c in spec.columns if c.decoder and c.step == "last"]
+  last = [
+    c.label for c in spec.columns if c.label in accuracies and c.step == "last"
+  ]
   return spec._replace(plot=spec.plot or next(iter(last), None))
 
 

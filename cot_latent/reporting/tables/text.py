@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from cot_latent.reporting.comparison import Estimate
+from cot_latent.reporting.tables import notes
 from cot_latent.reporting.tables.cells import Cell, Table
+from cot_latent.reporting.tables.numbers import show, show_difference
 from cot_latent.reporting.tables.reports import Run
 from cot_latent.reporting.tables.spec import Column, Row
 from cot_latent.runtime import terminal
 
-NOT_RUN, NO_VALUE = "not run", "–"
+NO_VALUE = "–"
 CSV_HEADER = (
   "method",
   "row",
@@ -62,9 +64,9 @@ def markdown(table: Table) -> str:
   if spec.caption:
     parts.append(_markdown(spec.caption))
   parts.append(_markdown_grid(_values(table)))
-  parts += [_markdown(note) for note in _notes(table)]
+  parts += [_markdown(note) for note in notes.notes(table)]
   if differences := _differences(table):
-    parts.append(_markdown(_differences_title(table)))
+    parts.append(_markdown(notes.differences_title(table)))
     parts.append(_markdown_grid(differences))
   return "\n\n".join(parts) + "\n"
 
@@ -85,12 +87,12 @@ def latex(table: Table) -> str:
   if differences := _differences(table):
     lines += [
       "",
-      rf"\medskip {_latex(_differences_title(table))}",
+      rf"\medskip {_latex(notes.differences_title(table))}",
       "",
       r"\smallskip",
       *_latex_grid(differences),
     ]
-  for note in _notes(table):
+  for note in notes.notes(table):
     lines += ["", rf"{{\footnotesize {_latex(note)}\par}}"]
   return "\n".join([*lines, r"\end{table}"]) + "\n"
 
@@ -143,39 +145,6 @@ def provenance(table: Table) -> dict[str, Any]:
   return {"title": spec.title, "baseline": spec.baseline, "cells": cells}
 
 
-def show(estimate: Estimate, unit: str) -> str:
-  """Writes a mean as it stands in the table: shares in percent."""
-  mean = estimate.mean
-  if unit == "sequences":
-    return f"{mean:,.0f}"
-  if unit == "seconds":
-    return f"{mean:,.0f} s" if mean >= 10 else f"{mean:.2g} s"
-  if estimate.low is None or estimate.high is None:
-    return _percent(mean)
-  if estimate.kind == "wilson":
-    ends = f"{_percent(estimate.low)}, {_percent(estimate.high)}"
-    return f"{_percent(mean)} [{ends}]"
-  return f"{_percent(mean)} ± {_percent(estimate.high - mean)}"
-
-
-def show_difference(estimate: Estimate) -> str:
-  """Writes a difference in points of percent, with its interval."""
-  text = _signed(estimate.mean)
-  if estimate.low is None or estimate.high is None:
-    return text
-  return f"{text} [{_signed(estimate.low)}, {_signed(estimate.high)}]"
-
-
-def _percent(share: float) -> str:
-  text = f"{100 * share:.1f}"
-  return "0.0" if text == "-0.0" else text.replace("-", "−")
-
-
-def _signed(share: float) -> str:
-  text = _percent(share)
-  return text if text[0] == "−" or text == "0.0" else f"+{text}"
-
-
 def _cells(table: Table) -> Iterator[tuple[Row, Column, Cell]]:
   for row in table.spec.rows:
     for column in table.spec.columns:
@@ -198,6 +167,10 @@ def _statistics(cell: Cell) -> Iterator[tuple[str, float]]:
     if estimate.low is not None and estimate.high is not None:
       yield f"{prefix}{estimate.kind}_low", estimate.low
       yield f"{prefix}{estimate.kind}_high", estimate.high
+    if estimate.with_questions is not None:
+      low, high = estimate.with_questions
+      yield f"{prefix}seeds_and_questions_low", low
+      yield f"{prefix}seeds_and_questions_high", high
   yield "is_best", int(cell.is_best)
 
 
@@ -225,7 +198,7 @@ def _values(table: Table) -> Grid:
     if not column.is_measured:
       return Text(NO_VALUE)
     if row.method not in table.runs:
-      return Text(NOT_RUN)
+      return Text(notes.NOT_RUN)
     cell = table.cells[row.method, column.label]
     return Text(show(cell.estimate, column.unit), cell.is_best)
 
@@ -244,7 +217,7 @@ def _differences(table: Table) -> Grid | None:
   def entry(row: Row, column: Column, where: str | None) -> Text:
     difference = table.cells[row.method, column.label].difference
     assert difference is not None  # neither a cost nor the baseline
-    return Text(show_difference(difference))
+    return Text(show_difference(difference, column.unit))
 
   return _lay_out(table, rows, columns, entry, with_paper=False)
 
@@ -305,69 +278,6 @@ def _figure(value: float, column: Column) -> str:
   if column.unit == "share":
     return f"{value:.1f}"
   return show(Estimate(1, value), column.unit)
-
-
-def _notes(table: Table) -> list[str]:
-  """Says what the numbers are."""
-  spec = table.spec
-  notes: list[str] = []
-  if table.runs:
-    notes += _notes_on_runs(table)
-  if spec.paper:
-    notes.append(
-      "Numbers under a source in brackets are quoted from it, and were not "
-      "measured here."
-    )
-  if len(table.runs) < len(spec.rows):
-    notes.append(f"“{NOT_RUN}”: there is no report.")
-  return notes
-
-
-def _notes_on_runs(table: Table) -> Iterator[str]:
-  spec = table.spec
-  runs = table.runs[spec.baseline]
-  seeds = ", ".join(str(run.seed) for run in runs)
-  kinds = {cell.estimate.kind for _, column, cell in _cells(table)}
-  text = (
-    f"Accuracy in percent on {runs[0].num_questions:,} questions of "
-    f"{runs[0].task}, split {runs[0].split}"
-  )
-  if len(runs) > 1:
-    text += (
-      f": the mean over {len(runs)} seeds ({seeds}) ± half of Student’s 95% "
-      "interval."
-    )
-  else:
-    text += f": one seed ({seeds})"
-    text += (
-      ", with Wilson’s 95% interval over questions."
-      if "wilson" in kinds
-      else "."
-    )
-  yield text
-  if any(column.decoder == "self_consistency" for column in spec.columns):
-    yield (
-      "Self-consistency: the commonest answer of "
-      f"{runs[0].settings['num_samples']} samples."
-    )
-  if any(cell.is_best for cell in table.cells.values()):
-    yield (
-      "Bold: better than every other row that was run, as the 95% interval of "
-      "each difference, paired by seed, excludes 0."
-    )
-  if any(column.cost is not None for column in spec.columns):
-    yield "Costs are of a whole run, evaluations included; means over seeds."
-  own = [row.label for row in spec.rows if row.own_prompts]
-  if own:
-    yield f"With prompts of their own: {', '.join(own)}."
-
-
-def _differences_title(table: Table) -> str:
-  labels = {row.method: row.label for row in table.spec.rows}
-  text = f"Differences to {labels[table.spec.baseline]}, in points"
-  if len(table.runs[table.spec.baseline]) > 1:
-    text += ": the mean over pairs of equal seed, with Student’s 95% interval"
-  return f"{text}."
 
 
 def _csv(*texts: str) -> list[str]:
