@@ -61,7 +61,7 @@ class Projection(nn.Module):
   """
 
   out_shape: tuple[int, ...]
-  names: tuple[str, ...]
+  names: tuple[str | None, ...]
   param_dtype: Any
   lora: Lora | None = None
   use_bias: bool = False

@@ -172,7 +172,7 @@ def test_parts_give_the_gradient_of_the_whole(beginning, size):
 def test_the_way_back_through_what_rows_share_counts(monkeypatch):
   batch = ragged(BEGINNING)
   monkeypatch.setattr(gradients, "_inexact", lambda tree: [])
-  monkeypatch.setattr(mstep, "_replace_inexact", lambda tree, inexact: tree)
+  monkeypatch.setattr(gradients, "_replace_inexact", lambda tree, inexact: tree)
   with pytest.raises(AssertionError):
     check_gradient(batch, gradient_of_sum(*batch), size=3)  # compiled here
 
