@@ -279,6 +279,7 @@ IN_PARTS = [
 ]
 
 
+@pytest.mark.slow
 def test_killed_in_the_memory_start_it_draws_what_is_missing(tmp_path):
   short = ["--gin.TRAIN_STEPS=2", "--gin.BASE_STEPS=60", "--gin.PART_BATCHES=1"]
   status, _, errors = finish(start(tmp_path / "alone", *short))
