@@ -44,6 +44,22 @@ def llama(config: Any, vocab_size: int) -> Any:
   )
 
 
+def adapted(config: Any, vocab_size: int, dtype: str, lora: Any) -> Any:
+  """The same with low-rank updates of all projections, by peft."""
+  import peft
+
+  model = llama(config, vocab_size).to(getattr(torch, dtype))
+  settings = peft.LoraConfig(
+    r=lora.rank,
+    lora_alpha=lora.alpha,
+    target_modules=[
+      *("q_proj", "k_proj", "v_proj", "o_proj"),
+      *("gate_proj", "up_proj", "down_proj"),
+    ],
+  )
+  return peft.get_peft_model(model, settings).eval()
+
+
 def t5(config: Any, vocab_size: int) -> Any:
   """A T5ForConditionalGeneration of a T5Config's sizes."""
   return _build(

@@ -21,6 +21,7 @@ from cot_latent.inference import estimators, memory
 from cot_latent.models import language_model, t5, vocabularies
 from cot_latent.models.decoder import DecoderConfig
 from cot_latent.models.language_model import LanguageModel
+from cot_latent.models.lora import Lora
 from cot_latent.models.stops import Ending
 from cot_latent.training import mstep
 from cot_latent.training.experiment import OptimizerConfig
@@ -94,9 +95,11 @@ class Workload(NamedTuple):
   target: float
 
 
-def _set_eos_rate(rate: float, logits: jax.Array) -> jax.Array:
+def _set_eos_rate(
+  rate: float, logits: jax.Array, eos_id: int = _EOS
+) -> jax.Array:
   """Changes logits [..., V] so that EOS has this probability."""
-  is_eos = jnp.arange(logits.shape[-1]) == _EOS
+  is_eos = jnp.arange(logits.shape[-1]) == eos_id
   rest = jnp.where(is_eos, -jnp.inf, logits)
   eos = -jnp.inf
   if rate:
@@ -105,27 +108,31 @@ def _set_eos_rate(rate: float, logits: jax.Array) -> jax.Array:
   return jnp.where(is_eos, eos, rest)
 
 
-def _with_eos_rate(
-  config: Any, vocab_size: int, max_length: int, rate: float
+def with_eos_rate(
+  config: Any,
+  vocab_size: int,
+  max_length: int,
+  rate: float,
+  eos_id: int = _EOS,
+  lora: Lora | None = None,
 ) -> LanguageModel:
   """A model that draws EOS with this probability at every step.
 
   Its log_prob is the network's own: it does the same work.
   """
-
-  settings = (config, vocab_size, _EOS, max_length)
+  settings = (config, vocab_size, Ending((eos_id,)), max_length)
   base: Any = type(language_model.from_config(*settings).network)
 
   class WithEosRate(base):
     def prefill(self, *arguments):
       logits, cache = super().prefill(*arguments)
-      return _set_eos_rate(rate, logits), cache
+      return _set_eos_rate(rate, logits, eos_id), cache
 
     def decode_step(self, *arguments):
       logits, cache = super().decode_step(*arguments)
-      return _set_eos_rate(rate, logits), cache
+      return _set_eos_rate(rate, logits, eos_id), cache
 
-  return LanguageModel(WithEosRate(*settings))
+  return LanguageModel(WithEosRate(*settings, lora=lora))
 
 
 def _random_tokens(seed: int, *shape: int) -> np.ndarray:
@@ -155,9 +162,9 @@ def plain_sampling(sizes: Sizes, with_peers: Collection[str] = ()) -> Workload:
   config, vocab_size = sizes.plain, vocabularies.byte_vocabulary().size
   length, rows = sizes.plain_length, sizes.batch_size
   prompts, keys = _random_tokens(3, rows, length), _keys(rows)
-  model = _with_eos_rate(config, vocab_size, length, 0.0)
+  model = with_eos_rate(config, vocab_size, length, 0.0)
   params = model.init(jax.random.key(0))
-  first = _with_eos_rate(config, vocab_size, 1, 0.0)
+  first = with_eos_rate(config, vocab_size, 1, 0.0)
 
   def ours():
     return float(_num_tokens(model.sample(params, prompts, keys)).sum())
@@ -197,7 +204,7 @@ def few_shot_sampling(
   """W1."""
   vocab_size = vocabularies.byte_vocabulary().size
   rate = 1 / sizes.mean_length
-  model = _with_eos_rate(sizes.decoder, vocab_size, sizes.max_length, rate)
+  model = with_eos_rate(sizes.decoder, vocab_size, sizes.max_length, rate)
   params = model.init(jax.random.key(0))
   prompts, keys = _prompts(sizes), _keys(sizes.num_questions)
   # The lengths that the limit is reckoned from, before any is drawn.
@@ -350,7 +357,7 @@ def trice_step(sizes: Sizes) -> dict[str, Callable[[int], Step]]:
     vocabularies.byte_vocabulary(), decode=lambda ids: " ".join(map(str, ids))
   )
   rows, total = sizes.batch_size, sizes.num_questions
-  model = _with_eos_rate(
+  model = with_eos_rate(
     sizes.decoder, vocabulary.size, sizes.max_length, 1 / sizes.mean_length
   )
   ids = [str(i) for i in range(total)]
