@@ -20,9 +20,9 @@ class Rates(NamedTuple):
   """What was measured.
 
   Attributes:
-    bandwidth: bytes a second, reading an array that no cache holds.
+    bandwidth: Bytes a second, reading an array that no cache holds.
     large: floating-point operations a second of a large matrix product.
-    thin: the same of B rows times matrices of the model's size.
+    thin: The same of B rows times matrices of the model's size.
   """
 
   bandwidth: float
@@ -34,9 +34,9 @@ class Work(NamedTuple):
   """What cannot be done without.
 
   Attributes:
-    read: bytes of weights and cache.
+    read: Bytes of weights and cache.
     thin: floating-point operations of B rows at a time.
-    large: those of many rows at a time.
+    large: Those of many rows at a time.
   """
 
   read: float = 0.0
@@ -65,7 +65,7 @@ class Machine:
 
     Args:
       num_rows: B.
-      scale: sizes are divided by it.
+      scale: Sizes are divided by it.
     """
     self._array = np.ones(2**28 // scale, np.float32)  # 1 GiB
     self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
@@ -128,12 +128,12 @@ def few_shot_sampling(
   """Sampling with one prefix, every slot always in use.
 
   Args:
-    config: a DecoderConfig.
+    config: A DecoderConfig.
     vocab_size: V.
     prefix: P'.
     prompt: P.
     lengths: [N], of what was drawn.
-    num_slots: rows written at once.
+    num_slots: Rows written at once.
   """
   weights = decoder_weights(config, vocab_size)
   column = 2 * config.num_layers * config.kv_heads * config.head_dim

@@ -26,11 +26,11 @@ class Need(NamedTuple):
   """Bytes that a step needs.
 
   Attributes:
-    parameters: trained and frozen.
-    gradient: of what is trained.
+    parameters: Trained and frozen.
+    gradient: Of what is trained.
     optimizer: Adam's moments.
-    kept: by a row, from the way there to the way back.
-    within: by a row, while one block of a model with remat is on its way back:
+    kept: By a row, from the way there to the way back.
+    within: By a row, while one block of a model with remat is on its way back:
       what that block alone would keep. 0 without remat, where it is kept.
   """
 
@@ -58,10 +58,10 @@ def calculate(
   """Adds up what a step keeps.
 
   Args:
-    config: of the model.
+    config: Of the model.
     vocab_size: V.
-    tokens: of a row, half prompt and half target.
-    lora: updates that are trained, or None for all parameters.
+    tokens: Of a row, half prompt and half target.
+    lora: Updates that are trained, or None for all parameters.
   """
   model = _build(config, vocab_size, tokens, lora)
   shapes = jax.eval_shape(model.init, jax.random.key(0))

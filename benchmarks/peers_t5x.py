@@ -33,8 +33,8 @@ class Peer:
   """A model of T5X, with its parameters.
 
   Attributes:
-    model: of T5X.
-    params: its parameters.
+    model: Of T5X.
+    params: Its parameters.
     is_causal: decoder-only.
   """
 
@@ -59,9 +59,9 @@ def network(config: Any, vocab_size: int, **changes: Any) -> Any:
   """T5X's network of a T5Config's or a DecoderConfig's sizes.
 
   Args:
-    config: ours.
+    config: Ours.
     vocab_size: V.
-    **changes: other fields of T5X's config.
+    **changes: Other fields of T5X's config.
   """
   settings = {
     "vocab_size": vocab_size,
@@ -114,10 +114,10 @@ def sampler(
   """Builds sampling in batches.
 
   Args:
-    peer: what samples.
+    peer: What samples.
     max_length: T.
-    eos_id: ends a row.
-    change: of logits [B, V], before a token is drawn.
+    eos_id: Ends a row.
+    change: Of logits [B, V], before a token is drawn.
     batch_size: B.
 
   Returns:

@@ -38,11 +38,11 @@ def predicted_bytes(
 
   Args:
     num_examples: N.
-    num_hosts: that share the memory.
+    num_hosts: That share the memory.
     prompt_length: P, tokens of a prompt as padded.
-    guide_length: tokens of a hinted prompt as padded.
+    guide_length: Tokens of a hinted prompt as padded.
     max_length: T.
-    text_length: characters of an example's id, question and answer.
+    text_length: Characters of an example's id, question and answer.
 
   Returns:
     Bytes of the texts, on each host, and of the host's part of the memory.

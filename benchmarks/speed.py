@@ -78,10 +78,10 @@ def measure(
   """Measures a workload and its peers by turns.
 
   Args:
-    workload: what to do.
-    repeats: rounds.
-    say: called with a line about each run.
-    scale: by which the arrays that rates are measured with are smaller.
+    workload: What to do.
+    repeats: Rounds.
+    say: Called with a line about each run.
+    scale: By which the arrays that rates are measured with are smaller.
 
   Returns:
     All figures.

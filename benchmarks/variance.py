@@ -53,12 +53,12 @@ class Method(NamedTuple):
   """A line of the plot.
 
   Attributes:
-    estimator: what is measured.
+    estimator: What is measured.
     num_questions: M.
     num_draws: K.
-    colour: of Okabe and Ito's palette, which the colour-blind can tell apart.
-    dash: the line's, so that colour is not all that tells it apart.
-    marker: likewise.
+    colour: Of Okabe and Ito's palette, which the colour-blind can tell apart.
+    dash: The line's, so that colour is not all that tells it apart.
+    marker: Likewise.
   """
 
   estimator: estimators.Estimator
@@ -129,8 +129,8 @@ def at_accuracy(
   """Moves each question of a toy to an accuracy, by bisection.
 
   Args:
-    toy: the toy.
-    accuracy: pi of every question.
+    toy: The toy.
+    accuracy: Pi of every question.
     gains: [X, Z] bool, whose logits are moved; None is all correct ones.
   """
   moves = toy.is_correct if gains is None else gains
@@ -148,8 +148,8 @@ def measure(method: Method, toy: toys.Toy) -> tuple[float, float]:
   """Computes a point of a curve.
 
   Args:
-    method: the method.
-    toy: its questions are of equal accuracy; the result is averaged over them.
+    method: The method.
+    toy: Its questions are of equal accuracy; the result is averaged over them.
 
   Returns:
     The variance of the estimate over w, in variances of one posterior score,

@@ -48,16 +48,16 @@ class Sizes:
 
   Attributes:
     plain: W0's model.
-    decoder: the others'.
+    decoder: The others'.
     plain_length: W0's prompt, and what is drawn.
     prefix: W1's prefix, in tokens.
     question: W1's questions, in tokens.
-    max_length: where W1's rationales are cut.
-    mean_length: of W1's rationales before.
-    num_questions: of W1.
-    num_slots: that W1 is tried with.
-    batch_size: of W0, W2 and W3, and of the peer's batches.
-    num_peer_questions: so many of W1's are the peer's.
+    max_length: Where W1's rationales are cut.
+    mean_length: Of W1's rationales before.
+    num_questions: Of W1.
+    num_slots: That W1 is tried with.
+    batch_size: Of W0, W2 and W3, and of the peer's batches.
+    num_peer_questions: So many of W1's are the peer's.
   """
 
   plain: t5.T5Config = _PLAIN
@@ -77,13 +77,13 @@ class Workload(NamedTuple):
   """One thing to measure.
 
   Attributes:
-    title: for people.
-    unit: of what `contenders` return, in the plural.
-    contenders: name -> a function that does the work once and returns how much
+    title: For people.
+    unit: Of what `contenders` return, in the plural.
+    contenders: Name -> a function that does the work once and returns how much
       it was; the first call compiles. Those that are not of PEERS are ours.
-    work: name -> of one such unit, what the contender's limit is reckoned from.
-    untimed: name -> a function that does what is no part of the inner loop.
-    target: how many times the fastest peer's rate ours must be.
+    work: Name -> of one such unit, what the contender's limit is reckoned from.
+    untimed: Name -> a function that does what is no part of the inner loop.
+    target: How many times the fastest peer's rate ours must be.
   """
 
   title: str
@@ -321,10 +321,10 @@ class Step(NamedTuple):
   """What a step of W3 was.
 
   Attributes:
-    seconds: of all of it.
-    sampling_seconds: of that, to draw.
-    accept_rate: of its draws.
-    num_rows: sequences that have weight.
+    seconds: Of all of it.
+    sampling_seconds: Of that, to draw.
+    accept_rate: Of its draws.
+    num_rows: Sequences that have weight.
   """
 
   seconds: float

@@ -64,10 +64,10 @@ class GinText:
   """A gin file, read without gin's own looking up of names.
 
   Attributes:
-    bound: each binding's name and value, in order; a macro's name is bare.
-    macros: what is referred to as %NAME.
-    includes: the files.
-    header: section -> the macros that it names.
+    bound: Each binding's name and value, in order; a macro's name is bare.
+    macros: What is referred to as %NAME.
+    includes: The files.
+    header: Section -> the macros that it names.
   """
 
   bound: list

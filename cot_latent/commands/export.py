@@ -64,7 +64,7 @@ def export(
     What was written.
 
   Raises:
-    UserError: if there is nothing that can be written.
+    UserError: If there is nothing that can be written.
   """
   from cot_latent.commands import resolved
   from cot_latent.reporting import reading

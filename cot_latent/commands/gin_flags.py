@@ -60,7 +60,7 @@ def rewrite(arguments: Sequence[str]) -> list[str]:
   """Rewrites --gin.NAME=VALUE as --gin_bindings, as T5X does.
 
   Raises:
-    UserError: if such a flag has no name or no value.
+    UserError: If such a flag has no name or no value.
   """
   rewritten = []
   for argument in arguments:

@@ -12,7 +12,7 @@ def launch(asked_for: str):
     asked_for: The file that is for T5X, for messages.
 
   Raises:
-    UserError: if T5X, or something that it needs, is not installed.
+    UserError: If T5X, or something that it needs, is not installed.
   """
   if importlib.util.find_spec("t5x") is None:
     raise UserError(

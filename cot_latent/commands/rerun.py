@@ -81,7 +81,7 @@ def rerun(
     The comparison; and whether the new run is the same.
 
   Raises:
-    UserError: if the report was edited, or what the run depends on differs.
+    UserError: If the report was edited, or what the run depends on differs.
   """
   from cot_latent.commands import resolved
   from cot_latent.configuration import errors as gin_errors

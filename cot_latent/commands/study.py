@@ -91,9 +91,9 @@ class Run(NamedTuple):
 
   Attributes:
     name: `<arm>-s<seed>`, with values of axes between them.
-    gin_files: the arm's, and those that all arms have besides.
-    bindings: what is set for this run.
-    directory: where it lies.
+    gin_files: The arm's, and those that all arms have besides.
+    bindings: What is set for this run.
+    directory: Where it lies.
   """
 
   name: str
@@ -123,14 +123,14 @@ def plan(
   """Lists the runs of a study, seed by seed.
 
   Args:
-    folder: with a gin file for each arm; `common.gin` is none.
-    num_seeds: seeds 0, 1, ...
-    output: where the runs go; None is runs/studies/<the folder's name>.
-    bindings: further ones for all runs.
-    gin_files: likewise, such as a model's; read after the arm's.
+    folder: With a gin file for each arm; `common.gin` is none.
+    num_seeds: Seeds 0, 1, ...
+    output: Where the runs go; None is runs/studies/<the folder's name>.
+    bindings: Further ones for all runs.
+    gin_files: Likewise, such as a model's; read after the arm's.
 
   Raises:
-    UserError: if the folder has no arms.
+    UserError: If the folder has no arms.
   """
   path = pathlib.Path(folder)
   if not path.is_dir():
@@ -210,7 +210,7 @@ def run_all(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
     For each run that failed its name and what was wrong.
 
   Raises:
-    UserError: if a run that is complete is not the one asked for.
+    UserError: If a run that is complete is not the one asked for.
   """
   from cot_latent.configuration import parsing
   from cot_latent.data.open import open_task
@@ -277,7 +277,7 @@ class _Finished:
     No model is built; randomness follows from the seed, which is compared.
 
     Raises:
-      UserError: naming the first thing that differs.
+      UserError: Naming the first thing that differs.
     """
     from cot_latent.configuration import parsing
     from cot_latent.em import plan as run_plan

@@ -22,11 +22,11 @@ def explained(
   """Turns gin's errors into one line that says what, where and how to mend.
 
   Args:
-    place: the file or flag being read.
-    sources: where bindings stand, once all are read.
+    place: The file or flag being read.
+    sources: Where bindings stand, once all are read.
 
   Raises:
-    UserError: for each error of gin's, and with its place for a UserError.
+    UserError: For each error of gin's, and with its place for a UserError.
   """
   logging.disable(logging.ERROR)  # gin logs each path that it tries
   try:

@@ -28,17 +28,17 @@ def parse(
   Files first, in order, then bindings, so that a binding has the last word.
 
   Args:
-    gin_files: paths, looked up in the working directory, then in the search
+    gin_files: Paths, looked up in the working directory, then in the search
       paths, then beside the package.
-    bindings: lines such as "SEED = 3".
-    search_paths: further folders to look files up in.
+    bindings: Lines such as "SEED = 3".
+    search_paths: Further folders to look files up in.
 
   Returns:
     The experiment, and what it came from, for the report: files with their
     hashes, bindings, resolved and operative text.
 
   Raises:
-    UserError: for any fault, naming the file and line, or the binding.
+    UserError: For any fault, naming the file and line, or the binding.
   """
   sources = _read(gin_files, bindings, search_paths)
   with gin_errors.explained("in the configuration", sources):
@@ -74,7 +74,7 @@ def parse_resolved(
     The experiment and what it came from, as `parse`; no files, no bindings.
 
   Raises:
-    UserError: if this version cannot read it, or if it would import or call
+    UserError: If this version cannot read it, or if it would import or call
       what a report may not.
   """
   gin.clear_config()
@@ -101,14 +101,14 @@ def parse_source(
   """Parses what a command on a task alone needs: where the task comes from.
 
   Args:
-    task: its name; None leaves it to the files and bindings.
-    gin_files: such as one of gin/prompts/, or a run's; read after
+    task: Its name; None leaves it to the files and bindings.
+    gin_files: Such as one of gin/prompts/, or a run's; read after
       gin/tasks/common.gin.
-    bindings: as for `parse`.
-    search_paths: as for `parse`.
+    bindings: As for `parse`.
+    search_paths: As for `parse`.
 
   Raises:
-    UserError: for any fault, naming the file and line, or the binding.
+    UserError: For any fault, naming the file and line, or the binding.
   """
   files = [_TASK_FILE, *gin_files]
   if task is not None:
@@ -135,13 +135,13 @@ def parse_shown(
   """Parses where a task comes from, and STOP.
 
   Args:
-    task: as for `parse_source`, and so are the others.
-    gin_files: such as one of gin/prompts/.
-    bindings: as for `parse`.
-    search_paths: as for `parse`.
+    task: As for `parse_source`, and so are the others.
+    gin_files: Such as one of gin/prompts/.
+    bindings: As for `parse`.
+    search_paths: As for `parse`.
 
   Raises:
-    UserError: as `parse_source`, and if STOP is no tuple of strings.
+    UserError: As `parse_source`, and if STOP is no tuple of strings.
   """
   bindings = [*bindings, f"TASK = {task!r}"]
   sources = _read([_TASK_FILE, *gin_files], bindings, search_paths)
@@ -164,8 +164,8 @@ def asks_for_t5x(gin_files: Sequence[str], search_paths: Sequence[str]) -> bool:
   """Whether gin files are for T5X's own train, and not for the embedded one.
 
   Args:
-    gin_files: as for `parse`.
-    search_paths: as for `parse`, which says what is wrong with them.
+    gin_files: As for `parse`.
+    search_paths: As for `parse`, which says what is wrong with them.
   """
   _look_in([path for path in search_paths if pathlib.Path(path).is_dir()])
   return gin_sources.asks_for_script(gin_files)

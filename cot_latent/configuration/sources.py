@@ -48,7 +48,7 @@ def asks_for_script(names: Sequence[str]) -> bool:
   """Whether gin files configure the script that reads them, as T5X's do.
 
   Args:
-    names: of files; what cannot be found or read is left to who reads it.
+    names: Of files; what cannot be found or read is left to who reads it.
   """
   return any(
     isinstance(statement, config_parser.ImportStatement)
@@ -106,7 +106,7 @@ def provided(text: str) -> set[str]:
   """Reads what a gin file says in its first comment that it provides.
 
   Args:
-    text: of the file; the comment has a sentence `Provides: A, B.`
+    text: Of the file; the comment has a sentence `Provides: A, B.`
 
   Returns:
     The macros. They are there for whoever wants them.
@@ -129,8 +129,8 @@ class Sources(config_parser.ParserDelegate):
   """Where the bindings stand. Gin forgets it, so all text is read anew.
 
   Attributes:
-    files: the files, those that others include first.
-    referred: what is referred to anywhere, as it is written there.
+    files: The files, those that others include first.
+    referred: What is referred to anywhere, as it is written there.
   """
 
   def __init__(self, files: Sequence[str], bindings: Sequence[str]):

@@ -59,8 +59,8 @@ def check(text: str, allowed: Sequence[str], place: str) -> None:
     place: Where the text stands, for messages.
 
   Raises:
-    UserError: if it would import or call what a report may not.
-    SyntaxError: if gin cannot read it.
+    UserError: If it would import or call what a report may not.
+    SyntaxError: If gin cannot read it.
   """
   reader = _Reader()
   statements = list(config_parser.ConfigParser(text, reader))
@@ -106,7 +106,7 @@ def check_tasks(made: Any, allowed: Sequence[str], place: str) -> None:
     place: Where the configuration stands, for messages.
 
   Raises:
-    UserError: if a task's module may not be imported.
+    UserError: If a task's module may not be imported.
   """
   if isinstance(made, Source) and made.module is not None:
     check_module(made.module, allowed, place)
@@ -119,7 +119,7 @@ def check_module(name: str, allowed: Sequence[str], place: str) -> None:
   """Checks that a report may have a module imported.
 
   Raises:
-    UserError: if it may not.
+    UserError: If it may not.
   """
   if not _is_inside(name, (*_IMPORTED, *allowed)):
     raise UserError(

@@ -38,13 +38,13 @@ def to_bytes(task: Task) -> tuple[bytes, str]:
   """Writes a task as the content of an .npz file.
 
   Args:
-    task: opened from SeqIO.
+    task: Opened from SeqIO.
 
   Returns:
     The content, the same for the same task, and the task's fingerprint.
 
   Raises:
-    UserError: if the task or its vocabulary is of a kind that cannot be stored.
+    UserError: If the task or its vocabulary is of a kind that cannot be stored.
   """
   if task.form is None:
     raise UserError(
@@ -84,7 +84,7 @@ def open_cached(source: Source) -> Task:
   """Opens a task from a file that holds the content of `to_bytes`.
 
   Raises:
-    UserError: if the file cannot be read, is damaged, or holds another task or
+    UserError: If the file cannot be read, is damaged, or holds another task or
       another form of it than asked for.
   """
   path = source.cache

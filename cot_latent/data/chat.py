@@ -93,7 +93,7 @@ def write(
     The text, and its token ids. BOS is among them if the template writes it.
 
   Raises:
-    UserError: if the checkpoint has no template, or one that refuses this.
+    UserError: If the checkpoint has no template, or one that refuses this.
   """
   chat = vocabulary.chat
   if chat is None:

@@ -15,21 +15,21 @@ class Prompts:
   r"""The two prompts that a rationale is drawn from, and what precedes them.
 
   Attributes:
-    prior: the question alone, with the field {question}. Rationales are always
+    prior: The question alone, with the field {question}. Rationales are always
       scored under it.
-    guide: the question with its answer as a hint, with the fields {question}
+    guide: The question with its answer as a hint, with the fields {question}
       and {answer}; the memory can be filled from it.
-    is_direct: whether the model answers at once: a target is then the answer
+    is_direct: Whether the model answers at once: a target is then the answer
       and nothing else.
-    exemplars: which worked examples stand before a question (few-shot):
+    exemplars: Which worked examples stand before a question (few-shot):
       "none"; "task", the task's own (for BIG-Bench Hard, its authors');
       "train", those of `train[:num_exemplars]` with what the data have (for
       direct prompts, questions and answers);
       "bootstrapped", which a run draws from its own base model; or the path of
       a JSONL file of `question`, `answer` and `completion`, such as the
       exemplars.jsonl of a run that has bootstrapped them.
-    num_exemplars: how many, at most.
-    separator: what ends a worked example, and so a completion after some.
+    num_exemplars: How many, at most.
+    separator: What ends a worked example, and so a completion after some.
 
   Reference: Phan et al. 2023, section 4 and appendix F.
   """
@@ -80,7 +80,7 @@ class Prompts:
     Args:
       name: "prior" or "guide". Before a hinted question the exemplars are
         hinted too.
-      exemplars: rows with `question`, `answer` and `targets`.
+      exemplars: Rows with `question`, `answer` and `targets`.
 
     Returns:
       The first `num_exemplars` of them, "" if there are none.

@@ -16,11 +16,11 @@ class Verdict(NamedTuple):
   """What became of one question.
 
   Attributes:
-    place: the example's id, or the line where there is none.
-    task: its task.
-    extracted: the answer counted, or None.
-    target: the known answer, in the form that the convention compares.
-    correct: whether they are equal.
+    place: The example's id, or the line where there is none.
+    task: Its task.
+    extracted: The answer counted, or None.
+    target: The known answer, in the form that the convention compares.
+    correct: Whether they are equal.
   """
 
   place: str
@@ -34,7 +34,7 @@ def majority(answers: Sequence[str | None]) -> str | None:
   """Picks the most frequent answer; among equals, the one drawn first.
 
   Args:
-    answers: one a sample; None, no answer, has no vote.
+    answers: One a sample; None, no answer, has no vote.
 
   Returns:
     The answer, or None if there is no vote at all.
@@ -54,9 +54,9 @@ def score(
   """Scores a file of completions.
 
   Args:
-    task: what was asked.
-    convention: a name of `task.conventions`; None takes that of training.
-    path: a file of JSON lines. Each has `completion`, or `completions` for a
+    task: What was asked.
+    convention: A name of `task.conventions`; None takes that of training.
+    path: A file of JSON lines. Each has `completion`, or `completions` for a
       majority vote; `target`, the known answer in the form that the task's data
       have, or the `id` of an example; and, if the convention reads it,
       `question` or `id`. `ended`: false says that a
@@ -67,7 +67,7 @@ def score(
     A verdict a line.
 
   Raises:
-    UserError: naming the line that cannot be scored.
+    UserError: Naming the line that cannot be scored.
   """
   known = _LazyRows(task)
   verdicts = []
@@ -91,7 +91,7 @@ def count_by_task(
   """Counts (correct, total) of each task, in the order of their names.
 
   Args:
-    scored: task and verdict of each question.
+    scored: Task and verdict of each question.
   """
   right: collections.Counter[str] = collections.Counter()
   total: collections.Counter[str] = collections.Counter()
@@ -231,15 +231,15 @@ def score_completions(
   """Scores the completions of one question.
 
   Args:
-    rule: how an answer is read.
-    line: with `completion` or `completions`, `question` and `target`, and
+    rule: How an answer is read.
+    line: With `completion` or `completions`, `question` and `target`, and
       perhaps `ended`.
 
   Returns:
     The answer counted, and whether it is the known one.
 
   Raises:
-    UserError: if the line is malformed.
+    UserError: If the line is malformed.
   """
   extracted = majority(
     [

@@ -45,10 +45,10 @@ def open_registered(source: Source) -> Task:
   """Opens a registered SeqIO task or mixture.
 
   Args:
-    source: which, and in what form.
+    source: Which, and in what form.
 
   Raises:
-    UserError: if no such task is registered, if it lacks a feature, or if the
+    UserError: If no such task is registered, if it lacks a feature, or if the
       tasks of a mixture state their answers in different forms.
   """
   import seqio
@@ -95,7 +95,7 @@ def import_module(module: str | None) -> None:
   """Imports a module that registers tasks, besides those of this package.
 
   Raises:
-    UserError: if it cannot be imported.
+    UserError: If it cannot be imported.
   """
   try:
     if module is not None:
@@ -204,7 +204,7 @@ def _read_split(
   """Reads a split of all parts, sorted by id.
 
   Raises:
-    UserError: if it is empty, if a field is missing, if an id comes twice, or
+    UserError: If it is empty, if a field is missing, if an id comes twice, or
       if the vocabulary loses text.
   """
   rows = [

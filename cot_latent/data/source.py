@@ -18,17 +18,17 @@ class Source:
   """Which questions, and in what form they are put.
 
   Attributes:
-    task: a registered SeqIO task or mixture, with or without its version.
-    module: the module that registers it, if it is none of this package's.
-    data_dir: the folder with the files of GSM8K and BIG-Bench Hard; None
+    task: A registered SeqIO task or mixture, with or without its version.
+    module: The module that registers it, if it is none of this package's.
+    data_dir: The folder with the files of GSM8K and BIG-Bench Hard; None
       fetches them.
     prompts: None takes the task's own.
-    vocabulary: the path of a SentencePiece model, of a Hugging Face
+    vocabulary: The path of a SentencePiece model, of a Hugging Face
       checkpoint's folder or tokenizer.json, or of a GGUF file; None takes the
       task's own, mostly bytes.
-    cache: a file that `t5x cache` made of the task: nothing else is read then,
+    cache: A file that `t5x cache` made of the task: nothing else is read then,
       and neither SeqIO nor TensorFlow is started.
-    bos: whether prompts begin with BOS; None as the checkpoint's files say.
+    bos: Whether prompts begin with BOS; None as the checkpoint's files say.
   """
 
   task: str
@@ -48,15 +48,15 @@ class TaskConfig:
   """Which questions, and how long they and their rationales may be.
 
   Attributes:
-    source: the task.
+    source: The task.
     prompt_length: P, tokens; prompt and hinted prompt must fit.
     max_length: T, tokens of a rationale with its answer and EOS.
     length_factor: Times the longest worked example, to which max_length is cut
       when a run is prepared (`cot_latent.training.lengths`); None cuts nothing.
-    over_long: what becomes of an example that does not fit (`Task.load`).
-    train_split: the questions with a memory: a split, or a slice of one such
+    over_long: What becomes of an example that does not fit (`Task.load`).
+    train_split: The questions with a memory: a split, or a slice of one such
       as `train[:500]` (`cot_latent.data.subsets`).
-    test_split: the held-out questions, likewise.
+    test_split: The held-out questions, likewise.
     stop: Strings that end a completion, as EOS always does; None takes those of
       the prompts (`Prompts.stop`).
   """

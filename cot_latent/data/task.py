@@ -40,9 +40,9 @@ class Examples:
     targets: [N, T] int32, rationale and answer, padded on the right; [N, 0]
       where targets were not asked for.
     words: [N, 2] uint32, the ids as words that random keys are derived from.
-    num_left_out: examples of the split that are not here, being too long.
-    num_truncated: examples that are here, but cut.
-    bos_id: what prompts and guides begin with, if with anything.
+    num_left_out: Examples of the split that are not here, being too long.
+    num_truncated: Examples that are here, but cut.
+    bos_id: What prompts and guides begin with, if with anything.
   """
 
   ids: Sequence[str]
@@ -66,8 +66,8 @@ class Examples:
     """Puts tokens before each prompt and each guide, but behind BOS.
 
     Args:
-      prior: task -> [P''] int32, what stands before the question alone.
-      guide: task -> [P''] int32, what stands before the hinted question.
+      prior: Task -> [P''] int32, what stands before the question alone.
+      guide: Task -> [P''] int32, what stands before the hinted question.
     """
 
     def extend(rows: np.ndarray, prefixes: Mapping[str, np.ndarray]):
@@ -133,19 +133,19 @@ class Task:
   """A task as training sees it: a SeqIO task, a mixture of some, or a cache.
 
   Attributes:
-    name: the registered name, version included.
-    vocabulary: of prompts and rationales.
-    prompts: how questions are put.
-    form: how a target states its answer; None for a task with a checker of its
+    name: The registered name, version included.
+    vocabulary: Of prompts and rationales.
+    prompts: How questions are put.
+    form: How a target states its answer; None for a task with a checker of its
       own.
-    kinds: what the answers of each of its tasks look like.
-    conventions: task -> ways to score a completion, the one of training first.
-    splits: their names.
-    rationale_splits: the splits whose targets hold rationales, and not answers
+    kinds: What the answers of each of its tasks look like.
+    conventions: Task -> ways to score a completion, the one of training first.
+    splits: Their names.
+    rationale_splits: The splits whose targets hold rationales, and not answers
       alone.
-    read: split -> its rows.
-    separator: the tokens that end a worked example.
-    lesson: the tokens of a worked example that shows the form of an answer, for
+    read: Split -> its rows.
+    separator: The tokens that end a worked example.
+    lesson: The tokens of a worked example that shows the form of an answer, for
       bootstrapping; there may be none.
     stop: Strings that end a completion, besides the vocabulary's end tokens.
     check: Compares a completion with the known answer, for a task whose answers
@@ -298,15 +298,15 @@ class Task:
     """Loads a split, or a slice of one.
 
     Args:
-      split: its name, or a slice of it such as `train[:500]` (`rows`).
-      prompt_length: what prompt and guide must fit into; None is any length.
+      split: Its name, or a slice of it such as `train[:500]` (`rows`).
+      prompt_length: What prompt and guide must fit into; None is any length.
       target_length: T; None leaves the targets out.
       over_long: "error"; "leave_out" what does not fit; or "truncate" it: a
         prompt loses its beginning, but for BOS, a target its end. Both are
         counted.
 
     Raises:
-      UserError: if the split is unknown or empty, if data are missing or
+      UserError: If the split is unknown or empty, if data are missing or
         malformed, or if an example is too long and must not be.
     """
     rows = self.rows(split)

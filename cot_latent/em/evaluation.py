@@ -16,14 +16,14 @@ class Output(NamedTuple):
   """What was answered to one question.
 
   Attributes:
-    id: the example's.
-    task: its task.
-    question: its text.
-    target: the known answer.
-    completions: what the model wrote, one or several times.
-    ended: for each completion, whether it ended by itself and was not cut.
-    extracted: the answer counted, or None.
-    is_correct: whether it is the known one.
+    id: The example's.
+    task: Its task.
+    question: Its text.
+    target: The known answer.
+    completions: What the model wrote, one or several times.
+    ended: For each completion, whether it ended by itself and was not cut.
+    extracted: The answer counted, or None.
+    is_correct: Whether it is the known one.
   """
 
   id: str
@@ -61,8 +61,8 @@ def evaluate(
     params: The model's.
     num_samples: None decodes greedily; otherwise samples drawn at temperature
       1 for each question, of which the majority answer counts.
-    seed: the run's.
-    step: the training step, so that each evaluation has draws of its own.
+    seed: The run's.
+    step: The training step, so that each evaluation has draws of its own.
     report_done: As for `Sampler.sample`, of all completions.
     parts: Phase whose parts are kept; None keeps nothing.
 
@@ -105,9 +105,9 @@ def judge(
   """Judges one completion, whoever drew it.
 
   Args:
-    task: says what an answer is.
-    examples: the questions.
-    place: which of them was answered.
+    task: Says what an answer is.
+    examples: The questions.
+    place: Which of them was answered.
     tokens: [T] int32; without an end they were cut, and have no answer.
   """
   (text,), ended = task.completions(tokens[None])

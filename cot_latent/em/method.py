@@ -26,15 +26,15 @@ class OuterLoops:
   Attributes:
     source: "sample" draws them at temperature 1, "greedy" decodes them, "human"
       takes those of the data.
-    hint_on_failure: draw once more where the answer is wrong, from the question
+    hint_on_failure: Draw once more where the answer is wrong, from the question
       with its answer as a hint.
-    restart: begin every fit from the base model, and not where the last ended.
-    first_steps: steps of the first loop; None is one loop of all steps.
-    growth: each loop's steps over those of the one before.
-    max_steps: of a loop.
+    restart: Begin every fit from the base model, and not where the last ended.
+    first_steps: Steps of the first loop; None is one loop of all steps.
+    growth: Each loop's steps over those of the one before.
+    max_steps: Of a loop.
     max_loops: Loops of a run; in the steps that are left after the last one
       nothing is fitted. None is as many as the steps need.
-    stop_loss: end a loop when a minibatch's loss, in nats a sequence, is below
+    stop_loss: End a loop when a minibatch's loss, in nats a sequence, is below
       it; the steps saved go to the loops that follow. None never does.
   """
 
@@ -90,16 +90,16 @@ class Method:
   """How rationales are drawn and what weight they get.
 
   Attributes:
-    name: for the report.
+    name: For the report.
     estimator: Any hashable callable, Transition -> weights [M, 1 + K]: a
       function, a functools.partial, a frozen dataclass with __call__, a jitted
       function (inference/estimators.py).
-    memory_start: the prompt that the first rationales are drawn from: "guide"
+    memory_start: The prompt that the first rationales are drawn from: "guide"
       (the question with its answer as a hint), "prior" (the question alone),
       or "empty", to start without any.
     num_draws: K.
     num_scored: L, or None to score every sequence that has weight.
-    loops: outer loops, between which nothing is drawn; None draws afresh in
+    loops: Outer loops, between which nothing is drawn; None draws afresh in
       every step.
   """
 

@@ -34,11 +34,11 @@ class Pool(NamedTuple):
   Attributes:
     tokens: [N, K, T] int32.
     is_correct: [N, K] bool.
-    capped_fraction: scalar, of the draws, those cut by T.
-    unparseable_fraction: scalar, those without an answer.
-    loop: scalar int32, the loop's number, from 0.
-    began_at: scalar int32, the steps taken before it.
-    ends_at: scalar int32, the step after which the next one begins.
+    capped_fraction: Scalar, of the draws, those cut by T.
+    unparseable_fraction: Scalar, those without an answer.
+    loop: Scalar int32, the loop's number, from 0.
+    began_at: Scalar int32, the steps taken before it.
+    ends_at: Scalar int32, the step after which the next one begins.
   """
 
   tokens: jax.Array
@@ -74,7 +74,7 @@ def empty_pool(
     num_examples: N.
     num_draws: K.
     length: T.
-    layout: where its rows lie.
+    layout: Where its rows lie.
   """
   zero, shape = np.zeros((), np.int32), (num_examples, num_draws)
   return _place_pool(
@@ -110,11 +110,11 @@ def end_early(
   """Ends the loop after a step if its minibatch is fitted well enough.
 
   Args:
-    loops: the loops, if there are any.
-    pool: the present loop's.
-    step: steps taken, this one included.
-    loss: of the minibatch, in nats a sequence.
-    layout: where the pool's rows lie.
+    loops: The loops, if there are any.
+    pool: The present loop's.
+    step: Steps taken, this one included.
+    loss: Of the minibatch, in nats a sequence.
+    layout: Where the pool's rows lie.
 
   Returns:
     The pool, which ends here or when it did before.
@@ -174,11 +174,11 @@ def remember(
   """Writes the first right rationale of each question that has one.
 
   Args:
-    chains: what was remembered.
+    chains: What was remembered.
     tokens: [N, K, T], a pool's.
     is_right: [N, K] bool.
-    step: from 1.
-    layout: where rows lie.
+    step: From 1.
+    layout: Where rows lie.
   """
   first = jnp.argmax(is_right, axis=1)
   chosen = jnp.take_along_axis(tokens, first[:, None, None], axis=1)[:, 0]
@@ -199,7 +199,7 @@ class Collected(NamedTuple):
 
   Attributes:
     checked: N x K rows, a question's one after the other.
-    num_sampled: sequences drawn; more than the rows where some were hinted,
+    num_sampled: Sequences drawn; more than the rows where some were hinted,
       and none where people wrote them.
   """
 

@@ -88,12 +88,12 @@ def plan_of(
   """Counts as `plan` does, whatever the trainer.
 
   Args:
-    method: the E-step.
-    steps: of the method.
+    method: The E-step.
+    steps: Of the method.
     batch_size: M.
     num_train: N, training questions.
-    num_answers: completions that all evaluations draw.
-    num_base: sequences that the base model is fitted to.
+    num_answers: Completions that all evaluations draw.
+    num_base: Sequences that the base model is fitted to.
 
   Returns:
     What `plan` gives.

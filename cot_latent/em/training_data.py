@@ -18,12 +18,12 @@ def load_train(task: Task, settings: TaskConfig, method: Method) -> Examples:
   """Loads the training questions, with rationales if the method needs them.
 
   Args:
-    task: opened.
-    settings: of the run.
-    method: of the run.
+    task: Opened.
+    settings: Of the run.
+    method: Of the run.
 
   Raises:
-    UserError: if the task has no rationales, and as `Task.load` does.
+    UserError: If the task has no rationales, and as `Task.load` does.
   """
   split, loops = settings.train_split, method.loops
   is_human = loops is not None and loops.source == "human"
@@ -57,14 +57,14 @@ def common_beginning(
   Args:
     longer: N prompts, [P] int32 each.
     rows: N prompts of the same questions.
-    bos_id: which, where the short prompts begin with it too, is not among the
+    bos_id: Which, where the short prompts begin with it too, is not among the
       tokens.
 
   Returns:
     [L] int32.
 
   Raises:
-    UserError: if they are not longer by the same tokens.
+    UserError: If they are not longer by the same tokens.
   """
   begins = set()
   for long, short in zip(longer, rows, strict=True):
@@ -89,9 +89,9 @@ def describe_splits(
   """Writes the report's section on some data.
 
   Args:
-    task: vocabulary and answers.
-    base_task: the task that the base model is fitted to, if it is.
-    splits: questions by the name that they have in the report.
+    task: Vocabulary and answers.
+    base_task: The task that the base model is fitted to, if it is.
+    splits: Questions by the name that they have in the report.
   """
 
   def split(examples: Examples) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def rejection_sampling(pooled: bool = False) -> Estimator:
   terms.
 
   Args:
-    pooled: average over all right draws of the minibatch, instead of first over
+    pooled: Average over all right draws of the minibatch, instead of first over
       those of each question. The paper leaves open which it does.
 
   Returns:
@@ -47,7 +47,7 @@ def rejection_sampling(pooled: bool = False) -> Estimator:
     c~_mk / sum_m n_m.
 
   Raises:
-    TypeError: if the option is not a bool.
+    TypeError: If the option is not a bool.
 
   Reference: Phan et al. 2023, section 3.3 and appendix F (RS-4).
 

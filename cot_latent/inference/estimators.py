@@ -100,7 +100,7 @@ def control_variate(
   by a factor that is fitted to earlier steps (`FittedControlVariate`).
 
   Args:
-    correct_first_acceptance: use beta_m = 0 where the old memory was wrong,
+    correct_first_acceptance: Use beta_m = 0 where the old memory was wrong,
       which removes that bias. False is the paper's formula.
     scale: "paper" subtracts beta_m times the score; "fitted" eta beta_m times
       the score, with an eta that is fitted during the run.
@@ -111,8 +111,8 @@ def control_variate(
     memory, which is the same sequence.
 
   Raises:
-    TypeError: if `correct_first_acceptance` is not a bool.
-    ValueError: if `scale` is neither, or `fit_period` is less than 1.
+    TypeError: If `correct_first_acceptance` is not a bool.
+    ValueError: If `scale` is neither, or `fit_period` is less than 1.
 
   Reference: Phan et al. 2023, section 3.2 and Algorithm 1, for K = 1.
 
@@ -220,7 +220,7 @@ def leave_one_out_scale(transition: Transition) -> jax.Array:
   """Estimates each question's acceptance probability from all the others.
 
   Args:
-    transition: of M questions with K draws each.
+    transition: Of M questions with K draws each.
 
   Returns:
     [M] beta_m in [0, 1]; 0 where no other question is valid.
@@ -249,7 +249,7 @@ def merge_accepted(transition: Transition, weights: jax.Array) -> jax.Array:
   The estimate stays the same and the draw needs no second differentiation.
 
   Args:
-    transition: of M questions with K draws each.
+    transition: Of M questions with K draws each.
     weights: [M, 1 + K].
 
   Returns:

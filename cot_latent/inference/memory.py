@@ -56,7 +56,7 @@ def start(
   """Writes the first rationales, right or wrong (Algorithm 1, line 3).
 
   Args:
-    memory: the memory so far.
+    memory: The memory so far.
     index: [B] int32, rows to write.
     tokens: [B, T] int32.
     is_correct: [B] bool.
@@ -78,8 +78,8 @@ def mean_age(memory: MemoryState, step: int) -> jax.Array:
   was drawn from parameters that many steps old.
 
   Args:
-    memory: after the step.
-    step: the training step, from 1.
+    memory: After the step.
+    step: The training step, from 1.
 
   Returns:
     Scalar, in steps; 0 where no rationale is correct.
@@ -100,12 +100,12 @@ def write(
   """Writes a minibatch's rows back after their transition.
 
   Args:
-    memory: the memory before the step.
+    memory: The memory before the step.
     index: [M] int32, distinct rows.
     tokens: [M, T] int32, the rows after the transition.
     is_correct: [M] bool, their correctness.
     accepted: [M, K] bool, which draw became the memory, if any.
-    step: the training step, from 1.
+    step: The training step, from 1.
 
   Returns:
     The memory after the step.

@@ -16,7 +16,7 @@ def systematic_counts(
   Args:
     probabilities: [J] non-negative; normalised here. Not all zero.
     num_draws: L >= 1.
-    offset: scalar in [0, 1).
+    offset: Scalar in [0, 1).
 
   Returns:
     [J] int32 counts that sum to L.
@@ -57,8 +57,8 @@ def subsample(
   Args:
     weights: [M, 1 + K]; merge accepted draws first (`merge_accepted`).
     num_scored: L >= 1, how many sequences may be differentiated.
-    offset: scalar, uniform in [0, 1).
-    always: resample even where all fit, as the paper's Algorithm 1 does.
+    offset: Scalar, uniform in [0, 1).
+    always: Resample even where all fit, as the paper's Algorithm 1 does.
 
   Returns:
     [M, 1 + K]; all zeros stay all zeros.
@@ -90,8 +90,8 @@ def multipliers(
     sizes: [M, 1 + K] non-negative, in proportion to which sequences are drawn;
       positive wherever a sum has weight.
     num_scored: L >= 1, how many sequences may be differentiated.
-    offset: scalar, uniform in [0, 1).
-    always: resample even where all fit.
+    offset: Scalar, uniform in [0, 1).
+    always: Resample even where all fit.
 
   Returns:
     [M, 1 + K], on average 1 where the size is positive; at most L are not 0.

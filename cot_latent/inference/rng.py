@@ -41,7 +41,7 @@ def purpose_key(seed: int, purpose: str, *numbers: int) -> jax.Array:
   """Derives the key of one choice.
 
   Args:
-    seed: the run's seed.
+    seed: The run's seed.
     purpose: One of PURPOSES, or a name with a slash for a purpose of your own
       ("my_method/noise").
     *numbers: non-negative integers below 2**32 that single out the choice.
@@ -50,7 +50,7 @@ def purpose_key(seed: int, purpose: str, *numbers: int) -> jax.Array:
     A scalar threefry key.
 
   Raises:
-    ValueError: if the purpose is neither, as a misspelt one is.
+    ValueError: If the purpose is neither, as a misspelt one is.
 
   Example:
     >>> key = purpose_key(0, "my_method/noise", 7)  # of step 7
@@ -89,7 +89,7 @@ def row_keys(rng_key: jax.Array, words: jax.Array, draw: jax.Array):
   """Derives one key a row, from the example alone and not from its place.
 
   Args:
-    rng_key: the key of the purpose (and step).
+    rng_key: The key of the purpose (and step).
     words: [B, 2] uint32 of `id_words`.
     draw: [B] integer, which of the example's draws the row is.
 
@@ -115,9 +115,9 @@ def minibatch(
   one memory row would make the leave-one-out scale depend on its own draw).
 
   Args:
-    seed: the run's seed.
+    seed: The run's seed.
     purpose: As for `purpose_key`; here "order" or "base_order".
-    step: the step, from 0.
+    step: The step, from 0.
     num_examples: N.
     batch_size: M, at most N.
 
@@ -144,7 +144,7 @@ def test_vectors(seed: int) -> dict[str, list[int]]:
   """The first words of the keys of PURPOSES, by which a generator is known.
 
   Args:
-    seed: the run's seed.
+    seed: The run's seed.
   """
   return {
     purpose: jax.random.bits(purpose_key(seed, purpose, 1), (4,)).tolist()

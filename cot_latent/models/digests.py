@@ -14,7 +14,7 @@ def tree_sha256(tree: Any) -> str:
   """The sha256 over a tree's paths, shapes, types and values.
 
   Args:
-    tree: of arrays; of several processes all must call this.
+    tree: Of arrays; of several processes all must call this.
   """
   total = hashlib.sha256()
   for key, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -28,7 +28,7 @@ def describe(shapes: Any) -> dict[str, Any]:
   """Describes a model by the shapes of its parameters.
 
   Args:
-    shapes: a tree of arrays, or of their shapes alone.
+    shapes: A tree of arrays, or of their shapes alone.
   """
   leaves = jax.tree_util.tree_leaves_with_path(shapes)
   labels = "".join(_label(key, leaf) for key, leaf in leaves)

@@ -34,16 +34,16 @@ class Vocabulary:
   """What training needs of a tokenizer.
 
   Attributes:
-    name: what it is, for the report.
+    name: What it is, for the report.
     size: V.
-    eos_id: the token that ends a sequence.
-    decode: token ids without EOS -> text; ids that stand for no text are
+    eos_id: The token that ends a sequence.
+    decode: Token ids without EOS -> text; ids that stand for no text are
       dropped.
-    encode: text -> token ids, without BOS and EOS.
-    model: the SentencePiece model or tokenizer.json, or b"" where there is
+    encode: Text -> token ids, without BOS and EOS.
+    model: The SentencePiece model or tokenizer.json, or b"" where there is
       none.
-    bos_id: the token that every prompt begins with; None if none does.
-    padding_id: the tokenizer's own id that has changed places with 0, which
+    bos_id: The token that every prompt begins with; None if none does.
+    padding_id: The tokenizer's own id that has changed places with 0, which
       is padding here; 0 where nothing had to.
     end_ids: Tokens besides EOS that end a completion: a checkpoint's further
       EOS, and the end of a chat model's turn.
@@ -70,7 +70,7 @@ def byte_vocabulary(extra_ids: int = 0) -> Vocabulary:
   """SeqIO's ByteVocabulary, of which it needs nothing.
 
   Args:
-    extra_ids: behind the bytes, that stand for no text; ByT5 has 125.
+    extra_ids: Behind the bytes, that stand for no text; ByT5 has 125.
   """
   return Vocabulary(
     f"{BYTES}(extra_ids={extra_ids})" if extra_ids else BYTES,
@@ -91,11 +91,11 @@ def sentencepiece_vocabulary(
   """A SentencePiece model, encoded and decoded as SeqIO does.
 
   Args:
-    name: what it is, for the report.
-    model: the serialized model.
+    name: What it is, for the report.
+    model: The serialized model.
     size: V, extra ids included.
-    eos_id: the token that ends a sequence.
-    bos_id: the token that begins a prompt, if one does.
+    eos_id: The token that ends a sequence.
+    bos_id: The token that begins a prompt, if one does.
   """
   return Vocabulary(
     name,
@@ -117,13 +117,13 @@ def check_round_trip(
   """Refuses a vocabulary that does not survive on these texts.
 
   Args:
-    encode: text -> token ids.
-    decode: token ids -> text.
-    texts: pairs of an example's id and a text of it.
-    what: the vocabulary and the task, for the message.
+    encode: Text -> token ids.
+    decode: Token ids -> text.
+    texts: Pairs of an example's id and a text of it.
+    what: The vocabulary and the task, for the message.
 
   Raises:
-    UserError: naming the characters that are lost, or where the first text
+    UserError: Naming the characters that are lost, or where the first text
       that changes does so.
   """
 

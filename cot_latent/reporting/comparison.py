@@ -17,12 +17,12 @@ class Estimate(NamedTuple):
   """A mean with what is known about its error.
 
   Attributes:
-    num: how many values it is the mean of.
-    mean: in the values' unit.
-    sd: standard deviation, of n - 1 degrees of freedom; None of one value.
-    low: lower end of the 95% interval; None where there is none.
-    high: upper end.
-    kind: of the interval: "t" over values, "wilson" over questions, or "".
+    num: How many values it is the mean of.
+    mean: In the values' unit.
+    sd: Standard deviation, of n - 1 degrees of freedom; None of one value.
+    low: Lower end of the 95% interval; None where there is none.
+    high: Upper end.
+    kind: Of the interval: "t" over values, "wilson" over questions, or "".
   """
 
   num: int
@@ -41,7 +41,7 @@ def estimate(values: Sequence[float]) -> Estimate:
   and where values are nearly equal it loses digits.
 
   Args:
-    values: at least one. Of a single one there is no deviation or interval.
+    values: At least one. Of a single one there is no deviation or interval.
 
   Reference: Student 1908.
   """
@@ -59,14 +59,14 @@ def difference(
   """Estimates the mean difference of two methods, paired by seed.
 
   Args:
-    values: of the method, by seed.
-    baseline: of what it is compared with, for the same seeds.
+    values: Of the method, by seed.
+    baseline: Of what it is compared with, for the same seeds.
 
   Returns:
     Of the method's values minus the baseline's.
 
   Raises:
-    ValueError: if the seeds differ.
+    ValueError: If the seeds differ.
   """
   if values.keys() != baseline.keys():
     raise ValueError(f"seeds differ: {[*values]} and {[*baseline]}")
@@ -80,7 +80,7 @@ def best(values: Mapping[str, Mapping[int, float]]) -> str | None:
   intervals are not corrected for how many they are.
 
   Args:
-    values: method -> seed -> value, the more the better; equal seeds.
+    values: Method -> seed -> value, the more the better; equal seeds.
 
   Returns:
     Its name; None where no method is, with one seed or one method too.

@@ -29,8 +29,8 @@ def describe(
   """Describes the machine.
 
   Args:
-    devices: names of the accelerators in use.
-    topology: how many processes there are, and how devices are arranged.
+    devices: Names of the accelerators in use.
+    topology: How many processes there are, and how devices are arranged.
   """
   return {
     "python": platform.python_version(),
@@ -51,7 +51,7 @@ def code(extra_module: str | None = None) -> tuple[dict[str, Any], str]:
   """Names the code that runs: revision, changes, files and packages.
 
   Args:
-    extra_module: one outside the package that counts as well.
+    extra_module: One outside the package that counts as well.
 
   Returns:
     The section, and the changes to the package since the revision, as git

@@ -21,11 +21,11 @@ class Limits:
   """Beyond which a run is taken for dead.
 
   Attributes:
-    most_truncated: share of the fresh draws, over all steps, that MAX_LENGTH
+    most_truncated: Share of the fresh draws, over all steps, that MAX_LENGTH
       cut; likewise of the completions of the last evaluation.
-    most_unparseable: share of them that had no answer; likewise of the
+    most_unparseable: Share of them that had no answer; likewise of the
       questions of the last evaluation.
-    most_steps_without_gradient: in a row, though not all draws were right.
+    most_steps_without_gradient: In a row, though not all draws were right.
   """
 
   most_truncated: float = 0.5
@@ -45,8 +45,8 @@ def measure(
   """Sums up how alive a run was.
 
   Args:
-    metrics: a row a step.
-    limits: the fields of Limits.
+    metrics: A row a step.
+    limits: The fields of Limits.
 
   Returns:
     The section `liveness`; without steps only the limits are in it.
@@ -80,7 +80,7 @@ def red_flags(
   """Says what makes a run's results worth nothing; mostly there is nothing.
 
   Args:
-    liveness: of `measure`.
+    liveness: Of `measure`.
     results: Rows of the run's evaluations, in the order of the journal.
   """
   signs = _signs_of_steps(liveness) if liveness["steps"] else []

@@ -29,8 +29,8 @@ class Comparison(NamedTuple):
 
   Attributes:
     verdict: BITWISE, CHOICES, CONSISTENT or DIFFERENT.
-    evidence: why, a line each.
-    differences: what differs in the reports and then in the steps, a line each,
+    evidence: Why, a line each.
+    differences: What differs in the reports and then in the steps, a line each,
       the first difference of a kind first.
   """
 
@@ -43,11 +43,11 @@ def compare(one: pathlib.Path, other: pathlib.Path) -> Comparison:
   """Compares two runs by their reports and the journals beside them.
 
   Args:
-    one: a report.json.
-    other: another.
+    one: A report.json.
+    other: Another.
 
   Raises:
-    UserError: if one of them is no report, or it or its journal was edited.
+    UserError: If one of them is no report, or it or its journal was edited.
   """
   opened = [reading.open_report(p, record.JOURNAL) for p in (one, other)]
   journals = [

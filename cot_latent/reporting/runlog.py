@@ -216,7 +216,7 @@ class RunLog:
     """Writes report.json and report.html.
 
     Args:
-      status: running, complete, failed or interrupted; a run that is complete
+      status: Running, complete, failed or interrupted; a run that is complete
         and was not alive is written down as suspect.
       error: What went wrong, in a line.
 

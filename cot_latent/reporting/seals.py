@@ -59,11 +59,11 @@ def check(report: Mapping[str, Any], where: str = "the report") -> None:
   """Checks that a report is as its run left it.
 
   Args:
-    report: as it was read.
-    where: how to name it in an error, such as its file.
+    report: As it was read.
+    where: How to name it in an error, such as its file.
 
   Raises:
-    UserError: naming the first section, by the alphabet, that was changed.
+    UserError: Naming the first section, by the alphabet, that was changed.
   """
   hashes, sealed = (report.get(name) for name in SEALS)
   if not isinstance(hashes, dict) or not isinstance(sealed, str):
@@ -120,7 +120,7 @@ def journal_content(rows: Iterable[_Row]) -> str:
   """The hash over the rows of a journal that a repetition must share.
 
   Args:
-    rows: each with its `kind`.
+    rows: Each with its `kind`.
   """
   total = hashlib.sha256()
   for row in rows:

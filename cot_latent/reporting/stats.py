@@ -44,7 +44,7 @@ def averages(counts: Mapping[str, tuple[int, int]]) -> dict[str, float]:
   """Averages the accuracies of several tasks, in each of the ways in use.
 
   Args:
-    counts: task -> (correct, total).
+    counts: Task -> (correct, total).
 
   Returns:
     By name: "N tasks", the mean over tasks; "G tasks, N grouped", the same

@@ -16,7 +16,7 @@ class Check(NamedTuple):
   """What was checked.
 
   Attributes:
-    what: in a few words.
+    what: In a few words.
     found: None if all is well, else what is wrong.
     is_done: False if what it needs is not there.
   """
@@ -32,9 +32,9 @@ def verify(
   """Checks a report, and all that is stored beside it.
 
   Args:
-    report: that fits its schema.
-    folder: that it is stored in.
-    rescore: reads answers out of stored completions; None if that cannot be
+    report: That fits its schema.
+    folder: That it is stored in.
+    rescore: Reads answers out of stored completions; None if that cannot be
       done for the report's task.
 
   Returns:

@@ -14,9 +14,9 @@ class Compilations(NamedTuple):
   """What a process has compiled so far.
 
   Attributes:
-    num_compiled: functions, each for the shapes that it was called with.
-    num_read: functions that were found on disk instead.
-    seconds: for both.
+    num_compiled: Functions, each for the shapes that it was called with.
+    num_read: Functions that were found on disk instead.
+    seconds: For both.
   """
 
   num_compiled: int = 0

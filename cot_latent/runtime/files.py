@@ -40,7 +40,7 @@ def check_output(flag: str, output: str) -> None:
     output: The file; also a FIFO, a device or a link.
 
   Raises:
-    UserError: if there is no such folder, or if nothing may be written there.
+    UserError: If there is no such folder, or if nothing may be written there.
   """
   path = pathlib.Path(output)
   try:
@@ -68,7 +68,7 @@ def check_output_folder(flag: str, output: str) -> None:
     output: The folder, which need not exist.
 
   Raises:
-    UserError: if it, or what it would be in, is no folder.
+    UserError: If it, or what it would be in, is no folder.
   """
   for place in (pathlib.Path(output), *pathlib.Path(output).parents):
     if place.exists() and not place.is_dir():
@@ -175,8 +175,8 @@ class Journal:
     """Opens the journal.
 
     Args:
-      path: of the file.
-      resume_at: keep lines up to this step; None starts afresh.
+      path: Of the file.
+      resume_at: Keep lines up to this step; None starts afresh.
     """
     self.rows: list[dict[str, Any]] = []
     if resume_at is not None:
@@ -211,11 +211,11 @@ def read_rows(
   """Reads a journal's rows up to a step; none where there is no journal.
 
   Args:
-    path: of the file.
-    last_step: the step; None reads all.
+    path: Of the file.
+    last_step: The step; None reads all.
 
   Raises:
-    UserError: if it cannot be read, or a line is no row; names the line.
+    UserError: If it cannot be read, or a line is no row; names the line.
   """
   if not path.exists():
     return []

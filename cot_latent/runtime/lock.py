@@ -30,7 +30,7 @@ def hold(folder: pathlib.Path) -> Iterator[None]:
   """Holds a run's folder.
 
   Raises:
-    UserError: if another process holds it.
+    UserError: If another process holds it.
   """
   path = folder / NAME
   lock = _lock(path)

@@ -34,11 +34,11 @@ def join(
   Args:
     address: HOST:PORT of the first process; None finds all three out from
       SLURM, Open MPI or a TPU's environment.
-    num_processes: how many there are.
-    index: which one this is, from 0.
+    num_processes: How many there are.
+    index: Which one this is, from 0.
 
   Raises:
-    UserError: if they are not given and cannot be found out.
+    UserError: If they are not given and cannot be found out.
   """
   try:
     jax.distributed.initialize(address, num_processes, index)
@@ -64,10 +64,10 @@ def check_agreement(value: Any) -> None:
   """Checks that all processes were asked for the same thing; waits for them.
 
   Args:
-    value: anything that JSON can hold.
+    value: Anything that JSON can hold.
 
   Raises:
-    UserError: on each process that differs from the first.
+    UserError: On each process that differs from the first.
   """
   if jax.process_count() == 1:
     return

@@ -43,9 +43,9 @@ class Progress:
     """Starts the clock.
 
     Args:
-      name: of the work.
-      total: steps there are.
-      start: steps done before.
+      name: Of the work.
+      total: Steps there are.
+      start: Steps done before.
     """
     self._line, self._start = _Line(name, total), start
     self._began = time.monotonic()

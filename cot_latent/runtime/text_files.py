@@ -15,7 +15,7 @@ def read_text(path: pathlib.Path) -> str:
   """Reads a data file.
 
   Raises:
-    UserError: if it cannot be read, is not UTF-8 or is empty.
+    UserError: If it cannot be read, is not UTF-8 or is empty.
   """
   try:
     # Some editors begin a file with a byte order mark.
@@ -37,7 +37,7 @@ def parse_json(path: pathlib.Path, text: str, line: int | None = None):
   """Parses JSON of a data file.
 
   Raises:
-    UserError: naming the file and the line of the fault.
+    UserError: Naming the file and the line of the fault.
   """
   try:
     return json.loads(text)
@@ -56,7 +56,7 @@ def require_strings(path: pathlib.Path, place: str, row, names) -> None:
   JSON can escape half a surrogate pair, which no encoding can write.
 
   Raises:
-    UserError: naming the file, the row and the field.
+    UserError: Naming the file, the row and the field.
   """
   if not isinstance(row, dict):
     raise UserError(f"{path}, {place}: expected an object, got {row!r:.60}")
@@ -82,7 +82,7 @@ def read_jsonl(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
     The place of each row, for messages, and the row; no row is checked.
 
   Raises:
-    UserError: if it cannot be read, or naming the line that is not JSON.
+    UserError: If it cannot be read, or naming the line that is not JSON.
   """
   # Not splitlines(), which also cuts at U+2028 inside a JSON string.
   lines = read_text(path).rstrip(" \t\r\n").split("\n")

@@ -15,7 +15,7 @@ def start_tensorflow() -> None:
   back is shown.
 
   Raises:
-    UserError: if one of them is not installed.
+    UserError: If one of them is not installed.
   """
   if "seqio" in sys.modules:
     return

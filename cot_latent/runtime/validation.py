@@ -14,10 +14,10 @@ def check_types(config) -> None:
   """Checks each field of a dataclass against its annotation.
 
   Args:
-    config: a dataclass instance; call this from its `__post_init__`.
+    config: A dataclass instance; call this from its `__post_init__`.
 
   Raises:
-    UserError: naming the field, what it holds and what it should hold.
+    UserError: Naming the field, what it holds and what it should hold.
   """
   cls = type(config)
   hints = typing.get_type_hints(cls)
@@ -44,7 +44,7 @@ def check_positive(config, *names: str) -> None:
   """Checks that fields are above 0.
 
   Raises:
-    UserError: naming the first field that is not.
+    UserError: Naming the first field that is not.
   """
   for name in names:
     if not getattr(config, name) > 0:
@@ -58,7 +58,7 @@ def check_within(config, name: str, low: float, high: float) -> None:
   """Checks that a field is between two ends, both allowed.
 
   Raises:
-    UserError: naming the field and the ends.
+    UserError: Naming the field and the ends.
   """
   value = getattr(config, name)
   if not low <= value <= high:

@@ -34,14 +34,14 @@ class Settings(NamedTuple):
   """What T5X's `train` is given; None where gin binds nothing.
 
   Attributes:
-    random_seed: of initial parameters.
-    use_hardware_rng: whether random numbers depend on the hardware.
-    save_dataset: whether checkpoints hold the training iterator.
-    save: whether there are checkpoints.
-    save_dtype: of the parameters in checkpoints.
-    restore_path: of the checkpoint that a run begins with.
-    relative_steps: to be taken whenever a process starts.
-    ignored: what is bound for T5X's own trainer, and not for this project's.
+    random_seed: Of initial parameters.
+    use_hardware_rng: Whether random numbers depend on the hardware.
+    save_dataset: Whether checkpoints hold the training iterator.
+    save: Whether there are checkpoints.
+    save_dtype: Of the parameters in checkpoints.
+    restore_path: Of the checkpoint that a run begins with.
+    relative_steps: To be taken whenever a process starts.
+    ignored: What is bound for T5X's own trainer, and not for this project's.
   """
 
   random_seed: Any
@@ -85,7 +85,7 @@ def check_command() -> None:
   """Checks what this process was told, if it runs T5X's train.py.
 
   Raises:
-    UserError: as `check_bindings`.
+    UserError: As `check_bindings`.
   """
   if flags.FLAGS.is_parsed() and "gin_file" in flags.FLAGS:
     check_bindings(flags.FLAGS.gin_file or [], flags.FLAGS.gin_bindings)
@@ -101,7 +101,7 @@ def check_bindings(names: Sequence[str], bindings: Sequence[str]) -> None:
     bindings: Lines such as "SEED = 3", read after them.
 
   Raises:
-    UserError: for a file of the embedded trainer, for a binding that nothing
+    UserError: For a file of the embedded trainer, for a binding that nothing
       can read, and for a task that is not registered.
   """
   sources = gin_sources.Sources(gin_sources.with_included(names), bindings)
@@ -171,7 +171,7 @@ def check_lengths(prompt_length: int, max_length: int) -> None:
     max_length: Tokens of a rationale.
 
   Raises:
-    UserError: if it has others.
+    UserError: If it has others.
   """
   wanted = {"inputs": prompt_length, "targets": max_length}
   for scope in ("train", "infer_eval"):
@@ -194,7 +194,7 @@ def check_checkpoint(model_dir: str) -> None:
     model_dir: The run's folder.
 
   Raises:
-    UserError: if it is not there, or is a folder of checkpoints.
+    UserError: If it is not there, or is a folder of checkpoints.
   """
   path = _bound("RestoreCheckpointConfig.path")
   if not isinstance(path, str) or "://" in path:
@@ -224,11 +224,11 @@ def check_settings(settings: Settings, seed: int) -> None:
   """Checks that a run can be repeated and gone on with.
 
   Args:
-    settings: of T5X's `train`.
-    seed: from which all else is drawn.
+    settings: Of T5X's `train`.
+    seed: From which all else is drawn.
 
   Raises:
-    UserError: naming the binding.
+    UserError: Naming the binding.
   """
   if settings.random_seed is None:
     raise UserError(
@@ -278,7 +278,7 @@ def check_model(model: Any) -> None:
     model: T5X's.
 
   Raises:
-    UserError: naming the binding.
+    UserError: Naming the binding.
   """
   name = type(model).__name__
   if type(model).loss_fn is not models.BaseTransformerModel.loss_fn:
@@ -321,10 +321,10 @@ def check_loss_draws_nothing(model: Any, batch: Any) -> None:
 
   Args:
     model: T5X's, of which nothing is computed.
-    batch: features.
+    batch: Features.
 
   Raises:
-    UserError: if the loss depends on random numbers.
+    UserError: If the loss depends on random numbers.
   """
   shapes = {name: array.shape for name, array in batch.items()}
   types = {name: array.dtype for name, array in batch.items()}

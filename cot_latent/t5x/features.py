@@ -19,7 +19,7 @@ class Converter:
   """Makes features of one model, all of the same widths.
 
   Attributes:
-    is_decoder_only: whether prompt and target are one sequence.
+    is_decoder_only: Whether prompt and target are one sequence.
     prompt_length: P.
     target_length: T.
   """
@@ -80,7 +80,7 @@ def converter(
   """Makes the converter that a model needs.
 
   Raises:
-    UserError: if it is neither an encoder-decoder nor decoder-only.
+    UserError: If it is neither an encoder-decoder nor decoder-only.
   """
   if not isinstance(
     model, models.EncoderDecoderModel | models.DecoderOnlyModel

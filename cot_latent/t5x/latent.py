@@ -44,11 +44,11 @@ class Chains:
   """The memory, and when that was.
 
   Attributes:
-    memory: one chain a training question; None before it is made.
+    memory: One chain a training question; None before it is made.
     began_at: T5X's step when it was made; T5X goes on counting where the
       pretrained checkpoint stopped.
     step: T5X's step that it belongs to.
-    pool: the rationales of the present outer loop; None without such loops.
+    pool: The rationales of the present outer loop; None without such loops.
     fit: What is known of a fitted control variate; None without one.
   """
 
@@ -63,8 +63,8 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
   """Gives empty batches, and carries the chains through checkpoints.
 
   Attributes:
-    chains: the memory.
-    before_saving: called with T5X's step and the sha256 of the chains as they
+    chains: The memory.
+    before_saving: Called with T5X's step and the sha256 of the chains as they
       are stored.
   """
 
@@ -72,9 +72,9 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
     """Makes an iterator whose chains are still to be made.
 
     Args:
-      empty: features of this process's part of a minibatch.
-      fingerprint: of the training questions and the length of rationales.
-      model_dir: the run's folder. Its own checkpoints must have the memory;
+      empty: Features of this process's part of a minibatch.
+      fingerprint: Of the training questions and the length of rationales.
+      model_dir: The run's folder. Its own checkpoints must have the memory;
         one elsewhere is a model to begin with, and its memory is not read.
     """
     self.chains = Chains()
@@ -127,7 +127,7 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
     new ones.
 
     Raises:
-      UserError: if the checkpoint has none, or those of other questions.
+      UserError: If the checkpoint has none, or those of other questions.
     """
     file = storage.absolute(f"{filename}{_SUFFIX}")
     if self._model_dir not in file.parents:
@@ -162,15 +162,15 @@ class Latent:
   E-step needs.
 
   Attributes:
-    config: the questions and their lengths.
-    task: vocabulary and answers.
+    config: The questions and their lengths.
+    task: Vocabulary and answers.
     examples: N training questions.
-    method: how rationales are drawn and weighed.
-    seed: all randomness derives from it.
+    method: How rationales are drawn and weighed.
+    seed: All randomness derives from it.
     batch_size: M.
-    converter: makes T5X's features.
-    iterator: what T5X trains on, with the memory; None before T5X asks for it.
-    model_dir: the run's folder.
+    converter: Makes T5X's features.
+    iterator: What T5X trains on, with the memory; None before T5X asks for it.
+    model_dir: The run's folder.
   """
 
   def __init__(
@@ -186,14 +186,14 @@ class Latent:
 
     Args:
       model: T5X's, to be checked; T5X builds one of its own.
-      task: the questions.
-      method: the E-step.
+      task: The questions.
+      method: The E-step.
       seed: T5X's random_seed as well.
       batch_size: M.
-      model_dir: the run's folder.
+      model_dir: The run's folder.
 
     Raises:
-      UserError: if T5X would compute something else than the method.
+      UserError: If T5X would compute something else than the method.
     """
     one_line.install()
     checks.check_command()
@@ -237,7 +237,7 @@ class Latent:
     """Gives T5X its training iterator; see `t5x.utils.GetDatasetCallable`.
 
     Raises:
-      UserError: if T5X was given another size of a minibatch.
+      UserError: If T5X was given another size of a minibatch.
     """
     del shard_id, feature_converter_cls, settings
     if cfg.batch_size != self.batch_size:
@@ -258,7 +258,7 @@ def vocabulary(path: str | None = None) -> seqio.Vocabulary:
   """The vocabulary of model and task.
 
   Args:
-    path: a SentencePiece model, or the folder of a checkpoint; None is bytes.
+    path: A SentencePiece model, or the folder of a checkpoint; None is bytes.
   """
   checks.check_command()  # T5X's own training asks for nothing else of these
   return common.load_vocabulary(path)
@@ -268,13 +268,13 @@ def task_name(source: Source) -> str:
   """The SeqIO task that T5X's evaluation asks: the same one.
 
   Args:
-    source: which, and in what form.
+    source: Which, and in what form.
 
   Returns:
     Its name; a form that is not the registered one gets a name of its own.
 
   Raises:
-    UserError: if there is no such task, or it cannot be had in this form.
+    UserError: If there is no such task, or it cannot be had in this form.
   """
   from cot_latent.data import seqio_task
 

@@ -59,13 +59,13 @@ class LatentTrainer(trainer.Trainer):
     """Takes what T5X's Trainer takes; makes the memory if there is none.
 
     Args:
-      *arguments: of `t5x.trainer.Trainer`.
-      latent: which questions and which method.
-      report: where all is noted; None notes nothing.
-      **settings: of `t5x.trainer.Trainer`.
+      *arguments: Of `t5x.trainer.Trainer`.
+      latent: Which questions and which method.
+      report: Where all is noted; None notes nothing.
+      **settings: Of `t5x.trainer.Trainer`.
 
     Raises:
-      UserError: if the memory is not that of the parameters, or if processes
+      UserError: If the memory is not that of the parameters, or if processes
         were asked for different things.
     """
     settings.setdefault("weight_metrics_computer", GradientNorm())

@@ -31,16 +31,16 @@ def run(
   """Runs T5X's train.py as the script that it is.
 
   Args:
-    gin_files: as T5X takes them.
-    bindings: lines such as "SEED = 3".
-    search_paths: folders to look gin files up in.
-    flags: further ones of T5X's.
-    check: is given the report's header before anything is trained, and raises
+    gin_files: As T5X takes them.
+    bindings: Lines such as "SEED = 3".
+    search_paths: Folders to look gin files up in.
+    flags: Further ones of T5X's.
+    check: Is given the report's header before anything is trained, and raises
       UserError if it should not be.
 
   Raises:
-    UserError: for a mistake in the configuration.
-    RunError: if the run cannot go on.
+    UserError: For a mistake in the configuration.
+    RunError: If the run cannot go on.
   """
   arguments = [f"--gin_file={name}" for name in gin_files]
   arguments += [f"--gin_bindings={binding}" for binding in bindings]
@@ -75,15 +75,15 @@ def repeat(
   """Runs again what a report is of, from the configuration that T5X read.
 
   Args:
-    old: the report of a run inside T5X.
-    folder: the new run's.
-    data_dir: as DATA_DIR; None takes what the run had.
-    checkpoint: as INITIAL_CHECKPOINT_PATH; None takes what the run had.
-    check: as for `run`.
+    old: The report of a run inside T5X.
+    folder: The new run's.
+    data_dir: As DATA_DIR; None takes what the run had.
+    checkpoint: As INITIAL_CHECKPOINT_PATH; None takes what the run had.
+    check: As for `run`.
 
   Raises:
-    UserError: for a mistake in the configuration, or by `check`.
-    RunError: if the run cannot go on.
+    UserError: For a mistake in the configuration, or by `check`.
+    RunError: If the run cannot go on.
 
   Whatever ends it before there is a report, a folder that was empty or not
   there is so again.
@@ -119,15 +119,15 @@ def dry_run(
   """Checks a configuration and says what the run would do.
 
   Args:
-    gin_files: as T5X takes them.
-    bindings: lines such as "SEED = 3".
-    search_paths: folders to look gin files up in.
+    gin_files: As T5X takes them.
+    bindings: Lines such as "SEED = 3".
+    search_paths: Folders to look gin files up in.
 
   Returns:
     The configuration, and the cost.
 
   Raises:
-    UserError: for a mistake in it.
+    UserError: For a mistake in it.
   """
   from t5x import train as train_script
 
@@ -147,10 +147,10 @@ def parse(
   """Reads a configuration as train.py does, mistakes in one line.
 
   Args:
-    train_script: the module t5x.train, which stands for the main one.
-    gin_files: as T5X takes them.
-    bindings: lines such as "SEED = 3".
-    search_paths: folders to look gin files up in.
+    train_script: The module t5x.train, which stands for the main one.
+    gin_files: As T5X takes them.
+    bindings: Lines such as "SEED = 3".
+    search_paths: Folders to look gin files up in.
 
   Returns:
     T5X's train as gin configures it.

@@ -40,7 +40,7 @@ def keep_first(latent: Latent, train_state: Any) -> None:
   """Keeps what fits begin from, if there may be a second one.
 
   Args:
-    latent: the experiment.
+    latent: The experiment.
     train_state: T5X's before the run's first step.
   """
   if latent.method.loops is not None and latent.method.loops.begins_anew():
@@ -51,11 +51,11 @@ def check(latent: Latent, chains: Chains) -> None:
   """Checks that a run that goes on has what its loops need.
 
   Args:
-    latent: the experiment.
-    chains: as a checkpoint had them.
+    latent: The experiment.
+    chains: As a checkpoint had them.
 
   Raises:
-    UserError: if the pool is another method's, or what fits begin from is
+    UserError: If the pool is another method's, or what fits begin from is
       lost.
   """
   method, pool, empty = latent.method, chains.pool, empty_pool(latent)
@@ -100,7 +100,7 @@ def begin(
     begins.
 
   Raises:
-    RunError: if what fits begin from cannot be read.
+    RunError: If what fits begin from cannot be read.
   """
   method, pool = latent.method, chains.pool
   own_step = step - chains.began_at
@@ -128,8 +128,8 @@ def is_over(latent: Latent, chains: Chains, step: int) -> bool:
   """Whether the last loop was over before a step, so that nothing is fitted.
 
   Args:
-    latent: the experiment.
-    chains: with the pool.
+    latent: The experiment.
+    chains: With the pool.
     step: T5X's, of the steps taken before.
   """
   loops, pool = latent.method.loops, chains.pool
@@ -142,10 +142,10 @@ def end(latent: Latent, chains: Chains, step: int, loss: float) -> None:
   """Ends the loop if a minibatch is fitted well enough.
 
   Args:
-    latent: the experiment.
-    chains: with the pool.
+    latent: The experiment.
+    chains: With the pool.
     step: T5X's, this one included.
-    loss: of the step, in nats a sequence.
+    loss: Of the step, in nats a sequence.
   """
   own_step = step - chains.began_at
   chains.pool = outer_loops.end_early(
@@ -158,8 +158,8 @@ def _begin_fit(train_state: Any, first: str, restart: bool) -> Any:
 
   Args:
     train_state: T5X's, of which nothing may be used any more.
-    first: where the first state is kept.
-    restart: whether parameters begin anew too, and not the optimizer alone.
+    first: Where the first state is kept.
+    restart: Whether parameters begin anew too, and not the optimizer alone.
 
   Returns:
     T5X's state, which lies where the old one does.

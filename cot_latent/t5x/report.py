@@ -75,7 +75,7 @@ class Report:
   """Writes the journal, report.json and its page while T5X trains.
 
   Attributes:
-    test: the held-out questions.
+    test: The held-out questions.
   """
 
   def __init__(
@@ -89,11 +89,11 @@ class Report:
     """Loads the held-out questions; writes nothing.
 
     Args:
-      latent: the experiment.
-      model_dir: the run's folder.
+      latent: The experiment.
+      model_dir: The run's folder.
       total_steps: T5X's step at which the run ends.
-      evaluation_period: steps between T5X's evaluations.
-      limits: beyond which the run counts as dead.
+      evaluation_period: Steps between T5X's evaluations.
+      limits: Beyond which the run counts as dead.
     """
     self._began = time.perf_counter()
     compilation.watch()
@@ -131,13 +131,13 @@ class Report:
     Args:
       step: T5X's.
       began_at: T5X's step at which the memory was made.
-      is_new: whether it is made now.
+      is_new: Whether it is made now.
       params: T5X's.
-      partitioner: of the run.
-      num_microbatches: of a step.
+      partitioner: Of the run.
+      num_microbatches: Of a step.
 
     Raises:
-      UserError: if the folder belongs to another run or is in use, if steps
+      UserError: If the folder belongs to another run or is in use, if steps
         are missing in its journal, or if TRAIN_STEPS is less than the steps of
         the checkpoint that it begins with.
     """
@@ -185,8 +185,8 @@ class Report:
 
     Args:
       params: T5X's.
-      seconds: that it took.
-      num_sampled: sequences.
+      seconds: That it took.
+      num_sampled: Sequences.
     """
     if self._log is None:
       return
@@ -309,8 +309,8 @@ class Evaluator:
 
     Args:
       make: SeqIO's, with gin's settings.
-      report: where answers are noted; None notes none.
-      **settings: that T5X gives it.
+      report: Where answers are noted; None notes none.
+      **settings: That T5X gives it.
     """
     self._made = make(**settings)
     self._report = report
@@ -367,7 +367,7 @@ def end_by(error: BaseException | None) -> None:
   """Ends the reports of this process that nothing else has ended.
 
   Args:
-    error: that ends the run; None is not known.
+    error: That ends the run; None is not known.
   """
   for each in tuple(_open):
     each.end_by(error)

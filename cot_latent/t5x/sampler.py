@@ -134,7 +134,7 @@ def row_noise(
   Args:
     key_data: [B, 2] uint32, of the rows' keys.
     start: [B] int32, where each row's first token is drawn.
-    temperature: scalar; 0 adds no noise.
+    temperature: Scalar; 0 adds no noise.
 
   Returns:
     (logits [B, V], state of the loop) -> [B, V]. Padding is never drawn: T5X's

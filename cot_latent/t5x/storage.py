@@ -23,7 +23,7 @@ def absolute(path: epath.PathLike) -> epath.Path:
   """The path from the root on.
 
   Args:
-    path: as a user gives it. One in a bucket has its root already, and
+    path: As a user gives it. One in a bucket has its root already, and
       `resolve` would take it for a relative one.
   """
   place = epath.Path(path)
@@ -34,11 +34,11 @@ def check_absolute(name: str, path: str) -> None:
   """Checks a path that T5X hands to Orbax, which takes no relative one.
 
   Args:
-    name: of the macro.
-    path: its value.
+    name: Of the macro.
+    path: Its value.
 
   Raises:
-    UserError: naming the macro.
+    UserError: Naming the macro.
   """
   if not epath.Path(path).is_absolute():
     raise UserError(
@@ -52,8 +52,8 @@ class Store:
 
   Attributes:
     home: MODEL_DIR.
-    is_remote: whether it is in a bucket.
-    folder: on this machine's disk; the same if MODEL_DIR is there.
+    is_remote: Whether it is in a bucket.
+    folder: On this machine's disk; the same if MODEL_DIR is there.
   """
 
   def __init__(self, model_dir: str, is_remote: bool | None = None):
@@ -102,8 +102,8 @@ def keep_state(path: str, state: Any) -> None:
   """Keeps arrays beside T5X's checkpoints; each process writes its part.
 
   Args:
-    path: of a folder, replaced if it is there. It appears when it is whole.
-    state: the arrays.
+    path: Of a folder, replaced if it is there. It appears when it is whole.
+    state: The arrays.
   """
   with ocp.PyTreeCheckpointer() as writer:
     writer.save(epath.Path(path), state, force=True)
@@ -113,12 +113,12 @@ def kept_state(path: str, like: Any) -> Any:
   """Reads what was kept, each process no more than its part.
 
   Args:
-    path: as for `keep_state`.
-    like: arrays of the same shapes that lie where these shall, or what
+    path: As for `keep_state`.
+    like: Arrays of the same shapes that lie where these shall, or what
       `described` makes of them; `NOT_READ` stands for what is to be left.
 
   Raises:
-    RunError: if it is lost, or of something else.
+    RunError: If it is lost, or of something else.
   """
   like = described(like)
   restore_args = ocp.checkpoint_utils.construct_restore_args(like)

@@ -35,15 +35,15 @@ def to_folder(checkpoint: str, source: str, folder: str) -> int:
 
   Args:
     checkpoint: T5X's, of `t5x.examples.t5`.
-    source: the folder of a model of the same sizes, whose config.json and
+    source: The folder of a model of the same sizes, whose config.json and
       tokenizer are taken over.
-    folder: to be made.
+    folder: To be made.
 
   Returns:
     The checkpoint's step.
 
   Raises:
-    UserError: if they are not of one model.
+    UserError: If they are not of one model.
   """
   stored = read(checkpoint)
   config = _config(source)
@@ -57,14 +57,14 @@ def from_folder(source: str, directory: str) -> str:
   It has no optimizer: a run begins with it by gin/t5x/parameters_only.gin.
 
   Args:
-    source: the folder, such as `t5x export` makes.
-    directory: in which checkpoint_0 is made.
+    source: The folder, such as `t5x export` makes.
+    directory: In which checkpoint_0 is made.
 
   Returns:
     The checkpoint's path.
 
   Raises:
-    UserError: if it is there already, or if this is no T5.
+    UserError: If it is there already, or if this is no T5.
   """
   config = _config(source)
   params = hf_weights.load(source, config, hf_config.vocab_size(source))
@@ -87,7 +87,7 @@ class Stored(NamedTuple):
 
   Attributes:
     params: T5X's parameters, arrays of numpy.
-    step: at which they were saved.
+    step: At which they were saved.
   """
 
   params: dict[str, Any]
@@ -98,10 +98,10 @@ def read(path: str) -> Stored:
   """Reads a checkpoint in T5X's native form or in Orbax's.
 
   Args:
-    path: of the checkpoint, such as MODEL_DIR/checkpoint_1500.
+    path: Of the checkpoint, such as MODEL_DIR/checkpoint_1500.
 
   Raises:
-    UserError: if there is none.
+    UserError: If there is none.
   """
   folder = storage.absolute(path)  # Orbax takes no other
   if (folder / "state").is_dir():
@@ -121,7 +121,7 @@ def write(path: str, params: dict[str, Any]) -> None:
   """Writes parameters alone as a checkpoint of step 0, in Orbax's form.
 
   Args:
-    path: of the checkpoint, such as DIR/checkpoint_0. It appears when it is
+    path: Of the checkpoint, such as DIR/checkpoint_0. It appears when it is
       whole.
     params: T5X's.
   """
@@ -144,14 +144,14 @@ def from_t5x(config: T5Config, params: Mapping[str, Any]) -> Tree:
   """Renames and reshapes T5X's parameters.
 
   Args:
-    config: of the embedded model.
+    config: Of the embedded model.
     params: `target` of a T5X checkpoint, of `t5x.examples.t5`.
 
   Returns:
     Parameters of `models.t5.T5`.
 
   Raises:
-    UserError: if they are of another model, or of a kind that T5X has not.
+    UserError: If they are of another model, or of a kind that T5X has not.
   """
   _check_kind(config)
   flat = _flat(params)

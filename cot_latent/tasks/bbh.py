@@ -24,8 +24,8 @@ class _Task(NamedTuple):
   """A task of the benchmark.
 
   Attributes:
-    kind: what its answers look like.
-    is_algorithmic: whether its authors count it so, or else as one of natural
+    kind: What its answers look like.
+    is_algorithmic: Whether its authors count it so, or else as one of natural
       language (their Table 2).
   """
 
@@ -76,15 +76,15 @@ def register(
   """Registers a task of your own whose file has BIG-Bench Hard's format.
 
   Args:
-    name: the task's name.
-    path: a JSON file, `{"examples": [{"input": ..., "target": ...}]}`. It is
+    name: The task's name.
+    path: A JSON file, `{"examples": [{"input": ..., "target": ...}]}`. It is
       split 60/40 as the benchmark's own.
-    answer: what answers look like (`checkers.Kind`): "choice", "integer",
+    answer: What answers look like (`checkers.Kind`): "choice", "integer",
       "text", ..., or the possible answers, such as ("Yes", "No"). A row with
       another answer is an error.
 
   Raises:
-    UserError: for a bad name or kind; for a fault of the file when it is read.
+    UserError: For a bad name or kind; for a fault of the file when it is read.
   """
   file = pathlib.Path(path)
 

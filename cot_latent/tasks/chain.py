@@ -26,8 +26,8 @@ class Kind(NamedTuple):
   """A task.
 
   Attributes:
-    sizes: of the splits.
-    guess_rate: the share of base rationales that have no steps at all.
+    sizes: Of the splits.
+    guess_rate: The share of base rationales that have no steps at all.
   """
 
   sizes: Mapping[str, int]
@@ -59,8 +59,8 @@ def write_rationale(terms: list[int], slips: list[int]) -> tuple[str, str]:
   """Writes a rationale and the answer that it reaches.
 
   Args:
-    terms: of the sum.
-    slips: for each term after the first what is added to its right result.
+    terms: Of the sum.
+    slips: For each term after the first what is added to its right result.
 
   Returns:
     The text, `3+6=2, 2+2=4, 4+5=2. The answer is 2.`, and the answer.
@@ -94,8 +94,8 @@ def examples(split: str, kind: Kind) -> Iterator[dict[str, str]]:
   repeat its own.
 
   Args:
-    split: base, train or test.
-    kind: which task's.
+    split: Base, train or test.
+    kind: Which task's.
   """
   rng = random.Random("chain")
   seen: set[str] = set()

@@ -39,18 +39,18 @@ class Info(NamedTuple):
   """A registered task, beyond what SeqIO knows of it.
 
   Attributes:
-    source: data folder or None -> where the examples come from.
+    source: Data folder or None -> where the examples come from.
     sizes: -> number of examples of each split.
-    kind: what answers look like.
-    form: how a target states its answer.
-    prompts: how questions are put, unless a run says otherwise.
-    rationale_splits: the splits whose targets hold rationales, and not answers
+    kind: What answers look like.
+    form: How a target states its answer.
+    prompts: How questions are put, unless a run says otherwise.
+    rationale_splits: The splits whose targets hold rationales, and not answers
       alone.
-    exemplars: data folder or None -> worked examples, with `question`,
+    exemplars: Data folder or None -> worked examples, with `question`,
       `answer` and `targets`; there may be none.
-    lesson: a worked example that shows how an answer is stated, for
+    lesson: A worked example that shows how an answer is stated, for
       bootstrapping.
-    extract: completion -> answer or None, in place of the form's own rule.
+    extract: Completion -> answer or None, in place of the form's own rule.
   """
 
   source: Callable[[str | None], seqio.DataSource]
@@ -85,20 +85,20 @@ def register(
   """Registers a SeqIO task.
 
   Args:
-    name: the task's name; one that ends with a version, such as `_v1`, can be
+    name: The task's name; one that ends with a version, such as `_v1`, can be
       asked for without it.
-    source: see `Info`; `rows_source` makes one of a function.
-    sizes: see `Info`.
-    answer: see `Info.kind` and `checkers.Kind`.
-    form: see `Info`.
-    prompts: see `Info`.
-    rationale_splits: see `Info`.
-    exemplars: see `Info`.
-    lesson: see `Info`.
-    extract: see `Info`.
+    source: See `Info`; `rows_source` makes one of a function.
+    sizes: See `Info`.
+    answer: See `Info.kind` and `checkers.Kind`.
+    form: See `Info`.
+    prompts: See `Info`.
+    rationale_splits: See `Info`.
+    exemplars: See `Info`.
+    lesson: See `Info`.
+    extract: See `Info`.
 
   Raises:
-    UserError: if the name is taken or bad, or if there is no such kind or form.
+    UserError: If the name is taken or bad, or if there is no such kind or form.
   """
   checkers.check_kind(answer)
   if form not in get_args(answer_forms.Form):
@@ -126,11 +126,11 @@ def register_mixture(name: str, tasks: Sequence[str]) -> None:
   """Registers a mixture; each task is drawn in proportion to its size.
 
   Args:
-    name: the mixture's name.
-    tasks: full names of tasks of `INFO`.
+    name: The mixture's name.
+    tasks: Full names of tasks of `INFO`.
 
   Raises:
-    UserError: if the name is taken or bad, or if there is no such task.
+    UserError: If the name is taken or bad, or if there is no such task.
   """
   _check_name(name)
   for task in tasks:
@@ -152,19 +152,19 @@ def variant(
   """Registers a task anew in another form, for SeqIO and T5X.
 
   Args:
-    task: a task of `INFO`, with or without its version.
-    name: the new task's name.
-    prompts: how questions are put; None takes the task's own.
-    vocabulary: as `load_vocabulary` takes it; None is bytes.
-    data_dir: the folder with the task's files; None fetches them.
-    bos: whether prompts begin with BOS; None as the checkpoint's files say.
+    task: A task of `INFO`, with or without its version.
+    name: The new task's name.
+    prompts: How questions are put; None takes the task's own.
+    vocabulary: As `load_vocabulary` takes it; None is bytes.
+    data_dir: The folder with the task's files; None fetches them.
+    bos: Whether prompts begin with BOS; None as the checkpoint's files say.
 
   Returns:
     The new name, so that gin can use the call in place of a task's name; the
     same call again changes nothing.
 
   Raises:
-    UserError: if the name is taken or bad, if there is no such task, or if the
+    UserError: If the name is taken or bad, if there is no such task, or if the
       vocabulary cannot be used.
   """
   settings = (resolve(task), prompts, vocabulary, data_dir, bos)
@@ -198,7 +198,7 @@ def resolve(name: str) -> str:
   """Finds the registered task or mixture, the newest version if none is given.
 
   Raises:
-    UserError: if there is none.
+    UserError: If there is none.
   """
   names = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
   if name in names:
@@ -244,12 +244,12 @@ def load_vocabulary(
   """Loads a vocabulary.
 
   Args:
-    path: a SentencePiece model; the folder of a Hugging Face checkpoint, or a
+    path: A SentencePiece model; the folder of a Hugging Face checkpoint, or a
       tokenizer.json in one; a GGUF file; None is bytes.
-    bos: whether prompts begin with BOS; None as the checkpoint's files say.
+    bos: Whether prompts begin with BOS; None as the checkpoint's files say.
 
   Raises:
-    UserError: if it cannot be used.
+    UserError: If it cannot be used.
   """
   place = None if path is None else pathlib.Path(path)
   if place is not None and not place.exists():
@@ -284,7 +284,7 @@ def read_exemplars(
     draw them itself.
 
   Raises:
-    UserError: if there are none, or if the file is malformed.
+    UserError: If there are none, or if the file is malformed.
   """
   if prompts.exemplars in ("none", "bootstrapped"):
     return ()
@@ -313,11 +313,11 @@ def worked_rationales(
   """What the worked examples of a task, or of a mixture's tasks, answer.
 
   Args:
-    name: of the task or mixture.
-    prompts: say which worked examples; None takes each task's own prompts.
+    name: Of the task or mixture.
+    prompts: Say which worked examples; None takes each task's own prompts.
       Where a run draws them itself, or there are none, a task's own stand for
       them, and where it has none, training questions.
-    data_dir: of the task's files.
+    data_dir: Of the task's files.
   """
   found: list[str] = []
   for one in MIXTURES.get(name := resolve(name), [name]):
@@ -335,7 +335,7 @@ def _training_rows(source: seqio.DataSource, number: int) -> list[Row]:
   """The questions of `train[:number]`, with what the data have of them.
 
   Raises:
-    UserError: if there is no such split.
+    UserError: If there is no such split.
   """
   if "train" not in source.splits:
     raise UserError(

@@ -30,21 +30,21 @@ def register(
   """Registers a task of a table.
 
   Args:
-    name: the task's name.
-    path: a file whose name ends with .csv (with a header) or .jsonl, which is
+    name: The task's name.
+    path: A file whose name ends with .csv (with a header) or .jsonl, which is
       split 60/40 by the question's text as BIG-Bench Hard is; or one file a
       split, such as {"train": "a.csv", "test": "b.csv"}.
-    question: the column of questions.
-    answer: the column of answers.
-    rationale: the column of rationales, if there is one; they serve a base
+    question: The column of questions.
+    answer: The column of answers.
+    rationale: The column of rationales, if there is one; they serve a base
       model and supervised baselines alone.
-    kind: what answers look like (`checkers.Kind`). A row with another answer is
+    kind: What answers look like (`checkers.Kind`). A row with another answer is
       an error.
-    form: how the model is to state its answer: "sentence" (`So the answer is
+    form: How the model is to state its answer: "sentence" (`So the answer is
       X.`) or, for numbers, "tag" (`<answer>X</answer>`).
 
   Raises:
-    UserError: for bad arguments; for a fault of a file when it is read.
+    UserError: For bad arguments; for a fault of a file when it is read.
   """
   paths = dict(path) if isinstance(path, Mapping) else {"": path}
   columns = (question, answer) + ((rationale,) if rationale else ())

@@ -14,7 +14,7 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
   """A tokenizer.json, with padding at id 0; see `models/hf/tokenizer.py`.
 
   Attributes:
-    wrapped: the vocabulary as training has it, which does the work.
+    wrapped: The vocabulary as training has it, which does the work.
   """
 
   def __init__(self, wrapped: Vocabulary):
@@ -98,9 +98,9 @@ class CheckpointPieces(seqio.SentencePieceVocabulary):
     """Opens it.
 
     Args:
-      path: the model's file.
+      path: The model's file.
       size: V; None is the number of pieces.
-      bos_id: the token that every prompt begins with, if one does.
+      bos_id: The token that every prompt begins with, if one does.
     """
     spec = seqio.vocabularies.sentencepiece_model_pb2.NormalizerSpec(
       add_dummy_prefix=False

@@ -59,7 +59,7 @@ def fit(
     The fitted parameters.
 
   Raises:
-    RunError: if a gradient is not finite.
+    RunError: If a gradient is not finite.
   """
   if params is None:
     params = model.init(rng.purpose_key(seed, "params"))
@@ -122,8 +122,8 @@ def fit_once(
     The fitted parameters, and whether they were read.
 
   Raises:
-    RunError: if a gradient is not finite.
-    UserError: if the file is damaged, or the folder is none.
+    RunError: If a gradient is not finite.
+    UserError: If the file is damaged, or the folder is none.
   """
   base = config.base
   assert isinstance(base, BaseConfig)
@@ -164,17 +164,17 @@ def make(
   """Fits, reads or loads the base model, as the run wants it.
 
   Args:
-    folder: as for `fit_once`.
-    model: the language model, without anything that is added to it.
-    config: the run.
-    data: its data.
+    folder: As for `fit_once`.
+    model: The language model, without anything that is added to it.
+    config: The run.
+    data: Its data.
 
   Returns:
     All parameters, and whether they were there already.
 
   Raises:
-    RunError: if a gradient is not finite.
-    UserError: if a file cannot be used.
+    RunError: If a gradient is not finite.
+    UserError: If a file cannot be used.
   """
   if isinstance(config.base, BaseConfig):
     assert data.base is not None

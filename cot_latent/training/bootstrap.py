@@ -31,12 +31,12 @@ class Exemplar(NamedTuple):
   """A training question with a rationale that the base model wrote for it.
 
   Attributes:
-    id: the question's.
-    task: its task.
-    question: its text.
-    answer: the known answer, which the rationale reaches.
-    completion: the rationale.
-    tokens: its tokens, without EOS or stop string.
+    id: The question's.
+    task: Its task.
+    question: Its text.
+    answer: The known answer, which the rationale reaches.
+    completion: The rationale.
+    tokens: Its tokens, without EOS or stop string.
   """
 
   id: str
@@ -91,7 +91,7 @@ def draw(
     The exemplars, and how many sequences were sampled.
 
   Raises:
-    RunError: if too few right rationales are found that fit.
+    RunError: If too few right rationales are found that fit.
   """
   task, examples = drawer.task, drawer.examples
   wanted = task.prompts.num_exemplars
@@ -134,10 +134,10 @@ def put_before(
   """Puts each task's exemplars before its questions.
 
   Args:
-    task: says how exemplars are separated.
-    own: the training questions, among them those of the exemplars.
-    exemplars: of all tasks.
-    others: the questions to put them before; may be the same.
+    task: Says how exemplars are separated.
+    own: The training questions, among them those of the exemplars.
+    exemplars: Of all tasks.
+    others: The questions to put them before; may be the same.
 
   Returns:
     The questions with longer prompts and guides. A training question that is
@@ -206,11 +206,11 @@ def read(directory: pathlib.Path, sha256: str) -> list[Exemplar]:
   """Reads what `write` wrote.
 
   Args:
-    directory: the run's folder.
-    sha256: what `write` gave.
+    directory: The run's folder.
+    sha256: What `write` gave.
 
   Raises:
-    UserError: if it is not there or was changed.
+    UserError: If it is not there or was changed.
   """
   path = directory / _FILE
   try:

@@ -27,7 +27,7 @@ class Checkpoints:
     """Opens the folder, which is made if it is not there.
 
     Raises:
-      UserError: if there are checkpoints and all of them are damaged.
+      UserError: If there are checkpoints and all of them are damaged.
     """
     self._directory = directory.absolute()
     if processes.is_first():
@@ -66,7 +66,7 @@ class Checkpoints:
     """Restores the last checkpoint.
 
     Args:
-      like: a state of the same structure, shapes and types, which lies where
+      like: A state of the same structure, shapes and types, which lies where
         this one shall. Only the rows that fill memory and pool up to an even
         number may be more or fewer, as on another number of devices.
     """
@@ -82,7 +82,7 @@ class Checkpoints:
     """Restores what is trained, and nothing else, of the last checkpoint.
 
     Args:
-      like: arrays of the same shapes and types, or what stands for them, which
+      like: Arrays of the same shapes and types, or what stands for them, which
         lie where these shall.
     """
     abstract = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, like)}

@@ -28,14 +28,14 @@ class OptimizerConfig:
   """Adam with clipping, warm-up and cosine decay.
 
   Attributes:
-    learning_rate: the highest.
-    warmup_steps: of linear growth from 0.
-    decay_steps: of cosine decay after that; None is all the steps there are.
-    final_ratio: the last learning rate over the highest; 1 is constant.
-    clip_norm: of the whole gradient, or None.
-    b1: decay of the first moment.
-    b2: decay of the second moment.
-    eps: added to the root of the second moment.
+    learning_rate: The highest.
+    warmup_steps: Of linear growth from 0.
+    decay_steps: Of cosine decay after that; None is all the steps there are.
+    final_ratio: The last learning rate over the highest; 1 is constant.
+    clip_norm: Of the whole gradient, or None.
+    b1: Decay of the first moment.
+    b2: Decay of the second moment.
+    eps: Added to the root of the second moment.
   """
 
   learning_rate: float
@@ -126,10 +126,10 @@ class EvaluationConfig:
   """How held-out questions are answered and scored.
 
   Attributes:
-    batch_size: rows decoded together; fixed, for the numbers depend on it.
-    period: steps between greedy evaluations; the first and the last step are
+    batch_size: Rows decoded together; fixed, for the numbers depend on it.
+    period: Steps between greedy evaluations; the first and the last step are
       always evaluated, greedily and by self-consistency.
-    num_samples: votes a question for self-consistency (40 in the paper); 0
+    num_samples: Votes a question for self-consistency (40 in the paper); 0
       leaves self-consistency out.
     part_batches: Batches of rows that are drawn, and kept on the disk, as one
       part; fixed, because the numbers depend on it as on the batch size.
@@ -151,28 +151,28 @@ class Experiment:
   """One run.
 
   Attributes:
-    model: sizes of the language model.
-    task: the questions.
-    method: the E-step.
-    optimizer: the M-step.
-    base: how the base model is made, or where it is.
-    evaluation: of held-out questions.
-    model_dir: the folder for checkpoints, logs and the report; None takes
+    model: Sizes of the language model.
+    task: The questions.
+    method: The E-step.
+    optimizer: The M-step.
+    base: How the base model is made, or where it is.
+    evaluation: Of held-out questions.
+    model_dir: The folder for checkpoints, logs and the report; None takes
       runs/ and the run's id.
-    seed: all randomness derives from it.
-    steps: of the method.
+    seed: All randomness derives from it.
+    steps: Of the method.
     batch_size: M.
-    checkpoint_period: steps between checkpoints.
-    base_dir: a folder in which runs with the same base model share it; None
+    checkpoint_period: Steps between checkpoints.
+    base_dir: A folder in which runs with the same base model share it; None
       fits it in each run.
-    max_nonfinite_steps: how many steps in a row may have a gradient that is
+    max_nonfinite_steps: How many steps in a row may have a gradient that is
       not finite; they are skipped, and one more ends the run.
-    limits: beyond which the report says that the run was dead.
-    tuning: what is trained: None is all parameters, `SoftPrompt` or `Lora`.
-    rows_at_once: rows that are differentiated at once, each time as wide as the
+    limits: Beyond which the report says that the run was dead.
+    tuning: What is trained: None is all parameters, `SoftPrompt` or `Lora`.
+    rows_at_once: Rows that are differentiated at once, each time as wide as the
       longest of them; gradients are summed. None is a quarter of the
       minibatch.
-    mesh: how the run is spread over devices; that may change when it goes on.
+    mesh: How the run is spread over devices; that may change when it goes on.
   """
 
   model: DecoderConfig | T5Config | Given
@@ -278,7 +278,7 @@ def plan(experiment: Experiment, num_train: int, num_test: int) -> dict:
   """Counts what a run will cost, before it starts.
 
   Args:
-    experiment: the run.
+    experiment: The run.
     num_train: N, training questions.
     num_test: held-out questions.
 

@@ -34,16 +34,16 @@ def export(
   the checkpoint that the run began with.
 
   Args:
-    config: the run.
-    directory: its folder.
-    folder: to be made.
-    dtype: of the tensors; None is each one's own in the source.
+    config: The run.
+    directory: Its folder.
+    folder: To be made.
+    dtype: Of the tensors; None is each one's own in the source.
 
   Returns:
     The step whose parameters they are.
 
   Raises:
-    UserError: if the run began with no such checkpoint, has saved none, or
+    UserError: If the run began with no such checkpoint, has saved none, or
       tunes a soft prompt, or if the folder exists.
   """
   began_with = pretrained(config)

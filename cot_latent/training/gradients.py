@@ -42,7 +42,7 @@ def parts_by_term(
   Args:
     targets: [S, T] int32.
     terms: [2, S] float32 weights of A and of B.
-    size: of a part.
+    size: Of a part.
   """
   kept, subtracted = terms
   in_kept = kept != 0
@@ -66,7 +66,7 @@ def split(targets: np.ndarray, weights: np.ndarray, size: int) -> list[Part]:
   Args:
     targets: [S, T] int32.
     weights: [S] float32.
-    size: of a part.
+    size: Of a part.
 
   Returns:
     At least one part.
@@ -86,10 +86,10 @@ class Sums(NamedTuple):
   """What parts of the rows add up.
 
   Attributes:
-    loss: scalar.
-    gradient: of the loss with respect to what is trained, but for the way that
+    loss: Scalar.
+    gradient: Of the loss with respect to what is trained, but for the way that
       leads through what all rows share.
-    shared_gradient: with respect to the floating-point arrays of that.
+    shared_gradient: With respect to the floating-point arrays of that.
   """
 
   loss: Any

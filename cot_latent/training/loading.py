@@ -20,14 +20,14 @@ class Data(NamedTuple):
   """What a run reads.
 
   Attributes:
-    task: vocabulary and answers.
-    base_task: the task that the base model is fitted to; None if it is not
+    task: Vocabulary and answers.
+    base_task: The task that the base model is fitted to; None if it is not
       fitted.
-    base: what the base model is fitted to, with targets, or None.
+    base: What the base model is fitted to, with targets, or None.
     train: N questions with a memory.
     test: held-out questions.
     soft_tokens: [L] int32, that a soft prompt begins as; None if nothing says.
-    soft_task: the task with the worked examples that a soft prompt begins as,
+    soft_task: The task with the worked examples that a soft prompt begins as,
       where the run has to draw them; else None.
   """
 
@@ -47,11 +47,11 @@ def load_data(
   """Loads the three splits of the experiment's task.
 
   Args:
-    config: the experiment.
-    open_task: opens its tasks.
+    config: The experiment.
+    open_task: Opens its tasks.
 
   Raises:
-    UserError: if the data are missing, malformed, too long or too few.
+    UserError: If the data are missing, malformed, too long or too few.
   """
   settings = config.task
   task = open_task(settings.source)

@@ -25,9 +25,9 @@ def first_state(
   """Adds a pool that the first step fills, where there are outer loops.
 
   Args:
-    config: the run.
-    state: before any step.
-    layout: where the pool's rows lie.
+    config: The run.
+    state: Before any step.
+    layout: Where the pool's rows lie.
   """
   method = config.method
   if method.loops is None:

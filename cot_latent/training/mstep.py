@@ -79,14 +79,14 @@ class Updated(NamedTuple):
   """What a step gives.
 
   Attributes:
-    params: that are trained.
+    params: That are trained.
     opt_state: Optax's.
-    norm: scalar, of the gradient before clipping.
-    is_finite: scalar bool, of norm and loss; where it is False, parameters and
+    norm: Scalar, of the gradient before clipping.
+    is_finite: Scalar bool, of norm and loss; where it is False, parameters and
       optimizer are as they were before.
-    loss: scalar, -sum_s weights[s] * log p(targets[s] | prompts[s]) before the
+    loss: Scalar, -sum_s weights[s] * log p(targets[s] | prompts[s]) before the
       step. Where weights are signed it means nothing.
-    log_prob: of the sequences before the step.
+    log_prob: Of the sequences before the step.
     measured: [3] |A|^2, <A, B> and |B|^2 of the two terms' gradients, where
       they were asked for (`fitting.update`).
   """
@@ -113,9 +113,9 @@ def build(
   with respect to it too, which then goes the way back once.
 
   Args:
-    model: the language model.
-    optimizer: gives the direction.
-    rows_at_once: rows of a part; None is all.
+    model: The language model.
+    optimizer: Gives the direction.
+    rows_at_once: Rows of a part; None is all.
 
   Returns:
     (params, opt_state, frozen params, learning rate, prompts [S, P],
@@ -191,9 +191,9 @@ def _compile(model: LanguageModel, optimizer, places, by_term: bool):
   """Compiles the step's functions: begin, zeros, add and finish.
 
   Args:
-    model: the language model.
-    optimizer: gives the direction.
-    places: of parameters and optimizer, as `_places` gives them; None is one
+    model: The language model.
+    optimizer: Gives the direction.
+    places: Of parameters and optimizer, as `_places` gives them; None is one
       device.
     by_term: Whether two terms are summed apart, in a pair of sums.
   """

@@ -169,7 +169,7 @@ class Run:
     """Ends the run if too many steps in a row had no finite gradient.
 
     Args:
-      step: one that has none; it is not in the journal yet.
+      step: One that has none; it is not in the journal yet.
     """
     most = self.config.max_nonfinite_steps
     rows = [

@@ -11,13 +11,13 @@ class TrainState(NamedTuple):
   """All of it.
 
   Attributes:
-    params: that are trained.
+    params: That are trained.
     opt_state: Optax's.
-    memory: one chain a training question; None before it is made.
-    step: how many steps were taken.
-    pool: of the present outer loop; None without such loops.
-    base_params: what a loop begins from; None where none does.
-    frozen: the model's other parameters, if any; no checkpoint holds them.
+    memory: One chain a training question; None before it is made.
+    step: How many steps were taken.
+    pool: Of the present outer loop; None without such loops.
+    base_params: What a loop begins from; None where none does.
+    frozen: The model's other parameters, if any; no checkpoint holds them.
     fit: What is known of a fitted control variate; None without one.
   """
 

@@ -36,10 +36,10 @@ class SoftPrompt:
 
   Attributes:
     length: L; None takes that of the text or file.
-    text: the text.
-    source: a task, of whose training prompts the beginning that all share is
+    text: The text.
+    source: A task, of whose training prompts the beginning that all share is
       the text; few-shot prompts share their worked examples, as in the paper.
-    path: of a file that `numpy.save` wrote, [L, E], as google-research's
+    path: Of a file that `numpy.save` wrote, [L, E], as google-research's
       prompt-tuning keeps them.
 
   Reference: Lester et al. 2021, "The Power of Scale for Parameter-Efficient
@@ -84,11 +84,11 @@ def begin(
   """Adds to a base model what is trained, if that is not the model itself.
 
   Args:
-    tuning: what is trained.
-    params: of the base model.
-    model: with what is added to it.
-    tokens: that a soft prompt begins as, if there are any.
-    rng_key: for what begins at random.
+    tuning: What is trained.
+    params: Of the base model.
+    model: With what is added to it.
+    tokens: That a soft prompt begins as, if there are any.
+    rng_key: For what begins at random.
 
   Returns:
     What is trained, and what is frozen.
@@ -145,16 +145,16 @@ def make_soft_prompt(
   """Makes the soft prompt that training begins with.
 
   Args:
-    config: says how.
+    config: Says how.
     table: [V, E], the model's input embeddings.
-    tokens: of the text or of the source; None where there is neither.
-    rng_key: draws tokens at random.
+    tokens: Of the text or of the source; None where there is neither.
+    rng_key: Draws tokens at random.
 
   Returns:
     [L, E] float32.
 
   Raises:
-    UserError: if the file is none, or of another width.
+    UserError: If the file is none, or of another width.
   """
   if config.path is not None:
     made = read_soft_prompt(pathlib.Path(config.path))
@@ -188,7 +188,7 @@ def read_soft_prompt(path: pathlib.Path) -> np.ndarray:
   """Reads a soft prompt, [L, E] float32.
 
   Raises:
-    UserError: if the file holds something else.
+    UserError: If the file holds something else.
   """
   try:
     with path.open("rb") as file:

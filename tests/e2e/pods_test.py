@@ -87,12 +87,12 @@ def start(place, name, num_processes, *extra, num_devices=1, own=()):
   """Starts a run's processes.
 
   Args:
-    place: the folder of the fixture.
-    name: of the run.
-    num_processes: how many.
-    *extra: further flags for all.
-    num_devices: that each simulates.
-    own: further flags for the last one.
+    place: The folder of the fixture.
+    name: Of the run.
+    num_processes: How many.
+    *extra: Further flags for all.
+    num_devices: That each simulates.
+    own: Further flags for the last one.
   """
   with socket.socket() as probe:
     probe.bind(("localhost", 0))

@@ -136,9 +136,9 @@ def knowing(data, plain, hinted):
   """Says the answer to the questions that are known, each with its own words.
 
   Args:
-    data: of the run.
-    plain: known from the question alone.
-    hinted: known from the guide.
+    data: Of the run.
+    plain: Known from the question alone.
+    hinted: Known from the guide.
   """
   known, train = {}, data.train
   for rows, right, words in (

@@ -162,7 +162,7 @@ def check_mean_over_two_steps(choose):
   """Checks E[A - eta B] = E[A] over all outcomes of two steps.
 
   Args:
-    choose: what the first step measured, and the second -> eta of the second.
+    choose: What the first step measured, and the second -> eta of the second.
   """
   first = terms(TOY, [0, 2], enumeration.at_stationarity(TOY, [0, 2]))
   second = terms(TOY, QUESTIONS, from_memories((True, True)))

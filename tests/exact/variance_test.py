@@ -88,9 +88,9 @@ def at_scale(toy, question, scale):
   """[D] the exact variance for one question and a scale given to it.
 
   Args:
-    toy: the toy.
-    question: the question.
-    scale: a scalar, or [D] with another scale for each coordinate.
+    toy: The toy.
+    question: The question.
+    scale: A scalar, or [D] with another scale for each coordinate.
   """
   cases = enumeration.at_stationarity(toy, [question])
   taken = enumeration.transitions(toy, [question], cases)

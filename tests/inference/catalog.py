@@ -22,9 +22,9 @@ class Case(NamedTuple):
   """An estimator with its settings.
 
   Attributes:
-    name: the function that builds it.
-    settings: what it is given.
-    weigh: the estimator.
+    name: The function that builds it.
+    settings: What it is given.
+    weigh: The estimator.
   """
 
   name: str

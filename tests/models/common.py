@@ -34,7 +34,7 @@ def random_params(init, seed=0):
 
   Args:
     init: rng_key -> params, of which only the shapes are used.
-    seed: of the numbers.
+    seed: Of the numbers.
 
   Returns:
     A pytree of float32 arrays.

@@ -385,7 +385,7 @@ def fuzz(number: int, first: int = 0) -> None:
   """Makes mutations; each is a function of its own number.
 
   Raises:
-    AssertionError: with the number of the first that is not borne.
+    AssertionError: With the number of the first that is not borne.
   """
   with material() as folder:
     read_all(random.Random(0), folder / "run", folder / "run")

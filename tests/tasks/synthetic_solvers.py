@@ -21,7 +21,7 @@ class Reader(NamedTuple):
   """The functions of a kind.
 
   Attributes:
-    solve: question -> answer.
+    solve: Question -> answer.
     read: (question, steps) -> whether each is right, and the answer reached.
   """
 

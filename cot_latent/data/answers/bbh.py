@@ -194,7 +194,7 @@ def _group(values: list[int]) -> int:
   """The value of a few number words, as word2number has it.
 
   Raises:
-    IndexError: if there are none.
+    IndexError: If there are none.
   """
   if len(values) in (3, 4):
     return values[0] * values[1] + sum(values[2:])
@@ -279,12 +279,12 @@ def make(kind: Kind, task: str = "") -> dict[str, Convention]:
     line.
 
   Args:
-    kind: of the task's answers.
-    task: the task's name in BIG-Bench Hard. It matters for web_of_lies alone,
+    kind: Of the task's answers.
+    task: The task's name in BIG-Bench Hard. It matters for web_of_lies alone,
       whose flexible filter knows other wordings of Yes and No.
 
   Raises:
-    UserError: if the kind is unknown.
+    UserError: If the kind is unknown.
 
   Reference: Phan et al. 2023, appendix F; the commits above.
   """

@@ -30,7 +30,7 @@ def answer_sentence(completion: str) -> str | None:
   """Reads the sentence that must end the completion: "the answer is X."
 
   Args:
-    completion: what the model wrote.
+    completion: What the model wrote.
 
   Returns:
     X, or None unless the completion ends with such a sentence (white space
@@ -55,7 +55,7 @@ def answer_tag(completion: str) -> str | None:
   """Reads the number in the last <answer>...</answer>.
 
   Args:
-    completion: what the model wrote.
+    completion: What the model wrote.
 
   Returns:
     The number as `normalize_number` writes it, or None if there is none.
@@ -78,7 +78,7 @@ def normalize_number(text: str) -> str | None:
   """Writes a decimal number in one way: `$1,800.50.` becomes `1800.5`.
 
   Args:
-    text: a number in ASCII digits, with an optional minus sign, dollar sign,
+    text: A number in ASCII digits, with an optional minus sign, dollar sign,
       commas in its whole part, fraction and closing period.
 
   Returns:
@@ -127,7 +127,7 @@ def check_kind(kind: Kind) -> None:
   """Checks that a kind of answer is known.
 
   Raises:
-    UserError: with the known kinds, if it is not.
+    UserError: With the known kinds, if it is not.
   """
   if isinstance(kind, str) and kind in _SHAPES:
     return
@@ -147,7 +147,7 @@ def admits(kind: Kind, answer: str) -> bool:
   """Whether a text can be the known answer of a question of this kind.
 
   Raises:
-    UserError: if the kind is unknown.
+    UserError: If the kind is unknown.
   """
   check_kind(kind)
   if isinstance(kind, tuple):
@@ -159,7 +159,7 @@ def describe(kind: Kind) -> str:
   """Describes a kind of answer for a listing: `Yes or No`, `an integer`.
 
   Raises:
-    UserError: if the kind is unknown.
+    UserError: If the kind is unknown.
   """
   check_kind(kind)
   if isinstance(kind, tuple):
@@ -171,12 +171,12 @@ class Convention(NamedTuple):
   """A way to score a completion.
 
   Attributes:
-    name: of the convention.
+    name: Of the convention.
     extract: (completion, question) -> the answer in the convention's normal
       form, or None.
-    normalize: known answer -> the same normal form.
-    needs_question: whether `extract` reads the question.
-    scores_cut: whether a completion cut at the token limit may be right.
+    normalize: Known answer -> the same normal form.
+    needs_question: Whether `extract` reads the question.
+    scores_cut: Whether a completion cut at the token limit may be right.
   """
 
   name: str
@@ -192,10 +192,10 @@ def is_correct(
   """Whether a completion has the known answer.
 
   Args:
-    convention: the rule.
-    completion: what the model wrote.
-    answer: the known answer.
-    question: needed if `convention.needs_question`.
+    convention: The rule.
+    completion: What the model wrote.
+    answer: The known answer.
+    question: Needed if `convention.needs_question`.
   """
   found = convention.extract(completion, question)
   return found is not None and found == convention.normalize(answer)
@@ -212,12 +212,12 @@ def check_answers(
   """Checks that known answers are of the kind that a task declares.
 
   Args:
-    path: their file.
-    rows: pairs of a row's place and its answer.
-    kind: see `Kind`.
+    path: Their file.
+    rows: Pairs of a row's place and its answer.
+    kind: See `Kind`.
 
   Raises:
-    UserError: naming the first row whose answer is of another kind.
+    UserError: Naming the first row whose answer is of another kind.
   """
   for place, answer in rows:
     if not admits(kind, answer):

@@ -28,11 +28,11 @@ def conventions(
   """Lists the ways to score a completion, the one of training first.
 
   Args:
-    task: the registered name, by which lm-evaluation-harness treats one task of
+    task: The registered name, by which lm-evaluation-harness treats one task of
       BIG-Bench Hard as no other.
-    form: how an answer is stated after a rationale.
-    kind: what answers look like.
-    is_direct: whether a completion is the answer and nothing else.
+    form: How an answer is stated after a rationale.
+    kind: What answers look like.
+    is_direct: Whether a completion is the answer and nothing else.
 
   Returns:
     Conventions by name.

@@ -37,11 +37,11 @@ def convention(
   """Makes a convention: stop strings, one filter, exact_match's changes.
 
   Args:
-    name: of the convention.
-    find: the filter.
-    normalize: what exact_match changes on both sides.
-    stops: strings at which a completion would have ended.
-    needs_question: whether the filter reads the question.
+    name: Of the convention.
+    find: The filter.
+    normalize: What exact_match changes on both sides.
+    stops: Strings at which a completion would have ended.
+    needs_question: Whether the filter reads the question.
   """
 
   def extract(completion: str, question: str) -> str | None:

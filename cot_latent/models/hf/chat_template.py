@@ -69,7 +69,7 @@ def render(
     add_generation_prompt: Whether the beginning of the model's turn follows.
 
   Raises:
-    UserError: if the template is none, or refuses the conversation.
+    UserError: If the template is none, or refuses the conversation.
   """
   known = {"tools": None, "documents": None, **variables}
   try:

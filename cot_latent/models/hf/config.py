@@ -34,7 +34,7 @@ def read_config(
     A DecoderConfig or T5Config.
 
   Raises:
-    UserError: if there is no config.json, naming every setting that is not
+    UserError: If there is no config.json, naming every setting that is not
       supported, or if `ignore` has a name that is not there.
   """
   fields, family = open_family(folder, ignore)
@@ -60,7 +60,7 @@ def vocab_size(folder: str | pathlib.Path) -> int:
   It may be more than the tokenizer's: some are padded.
 
   Raises:
-    UserError: if config.json does not say.
+    UserError: If config.json does not say.
   """
   fields, _ = open_family(folder)
   known = len(fields.problems)
@@ -86,7 +86,7 @@ def open_family(
   """Opens a config.json, and finds the family that it is of.
 
   Raises:
-    UserError: if there is none, or of a family that is not supported.
+    UserError: If there is none, or of a family that is not supported.
   """
   path = pathlib.Path(folder)
   if gguf_files.is_gguf(path):

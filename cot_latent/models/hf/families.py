@@ -55,7 +55,7 @@ class Family(NamedTuple):
   """How checkpoints of one model_type are read and written.
 
   Attributes:
-    settings: config.json -> fields of the model's config.
+    settings: Config.json -> fields of the model's config.
     config_class: Class of the model's config.
     network_class: The class of its network.
     name: A parameter's path, a model's config -> its tensor's name; KeyError

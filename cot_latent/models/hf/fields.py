@@ -190,7 +190,7 @@ class Fields:
     """Says all that is wrong.
 
     Raises:
-      UserError: naming every setting that was refused.
+      UserError: Naming every setting that was refused.
     """
     if unused := sorted({*self.ignore} - self.ignored):
       self.problems.append(f"{IGNORE}: {self.place} has no {unused[0]!r}")
@@ -211,7 +211,7 @@ def read_fields(folder: pathlib.Path, ignore: Collection[str] = ()) -> Fields:
     ignore: Names of settings that are read as though they were not there.
 
   Raises:
-    UserError: if there is none, or no JSON object in it.
+    UserError: If there is none, or no JSON object in it.
   """
   path = folder / FILE
   if not folder.is_dir():
@@ -226,7 +226,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   """Reads a JSON object.
 
   Raises:
-    UserError: naming the file.
+    UserError: Naming the file.
   """
   try:
     values = json.loads(path.read_text(encoding="utf-8"))

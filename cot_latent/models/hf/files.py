@@ -46,7 +46,7 @@ def read_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
     for.
 
   Raises:
-    UserError: if there are none, or not all that the index names.
+    UserError: If there are none, or not all that the index names.
   """
   if gguf_files.is_gguf(folder):
     return gguf_files.read_tensors(folder)
@@ -83,7 +83,7 @@ def check(
   """Checks that a checkpoint has the tensors that a model needs, and no others.
 
   Raises:
-    UserError: naming one.
+    UserError: Naming one.
   """
   if missing := [name for name in shapes if name not in tensors]:
     raise UserError(

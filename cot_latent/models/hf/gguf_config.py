@@ -30,7 +30,7 @@ def read_fields(path: pathlib.Path, ignore: Collection[str] = ()) -> Fields:
     The settings, with a problem for each that is not supported.
 
   Raises:
-    UserError: if it cannot be read.
+    UserError: If it cannot be read.
   """
   file = gguf_files.open_file(path)
   fields = Fields(file.metadata, str(path), ignore=ignore)

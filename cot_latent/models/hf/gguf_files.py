@@ -101,7 +101,7 @@ def open_file(path: pathlib.Path) -> File:
   """Opens a file.
 
   Raises:
-    UserError: if it cannot be read, is none, or holds an architecture that is
+    UserError: If it cannot be read, is none, or holds an architecture that is
       not supported.
   """
   try:
@@ -173,7 +173,7 @@ class Tensor:
     """Reads a part; rows are picked before numbers are made plain.
 
     Raises:
-      UserError: if the library cannot make them plain.
+      UserError: If the library cannot make them plain.
     """
     first, *others = index if isinstance(index, tuple) else (index,)
     data = self._stored.data[self._order()][first]
@@ -201,7 +201,7 @@ def read_tensors(path: pathlib.Path) -> dict[str, Tensor]:
   """The tensors of a file by the names that `transformers` has for them.
 
   Raises:
-    UserError: if the file cannot be read.
+    UserError: If the file cannot be read.
   """
   file = open_file(path)
   tensors = {}

@@ -15,7 +15,7 @@ def write_beside(path: pathlib.Path, folder: pathlib.Path) -> None:
     folder: Where to.
 
   Raises:
-    UserError: if the file has a setting that is not supported.
+    UserError: If the file has a setting that is not supported.
   """
   fields = gguf_config.read_fields(path)
   fields.finish()

@@ -28,7 +28,7 @@ def read_tokenizer(path: pathlib.Path) -> bytes:
   """The content of a tokenizer.json with the same tokens and ids.
 
   Raises:
-    UserError: if the file cannot be read, has no tokens, or cuts texts in a way
+    UserError: If the file cannot be read, has no tokens, or cuts texts in a way
       that is not known.
   """
   file = gguf_files.open_file(path)

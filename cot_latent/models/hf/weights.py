@@ -72,7 +72,7 @@ def load(
     Parameters of the model, without those of an update or soft prompt.
 
   Raises:
-    UserError: if the files cannot be read, hold other tensors than such a
+    UserError: If the files cannot be read, hold other tensors than such a
       model has, or a number that is not finite.
   """
   folder = pathlib.Path(folder)
@@ -134,7 +134,7 @@ def save(
     max_file_bytes: Largest size of a file, unless a single tensor is larger.
 
   Raises:
-    UserError: if the folder exists, or parameters are others than the source
+    UserError: If the folder exists, or parameters are others than the source
       has.
   """
   folder, source = pathlib.Path(folder), pathlib.Path(source)
@@ -190,7 +190,7 @@ def convert(path: str | pathlib.Path, folder: str | pathlib.Path) -> None:
     folder: To be made; it appears when all is written.
 
   Raises:
-    UserError: if the folder exists, or if the file cannot be used.
+    UserError: If the folder exists, or if the file cannot be used.
   """
   path, folder = pathlib.Path(path), pathlib.Path(folder)
   if not gguf_files.is_gguf(path):

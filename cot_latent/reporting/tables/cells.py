@@ -14,12 +14,12 @@ class Cell(NamedTuple):
   """What the runs of a method say of a column.
 
   Attributes:
-    values: by seed; an accuracy is a share of 1.
-    estimate: of their mean. Of one seed's accuracy, with the Wilson interval
+    values: By seed; an accuracy is a share of 1.
+    estimate: Of their mean. Of one seed's accuracy, with the Wilson interval
       over questions.
-    difference: to the baseline, paired by seed; None for the baseline itself
+    difference: To the baseline, paired by seed; None for the baseline itself
       and for costs.
-    is_best: whether it is better than every other row's, as comparison.best
+    is_best: Whether it is better than every other row's, as comparison.best
       says; of costs none is.
   """
 
@@ -33,8 +33,8 @@ class Table(NamedTuple):
   """A table's contents.
 
   Attributes:
-    spec: what is shown.
-    runs: method -> its runs, by seed; methods that ran.
+    spec: What is shown.
+    runs: Method -> its runs, by seed; methods that ran.
     cells: (method, column's label) -> cell; methods that ran, and columns that
       reports have.
   """
@@ -48,11 +48,11 @@ def fill(spec: Spec, runs: Mapping[str, list[Run]]) -> Table:
   """Computes a table's cells.
 
   Args:
-    spec: the table.
-    runs: method -> its runs, by seed, as table_reports.collect gives them.
+    spec: The table.
+    runs: Method -> its runs, by seed, as table_reports.collect gives them.
 
   Raises:
-    UserError: if a report lacks a result.
+    UserError: If a report lacks a result.
   """
   cells = {}
   for column in spec.columns:

@@ -22,15 +22,15 @@ def make(path: pathlib.Path, output: pathlib.Path | None = None) -> str:
   """Makes a table's files, all or none of them.
 
   Args:
-    path: of the description, NAME.toml; see reports/README.md.
-    output: the folder of the files; None puts them beside the description.
+    path: Of the description, NAME.toml; see reports/README.md.
+    output: The folder of the files; None puts them beside the description.
 
   Returns:
     The table in Markdown. NAME.md, NAME.tex, NAME.csv, NAME.cells.json and,
     where anything ran, NAME.png and NAME.svg are written.
 
   Raises:
-    UserError: if the description or a report does not fit, or matplotlib is
+    UserError: If the description or a report does not fit, or matplotlib is
       missing.
   """
   spec = table_spec.read(path)

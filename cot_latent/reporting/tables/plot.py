@@ -31,11 +31,11 @@ class Point(NamedTuple):
   """A method in the plot.
 
   Attributes:
-    label: its name.
-    cost: the mean number of sequences sampled, 1 at least.
-    accuracy: in percent.
-    low: lower end of the interval, within 0 and 100; None where there is none.
-    high: upper end.
+    label: Its name.
+    cost: The mean number of sequences sampled, 1 at least.
+    accuracy: In percent.
+    low: Lower end of the interval, within 0 and 100; None where there is none.
+    high: Upper end.
   """
 
   label: str
@@ -67,13 +67,13 @@ def render(table: Table) -> dict[str, bytes]:
   """Draws the plot, without date or version.
 
   Args:
-    table: with one method that ran, at least.
+    table: With one method that ran, at least.
 
   Returns:
     File ending -> content, of .png and .svg.
 
   Raises:
-    UserError: if matplotlib is not installed.
+    UserError: If matplotlib is not installed.
   """
   try:
     import matplotlib.style

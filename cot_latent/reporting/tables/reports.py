@@ -18,21 +18,21 @@ class Run(NamedTuple):
   """What a table needs of a report.
 
   Attributes:
-    file: its path below the folder of reports, with slashes.
-    digest: of the report.
-    run_id: of the run.
-    method: its name.
-    seed: the run's.
-    task: the task's name.
-    split: that was evaluated.
-    num_questions: of that split that were answered.
-    fingerprint: of the split, prompts included.
-    ids: hash over the questions' ids.
-    settings: of the evaluation.
-    last_step: of the training.
-    results: rows of results.
-    cost: by the names that a column may have for it.
-    parts: the runs on one task each that this one is made of, by task; empty
+    file: Its path below the folder of reports, with slashes.
+    digest: Of the report.
+    run_id: Of the run.
+    method: Its name.
+    seed: The run's.
+    task: The task's name.
+    split: That was evaluated.
+    num_questions: Of that split that were answered.
+    fingerprint: Of the split, prompts included.
+    ids: Hash over the questions' ids.
+    settings: Of the evaluation.
+    last_step: Of the training.
+    results: Rows of results.
+    cost: By the names that a column may have for it.
+    parts: The runs on one task each that this one is made of, by task; empty
       for a run with a report of its own.
   """
 
@@ -62,14 +62,14 @@ def collect(spec: Spec) -> dict[str, list[Run]]:
   """Reads and checks all reports of a table.
 
   Args:
-    spec: the table.
+    spec: The table.
 
   Returns:
     Method -> its runs, by seed, in the order of the rows. Rows that only have
     figures of a paper are left out.
 
   Raises:
-    UserError: naming the first file or row that does not fit.
+    UserError: Naming the first file or row that does not fit.
   """
   rows = {row.method: row for row in spec.rows}
   runs: dict[str, list[Run]] = {method: [] for method in rows}
@@ -99,7 +99,7 @@ def _merge_tasks(folder: pathlib.Path, runs: list[Run]) -> list[Run]:
   """Makes one run of those of a seed, where tasks were learnt one by one.
 
   Raises:
-    UserError: if a task has two runs with the same seed.
+    UserError: If a task has two runs with the same seed.
   """
   merged = []
   runs = sorted(runs, key=lambda run: (run.seed, run.task))

@@ -14,9 +14,9 @@ class Row(NamedTuple):
   """A method.
 
   Attributes:
-    method: its name in the reports.
-    label: what the table calls it; its name, if that is left out.
-    own_prompts: whether it is meant to have other prompts than the baseline,
+    method: Its name in the reports.
+    label: What the table calls it; its name, if that is left out.
+    own_prompts: Whether it is meant to have other prompts than the baseline,
       as a method without rationales has. Then its questions are compared by
       their ids, and its prompt length is not compared.
   """
@@ -30,14 +30,14 @@ class Column(NamedTuple):
   """A quantity: an accuracy, a cost, or something that only a paper reports.
 
   Attributes:
-    label: what the table calls it.
-    decoder: of an evaluation, for an accuracy.
-    step: of the evaluation; "last" is that of the run's end, which stands for
+    label: What the table calls it.
+    decoder: Of an evaluation, for an accuracy.
+    step: Of the evaluation; "last" is that of the run's end, which stands for
       all later steps as well.
-    task: one of a mixture's tasks; None takes the run's own, all of it.
-    average: which of a mixture's averages; None takes the accuracy over all.
-    cost: which of a report's costs, for a cost.
-    paper_only: whether only papers report it.
+    task: One of a mixture's tasks; None takes the run's own, all of it.
+    average: Which of a mixture's averages; None takes the accuracy over all.
+    cost: Which of a report's costs, for a cost.
+    paper_only: Whether only papers report it.
   """
 
   label: str
@@ -67,10 +67,10 @@ class Figure(NamedTuple):
   """A number quoted from a paper.
 
   Attributes:
-    row: the method.
-    column: the column's label.
-    value: in percent where the column is a share.
-    where: the source, which heads the column that the number is put in.
+    row: The method.
+    column: The column's label.
+    value: In percent where the column is a share.
+    where: The source, which heads the column that the number is put in.
   """
 
   row: str
@@ -97,16 +97,16 @@ class Spec(NamedTuple):
   """A table.
 
   Attributes:
-    name: of the files that are made, without endings.
-    title: in a few words.
-    caption: in a sentence or more.
-    reports: the folder with the reports.
-    baseline: the method that the others are compared with.
-    rows: at least one.
-    columns: at least one.
-    paper: quoted numbers.
-    plot: the column that is drawn against the cost; None without accuracies.
-    is_transposed: whether the columns are written as lines.
+    name: Of the files that are made, without endings.
+    title: In a few words.
+    caption: In a sentence or more.
+    reports: The folder with the reports.
+    baseline: The method that the others are compared with.
+    rows: At least one.
+    columns: At least one.
+    paper: Quoted numbers.
+    plot: The column that is drawn against the cost; None without accuracies.
+    is_transposed: Whether the columns are written as lines.
   """
 
   name: str
@@ -125,10 +125,10 @@ def read(path: pathlib.Path) -> Spec:
   """Reads a table's description.
 
   Args:
-    path: of a TOML file; what it may hold is in reports/README.md.
+    path: Of a TOML file; what it may hold is in reports/README.md.
 
   Raises:
-    UserError: if it cannot be read, or holds something else.
+    UserError: If it cannot be read, or holds something else.
   """
   try:
     table = tomllib.loads(path.read_text(encoding="utf-8"))

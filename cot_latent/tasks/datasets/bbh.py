@@ -85,7 +85,7 @@ def read_rows(path: pathlib.Path) -> list[dict[str, str]]:
     Rows with `input` and `target`.
 
   Raises:
-    UserError: naming the file and the row of a fault.
+    UserError: Naming the file and the row of a fault.
   """
   content = text_files.parse_json(path, text_files.read_text(path))
   rows = content.get("examples") if isinstance(content, dict) else None
@@ -107,7 +107,7 @@ def read_exemplars(path: pathlib.Path) -> list[dict[str, str]]:
     NUM_EXEMPLARS rows with `question`, `answer` and `targets`.
 
   Raises:
-    UserError: naming the file and the block of a fault.
+    UserError: Naming the file and the block of a fault.
   """
   _, _, body = text_files.read_text(path).partition("\n-----\n")
   blocks = body.removesuffix("\n").split("\n\nQ: ")[1:]
@@ -137,9 +137,9 @@ def make_examples(
   """Makes the examples of `train` or `test`.
 
   Args:
-    name: the task's, for the ids.
-    rows: those of `read_rows`.
-    split: which.
+    name: The task's, for the ids.
+    rows: Those of `read_rows`.
+    split: Which.
 
   Returns:
     Rows with `id`, `question`, `answer` and `targets`: there are no rationales,

@@ -20,9 +20,9 @@ class File(NamedTuple):
   """What a file must be.
 
   Attributes:
-    url: where it can be fetched, at a fixed commit.
-    size: in bytes.
-    sha256: of its content, in hexadecimal.
+    url: Where it can be fetched, at a fixed commit.
+    size: In bytes.
+    sha256: Of its content, in hexadecimal.
   """
 
   url: str
@@ -48,12 +48,12 @@ def check_file(path: pathlib.Path, wanted: File, parse: Parser) -> None:
   """Compares a file with what it must be.
 
   Args:
-    path: the file.
-    wanted: its size and sha256.
-    parse: reads the file; called if it is another, to say what is wrong.
+    path: The file.
+    wanted: Its size and sha256.
+    parse: Reads the file; called if it is another, to say what is wrong.
 
   Raises:
-    UserError: with the first row that is malformed, if one is, and the size
+    UserError: With the first row that is malformed, if one is, and the size
       that the file has and should have.
   """
   content = path.read_bytes()
@@ -86,7 +86,7 @@ class CheckedBuilder(
   else from their authors' repositories.
 
   Attributes:
-    ABOUT: description, homepage, citation and license, for `DatasetInfo`.
+    ABOUT: Description, homepage, citation and license, for `DatasetInfo`.
   """
 
   ABOUT: ClassVar[Mapping[str, str]] = {}
@@ -115,7 +115,7 @@ class CheckedBuilder(
       Path below the data folder -> path.
 
     Raises:
-      UserError: if one is missing or not what it must be.
+      UserError: If one is missing or not what it must be.
     """
     table, paths = read_table(), {}
     for name, parse in self.parsers().items():
@@ -135,7 +135,7 @@ class CheckedBuilder(
     """Prepares the dataset as TFDS does.
 
     Raises:
-      UserError: if a file cannot be had or is not what it must be.
+      UserError: If a file cannot be had or is not what it must be.
     """
     # By itself TFDS would name a folder even where none was given.
     folder = download_config.manual_dir if download_config else None

@@ -26,7 +26,7 @@ def read_rows(path: pathlib.Path) -> list[dict[str, str]]:
     (the rationale as it stands, and the answer in tags).
 
   Raises:
-    UserError: naming the file and the line of a malformed row.
+    UserError: Naming the file and the line of a malformed row.
   """
   rows = []
   for place, row in text_files.read_jsonl(path):

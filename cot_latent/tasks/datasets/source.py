@@ -34,10 +34,10 @@ class PreparedTfdsSource(seqio.TfdsDataSource):
     """Makes a source; nothing is read yet.
 
     Args:
-      tfds_name: dataset and config, such as `cot_latent_bbh/navigate`; its
+      tfds_name: Dataset and config, such as `cot_latent_bbh/navigate`; its
         version is the builder's.
-      splits: those of the dataset that the source has.
-      get_manual_dir: says which folder has the files; None fetches them.
+      splits: Those of the dataset that the source has.
+      get_manual_dir: Says which folder has the files; None fetches them.
     """
     self._full_name = f"{tfds_name}:{_builder_class(tfds_name).VERSION}"
     self._get_manual_dir = get_manual_dir
@@ -50,7 +50,7 @@ class PreparedTfdsSource(seqio.TfdsDataSource):
     """SeqIO's loader, through which all that reads the dataset goes.
 
     Raises:
-      UserError: see `prepare`.
+      UserError: See `prepare`.
     """
     loader = super().tfds_dataset
     wanted = self._get_manual_dir(), loader.data_dir
@@ -72,9 +72,9 @@ def make(
   """Makes a source of a dataset.
 
   Args:
-    tfds_name: see `PreparedTfdsSource`.
-    splits: see `PreparedTfdsSource`.
-    data_dir: the folder with bbh/ and gsm8k/; None fetches the files.
+    tfds_name: See `PreparedTfdsSource`.
+    splits: See `PreparedTfdsSource`.
+    data_dir: The folder with bbh/ and gsm8k/; None fetches the files.
   """
   return PreparedTfdsSource(tfds_name, splits, lambda: data_dir)
 
@@ -85,7 +85,7 @@ def read_rows(
   """Reads a split of a dataset, sorted by id; see `make`.
 
   Raises:
-    UserError: see `prepare`.
+    UserError: See `prepare`.
   """
   dataset = make(tfds_name, [split], data_dir).get_dataset(split, shuffle=False)
   rows = [
@@ -101,13 +101,13 @@ def prepare(
   """Prepares a dataset unless there is a sound copy of it.
 
   Args:
-    tfds_name: see `PreparedTfdsSource`.
-    manual_dir: the folder with the files, which are checked even if there is a
+    tfds_name: See `PreparedTfdsSource`.
+    manual_dir: The folder with the files, which are checked even if there is a
       copy; None fetches them if there is none.
-    tfds_data_dir: where copies lie; None is TFDS's own folder.
+    tfds_data_dir: Where copies lie; None is TFDS's own folder.
 
   Raises:
-    UserError: if a file is missing, is not what it must be or cannot be
+    UserError: If a file is missing, is not what it must be or cannot be
       fetched, if the copy cannot be written, or if it is damaged.
   """
   root = tfds.core.Path(tfds_data_dir or constants.DATA_DIR).expanduser()

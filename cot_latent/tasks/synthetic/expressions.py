@@ -11,9 +11,9 @@ def join(members: Sequence[Any], operators: Sequence[str], tight: str) -> Any:
   """Makes the tree of `a + b * c`, say.
 
   Args:
-    members: trees.
-    operators: between them, one fewer.
-    tight: the operator that binds before the others. Equal ones bind from
+    members: Trees.
+    operators: Between them, one fewer.
+    tight: The operator that binds before the others. Equal ones bind from
       left to right.
   """
   terms, loose = [members[0]], []
@@ -33,7 +33,7 @@ def evaluate(tree: Any, work: Callable[..., Any]) -> tuple[list[str], Any]:
   """Evaluates a tree, the left of it first.
 
   Args:
-    tree: of values that `str` writes.
+    tree: Of values that `str` writes.
     work: (operator, value or two values) -> the result.
 
   Returns:

@@ -17,8 +17,8 @@ class Slip(Protocol):
     """Returns the right result or one of the wrong ones.
 
     Args:
-      right: the result that follows from the steps before.
-      wrong: at least one other.
+      right: The result that follows from the steps before.
+      wrong: At least one other.
     """
 
 
@@ -26,8 +26,8 @@ class Problem(NamedTuple):
   """A question.
 
   Attributes:
-    question: its text.
-    parts: what the text was written from, in a form of the kind's own.
+    question: Its text.
+    parts: What the text was written from, in a form of the kind's own.
   """
 
   question: str
@@ -38,8 +38,8 @@ class Kind(NamedTuple):
   """A kind of task.
 
   Attributes:
-    name: as in `KINDS`.
-    answer: what answers look like.
+    name: As in `KINDS`.
+    answer: What answers look like.
     make: (rng, level) -> a problem; any level from 1 on.
     solve: (parts, slip) -> the steps, one line each, and the answer that they
       reach. Each step's result goes through `slip` once.
@@ -91,11 +91,11 @@ def flawed_rationale(
   """Writes a rationale as an untuned model might: a guess, or with slips.
 
   Args:
-    kind: of the problem.
-    problem: to be solved.
-    rng: decides on the flaws.
-    guess_rate: how often the rationale is a bare guess.
-    slip_rate: how often a step of the others is wrong. The steps after it go
+    kind: Of the problem.
+    problem: To be solved.
+    rng: Decides on the flaws.
+    guess_rate: How often the rationale is a bare guess.
+    slip_rate: How often a step of the others is wrong. The steps after it go
       on from its result.
 
   Returns:

@@ -23,8 +23,8 @@ class Order(NamedTuple):
 
   Attributes:
     verb: Slide (some way), Roll (ahead) or Spin.
-    amount: how far, or how many quarter turns to the right.
-    way: of a slide, as an index of north, east, south, west.
+    amount: How far, or how many quarter turns to the right.
+    way: Of a slide, as an index of north, east, south, west.
   """
 
   verb: str

@@ -43,9 +43,9 @@ class Entry(NamedTuple):
   """Some things of the list.
 
   Attributes:
-    number: how many.
-    noun: what, in the singular or plural.
-    is_asked: whether they are of the sort that is asked for.
+    number: How many.
+    noun: What, in the singular or plural.
+    is_asked: Whether they are of the sort that is asked for.
   """
 
   number: int

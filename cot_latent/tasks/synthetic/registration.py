@@ -22,16 +22,16 @@ def register(
   """Registers a SeqIO task with the splits base, train and test.
 
   Args:
-    name: the task's name, not taken yet.
-    kind: a name in `KINDS`.
-    levels: see `splits.examples`, as for all that follow.
-    sizes: examples in each split.
-    guess_rate: how often a base rationale is a bare guess.
-    slip_rate: how often a step of the other base rationales is wrong.
-    seed: another one gives other questions.
+    name: The task's name, not taken yet.
+    kind: A name in `KINDS`.
+    levels: See `splits.examples`, as for all that follow.
+    sizes: Examples in each split.
+    guess_rate: How often a base rationale is a bare guess.
+    slip_rate: How often a step of the other base rationales is wrong.
+    seed: Another one gives other questions.
 
   Raises:
-    UserError: if an argument is wrong or the name is taken. That a level has
+    UserError: If an argument is wrong or the name is taken. That a level has
       too few different questions is found when a split is read.
   """
   splits.check_settings(kind, levels, sizes, guess_rate, slip_rate, seed)

@@ -31,7 +31,7 @@ def check_settings(
   """Checks the arguments of `examples`.
 
   Raises:
-    UserError: naming the kind, the argument, and what it must be.
+    UserError: Naming the kind, the argument, and what it must be.
   """
 
   def reject(name: str, value, wanted: str):
@@ -85,16 +85,16 @@ def examples(
   the answer that it reaches. The questions do not depend on the rates.
 
   Args:
-    kind: a name in `KINDS`.
-    split: base, train or test.
-    levels: how hard, from 1 on. Example n has level levels[n % len(levels)].
-    sizes: examples in each split.
-    guess_rate: how often a base rationale is a bare guess.
-    slip_rate: how often a step of the other base rationales is wrong.
-    seed: another one gives other questions.
+    kind: A name in `KINDS`.
+    split: Base, train or test.
+    levels: How hard, from 1 on. Example n has level levels[n % len(levels)].
+    sizes: Examples in each split.
+    guess_rate: How often a base rationale is a bare guess.
+    slip_rate: How often a step of the other base rationales is wrong.
+    seed: Another one gives other questions.
 
   Raises:
-    UserError: if an argument is wrong, or, as soon as it is found, if a level
+    UserError: If an argument is wrong, or, as soon as it is found, if a level
       has too few different questions.
   """
   check_settings(kind, levels, sizes, guess_rate, slip_rate, seed)

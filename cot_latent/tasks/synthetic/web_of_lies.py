@@ -16,8 +16,8 @@ class Parts(NamedTuple):
   """A chain of people.
 
   Attributes:
-    names: theirs.
-    claims: whether somebody is said to be honest: the first person by the
+    names: Theirs.
+    claims: Whether somebody is said to be honest: the first person by the
       question, then each one by the next.
   """
 

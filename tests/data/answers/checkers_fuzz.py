@@ -123,10 +123,10 @@ def test_one_input(data: bytes) -> None:
   """Checks one completion; bytes that are not UTF-8 become surrogates.
 
   Args:
-    data: from a fuzzer.
+    data: From a fuzzer.
 
   Raises:
-    AssertionError: if a check fails, or takes unreasonably long.
+    AssertionError: If a check fails, or takes unreasonably long.
   """
   start = time.process_time()
   check_completion(data.decode(errors="surrogateescape"))

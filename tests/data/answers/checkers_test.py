@@ -296,12 +296,12 @@ def check_bbh(kind, completion, expected, right=None, question="", task=""):
   """Checks what each convention reads, and which of it is right.
 
   Args:
-    kind: of answers.
-    completion: what a model wrote.
-    expected: what the conventions of BBH_NAMES read, in this order.
-    right: the known answer, or None to check the reading only.
-    question: what was asked.
-    task: whose question it is.
+    kind: Of answers.
+    completion: What a model wrote.
+    expected: What the conventions of BBH_NAMES read, in this order.
+    right: The known answer, or None to check the reading only.
+    question: What was asked.
+    task: Whose question it is.
   """
   conventions = bbh_conventions.make(kind, task)
   assert set(conventions) == {*BBH_NAMES, "bbh_authors_direct"}
