@@ -1,7 +1,7 @@
 """Chain of thought as a latent variable: TRICE and its baselines in JAX.
 
-The names below are all that most programs need. They are imported when they
-are first used: `import cot_latent` starts neither JAX nor TensorFlow.
+The names below are all that most programs need. Each is imported when it is
+first used: `import cot_latent` starts neither JAX nor TensorFlow.
 
   import cot_latent as cl
 
@@ -11,7 +11,7 @@ are first used: `import cot_latent` starts neither JAX nor TensorFlow.
   memory = e_step.start_memory(params)
   memory, rows, info = e_step.step(params, memory, index, step=1)
 
-`train` does the rest where the model is in JAX.
+`train` runs the whole experiment if the model is in JAX.
 """
 
 import importlib

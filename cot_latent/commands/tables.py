@@ -9,10 +9,10 @@ HELP = "make a table and a plot for a paper from the reports of runs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds what describes the table, and where it goes."""
-  parser.add_argument("spec", help="what the table shows, a TOML file")
+  """Adds the arguments for the description of the table and its output."""
+  parser.add_argument("spec", help="description of the table, a TOML file")
   parser.add_argument(
-    "--output", metavar="DIR", help="where to write; without it, beside SPEC"
+    "--output", metavar="DIR", help="folder to write to (default: that of SPEC)"
   )
 
 

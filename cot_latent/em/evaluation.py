@@ -13,17 +13,17 @@ from cot_latent.inference import rng
 
 
 class Output(NamedTuple):
-  """What was answered to one question.
+  """The answer to one question.
 
   Attributes:
-    id: The example's.
-    task: Its task.
-    question: Its text.
+    id: Id of the example.
+    task: Name of its task.
+    question: Text of the question.
     target: The known answer.
-    completions: What the model wrote, one or several times.
+    completions: Texts of the model, one or several.
     ended: For each completion, whether it ended by itself and was not cut.
-    extracted: The answer counted, or None.
-    is_correct: Whether it is the known one.
+    extracted: The answer that counts, or None.
+    is_correct: Whether that is the known answer.
   """
 
   id: str
@@ -36,7 +36,7 @@ class Output(NamedTuple):
   is_correct: bool
 
   def as_line(self) -> dict[str, Any]:
-    """What is stored: `completion` if it is one, else `completions`."""
+    """Returns the stored form: one `completion`, or several `completions`."""
     line = self._asdict()
     if len(self.completions) == 1:
       (line["completion"],) = line.pop("completions")
@@ -57,14 +57,14 @@ def evaluate(
   """Answers every question.
 
   Args:
-    drawer: Of the N held-out questions.
-    params: The model's.
-    num_samples: None decodes greedily; otherwise samples drawn at temperature
-      1 for each question, of which the majority answer counts.
-    seed: The run's.
+    drawer: Drawer for the N held-out questions.
+    params: Parameters of the model.
+    num_samples: None decodes greedily; otherwise samples per question, drawn at
+      temperature 1. The majority answer counts.
+    seed: The run's seed.
     step: The training step, so that each evaluation has draws of its own.
-    report_done: As for `Sampler.sample`, of all completions.
-    parts: Phase whose parts are kept; None keeps nothing.
+    report_done: As in `Sampler.sample`, for all completions together.
+    parts: Phase whose parts are stored; None stores nothing.
 
   Returns:
     N outputs, in the order of the examples.
@@ -105,9 +105,9 @@ def judge(
   """Judges one completion, whoever drew it.
 
   Args:
-    task: Says what an answer is.
+    task: Task that decodes and compares answers.
     examples: The questions.
-    place: Which of them was answered.
+    place: Index of the answered question.
     tokens: [T] int32; without an end they were cut, and have no answer.
   """
   (text,), ended = task.completions(tokens[None])
