@@ -7,8 +7,8 @@ from cot_latent.data.answers import forms as answer_forms
 from cot_latent.tasks import common
 from cot_latent.tasks.datasets import gsm8k, source
 
-# What shows a model the tags, where it is to write its own first rationales
-# (Phan et al. 2023, appendix F).
+# Shows a model the tags if it is to write its own first rationales (Phan et al.
+# 2023, appendix F).
 _LESSON = {
   "question": "What is 1 plus 1?",
   "answer": "2",

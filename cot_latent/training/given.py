@@ -1,4 +1,4 @@
-"""Anybody's model in the embedded trainer: a sampler and a scorer."""
+"""Any model in the embedded trainer, from a sampler and a scorer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,22 +10,22 @@ from cot_latent.models.api import PAD_ID, Array, Draws
 
 
 class GivenModel:
-  """What the trainer asks of a language model, by a sampler and a scorer.
+  """Makes a language model for the trainer from a sampler and a scorer.
 
   Attributes:
     model: Anything with `sample` and `log_prob` (models/api.py).
-    params: Its parameters, a tree of arrays.
-    layout: None; a model that is given is on one device.
+    params: Parameters of the model, a tree of arrays.
+    layout: None; such a model is on one device.
   """
 
   layout = None
 
   def __init__(self, model: Any, params: Any):
-    """Keeps both; computes nothing."""
+    """Stores both; computes nothing."""
     self.model, self.params = model, params
 
   def init(self, rng_key: jax.Array) -> Any:
-    """Copies the parameters, since a step takes their place in memory."""
+    """Copies the parameters, because a step donates its input."""
     del rng_key
     return jax.tree.map(jnp.array, self.params)
 
@@ -39,7 +39,7 @@ class GivenModel:
     num_slots: int | None = None,
     report_done: Callable[[int], None] | None = None,
   ) -> Draws:
-    """Draws by the model, as many rows at once as it may.
+    """Draws with the model, as many rows at once as it may.
 
     A sampler need not know of slots: it is given `num_slots` rows at a time.
     """
@@ -63,7 +63,7 @@ class GivenModel:
     )
 
   def encode_prefix(self, params: Any, prefix: Array) -> Array:
-    """Shares nothing between rows: a prefix stays tokens."""
+    """Returns the prefix as tokens: rows share no computation."""
     del params
     return jnp.asarray(prefix)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from cot_latent.tasks.synthetic import draw
 from cot_latent.tasks.synthetic.kind import Kind, Problem, Slip
 
-# All take `a` and form the plural with `s`.
+# All of them take `a` and form the plural with `s`.
 SORTS = {
   "tools": (
     *("saw", "hammer", "spanner", "chisel"),
@@ -43,9 +43,9 @@ class Entry(NamedTuple):
   """Some things of the list.
 
   Attributes:
-    number: How many.
-    noun: What, in the singular or plural.
-    is_asked: Whether they are of the sort that is asked for.
+    number: Number of things.
+    noun: Name of the thing, singular or plural.
+    is_asked: Whether the question asks for their sort.
   """
 
   number: int

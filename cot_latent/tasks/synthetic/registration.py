@@ -1,4 +1,4 @@
-"""Synthetic tasks put into SeqIO's registry."""
+"""Registers synthetic tasks with SeqIO."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -24,20 +24,20 @@ def register(
   Args:
     name: The task's name, not taken yet.
     kind: A name in `KINDS`.
-    levels: See `splits.examples`, as for all that follow.
+    levels: Levels of the questions; see `splits.examples`.
     sizes: Examples in each split.
-    guess_rate: How often a base rationale is a bare guess.
-    slip_rate: How often a step of the other base rationales is wrong.
-    seed: Another one gives other questions.
+    guess_rate: Probability that a base rationale is a bare guess.
+    slip_rate: Probability that a step of any other base rationale is incorrect.
+    seed: Seed of the questions.
 
   Raises:
-    UserError: If an argument is wrong or the name is taken. That a level has
-      too few different questions is found when a split is read.
+    UserError: If an argument is bad or the name is taken. Whether a level has
+      enough different questions is checked when a split is read.
   """
   splits.check_settings(kind, levels, sizes, guess_rate, slip_rate, seed)
   if not isinstance(name, str):
     raise UserError(f"a synthetic task's name must be text, got {name!r:.60}")
-  # Copies, which nobody can change before a split is read.
+  # Copies, so that no caller changes them before a split is read.
   levels, sizes = tuple(levels), dict(sizes)
   read = functools.partial(
     splits.examples,

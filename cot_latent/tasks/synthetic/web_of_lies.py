@@ -1,4 +1,4 @@
-"""Is the last in a chain of people honest, each of whom judges the one before?
+"""Chains of people who each judge the person before: is the last one honest?
 
 Level: level + 2 people.
 """
@@ -16,9 +16,9 @@ class Parts(NamedTuple):
   """A chain of people.
 
   Attributes:
-    names: Theirs.
-    claims: Whether somebody is said to be honest: the first person by the
-      question, then each one by the next.
+    names: Names of the people.
+    claims: Whether a person is said to be honest: the first person by the
+      question, each following person by the next.
   """
 
   names: list[str]
@@ -36,7 +36,7 @@ def make(rng: random.Random, level: int) -> Problem:
 
 
 def solve(parts: Parts, slip: Slip) -> tuple[list[str], str]:
-  """Judges one after the other, `Bex is honest`; a slip is misjudging."""
+  """Judges each person in order, `Bex is honest`; a slip judges wrongly."""
   is_honest, steps = True, []  # the question itself is honest
   for name, claim in zip(parts.names, parts.claims, strict=True):
     right = is_honest == claim

@@ -1,7 +1,7 @@
 """Made-up words to be put in alphabetical order: `Sort: kelro balgo kelda`.
 
-Level: 2 * level + 1 words with level + 2 beginnings, so that more and more of
-them differ only towards their end.
+Level: 2 * level + 1 words with level + 2 beginnings, so that at higher levels
+more words differ only near their end.
 """
 
 import random
@@ -18,9 +18,9 @@ def make(rng: random.Random, level: int) -> Problem:
 
 
 def solve(unsorted: list[str], slip: Slip) -> tuple[list[str], str]:
-  """Inserts word after word into a sorted list, written out each time.
+  """Inserts each word into a sorted list, written out each time.
 
-  A slip inserts in the wrong place; later words go before the first that is
+  A slip inserts at a wrong place; later words go before the first word that is
   greater.
   """
   done, steps = unsorted[:1], []
