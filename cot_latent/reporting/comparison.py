@@ -1,8 +1,8 @@
 """Statistics of methods that ran with several seeds each.
 
-Runs of the same seed share their base model, their minibatches and the
-questions that they are evaluated on, so methods are compared seed by seed: the
-interval of the differences leaves out what a seed does to all of them alike.
+Runs of the same seed share their base model, their minibatches and their
+evaluation questions. So methods are compared seed by seed: the interval of the
+differences leaves out the effects that a seed has on all of them.
 """
 
 import math
@@ -14,15 +14,15 @@ from cot_latent.reporting import stats
 
 
 class Estimate(NamedTuple):
-  """A mean with what is known about its error.
+  """A mean with its error.
 
   Attributes:
-    num: How many values it is the mean of.
-    mean: In the values' unit.
-    sd: Standard deviation, of n - 1 degrees of freedom; None of one value.
-    low: Lower end of the 95% interval; None where there is none.
-    high: Upper end.
-    kind: Of the interval: "t" over values, "wilson" over questions, or "".
+    num: Number of values.
+    mean: Mean in the values' unit.
+    sd: Standard deviation with n - 1 degrees of freedom; None for one value.
+    low: Lower end of the 95% interval; None if there is no interval.
+    high: Upper end of the interval.
+    kind: Kind of the interval: "t" over values, "wilson" over questions, or "".
   """
 
   num: int
@@ -37,11 +37,11 @@ def estimate(values: Sequence[float]) -> Estimate:
   """Estimates a mean from independent values, with Student's 95% interval.
 
   Sums are exact and the quantile is rounded, so that the result is the same
-  to the last bit on every machine. That of `scipy.stats.ttest_1samp` is not,
-  and where values are nearly equal it loses digits.
+  to the last bit on every machine. `scipy.stats.ttest_1samp` differs between
+  machines, and loses digits if values are nearly equal.
 
   Args:
-    values: At least one. Of a single one there is no deviation or interval.
+    values: One value or more. A single value has no deviation or interval.
 
   Reference: Student 1908.
   """
@@ -59,11 +59,11 @@ def difference(
   """Estimates the mean difference of two methods, paired by seed.
 
   Args:
-    values: Of the method, by seed.
-    baseline: Of what it is compared with, for the same seeds.
+    values: Values of the method, by seed.
+    baseline: Values of the baseline, for the same seeds.
 
   Returns:
-    Of the method's values minus the baseline's.
+    Estimate of the method's values minus the baseline's.
 
   Raises:
     ValueError: If the seeds differ.
@@ -74,16 +74,16 @@ def difference(
 
 
 def best(values: Mapping[str, Mapping[int, float]]) -> str | None:
-  """Finds the method that is better than each of the others.
+  """Finds the method that is better than every other.
 
-  That is, the interval of its paired difference to each lies above 0. The
-  intervals are not corrected for how many they are.
+  That is, the interval of its paired difference to each other method is above
+  0. The intervals are not corrected for their number.
 
   Args:
-    values: Method -> seed -> value, the more the better; equal seeds.
+    values: Method -> seed -> value; greater is better; equal seeds.
 
   Returns:
-    Its name; None where no method is, with one seed or one method too.
+    Its name; None if there is no such method, or only one seed or method.
   """
   for name, own in values.items():
     lows = [
@@ -97,7 +97,7 @@ def best(values: Mapping[str, Mapping[int, float]]) -> str | None:
 
 
 def t_quantile(degrees: int) -> float:
-  """The 97.5% quantile of Student's distribution, to 12 digits."""
+  """Returns the 97.5% quantile of Student's distribution, to 12 digits."""
   import scipy.special
 
   return stats.rounded(scipy.special.stdtrit(degrees, 0.975))

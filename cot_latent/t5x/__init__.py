@@ -1,4 +1,4 @@
-"""The same E-step inside T5X, which is optional: only this folder imports it."""
+"""The same E-step inside T5X. Only this folder imports T5X."""
 
 from cot_latent.t5x import one_line
 

@@ -205,8 +205,7 @@ def resolve(name: str) -> str:
     return name
   versions = [n for n in names if _VERSION.sub("", n) == name]
   if versions:
-    return max(versions, key=lambda n: int(_VERSION.search(n)[1]))  # type:
-    ignore[index]
+    return max(versions, key=lambda n: int(_VERSION.search(n)[1]))  # type: ignore[index]
   known = sorted({_VERSION.sub("", n) for n in names})
   close = difflib.get_close_matches(name, known, n=1)
   hint = f"did you mean {close[0]}? " if close else ""

@@ -112,7 +112,8 @@ def _check_model(model: Any) -> None:
     if not isinstance(model, protocol):
       raise UserError(
         f"train(model=...): {type(model).__name__} is not a "
-        f"{protocol.__name__}; it needs the methods sample and log_prob of cot_latent.models.api"
+        f"{protocol.__name__}; it needs the methods sample and log_prob of "
+        "cot_latent.models.api"
       )
 
 

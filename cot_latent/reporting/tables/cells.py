@@ -11,16 +11,16 @@ from cot_latent.reporting.tables.spec import Column, Spec
 
 
 class Cell(NamedTuple):
-  """What the runs of a method say of a column.
+  """A column's values from the runs of a method.
 
   Attributes:
-    values: By seed; an accuracy is a share of 1.
-    estimate: Of their mean. Of one seed's accuracy, with the Wilson interval
-      over questions.
-    difference: To the baseline, paired by seed; None for the baseline itself
-      and for costs.
-    is_best: Whether it is better than every other row's, as comparison.best
-      says; of costs none is.
+    values: Values by seed; an accuracy is a share of 1.
+    estimate: Estimate of their mean. For one seed's accuracy, with the Wilson
+      interval over questions.
+    difference: Difference to the baseline, paired by seed; None for the
+      baseline itself and for costs.
+    is_best: Whether it is better than every other row's (`comparison.best`);
+      False for costs.
   """
 
   values: dict[int, float]
@@ -33,7 +33,7 @@ class Table(NamedTuple):
   """A table's contents.
 
   Attributes:
-    spec: What is shown.
+    spec: Description of the table.
     runs: Method -> its runs, by seed; methods that ran.
     cells: (method, column's label) -> cell; methods that ran, and columns that
       reports have.
@@ -48,8 +48,8 @@ def fill(spec: Spec, runs: Mapping[str, list[Run]]) -> Table:
   """Computes a table's cells.
 
   Args:
-    spec: The table.
-    runs: Method -> its runs, by seed, as table_reports.collect gives them.
+    spec: Description of the table.
+    runs: Method -> its runs, by seed, from `reports.collect`.
 
   Raises:
     UserError: If a report lacks a result.
@@ -95,7 +95,7 @@ def _value(spec: Spec, run: Run, column: Column) -> float:
     return result["correct"] / result["total"]
   averages = result.get("averages") or {}
   if column.average not in averages:
-    known = ", ".join(map(repr, averages)) or "none, being no mixture's"
+    known = ", ".join(map(repr, averages)) or "none, because it is no mixture"
     raise UserError(
       f"{spec.reports / run.file} has no average {column.average!r} for column "
       f"{column.label!r}; it has {known}"
@@ -104,7 +104,7 @@ def _value(spec: Spec, run: Run, column: Column) -> float:
 
 
 def _result(spec: Spec, run: Run, column: Column) -> dict:
-  """Finds the one result that a column shows."""
+  """Finds the result that a column shows."""
   last = run.last_step
   step = last if column.step == "last" else min(column.step, last)
   wanted = {

@@ -1,4 +1,4 @@
-"""What a table shows, read from a TOML file and checked."""
+"""The description of a table, read from a TOML file and checked."""
 
 import os
 import pathlib
@@ -14,8 +14,8 @@ class Row(NamedTuple):
   """A method.
 
   Attributes:
-    method: Its name in the reports.
-    label: What the table calls it; its name, if that is left out.
+    method: Name in the reports.
+    label: Name in the table; the method's name if left out.
     own_prompts: Whether it is meant to have other prompts than the baseline,
       as a method without rationales has. Then its questions are compared by
       their ids, and its prompt length is not compared.
@@ -30,13 +30,13 @@ class Column(NamedTuple):
   """A quantity: an accuracy, a cost, or something that only a paper reports.
 
   Attributes:
-    label: What the table calls it.
-    decoder: Of an evaluation, for an accuracy.
-    step: Of the evaluation; "last" is that of the run's end, which stands for
-      all later steps as well.
-    task: One of a mixture's tasks; None takes the run's own, all of it.
-    average: Which of a mixture's averages; None takes the accuracy over all.
-    cost: Which of a report's costs, for a cost.
+    label: Name in the table.
+    decoder: Decoder of an evaluation, for an accuracy.
+    step: Step of the evaluation; "last" is the run's last step, which also
+      stands for all later steps.
+    task: One of a mixture's tasks; None is the whole task of the run.
+    average: Name of a mixture's average; None is the accuracy over all.
+    cost: Name of a report's cost, for a cost.
     paper_only: Whether only papers report it.
   """
 
@@ -52,7 +52,7 @@ class Column(NamedTuple):
 
   @property
   def unit(self) -> str:
-    """One of share, sequences, seconds."""
+    """Returns one of share, sequences, seconds."""
     if self.cost is None:
       return "share"
     return "seconds" if self.cost == "seconds" else "sequences"
@@ -69,8 +69,8 @@ class Figure(NamedTuple):
   Attributes:
     row: The method.
     column: The column's label.
-    value: In percent where the column is a share.
-    where: The source, which heads the column that the number is put in.
+    value: Number, in percent if the column is a share.
+    where: The source, which heads the column with the number.
   """
 
   row: str
@@ -80,7 +80,7 @@ class Figure(NamedTuple):
 
 
 class _File(NamedTuple):
-  """A description as it is written; see `Spec`."""
+  """The content of a description; see `Spec`."""
 
   title: str
   reports: str
@@ -97,15 +97,15 @@ class Spec(NamedTuple):
   """A table.
 
   Attributes:
-    name: Of the files that are made, without endings.
-    title: In a few words.
-    caption: In a sentence or more.
-    reports: The folder with the reports.
-    baseline: The method that the others are compared with.
-    rows: At least one.
-    columns: At least one.
+    name: Name of the output files, without endings.
+    title: A few words.
+    caption: A sentence or more.
+    reports: Folder with the reports.
+    baseline: The method with which the others are compared.
+    rows: At least one row.
+    columns: At least one column.
     paper: Quoted numbers.
-    plot: The column that is drawn against the cost; None without accuracies.
+    plot: The column that is drawn beside the cost; None without accuracies.
     is_transposed: Whether the columns are written as lines.
   """
 
@@ -125,10 +125,10 @@ def read(path: pathlib.Path) -> Spec:
   """Reads a table's description.
 
   Args:
-    path: Of a TOML file; what it may hold is in reports/README.md.
+    path: Path of a TOML file; reports/README.md describes its content.
 
   Raises:
-    UserError: If it cannot be read, or holds something else.
+    UserError: If it cannot be read, or has other content.
   """
   try:
     table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -142,7 +142,7 @@ def read(path: pathlib.Path) -> Spec:
     name=path.stem,
     title=file.title,
     caption=file.caption,
-    # Without "..", for it stands in messages.
+    # Without "..", because it appears in messages.
     reports=pathlib.Path(os.path.normpath(path.parent / file.reports)),
     baseline=file.baseline,
     rows=tuple(
@@ -171,15 +171,17 @@ def _check(spec: Spec, where: str) -> Spec:
   )
   if spec.baseline not in methods:
     raise UserError(
-      f"{where}: baseline {spec.baseline!r} is no row's method: give one of "
-      f"{', '.join(methods)}"
+      f"{where}: baseline {spec.baseline!r} is not the method of a row: give "
+      f"one of {', '.join(methods)}"
     )
   for place, figure in enumerate(spec.paper, start=1):
     at = f"{where}: paper[{place}]"
     if figure.row not in methods:
-      raise UserError(f"{at}: row {figure.row!r} is no row's method")
+      raise UserError(f"{at}: row {figure.row!r} is not the method of a row")
     if figure.column not in columns:
-      raise UserError(f"{at}: column {figure.column!r} is no column's label")
+      raise UserError(
+        f"{at}: column {figure.column!r} is not the label of a column"
+      )
     is_share = columns[figure.column].unit == "share"
     if figure.value < 0 or (is_share and figure.value > 100):
       raise UserError(
@@ -207,5 +209,5 @@ def _check_distinct(what: str, values: Collection) -> None:
   seen = set()
   for value in values:
     if value in seen:
-      raise UserError(f"{what} {value!r} is there twice: name each once")
+      raise UserError(f"{what} {value!r} is there twice: list each once")
     seen.add(value)
