@@ -94,7 +94,7 @@ def model(network: Any, vocabulary: Any, **settings: Any) -> Any:
   return models.DecoderOnlyModel(network, vocabulary, **settings)
 
 
-def build(config: Any, vocab_size: int) -> Peer:
+def build_peer(config: Any, vocab_size: int) -> Peer:
   """The peer of a model with a T5Config's or a DecoderConfig's sizes."""
   is_causal = not isinstance(config, t5.T5Config)
   # As our own model has it.

@@ -118,7 +118,7 @@ def toy_of_one() -> tuple[toys.Toy, np.ndarray]:
   Returns:
     The toy, whose rationales are one of six tokens, and [X, Z] bool: which one.
   """
-  toy = toys.make(vocabulary=6, length=1)
+  toy = toys.make_toy(vocabulary=6, length=1)
   gains = toy.is_correct
   return toy._replace(is_correct=gains | np.roll(gains, 1, axis=1)), gains
 
@@ -179,7 +179,7 @@ def curves(
     at: [A] accuracies.
     of_one: Whether one rationale takes the mass, and not all correct ones.
   """
-  toy, gains = toy_of_one() if of_one else (toys.make(), None)
+  toy, gains = toy_of_one() if of_one else (toys.make_toy(), None)
   # The accuracies' toys, and not the methods, are what takes time to make.
   moved = [at_accuracy(toy, accuracy, gains) for accuracy in at]
   found = {}

@@ -100,7 +100,7 @@ def follow(seed: int, steps: Sequence[int], folder: pathlib.Path):
     [],
   )
   prepared = train.prepare(config, record)
-  built = setup.build(config, folder, prepared.data.task)
+  built = setup.build_setup(config, folder, prepared.data.task)
   folder.mkdir(parents=True)
   log = RunLog(folder, prepared.header, None, compiled=dict)
   data, state = start.begin(built, prepared.data, log)

@@ -175,7 +175,7 @@ def plain_sampling(sizes: Sizes, with_peers: Collection[str] = ()) -> Workload:
 
     contenders[T5X] = functools.partial(
       peers_t5x.sampler(
-        peers_t5x.build(config, vocab_size),
+        peers_t5x.build_peer(config, vocab_size),
         *(length, _EOS, functools.partial(_set_eos_rate, 0.0), rows),
       ),
       prompts,
@@ -233,7 +233,7 @@ def few_shot_sampling(
     change = functools.partial(_set_eos_rate, rate)
     contenders[T5X] = functools.partial(
       peers_t5x.sampler(
-        peers_t5x.build(sizes.decoder, vocab_size),
+        peers_t5x.build_peer(sizes.decoder, vocab_size),
         *(sizes.max_length, _EOS, change, sizes.batch_size),
       ),
       of_peers,
@@ -260,7 +260,7 @@ def _m_step(
     What gives the parameters, which stay as they are; and the step, of prompts,
     targets and weights, which waits for its end.
   """
-  step = mstep.build(model, optimizer, rows_at_once)
+  step = mstep.build_step(model, optimizer, rows_at_once)
   params = model.init(jax.random.key(0))
   state = [params, mstep.init_optimizer(model, optimizer, params)]
 
@@ -299,7 +299,7 @@ def gradient(sizes: Sizes, with_peers: Collection[str] = ()) -> Workload:
   if T5X in with_peers:
     from benchmarks import peers_t5x
 
-    peer = peers_t5x.build(sizes.decoder, vocab_size)
+    peer = peers_t5x.build_peer(sizes.decoder, vocab_size)
     contenders[T5X] = functools.partial(once, peers_t5x.gradient(peer))
   return Workload(
     f"gradient of {rows} rows, {sizes.prefix} + {sizes.question} + "

@@ -33,7 +33,7 @@ class Toy(NamedTuple):
   lean: float
 
 
-def make(vocabulary=3, length=2, num_questions=4, lean=0.0) -> Toy:
+def make_toy(vocabulary=3, length=2, num_questions=4, lean=0.0) -> Toy:
   """Makes a toy whose answer is the sum of the tokens modulo V."""
   grid = np.indices((vocabulary,) * length)
   sequences = grid.reshape(length, -1).T.astype(np.int32)

@@ -18,10 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
   """Makes the files and prints the table."""
-  from cot_latent.reporting.tables import make as make_tables
+  from cot_latent.reporting.tables.make import make_tables
 
   if options.output is not None:
     files.check_output_folder("--output", options.output)
   output = None if options.output is None else pathlib.Path(options.output)
-  terminal.say(make_tables.make(pathlib.Path(options.spec), output), end="")
+  terminal.say(make_tables(pathlib.Path(options.spec), output), end="")
   return 0

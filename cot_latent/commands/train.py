@@ -173,7 +173,7 @@ def _train_here(options: argparse.Namespace) -> int:
   report = train.train(prepared)
   if is_first:
     terminal.say(summary.report_text(report, prepared.directory))
-  if options.strict and processes.first_says(bool(report.get("suspect"))):
+  if options.strict and processes.value_on_first(bool(report.get("suspect"))):
     signs = report.get("suspect", ["see process 0"])
     raise RunError(f"the run was not alive: {signs[0]}")
   return 0

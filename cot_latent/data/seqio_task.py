@@ -147,7 +147,7 @@ def wrap_vocabulary(vocabulary) -> Vocabulary:
 def _make_part(task, source: Source) -> _Part:
   info = common.INFO.get(task.name)
   if info is not None:
-    built = common.build(
+    built = common.build_variant(
       task.name,
       source.prompts,
       source.vocabulary,

@@ -130,9 +130,9 @@ class Phase:
     keys = np.asarray(jax.random.key_data(rng_keys))
     given = files.short_hash(settings), _label(prompts), _label(keys)
     made_of = files.sha256(" ".join((self._params_sha256, *given)).encode())
-    if processes.first_says(path.exists()):
+    if processes.value_on_first(path.exists()):
       found = _read(path, made_of)
-      if processes.first_says(isinstance(found, Part)):
+      if processes.value_on_first(isinstance(found, Part)):
         if isinstance(found, str):
           raise RunError(
             f"process {jax.process_index()}: {path} {found}, but process 0 "

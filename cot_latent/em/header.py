@@ -21,7 +21,7 @@ _JAX_SETTINGS = (
 )
 
 
-def build(
+def build_header(
   *,
   identity: Mapping[str, Any],
   module: str | None,

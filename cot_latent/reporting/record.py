@@ -63,7 +63,7 @@ def of_kind(rows: Sequence[_Row], kind: str) -> list[_Row]:
   ]
 
 
-def build(
+def build_report(
   header: Mapping[str, Any],
   rows: Sequence[_Row],
   status: str,

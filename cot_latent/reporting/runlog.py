@@ -225,7 +225,7 @@ class RunLog:
     """
     if self._journal is None:
       return {}
-    report = record.build(self._header, self.rows, status, error)
+    report = record.build_report(self._header, self.rows, status, error)
     path = self._directory / "report.json"
     files.write_atomically(path, files.to_json(report))
     html = page.render(report | record.split(self.rows))

@@ -86,12 +86,12 @@ def wait_for_all(name: str) -> None:
   multihost_utils.sync_global_devices(name)
 
 
-def first_says(value: bool) -> bool:
+def value_on_first(value: bool) -> bool:
   """Returns the first process's value, because the others may see another."""
   return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
-def any_says(value: bool) -> bool:
+def is_true_on_any(value: bool) -> bool:
   """Whether the value is true in any process; it may change at any time."""
   if jax.process_count() == 1:
     return value

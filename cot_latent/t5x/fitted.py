@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from t5x import trainer, utils
 
 
-def build(
+def build_measurement(
   model: Any,
   partitioner: Any,
   train_state_axes: Any,

@@ -84,7 +84,7 @@ class Plan(NamedTuple):
   limits: Limits
 
 
-def build(
+def build_header(
   latent: Latent,
   test: Examples,
   plan: Plan,
@@ -115,7 +115,7 @@ def build(
     for name, value in seals.leaves(settings)
     if not seals.is_free(name)
   }
-  sections, diff = header.build(
+  sections, diff = header.build_header(
     identity={
       "run_id": f"{source.task}-{latent.method.name}-s{latent.seed}-"
       f"{files.short_hash(decisive)}",

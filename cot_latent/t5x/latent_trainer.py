@@ -263,7 +263,7 @@ class LatentTrainer(trainer.Trainer):
     if rows.terms is None:
       return None
     if self._measures is None:
-      self._measures = fitted.build(
+      self._measures = fitted.build_measurement(
         self._model,
         self._partitioner,
         self._train_state_axes,

@@ -150,7 +150,7 @@ class Report:
         f"set TRAIN_STEPS to {step} plus the steps to be trained"
       )
     self._steps, own = end - began_at, step - began_at
-    sections, diff = header.build(
+    sections, diff = header.build_header(
       self._latent,
       self.test,
       header.Plan(self._model_dir, self._steps, self._period, self._limits),

@@ -116,7 +116,7 @@ def _register(name: str) -> None:
 
   common.register(
     f"bbh_{name}_v1",
-    lambda data_dir: source.make(tfds_name, ["train", "test"], data_dir),
+    lambda data_dir: source.make_source(tfds_name, ["train", "test"], data_dir),
     lambda: sizes(bbh.TASKS[name]),
     answer=TASKS[name].kind,
     exemplars=read_exemplars,

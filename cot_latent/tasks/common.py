@@ -182,7 +182,7 @@ def variant(
   return name
 
 
-def build(
+def build_variant(
   name: str,
   prompts: Prompts | None = None,
   vocabulary: str | None = None,

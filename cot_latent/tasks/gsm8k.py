@@ -17,7 +17,9 @@ _LESSON = {
 
 common.register(
   "gsm8k_v1",
-  lambda data_dir: source.make(gsm8k.Gsm8k.name, list(gsm8k.SPLITS), data_dir),
+  lambda data_dir: source.make_source(
+    gsm8k.Gsm8k.name, list(gsm8k.SPLITS), data_dir
+  ),
   lambda: gsm8k.SPLITS,
   answer="integer",
   form="tag",

@@ -66,7 +66,7 @@ def fit(
   optimizer = mstep.build_optimizer(config.optimizer)
   learning_rate = mstep.learning_rate(config.optimizer, config.steps)
   opt_state = mstep.init_optimizer(model, optimizer, params)
-  step_fn = mstep.build(model, optimizer)
+  step_fn = mstep.build_step(model, optimizer)
   batch_size = config.batch_size
   weights = np.full(batch_size, 1 / batch_size, np.float32)
   length = max(examples.guides.shape[1], examples.prompts.shape[1])
@@ -130,7 +130,7 @@ def fit_once(
   seed = config.seed if base.seed is None else base.seed
   if folder is not None:
     path = folder / f"{_name(config, examples, start)}.npz"
-    if processes.first_says(path.is_file()):
+    if processes.value_on_first(path.is_file()):
       return _read(path, model.init(rng.purpose_key(0, "params"))), True
     try:
       folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ def fit_once(
       else contextlib.nullcontext()
     ):
       # The other run may have fitted it by now.
-      if processes.first_says(path.is_file()):
+      if processes.value_on_first(path.is_file()):
         return _read(path, model.init(rng.purpose_key(0, "params"))), True
       params = fit(model, base, examples, seed, report_step, start)
       whole = partitioning.to_host(params)
@@ -155,7 +155,7 @@ def fit_once(
   return fit(model, base, examples, seed, report_step, start), False
 
 
-def make(
+def make_base(
   folder: pathlib.Path | None,
   model: LanguageModel,
   config: Experiment,

@@ -100,7 +100,7 @@ class Updated(NamedTuple):
   measured: jax.Array | None = None
 
 
-def build(
+def build_step(
   model: LanguageModel,
   optimizer: optax.GradientTransformation,
   rows_at_once: int | None = None,

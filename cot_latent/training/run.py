@@ -52,7 +52,7 @@ class Run:
     self.drawer = setup.drawer(setup.model, setup.task, data.test)
     self.parts = parts
     self.e_step = setup.e_step(data)
-    self.m_step = mstep.build(
+    self.m_step = mstep.build_step(
       setup.model,
       setup.optimizer,
       setup.config.rows_at_once or -(-setup.config.batch_size // 4),
@@ -86,7 +86,7 @@ class Run:
     config = self.config
     progress = Progress(config.method.name, config.steps, state.step)
     while True:
-      if processes.any_says(is_preempted()):
+      if processes.is_true_on_any(is_preempted()):
         if self.checkpoints.latest_step() != state.step:
           self.save(state)
         raise Preempted

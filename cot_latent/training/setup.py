@@ -65,7 +65,7 @@ class Setup(NamedTuple):
     )
 
 
-def build(
+def build_setup(
   config: Experiment,
   directory: pathlib.Path,
   task: Task,

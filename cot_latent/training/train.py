@@ -171,7 +171,7 @@ def _train(prepared: Prepared) -> dict[str, Any]:
         tf_startup.keep_tensorboard_from_tensorflow()
         log.events = summary.Writer(str(directory / "tensorboard"))
       task, given = prepared.data.task, prepared.given
-      built = setup.build(config, directory, task, given)
+      built = setup.build_setup(config, directory, task, given)
       parts = DrawnParts(directory)
       if resume_at is None:
         data, state = start.begin(built, prepared.data, log, parts)
@@ -197,7 +197,7 @@ def _header(
   """
   layout = partitioning.make_layout(config.mesh)
   model = given or setup.build_model(config, loaded.task, layout, config.tuning)
-  return header.build(
+  return header.build_header(
     identity={
       "run_id": name,
       "task": loaded.task.name,

@@ -18,7 +18,7 @@ from cot_latent.configuration import parsing
 from cot_latent.em import training_data
 from cot_latent.errors import UserError
 from cot_latent.reporting import record, seals
-from cot_latent.reporting.tables import make as make_tables
+from cot_latent.reporting.tables.make import make_tables
 from tests.reporting import made_up
 from tests.training.kills import act_at
 
@@ -273,13 +273,13 @@ def test_the_paper_s_studies_fill_its_tables(
   spec.parent.mkdir()
   source = made_up.ROOT / "reports/tables" / spec.name
   spec.write_text(source.read_text())
-  text = make_tables.make(spec)
+  text = make_tables(spec)
   assert "not run" not in text
   assert "75.0" in text
   shorter = parse_arm(f"{study_name}/direct", **macros, MAX_LENGTH=256)
   write_report(tmp_path / folder, shorter, f"{next(iter(tasks))}_v1")
   with pytest.raises(UserError, match="max_length is 256 and not"):
-    make_tables.make(spec)
+    make_tables(spec)
 
 
 def test_a_dry_run_of_the_paper_s_study_prints_every_run(capsys):

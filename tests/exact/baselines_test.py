@@ -13,8 +13,8 @@ from tests.asserts import assert_close, assert_mean
 from tests.exact import enumeration, moments
 from tests.inference import catalog
 
-TOY = toys.make(vocabulary=2, length=2)  # four sequences
-WIDE = toys.make()  # nine
+TOY = toys.make_toy(vocabulary=2, length=2)  # four sequences
+WIDE = toys.make_toy()  # nine
 QUESTIONS = [3, 1]
 
 # Weights, one at a time, as they are defined.

@@ -15,8 +15,8 @@ from tests.inference import catalog
 BASIC = estimators.basic()
 PAPER = estimators.control_variate()
 CORRECTED = estimators.control_variate(correct_first_acceptance=True)
-TOY = toys.make(vocabulary=2, length=2)  # four sequences
-WIDE = toys.make()  # nine
+TOY = toys.make_toy(vocabulary=2, length=2)  # four sequences
+WIDE = toys.make_toy()  # nine
 QUESTIONS = [3, 1]
 NUM_DRAWS = [2, 3]
 
@@ -209,7 +209,7 @@ def spread_of_right(toy, questions, num_draws):
 @pytest.mark.parametrize("num_draws", [1, 2, 3, 4])
 @pytest.mark.parametrize("lean", [-2.0, 0.0, 3.0])
 def test_averaging_never_adds_variance(lean, num_draws):
-  toy, questions = toys.make(lean=lean), [0, 1, 2]
+  toy, questions = toys.make_toy(lean=lean), [0, 1, 2]
   draws = moments.of_toy(toy, questions)
   memories = moments.at_stationarity(draws)
   averaged = moments.exact(PAPER, draws, memories, num_draws)

@@ -17,9 +17,9 @@ from tests.asserts import (
 from tests.exact import enumeration
 
 TOYS = [
-  toys.make(vocabulary=3, length=2),
-  toys.make(vocabulary=2, length=3),
-  toys.make(vocabulary=3, length=2, lean=3.0),
+  toys.make_toy(vocabulary=3, length=2),
+  toys.make_toy(vocabulary=2, length=3),
+  toys.make_toy(vocabulary=3, length=2, lean=3.0),
 ]
 QUESTIONS = range(4)
 

@@ -23,7 +23,7 @@ VOCABULARY, EOS_ID, LENGTH = 13, 1, 8
 ROWS, PROMPT_LENGTH = 28, 6
 
 
-def build(vocabulary=VOCABULARY, length=LENGTH, config=CONFIG):
+def build_model(vocabulary=VOCABULARY, length=LENGTH, config=CONFIG):
   return language_model.from_config(config, vocabulary, EOS_ID, length)
 
 
@@ -59,7 +59,7 @@ def random_params(init, seed=0):
 @functools.cache
 def compiled():
   """The model under test; twins build their own."""
-  return build()
+  return build_model()
 
 
 @functools.cache

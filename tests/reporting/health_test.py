@@ -100,7 +100,7 @@ def test_the_last_evaluation_is_judged_without_any_step():
 
 def test_a_report_of_such_an_evaluation_is_suspect():
   row = made_up.result(0, "greedy", 9) | {"num_cut": 200}
-  report = record.build(
+  report = record.build_report(
     made_up.make_header(), [{"kind": "result", **row}], "complete", None
   )
   (sign,) = report["suspect"]

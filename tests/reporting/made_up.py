@@ -185,7 +185,9 @@ def make_report(
       (10, "self_consistency", votes),
     )
   ]
-  report = record.build(make_header(method, seed), rows, "complete", None)
+  report = record.build_report(
+    make_header(method, seed), rows, "complete", None
+  )
   report["cost"] |= {
     "sequences_sampled": sampled,
     "sequences_scored": 2 * sampled,

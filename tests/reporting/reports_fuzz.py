@@ -109,7 +109,9 @@ def write_run(folder: pathlib.Path) -> None:
     },
     {"step": 2, "kind": "checkpoint", "sha256": made_up.sha("checkpoint")},
   ]
-  report = record.build(made_up.make_header(steps=2), rows, "complete", None)
+  report = record.build_report(
+    made_up.make_header(steps=2), rows, "complete", None
+  )
   (folder / OUTPUTS).parent.mkdir(parents=True)
   (folder / OUTPUTS).write_bytes(outputs)
   journal = "".join(map(files.to_json_line, rows))

@@ -16,7 +16,7 @@ from cot_latent.commands import compare, export, show, verify
 from cot_latent.em.evaluation import Output
 from cot_latent.errors import RunError, UserError
 from cot_latent.reporting import record, replication, schema, seals
-from cot_latent.reporting.tables import make as make_tables
+from cot_latent.reporting.tables.make import make_tables
 from cot_latent.runtime import files
 from cot_latent.t5x import launch, storage
 from cot_latent.t5x import report as reports
@@ -324,7 +324,7 @@ def test_tables_are_made_of_it(run, tmp_path):
     'rows = [{ method = "trice", label = "TRICE" }]\n'
     'columns = [{ label = "Greedy", decoder = "greedy" }]\n'
   )
-  text = make_tables.make(spec)
+  text = make_tables(spec)
   accuracy = report["results"][-1]["accuracy"]
   assert f"{100 * accuracy:.1f}" in text
 

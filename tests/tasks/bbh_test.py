@@ -231,7 +231,7 @@ def rewrite(text, is_hinted):
 @functools.cache
 def few_shot_row(data_dir, name):
   """The first test question of a task, with worked examples before it."""
-  task = common.build(f"bbh_{name}_v1", FEW_SHOT, data_dir=data_dir)
+  task = common.build_variant(f"bbh_{name}_v1", FEW_SHOT, data_dir=data_dir)
   dataset = task.get_dataset(None, "test", shuffle=False)
   (row,) = dataset.take(1).as_numpy_iterator()
   text = task.output_features["inputs"].vocabulary.decode(

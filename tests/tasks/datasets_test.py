@@ -67,7 +67,7 @@ def everything(tmp_path_factory, data_dir):
   with tfds_folder(tmp_path_factory.mktemp("tfds")) as path:
     start = time.perf_counter()
     for name in NAMES:
-      source.make(name, ["train"], data_dir).num_input_examples("train")
+      source.make_source(name, ["train"], data_dir).num_input_examples("train")
     took = time.perf_counter() - start
     rows = {
       (name, split): read_records(path / name / "1.0.0", split)
@@ -340,7 +340,7 @@ def test_malformed_worked_examples(text, said, tmp_path):
 
 
 def make_task(name, data_dir):
-  made = source.make(name, splits_of(name), data_dir)
+  made = source.make_source(name, splits_of(name), data_dir)
   return seqio.Task("any", source=made, preprocessors=[], output_features={})
 
 
@@ -557,7 +557,7 @@ def test_both_ways_give_the_same(data_dir, tmp_path, monkeypatch):
     for way, given in (("folder", data_dir), ("network", None)):
       with tfds_folder(tmp_path / way):
         for name in (GSM8K, NAVIGATE):
-          source.make(name, ["test"], given).num_input_examples("test")
+          source.make_source(name, ["test"], given).num_input_examples("test")
   files = {
     way: {
       path.name: path.read_bytes()

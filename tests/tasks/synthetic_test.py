@@ -153,7 +153,7 @@ def test_right_rationales_are_right(kind):
 )
 def test_rationales_of_all_levels_reach_their_answers(kind, level, seed, rate):
   of_kind, rng = synthetic.KINDS[kind], random.Random(str(seed))
-  problem = of_kind.make(rng, level)
+  problem = of_kind.make_problem(rng, level)
   targets, answer = kinds.flawed_rationale(of_kind, problem, rng, 0, rate)
   row = {"question": problem.question, "answer": answer, "targets": targets}
   if rate:
@@ -291,7 +291,7 @@ def test_levels_get_harder(kind):
   of_kind, rng = synthetic.KINDS[kind], random.Random("levels")
   questions, rationales = [], []
   for level in range(1, 7):
-    problems = [of_kind.make(rng, level) for _ in range(400)]
+    problems = [of_kind.make_problem(rng, level) for _ in range(400)]
     questions.append([len(problem.question) for problem in problems])
     rationales.append(
       [len(kinds.right_rationale(of_kind, p)[0]) for p in problems]
@@ -306,7 +306,9 @@ def check_levels(kind, rows, levels):
   """Checks example n for level n % len(levels), by the question's length."""
   of_kind, rng = synthetic.KINDS[kind], random.Random("levels")
   for place, level in enumerate(levels):
-    lengths = [len(of_kind.make(rng, level).question) for _ in range(1000)]
+    lengths = [
+      len(of_kind.make_problem(rng, level).question) for _ in range(1000)
+    ]
     found = [len(row["question"]) for row in rows[place :: len(levels)]]
     assert min(lengths) - 5 <= statistics.mean(found) <= max(lengths)
     assert abs(statistics.mean(found) - statistics.mean(lengths)) < 5
@@ -468,7 +470,7 @@ def stub(num_questions):
   return kinds.Kind(
     name="stub",
     answer="integer",
-    make=lambda rng, level: kinds.Problem(
+    make_problem=lambda rng, level: kinds.Problem(
       f"{level}: {draw.below(rng, num_questions)}", None
     ),
     solve=lambda parts, slip: (["1 = 1"], "1"),

@@ -259,13 +259,13 @@ def test_a_file_is_no_folder_for_base_models(tmp_path, monkeypatch, inner):
 
 
 def test_a_base_model_that_failed_is_not_kept(tmp_path, monkeypatch):
-  build = mstep.build
+  build = mstep.build_step
 
   def broken(*arguments):
     step = build(*arguments)
     return lambda *given: step(*given)._replace(is_finite=np.bool_(False))
 
-  monkeypatch.setattr(mstep, "build", broken)
+  monkeypatch.setattr(mstep, "build_step", broken)
   with pytest.raises(RunError, match="base model's gradient is not finite"):
     toy.run(make(tmp_path / "run"))
   assert not bases(tmp_path)

@@ -111,7 +111,7 @@ def step(part, rows_at_once=None):
   optimizer = mstep.build_optimizer(toy.make_experiment("x").optimizer)
   opt_state = optimizer.init(trained)
   weights = np.random.default_rng(1).normal(size=common.ROWS)
-  build = getattr(mstep.build, "__wrapped__", mstep.build)
+  build = getattr(mstep.build_step, "__wrapped__", mstep.build_step)
   updated = build(model, optimizer, rows_at_once)(
     *(jax.tree.map(jnp.copy, trained), opt_state, frozen, 0.1),
     *(common.prompts(), common.random_targets(), np.float32(weights)),

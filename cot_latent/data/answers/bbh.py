@@ -262,7 +262,7 @@ def _flexible(kind: Kind, task: str) -> tuple[Extract, bool] | None:
   }.get(kind)
 
 
-def make(kind: Kind, task: str = "") -> dict[str, Convention]:
+def conventions(kind: Kind, task: str = "") -> dict[str, Convention]:
   """Lists the conventions for BIG-Bench Hard.
 
   trice: the completion ends with "the answer is X."; it is incorrect if it was

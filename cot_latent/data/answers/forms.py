@@ -39,9 +39,9 @@ def conventions(
   """
   is_sentence = form == "sentence"
   known = (
-    bbh_conventions.make(kind, _BBH_NAME.sub("", task))
+    bbh_conventions.conventions(kind, _BBH_NAME.sub("", task))
     if is_sentence
-    else gsm8k_conventions.make()
+    else gsm8k_conventions.conventions()
   )
   if not is_direct:
     return known

@@ -45,7 +45,7 @@ def _gsm8k_normal(text: str) -> str:
   return text.replace(",", "").replace("$", "").removesuffix(".").lower()
 
 
-def make() -> dict[str, Convention]:
+def conventions() -> dict[str, Convention]:
   """Lists the conventions for GSM8K.
 
   trice: the number in the last <answer>...</answer>; a completion that was

@@ -18,7 +18,7 @@ from cot_latent.reporting.tables import text as table_text
 from cot_latent.runtime import files
 
 
-def make(path: pathlib.Path, output: pathlib.Path | None = None) -> str:
+def make_tables(path: pathlib.Path, output: pathlib.Path | None = None) -> str:
   """Makes a table's files, all or none of them.
 
   Args:

@@ -66,7 +66,7 @@ class PreparedTfdsSource(seqio.TfdsDataSource):
   __repr__ = __str__
 
 
-def make(
+def make_source(
   tfds_name: str, splits: Sequence[str], data_dir: str | None
 ) -> PreparedTfdsSource:
   """Makes a source from a dataset.
@@ -87,7 +87,8 @@ def read_rows(
   Raises:
     UserError: As in `prepare`.
   """
-  dataset = make(tfds_name, [split], data_dir).get_dataset(split, shuffle=False)
+  source = make_source(tfds_name, [split], data_dir)
+  dataset = source.get_dataset(split, shuffle=False)
   rows = [
     {key: value.decode() for key, value in row.items()}
     for row in dataset.as_numpy_iterator()

@@ -42,7 +42,7 @@ def _make_formula(rng: random.Random, size: int) -> tuple[str, Any]:
   return text, tree
 
 
-def make(rng: random.Random, level: int) -> Problem:
+def make_problem(rng: random.Random, level: int) -> Problem:
   """Draws a formula."""
   text, tree = _make_formula(rng, level + 2)
   return Problem(f"Simplify: {text}", tree)
@@ -70,4 +70,6 @@ def guess(rng: random.Random, tree: Any) -> str:
   return draw.choice(rng, ("True", "False"))
 
 
-KIND = Kind("boolean_expressions", ("True", "False"), make, solve, guess)
+KIND = Kind(
+  "boolean_expressions", ("True", "False"), make_problem, solve, guess
+)

@@ -14,7 +14,7 @@ _CLOSING = {"(": ")", "[": "]", "{": "}", "<": ">"}
 _OPENING = tuple(_CLOSING)
 
 
-def make(rng: random.Random, level: int) -> Problem:
+def make_problem(rng: random.Random, level: int) -> Problem:
   """Draws brackets."""
   brackets = [
     draw.choice(rng, _OPENING) for _ in range(1 + draw.below(rng, level + 2))
@@ -57,4 +57,4 @@ def guess(rng: random.Random, brackets: str) -> str:
   return " ".join(draw.choice(rng, closing) for _ in range(num_open))
 
 
-KIND = Kind("dyck_languages", "brackets", make, solve, guess)
+KIND = Kind("dyck_languages", "brackets", make_problem, solve, guess)

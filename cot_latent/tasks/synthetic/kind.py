@@ -40,7 +40,7 @@ class Kind(NamedTuple):
   Attributes:
     name: Name in `KINDS`.
     answer: Kind of the answers.
-    make: (rng, level) -> a problem; any level from 1 on.
+    make_problem: (rng, level) -> a problem; any level from 1 on.
     solve: (parts, slip) -> the steps, one line each, and the answer that they
       reach. Each step's result goes through `slip` once.
     guess: (rng, parts) -> a random answer of the correct form.
@@ -48,7 +48,7 @@ class Kind(NamedTuple):
 
   name: str
   answer: checkers.Kind
-  make: Callable[[random.Random, int], Problem]
+  make_problem: Callable[[random.Random, int], Problem]
   solve: Callable[[Any, Slip], tuple[list[str], str]]
   guess: Callable[[random.Random, Any], str]
 

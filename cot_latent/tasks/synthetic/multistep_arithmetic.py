@@ -29,7 +29,7 @@ def _make_group(rng: random.Random, size: int) -> tuple[str, Any]:
   return text, expressions.join(numbers, operators, "*")
 
 
-def make(rng: random.Random, level: int) -> Problem:
+def make_problem(rng: random.Random, level: int) -> Problem:
   """Draws a sum of brackets."""
   # At most three: a longer row, or a bracket of four, might be in BBH.
   sizes = draw.shuffled(rng, [2] + [3] * (level - 1))
@@ -64,4 +64,4 @@ def guess(rng: random.Random, parts: Parts) -> str:
   return str(draw.below(rng, 2 * most + 1) - most)
 
 
-KIND = Kind("multistep_arithmetic", "integer", make, solve, guess)
+KIND = Kind("multistep_arithmetic", "integer", make_problem, solve, guess)

@@ -64,7 +64,7 @@ def _to_rolls(moves: list[tuple[int, int]]) -> list[Order]:
   return orders
 
 
-def make(rng: random.Random, level: int) -> Problem:
+def make_problem(rng: random.Random, level: int) -> Problem:
   """Draws a walk."""
   moves = [
     (draw.below(rng, 4), 1 + draw.below(rng, 9)) for _ in range(level + 1)
@@ -110,4 +110,4 @@ def guess(rng: random.Random, orders: list[Order]) -> str:
   return draw.choice(rng, ("Yes", "No"))
 
 
-KIND = Kind("navigate", ("Yes", "No"), make, solve, guess)
+KIND = Kind("navigate", ("Yes", "No"), make_problem, solve, guess)

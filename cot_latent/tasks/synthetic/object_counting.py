@@ -53,7 +53,7 @@ class Entry(NamedTuple):
   is_asked: bool
 
 
-def make(rng: random.Random, level: int) -> Problem:
+def make_problem(rng: random.Random, level: int) -> Problem:
   """Draws a list and the sort to count."""
   sort = draw.choice(rng, tuple(SORTS))
   num_entries, num_asked = 2 * level + 1, level + draw.below(rng, 3)
@@ -88,4 +88,4 @@ def guess(rng: random.Random, entries: list[Entry]) -> str:
   return str(1 + draw.below(rng, 3 * len(entries)))
 
 
-KIND = Kind("object_counting", "integer", make, solve, guess)
+KIND = Kind("object_counting", "integer", make_problem, solve, guess)

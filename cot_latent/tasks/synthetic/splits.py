@@ -151,7 +151,7 @@ def _draw(
 ) -> Problem:
   """Draws a problem whose question is not in `seen`."""
   for _ in range(_MAX_DRAWS):
-    problem = kind.make(rng, level)
+    problem = kind.make_problem(rng, level)
     if problem.question not in seen:
       return problem
   raise UserError(

@@ -25,7 +25,7 @@ class Parts(NamedTuple):
   asked: int
 
 
-def make(rng: random.Random, level: int) -> Problem:
+def make_problem(rng: random.Random, level: int) -> Problem:
   """Draws the people, their things and the swaps."""
   num_people = min(level + 2, len(_LETTERS))
   names = words.make_names(rng, num_people)
@@ -74,4 +74,4 @@ def guess(rng: random.Random, parts: Parts) -> str:
   return f"({draw.choice(rng, _LETTERS[: len(parts.names)])})"
 
 
-KIND = Kind("tracking_shuffled_objects", "choice", make, solve, guess)
+KIND = Kind("tracking_shuffled_objects", "choice", make_problem, solve, guess)

@@ -25,7 +25,7 @@ class Parts(NamedTuple):
   claims: list[bool]
 
 
-def make(rng: random.Random, level: int) -> Problem:
+def make_problem(rng: random.Random, level: int) -> Problem:
   """Draws the people and what they say."""
   names = words.make_names(rng, level + 2)
   claims = [rng.random() < 0.5 for _ in names]
@@ -51,4 +51,4 @@ def guess(rng: random.Random, parts: Parts) -> str:
   return draw.choice(rng, ("Yes", "No"))
 
 
-KIND = Kind("web_of_lies", ("Yes", "No"), make, solve, guess)
+KIND = Kind("web_of_lies", ("Yes", "No"), make_problem, solve, guess)

@@ -10,7 +10,7 @@ from cot_latent.tasks.synthetic import draw, words
 from cot_latent.tasks.synthetic.kind import Kind, Problem, Slip
 
 
-def make(rng: random.Random, level: int) -> Problem:
+def make_problem(rng: random.Random, level: int) -> Problem:
   """Draws words."""
   heads = draw.sample(rng, words.HEADS, min(level + 2, len(words.HEADS)))
   drawn = words.make_words(rng, 2 * level + 1, heads)
@@ -37,4 +37,4 @@ def guess(rng: random.Random, unsorted: list[str]) -> str:
   return " ".join(draw.shuffled(rng, unsorted))
 
 
-KIND = Kind("word_sorting", "words", make, solve, guess)
+KIND = Kind("word_sorting", "words", make_problem, solve, guess)

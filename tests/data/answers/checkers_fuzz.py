@@ -58,10 +58,12 @@ GSM8K_STOPS = {
 READERS = [
   (convention, case, BBH_STOPS.get(name, ()))
   for case in CASES
-  for name, convention in bbh_conventions.make(case.kind, case.task).items()
+  for name, convention in bbh_conventions.conventions(
+    case.kind, case.task
+  ).items()
 ] + [
   (convention, GSM8K, GSM8K_STOPS.get(name, ()))
-  for name, convention in gsm8k_conventions.make().items()
+  for name, convention in gsm8k_conventions.conventions().items()
 ]
 
 # Pieces of which completions are made, so that random ones often have answers.
@@ -112,7 +114,7 @@ def check_completion(completion):
     check_reading(convention, case, completion)
     check_stops(convention, case, stops, completion)
   for case in CASES:
-    trice = bbh_conventions.make(case.kind)["trice"]
+    trice = bbh_conventions.conventions(case.kind)["trice"]
     for answer in case.answers:
       more = f"{completion}\nSo the answer is {answer}."
       assert checkers.is_correct(trice, more, answer)

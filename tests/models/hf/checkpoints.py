@@ -80,7 +80,7 @@ ARCHITECTURES = {
 }
 
 
-def make(architecture):
+def make_torch_model(architecture):
   """A model whose answers hang on its input and on each of its parameters."""
   config = ARCHITECTURES[architecture]()
   config._attn_implementation = "eager"  # the others leave caps out
@@ -149,7 +149,7 @@ def expected_greedy(model):
   return np.pad(written, [(0, 0), (0, missing)])
 
 
-def build(config, vocab_size=VOCABULARY):
+def build_model(config, vocab_size=VOCABULARY):
   return language_model.from_config(config, vocab_size, EOS_ID, LENGTH)
 
 

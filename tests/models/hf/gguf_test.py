@@ -70,7 +70,7 @@ def model_of(name):
         rope_parameters=LLAMA3,
       )
     )
-  model = checkpoints.make(name)
+  model = checkpoints.make_torch_model(name)
   if "gemma" in name:  # no file says it
     model.config.query_pre_attn_scalar = model.config.head_dim
   return model
