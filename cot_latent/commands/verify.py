@@ -45,7 +45,7 @@ def verify(name: str) -> tuple[str, bool]:
   num_failed = len(lines)
   skipped = [c.what for c in checks if not c.is_done and c.found is None]
   if skipped:
-    lines.append(f"skipped (file missing): {', '.join(skipped)}")
+    lines.append(f"skipped: {', '.join(skipped)}")
   num_done = len(checks) - len(skipped)
   lines.append(
     f"{path}: {num_failed} of {num_done} checks failed"

@@ -113,7 +113,7 @@ def check_stopped(process, directory, wanted, what):
   status, _, errors = finish(process)
   assert status == wanted
   assert errors.splitlines()[-1] == (
-    f"t5x: error: {what}; the same command goes on from the last checkpoint, "
+    f"t5x: error: {what}; the same command resumes from the last checkpoint, "
     "or from the start"
   )
   assert "Traceback" not in errors

@@ -13,9 +13,9 @@ DEAD_ENDS = [
   ({}, []),
   (
     {"estimator/is_skipped": 1, "chain/accept_rate": 0},
-    ["no question ever had a right", "no fresh rationale was ever right"],
+    ["no question ever had a correct", "no fresh rationale was ever correct"],
   ),
-  ({"chain/accept_rate": 0}, ["no fresh rationale was ever right"]),
+  ({"chain/accept_rate": 0}, ["no fresh rationale was ever correct"]),
   ({"draws/capped_fraction": 0.75}, ["75% of the fresh rationales were cut"]),
   (
     {"draws/unparseable_fraction": 0.6},

@@ -37,9 +37,9 @@ def check_refused(path, *parts):
 TASK = "configuration__experiment__task"
 TEST = "data__splits__test"
 CHANGES = [
-  ({"status": "running"}, "is of a run that is running: let it end"),
-  ({"status": "failed"}, "is of a run that is failed"),
-  ({"status": "interrupted"}, "is of a run that is interrupted"),
+  ({"status": "running"}, "is a run that is running: finish it"),
+  ({"status": "failed"}, "is a run that is failed"),
+  ({"status": "interrupted"}, "is a run that is interrupted"),
   ({"suspect": ["no draw was right"]}, "is suspect: no draw was right: fix"),
   ({"schema_version": 1}, "has schema version 1; this program reads 2"),
   ({"identity__method": "tricky"}, "is of method 'tricky', which no row names"),
@@ -243,7 +243,11 @@ SPEC_CHANGES = [
     'reports = "runs"\npaper = 3',
     "paper = 3 is not ta",
   ),
-  ('baseline = "trice_basic"', 'baseline = "x"', "baseline 'x' is no row's"),
+  (
+    'baseline = "trice_basic"',
+    'baseline = "x"',
+    "baseline 'x' is not the method of a row",
+  ),
   ('method = "trice_basic"', 'method = "trice"', "'trice' is there twice"),
   ('"TRICE, basic"', '"TRICE"', "rows: label 'TRICE' is there twice"),
   ('"Votes"', '"Greedy"', "columns: label 'Greedy' is there twice"),
@@ -298,12 +302,12 @@ def test_a_description_that_does_not_fit(tmp_path, old, new, message):
     (
       'row = "trice"',
       'row = "tric"',
-      "paper[1]: row 'tric' is no row's method",
+      "paper[1]: row 'tric' is not the method of a row",
     ),
     (
       'column = "Greedy"',
       'column = "G"',
-      "paper[1]: column 'G' is no column's",
+      "paper[1]: column 'G' is not the label of a column",
     ),
     ("67.8", '"67.8"', "paper[1]: value = '67.8' is not a number"),
     ("67.8", "nan", "paper[1]: value = nan is not a number"),
@@ -371,7 +375,9 @@ def test_a_folder_in_the_place_of_a_file(tmp_path):
 def test_a_file_in_the_place_of_the_folder(tmp_path):
   path = write_case(tmp_path)
   for output in (path, path / "below"):
-    with pytest.raises(UserError, match="is no folder: give another with"):
+    with pytest.raises(
+      UserError, match="is not a folder: give another one with"
+    ):
       make_tables(path, output)
 
 

@@ -163,7 +163,7 @@ def test_what_cannot_go_on_is_refused(monkeypatch, tmp_path):
       with pytest.raises(UserError, match="'rest_em' with 3 draws"):
         loops.check(latent, twin)
     shutil.rmtree(tmp_path / "first_state")
-    with pytest.raises(UserError, match="first_state is lost, from"):
+    with pytest.raises(UserError, match="first_state is lost, but method"):
       loops.check(latent, chains)
     with pytest.raises(RunError, match="first_state cannot be used") as raised:
       begin(trainer, 2)

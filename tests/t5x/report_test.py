@@ -114,7 +114,7 @@ def test_a_run_as_it_was_left_is_verified(whole):
   text, is_well = verify.verify(str(whole))
   assert is_well, text
   # The toy task has a checker of its own; all else is checked.
-  (left_out,) = (line for line in text.splitlines() if "not checked" in line)
+  (left_out,) = (line for line in text.splitlines() if "skipped: " in line)
   assert left_out.count("results from outputs/") == left_out.count(",") == 4
 
 
@@ -125,7 +125,7 @@ def test_completions_are_scored_again(tmp_path):
   assert read(directory)["status"] == "complete"
   text, is_well = verify.verify(str(directory))
   assert is_well, text
-  assert "not checked" not in text
+  assert "skipped: " not in text
   path = directory / "outputs" / "000000-test-greedy.jsonl"
   lines = [json.loads(line) for line in path.read_text().splitlines()]
   lines[3] |= {"extracted": lines[3]["target"], "is_correct": True}

@@ -31,7 +31,7 @@ from cot_latent.tasks.datasets import bbh, checked, gsm8k, source
 from tests.asserts import message_of
 from tests.tasks import golden
 
-# `check_golden` says how to make it anew; what is published changes then, so
+# `check_golden` says how to make it again; what is published changes then, so
 # VERSION must change too.
 GOLDEN = "a4bcfabbe510648478b7c47de1c78358a716a50c4db517100ec622425ec83d4c"
 GSM8K, NAVIGATE = gsm8k.Gsm8k.name, f"{bbh.Bbh.name}/navigate"
@@ -320,7 +320,7 @@ GOOD_BLOCK = "\n\nQ: a\nA: Let's think step by step.\nb So the answer is c."
     ("x\n-----\ny" + 4 * GOOD_BLOCK, ": 4 worked examples instead of 3"),
     (
       "x\n-----\ny" + GOOD_BLOCK + GOOD_BLOCK[:-2] + GOOD_BLOCK,
-      ', example 2 of 3: it must go on with "A: Let\'s think step by step."',
+      ', example 2 of 3: it must continue with "A: Let\'s think step by step."',
     ),
     ("x\n-----\ny\n\nQ: a\nA: 7", ", example 1 of 1: it must go on with "),
     (
@@ -488,7 +488,7 @@ def test_a_cut_file_that_can_be_read_is_called_cut(tmp_path):
 @pytest.mark.parametrize(
   ("content", "said"),
   [
-    (b'{"question": "a", "answer": "b"}', ", line 1: no number behind '#### '"),
+    (b'{"question": "a", "answer": "b"}', ", line 1: no number after '#### '"),
     (b'{"question": "a"}', ", line 1: field 'answer' must be a string"),
     (b'{"question": "a", "answer": "b\\n#### 7"}\n{', ", line 2: not valid"),
   ],
@@ -669,7 +669,7 @@ def test_a_damaged_copy_is_named(damage, root, folder):
   damage(copy)
   text = message_of(source.read_rows, NAVIGATE, "train", data_dir)
   assert text.startswith(f"the prepared dataset in {copy} is damaged (")
-  assert text.endswith("): delete that folder, and it is made anew")
+  assert text.endswith("): delete that folder, and it is made again")
   shutil.rmtree(copy)
   assert source.read_rows(NAVIGATE, "test", data_dir) == rows
 

@@ -140,7 +140,7 @@ def test_too_few_right_ones_are_an_error(data):
   with pytest.raises(RunError) as caught:
     draw(data, scripted)
   assert str(caught.value).startswith(
-    f"the base model wrote only 1 right rationales for {task} that fit into "
+    f"the base model wrote only 1 correct rationales for {task} that fit into "
     "PROMPT_LENGTH, and 2 are wanted: set a larger PROMPT_LENGTH or fewer "
   )
   # It asked each of the task's questions several times before it gave up.

@@ -259,7 +259,7 @@ def test_a_first_checkpoint_that_was_not_finished_begins_anew(
   again = toy.run(config)
   assert (
     "the checkpoint of step 0 is not finished: there is none before, and the "
-    "run begins anew"
+    "run begins again"
   ) in capsys.readouterr().err
   assert resumes(again) == []
   assert_same_run(whole, (config, again))

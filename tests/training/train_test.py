@@ -873,7 +873,7 @@ def test_no_room_for_worked_examples_stops_the_run(worked, tmp_path):
     toy.run(config)
   message = str(caught.value)
   assert message == (
-    f"the base model wrote only 0 right rationales for {toy.PARITY} that fit "
+    f"the base model wrote only 0 correct rationales for {toy.PARITY} that fit "
     "into PROMPT_LENGTH, and 2 are wanted: set a larger PROMPT_LENGTH or fewer "
     "Prompts.num_exemplars, in another MODEL_DIR"
   )
@@ -902,7 +902,9 @@ def test_a_base_model_without_right_rationales_stops_the_run(
 
   monkeypatch.setattr(Drawer, "draw_and_check", always_wrong)
   config = dataclasses.replace(worked[0], model_dir=str(tmp_path / "dead"))
-  with pytest.raises(RunError, match="wrote only 0 right rationales for toy_p"):
+  with pytest.raises(
+    RunError, match="wrote only 0 correct rationales for toy_p"
+  ):
     toy.run(config)
 
 

@@ -305,7 +305,7 @@ def test_examples_are_asked_for_once(tmp_path):
       config.task, source=config.tuning.source, prompt_length=96
     ),
   )
-  with pytest.raises(UserError, match="both want them"):
+  with pytest.raises(UserError, match="both use them"):
     toy.prepare(both)
 
 

@@ -629,7 +629,7 @@ def save(folder, tokenizer=None, **contents):
     ),
     (
       {"tokenizer_config": EOS | {"add_bos_token": True}},
-      "prompts are to begin with BOS, and no bos_token of tokenizer_config.jso",
+      "prompts should begin with BOS, but it has no bos_token of tokenizer",
     ),
     ({"tokenizer_config": [1]}, "tokenizer_config.json: expected an object"),
     ({"tokenizer_config": EOS, "config": 7}, "config.json: expected an object"),
@@ -645,7 +645,7 @@ def test_folders_that_are_refused(contents, said, tmp_path):
 def test_nothing_to_pad_with(tmp_path):
   made = checkpoints.byte_level(["<|end_of_text|>"])
   folder = save(tmp_path, made, tokenizer_config=EOS)
-  assert "has nothing to pad with: " in message_of(
+  assert "has no token for padding: " in message_of(
     common.load_vocabulary, folder
   )
   # A pad_token that is text, or EOS itself, does not count.
@@ -685,7 +685,7 @@ def test_several_tokens_in_front(tmp_path):
   )
   folder = save(tmp_path, made, tokenizer_config=EOS)
   text = message_of(common.load_vocabulary, folder)
-  assert "puts 2 tokens before a text; one at most, BOS, is understood" in text
+  assert "puts 2 tokens before a text; only one, BOS, is supported" in text
   assert common.load_vocabulary(folder, False).bos_id is None
 
 
@@ -693,7 +693,7 @@ def test_a_decoder_that_puts_spaces_between_tokens(tmp_path):
   made = checkpoints.byte_level(checkpoints.LLAMA_3)
   made.decoder = None
   folder = save(tmp_path, made, tokenizer_config=EOS)
-  assert "makes another text of two texts in a row" in message_of(
+  assert "turns two texts in a row into another text" in message_of(
     common.load_vocabulary, folder
   )
 

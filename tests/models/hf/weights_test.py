@@ -664,7 +664,9 @@ def test_numbers_that_are_not_finite_are_refused(copied, value):
   norm = tensors_of(folder)[NORM].copy()
   norm[-1] = value
   rewrite(folder, **{NORM: norm})
-  check_refused(folder, f"the tensor {NORM} has a number that is infinite or")
+  check_refused(
+    folder, f"the tensor {NORM} has an infinite or undefined number"
+  )
 
 
 def test_a_copy_of_the_embedding(copied, tmp_path):
@@ -699,7 +701,7 @@ def test_a_file_that_is_not_whole_is_refused(copied):
   folder = copied()
   path = folder / "model.safetensors"
   path.write_bytes(path.read_bytes()[:-1])
-  check_refused(folder, "no safetensors file, or not whole")
+  check_refused(folder, "not a safetensors file, or is incomplete")
 
 
 def with_index(copied, change):
