@@ -73,7 +73,7 @@ def write(run, **changes):
 def test_no_command_takes_an_edited_report(run, edited, command, capsys):
   more = {"compare": [run], "export": ["--output=x"]}.get(command, [])
   found = call(capsys, command, edited, *more)
-  check_one_line(found, "edited/report.json: section results was edited: take")
+  check_one_line(found, "edited/report.json: section results was edited: copy")
 
 
 def test_a_table_and_a_study_take_no_edited_report(run, edited, tmp_path):
