@@ -16,7 +16,7 @@ for each question as needed.
   is averaged over the four. Of unlike questions, 8 are better than 2, and the
   control variate's scale, which comes from the other questions, fits less well.
 - TRICE's memories are at stationarity: exact posterior draws. While a model
-  learns they lag behind it, and TRICE is then biased, which is not shown.
+  learns they come from older parameters, and TRICE is then biased (not shown).
 - Normalisation: a method's mean is w grad log pi, with its own w (see
   cot_latent/inference/baselines.py), and a small estimate has a small variance.
   So each is divided by its w first. All then have the mean grad log pi, and the
@@ -205,10 +205,10 @@ STYLE: dict[Any, Any] = {
   "svg.hashsalt": "cot-latent",  # ids are the same each time
 }
 NOTES = [  # accuracy, variance, text
-  (0.075, 7, "rivals: mostly, no\ndraw is right"),
-  (0.022, 0.046, "TRICE: 8 right sequences\nin its memory"),
-  (0.91, 0.165, "no baseline: what is left is\nhow right sequences differ"),
-  (0.65, 0.0011, "control variate or baseline:\nall right, nothing to weigh"),
+  (0.075, 7, "baselines: mostly, no\ndraw is correct"),
+  (0.022, 0.046, "TRICE: 8 correct sequences\nin its memory"),
+  (0.91, 0.165, "no baseline: what is left is\nhow correct sequences differ"),
+  (0.65, 0.0011, "control variate or baseline:\nall correct, nothing to weigh"),
 ]
 NOTES_OF_ONE = [
   (

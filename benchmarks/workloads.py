@@ -1,4 +1,4 @@
-"""The four workloads of issue 6, for this package and its peers."""
+"""The four workloads of issue 6, of this package and its peers."""
 
 import dataclasses
 import functools

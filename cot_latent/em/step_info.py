@@ -1,4 +1,4 @@
-"""What is measured in a step, whichever trainer takes it."""
+"""The measurements of a step, for any trainer."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ from cot_latent.reporting import metric_names as names
 
 
 class StepInfo(NamedTuple):
-  """What an E-step measured.
+  """The measurements of an E-step.
 
   Attributes:
     accept_rate: Share of the fresh draws that are correct, 0 to 1. Within an
@@ -18,7 +18,7 @@ class StepInfo(NamedTuple):
     unparseable_fraction: Share of the draws without an answer.
     num_weighted: Sequences that have weight.
     num_valid: Questions of the minibatch with a correct rationale; 0 means
-      that there is no estimate, and the step is to be skipped.
+      that there is no estimate, so that the step is skipped.
     scale: Mean scale of the control variate over the valid questions.
     num_sampled: Sequences drawn in this step.
     num_tokens: Tokens drawn in this step.
@@ -66,7 +66,7 @@ class StepInfo(NamedTuple):
 
 
 class UpdateInfo(NamedTuple):
-  """What the update of the parameters measured, after the E-step.
+  """The measurements of the update of the parameters, after the E-step.
 
   Attributes:
     learning_rate: Of this step.

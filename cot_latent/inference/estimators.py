@@ -34,7 +34,7 @@ def basic() -> Estimator:
   """TRICE without control variate: the mean score of the valid memories.
 
   Its mean is the mean of grad log p(y_m|x_m) when each chain is at
-  stationarity; it is biased while chains lag behind the parameters.
+  stationarity; it is biased while the chains come from older parameters.
 
   Returns:
     An estimator with weights c'_m / C on the memory and 0 on the draws.

@@ -50,7 +50,7 @@ def wait(path: pathlib.Path, notice: str) -> Iterator[None]:
   """Waits until no other process makes a file, and locks it.
 
   Args:
-    path: Path of the file that is to be made.
+    path: Path of the file to make.
     notice: Text to print if another process holds the lock.
   """
   lock = _lock(path.with_name(f".{path.name}{NAME}"))

@@ -43,7 +43,7 @@ class Converter:
       `decoder_loss_weights` is the row's weight on its target's tokens.
     """
     on_targets = weights[:, None] * (targets != PAD_ID).astype(np.float32)
-    prompts = behind(prompts, self.prompt_length)
+    prompts = pad_after(prompts, self.prompt_length)
     if not self.is_decoder_only:
       return {
         "encoder_input_tokens": prompts,
@@ -93,7 +93,7 @@ def converter(
   return Converter(is_decoder_only, prompt_length, target_length)
 
 
-def behind(rows: np.ndarray, width: int) -> np.ndarray:
+def pad_after(rows: np.ndarray, width: int) -> np.ndarray:
   """Moves the padding of rows [B, P] to the end, and pads them to `width`."""
   moved = np.zeros((len(rows), width), np.int32)
   for place, row in enumerate(rows):

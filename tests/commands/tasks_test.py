@@ -330,7 +330,7 @@ def navigate_lines(data_dir):
     # By the answer itself, or by both.
     ({"target": "Yes"} | says("Yes"), True, True),
     (of(3) | {"target": rows[3]["target"]} | says(wrong(3)), False, False),
-    # Cut at the limit: no answer here, but for the authors.
+    # Cut at the limit: no answer here, except for the authors.
     ({"target": "Yes", "ended": False} | says("Yes"), None, True),
     ({"target": "Yes", "ended": True} | says("Yes"), True, True),
     # Text that runs on.

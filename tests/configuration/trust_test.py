@@ -16,7 +16,7 @@ DYNAMIC = "from __gin__ import dynamic_registration\n"
 
 @pytest.fixture
 def trap(tmp_path, monkeypatch):
-  """A module that leaves a file behind when it is imported, and the file."""
+  """A module that writes a file when it is imported, and the file."""
   left = tmp_path / "left"
   code = f"import pathlib\npathlib.Path({str(left)!r}).touch()\n"
   code += "def spring(): pass\ndef name(): return 'trap'\n"

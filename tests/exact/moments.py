@@ -25,7 +25,7 @@ class Draws(NamedTuple):
   Attributes:
     accuracy: [M] pi, the probability that it is right.
     mean: [M, 2, D] the score's mean, given that it is wrong (0) or right (1).
-    covariance: [M, 2, D, D] likewise.
+    covariance: [M, 2, D, D], their covariances.
   """
 
   accuracy: np.ndarray
@@ -39,7 +39,7 @@ class Memories(NamedTuple):
   Attributes:
     is_right: [M] the probability that it is right.
     mean: [M, D] of its score, given that it is right.
-    covariance: [M, D, D] likewise.
+    covariance: [M, D, D], their covariances.
   """
 
   is_right: np.ndarray

@@ -1,10 +1,10 @@
-"""Exact variances: right by enumeration, and where they go as models improve.
+"""Exact variances: correct by enumeration, and where they go as models improve.
 
 At stationarity, and with the accuracy going to 1: the control variate's goes to
-0 for every K, and so does that of every rival with a baseline, in proportion to
-the error rate. The others' goes to what the right sequences' own spread leaves:
-over M^2 for `basic`, which uses one of them a question, and over K M^2 for
-`rejection_sampling`, which uses K.
+0 for every K, and so does that of every baseline method with a baseline, in
+proportion to the error rate. The others' goes to what the correct sequences'
+own spread leaves: over M^2 for `basic`, which uses one of them a question, and
+over K M^2 for `rejection_sampling`, which uses K.
 """
 
 import numpy as np
@@ -96,7 +96,7 @@ def test_three_questions_equal_brute_force():
     )
 
 
-def test_weight_on_a_wrong_memory_is_refused():
+def test_weight_on_an_incorrect_memory_is_refused():
   def invalid_too(taken):
     weights = np.zeros((2, 2))
     weights[:, 0] = 1 / 2

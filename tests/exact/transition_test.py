@@ -77,7 +77,7 @@ def test_several_draws_are_as_many_steps(toy, num_draws):
 
 
 @pytest.mark.parametrize("toy", TOYS)
-def test_a_wrong_memory_is_left_at_the_rate_of_the_accuracy(toy):
+def test_an_incorrect_memory_is_left_at_the_rate_of_the_accuracy(toy):
   is_correct = toy.is_correct[0]
   stays_wrong = matrix(toy, 0)[~is_correct][:, ~is_correct]
   rejected = 1 - toys.accuracy(toy)[0]

@@ -28,7 +28,7 @@ def build_model(vocabulary=VOCABULARY, length=LENGTH, config=CONFIG):
 
 
 def random_params(init, seed=0):
-  """Parameters of an opinionated model, whose answers hang on its input.
+  """Parameters of an opinionated model, whose answers depend on its input.
 
   As initialised, it would repeat its last token; and norms would scale by 1.
 

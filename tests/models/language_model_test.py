@@ -89,7 +89,7 @@ def test_nothing_after_the_end_counts():
 
 
 @pytest.mark.parametrize("twin", [twins.never_ends, twins.ends_before_padding])
-def test_twins_that_go_on_are_rejected(twin):
+def test_twins_that_continue_are_rejected(twin):
   with twins.replaced(*twins.TARGET_MASK, twin), pytest.raises(AssertionError):
     check_nothing_after_the_end(build_model())
 

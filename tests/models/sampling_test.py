@@ -78,7 +78,7 @@ def test_twins_scored_otherwise_are_rejected(part, twin):
 
 
 def slow_greedy(prompt, **changes):
-  """Runs the whole row anew for every token."""
+  """Runs the whole row again for every token."""
   drawn = []
   while len(drawn) < LENGTH and EOS_ID not in drawn:
     tokens = oracles.unpadded(prompt) + drawn
@@ -268,7 +268,7 @@ PREFIX = np.random.default_rng(5).integers(2, VOCABULARY, 37, np.int32)
 
 
 def prefixed(prefix=PREFIX):
-  """The prompts that are not empty behind a common beginning."""
+  """The prompts that are not empty after a common beginning."""
   rows = [[*prefix, *oracles.unpadded(row)] for row in prompts() if row.any()]
   width = max(map(len, rows))
   padded = [[PAD_ID] * (width - len(row)) + row for row in rows]
@@ -431,7 +431,7 @@ def test_draws_fit_the_model():
 
 
 # Golden: of a thousand seeds, those where some token of probability 3e-8 is
-# drawn (three are to be expected). Made by
+# drawn (three are expected). Made by
 # np.flatnonzero(rare_draws(range(1000))), a hundred at a time.
 RARE_SEEDS = [301, 711]
 

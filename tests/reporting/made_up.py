@@ -239,7 +239,7 @@ decoder = "self_consistency"
 label = "Sampled"
 cost = "sequences_sampled"
 """
-# Right answers of 200, by seed. Differences 4, 6, 8: mean 6, s.d. 2.
+# Correct answers of 200, by seed. Differences 4, 6, 8: mean 6, s.d. 2.
 GREEDY = {"trice": (180, 184, 188), "trice_basic": (176, 178, 180)}
 VOTES = {"trice": (190, 191, 192), "trice_basic": (192, 190, 191)}
 

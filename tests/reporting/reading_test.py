@@ -102,7 +102,7 @@ def test_an_edited_journal_makes_no_equal_runs(run, content, capsys):
   assert call(capsys, "show", other)[0] == 0
 
 
-def test_a_journal_that_goes_on_is_read_as_far_as_the_report_knows(run):
+def test_a_growing_journal_is_read_as_far_as_the_report_knows(run):
   before = (run / JOURNAL).read_bytes()
   (run / JOURNAL).write_bytes(before + b'{"step": 3, "ki')
   opened = reading.open_report(run / "report.json", JOURNAL)

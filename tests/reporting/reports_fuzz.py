@@ -387,7 +387,7 @@ def fuzz(number: int, first: int = 0) -> None:
   """Makes mutations; each is a function of its own number.
 
   Raises:
-    AssertionError: With the number of the first that is not borne.
+    AssertionError: If one is not handled; names the number of the first.
   """
   with material() as folder:
     read_all(random.Random(0), folder / "run", folder / "run")

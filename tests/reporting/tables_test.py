@@ -324,7 +324,7 @@ def test_no_file_has_a_date_or_a_path(tmp_path):
 SPECS = sorted((made_up.ROOT / "reports/tables").glob("*.toml"))
 
 
-def test_the_paper_s_figures_agree_with_each_other():
+def test_the_papers_figures_agree_with_each_other():
   specs = {path.stem: table_spec.read(path) for path in SPECS}
   assert {"chain", *(f"paper_table{n}" for n in (1, 2, 3))} <= specs.keys()
   one, three = specs["paper_table1"], specs["paper_table3"]
@@ -362,7 +362,7 @@ def test_the_repository_s_tables(tmp_path, path):
   for row in spec.rows:
     assert row.method.removesuffix("_few_shot") in methods
   if spec.reports.exists():
-    # Made anew from the reports that are kept, they are the same to the byte.
+    # Made again from the kept reports, they are the same to the byte.
     make_tables(path, tmp_path)
     kept = sorted(path.parent.glob(f"{path.stem}.[!t]*"))
     kept.append(path.with_suffix(".tex"))

@@ -142,7 +142,7 @@ def test_answers_of_another_kind_are_named(tmp_path):
 
 
 @pytest.mark.usefixtures("forget")
-def test_a_file_that_was_mended_is_read_again(tmp_path):
+def test_a_file_that_was_fixed_is_read_again(tmp_path):
   path = tmp_path / "mine.json"
   path.write_bytes(b"{")
   bbh.register("toy_file", str(path))

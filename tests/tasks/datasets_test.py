@@ -322,10 +322,10 @@ GOOD_BLOCK = "\n\nQ: a\nA: Let's think step by step.\nb So the answer is c."
       "x\n-----\ny" + GOOD_BLOCK + GOOD_BLOCK[:-2] + GOOD_BLOCK,
       ', example 2 of 3: it must continue with "A: Let\'s think step by step."',
     ),
-    ("x\n-----\ny\n\nQ: a\nA: 7", ", example 1 of 1: it must go on with "),
+    ("x\n-----\ny\n\nQ: a\nA: 7", ", example 1 of 1: it must continue with "),
     (
       "x\n-----\ny" + GOOD_BLOCK.replace(".\nb", ".b"),
-      ", example 1 of 1: it must go on with ",
+      ", example 1 of 1: it must continue with ",
     ),
     (" \n", " is empty"),
   ],
@@ -383,7 +383,7 @@ def test_nothing_is_prepared_before_it_is_read(root, data_dir):
   assert (root / NAVIGATE / "1.0.0").is_dir()
 
 
-def test_without_settings_it_lies_where_tfds_has_it(
+def test_without_settings_it_is_in_the_folder_of_tfds(
   tmp_path, monkeypatch, data_dir
 ):
   monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path / "own"))
@@ -721,7 +721,7 @@ def test_the_disk_is_full(tmp_path, data_dir):
     check_unwritable(tmp_path, data_dir, "File too large")
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-  # And with room again, nothing stands in the way.
+  # And with room again, it works.
   source.prepare(f"{NAVIGATE}:1.0.0", data_dir, str(tmp_path))
 
 
@@ -729,7 +729,7 @@ def test_the_disk_is_full(tmp_path, data_dir):
 
 SCRIPT = """
 import sys
-import cot_latent.tasks  # first, for it starts TensorFlow without notices
+import cot_latent.tasks  # first, because it starts TensorFlow without notices
 from tests.tasks import datasets_test
 
 name, data_dir, *markers = sys.argv[1:]

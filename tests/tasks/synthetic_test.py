@@ -27,7 +27,7 @@ from cot_latent.tasks.synthetic import tracking_shuffled_objects as tracking
 from tests.tasks import golden
 from tests.tasks.synthetic_solvers import READERS, REJECTED
 
-# `check_golden` says how to make them anew.
+# `check_golden` says how to make them again.
 GOLDEN = {
   "boolean_expressions": (
     "c0e2e3a2d3002e176a2e3181f0487546e6ccdbf53ac7e26ab8878d0725fdeaec"
@@ -116,7 +116,7 @@ def check_flaws(kind, rows, guess_rate, slip_rate):
 
 
 def check_apart(asked):
-  """Checks that no question is met twice, but for those of `base`."""
+  """Checks that no question is met twice, except those of `base`."""
   for split in ("train", "test"):
     assert len(set(asked[split])) == len(asked[split])
   for one, other in (("train", "test"), ("train", "base"), ("test", "base")):
@@ -140,7 +140,7 @@ def test_the_splits_are_what_they_should_be(kind):
 
 
 @each_kind
-def test_right_rationales_are_right(kind):
+def test_correct_rationales_are_correct(kind):
   for split in ("train", "test"):
     check_right(kind, read_split(kind, split, (1, 2, 3, 4)))
   with pytest.raises(AssertionError):
@@ -262,7 +262,7 @@ def check_balance(rows):
 
 @each_kind
 @pytest.mark.parametrize("level", [1, 2, 3, 4])
-def test_no_answer_is_nearly_always_right(kind, level):
+def test_no_answer_is_nearly_always_correct(kind, level):
   rows = list(
     synthetic.examples(
       kind,

@@ -236,7 +236,7 @@ def test_arrays_of_other_sizes_are_damage(first, copy):
   read(config)
 
 
-def test_a_damaged_base_model_ends_a_run_and_none_mends_it(first, copy):
+def test_a_damaged_base_model_ends_a_run_and_is_not_replaced(first, copy):
   config, file = copy
   content = file.read_bytes()
   file.write_bytes(content[:100])
@@ -246,7 +246,7 @@ def test_a_damaged_base_model_ends_a_run_and_none_mends_it(first, copy):
   assert (report["status"], "damaged" in report["error"]) == ("failed", True)
   file.unlink()
   assert_trees_equal_but_cost(first[:2], (config, toy.run(config)))
-  assert file.read_bytes() == content  # fitted anew, bit for bit
+  assert file.read_bytes() == content  # fitted again, bit for bit
 
 
 @pytest.mark.parametrize("inner", ["", "inner"])

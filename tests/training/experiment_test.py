@@ -127,5 +127,5 @@ def test_the_id_tells_every_setting_apart_but_the_folder():
 
 
 def _again():
-  """Built anew, it is another function with the same settings."""
+  """Built again, it is another function with the same settings."""
   return estimators.control_variate()

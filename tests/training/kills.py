@@ -100,7 +100,7 @@ def act_at(monkeypatch, place, act):
   """Does something at a place of a run.
 
   Args:
-    monkeypatch: Undone before the run goes on.
+    monkeypatch: Undone before the run resumes.
     place: "before_" or "after_" and one of DOINGS, and how often this process
       has done that by then.
     act: What is done.

@@ -1,4 +1,4 @@
-"""Just what is to be trained moves, and begins where it should."""
+"""Only the trained parameters move, and they begin where they should."""
 
 import dataclasses
 import functools
@@ -184,7 +184,7 @@ def test_a_run_trains_a_part_alone(tmp_path, part):
     stored = tuning.read_soft_prompt(path)
     np.testing.assert_array_equal(stored, flat[SOFT_PROMPT,])
     assert f"outputs/{path.name}" in {p["path"] for p in report["parts"]}
-    # From where another run goes on.
+    # From where another run continues.
     again = SoftPrompt(path=str(path))
     table = np.zeros((9, stored.shape[1]), np.float32)
     made = tuning.make_soft_prompt(again, table, None, jax.random.key(0))

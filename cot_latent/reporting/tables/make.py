@@ -1,7 +1,7 @@
 """A table for a paper, made from the reports of runs alone.
 
 `make_tables` writes it as Markdown, LaTeX, CSV and a plot, with a file that
-names the reports behind each cell. Equal reports give the same bytes on every
+names the reports of each cell. Equal reports give the same bytes on every
 machine; for the plot this holds with the same version of matplotlib.
 """
 

@@ -126,7 +126,7 @@ def csv_lines(table: Table) -> str:
 
 
 def provenance(table: Table) -> dict[str, Any]:
-  """Lists the reports behind each cell."""
+  """Lists the reports of each cell."""
   spec = table.spec
   cells = []
   for row, column, cell in _cells(table):

@@ -84,7 +84,7 @@ completions = st.one_of(
 
 
 def check_reading(convention, case, completion):
-  """Checks that there is an answer or none, and at most one right one."""
+  """Checks that there is at most one answer, and that one may be correct."""
   found = convention.extract(completion, case.question)
   assert found is None or (isinstance(found, str) and found)
   right = [
@@ -101,7 +101,7 @@ def check_reading(convention, case, completion):
 
 
 def check_stops(convention, case, stops, completion):
-  """Checks that what stands behind a stop string changes nothing."""
+  """Checks that text after a stop string changes nothing."""
   found = convention.extract(completion, case.question)
   for stop in stops:
     more = f"{completion}{stop}{completion} the answer is {case.answers[0]}."

@@ -234,7 +234,7 @@ def check_paper_rule(extract, completion):
 
 
 @hypothesis.given(completions)
-def test_a_sentence_is_right_by_the_papers_rule(completion):
+def test_a_sentence_is_correct_by_the_papers_rule(completion):
   check_paper_rule(checkers.answer_sentence, completion)
 
 
@@ -331,7 +331,7 @@ def check_bbh(kind, completion, expected, right=None, question="", task=""):
       ["(B)", "(B)", "(b)", "(b)", "(B)."],
     ),
     ("(B)", [None, None, None, "(b)", None]),
-    # As it was written, but for the flexible rule.
+    # As it was written, except for the flexible rule.
     ("So the answer is (b).", ["(b)", "(b)", "(b)", None, "(b)"]),
     ("So the answer is B.", ["B", "B", "b", None, "B"]),
     (
@@ -375,7 +375,7 @@ def check_bbh(kind, completion, expected, right=None, question="", task=""):
     # The letter Q ends a completion.
     ("So the answer is (Q).", ["(Q)", "(Q)", "(q)", "(q)", None]),
     ("Quite so. The answer is (B).", ["(B)", None, "(b)", "(b)", None]),
-    # The option's text, and a letter behind a colon.
+    # The option's text, and a letter after a colon.
     (
       "So the answer is the blue hat.",
       ["the blue hat", "the blue hat", "the blue hat", "(b)", "the blue hat"],
@@ -749,7 +749,7 @@ def check_gsm8k(completions, expected):
 
 
 # By trice, OpenAI, and lm-eval's gsm8k strict, gsm8k flexible, gsm8k_cot
-# strict, each behind its own mark.
+# strict, each after its own mark.
 @pytest.mark.parametrize(
   ("text", "expected"),
   [
@@ -840,7 +840,7 @@ def test_gsm8k_completions(completion, expected):
   check_gsm8k([completion] * 5, expected)
 
 
-def test_only_trice_counts_what_was_cut_as_wrong():
+def test_only_trice_counts_a_cut_completion_as_incorrect():
   for conventions in (
     bbh_conventions.conventions("choice"),
     gsm8k_conventions.conventions(),
@@ -943,7 +943,7 @@ def find_rule(kind, name):
   return conventions[name].extract
 
 
-# But for what NumPy does to these two.
+# Except for what NumPy does to these two.
 PLAIN = [p for p in checkers_fuzz.PIECES if p not in ("\0", "\u0130")]
 plain_completions = st.lists(st.sampled_from(PLAIN), max_size=12).map("".join)
 
@@ -986,7 +986,7 @@ def test_what_holds_of_every_completion(completion):
 
 
 def broken_conventions():
-  """Twins: an empty answer, two right ones, no stop."""
+  """Twins: an empty answer, two correct answers, no stop."""
   true = bbh_conventions.conventions("choice")["lm_eval_strict"]
   yield true._replace(extract=lambda completion, question: completion[:0])
   yield true._replace(

@@ -1,4 +1,4 @@
-"""Tokenizers of checkpoints: the same ids but for padding, and no text lost."""
+"""Tokenizers of checkpoints: the same ids except padding, and no text lost."""
 
 import dataclasses
 import functools
@@ -131,7 +131,7 @@ def check_ids(kind, encode):
 
 
 @each_kind
-def test_ids_are_the_tokenizers_own_but_for_padding(kind):
+def test_ids_are_the_tokenizers_own_except_padding(kind):
   vocabulary = load(kind)
   check_ids(kind, vocabulary.encode)
 
@@ -752,7 +752,7 @@ def test_pieces_of_a_checkpoint(name, tmp_path):
   assert vocabulary.padding_id == wrapped.padding_id == 0
   digest = hashlib.sha256(content).hexdigest()[:16]
   assert wrapped.name == f"CheckpointPieces(sha256 {digest})"
-  # Those of the file, but for the space before a text.
+  # Those of the file, except the space before a text.
   plain = common.load_vocabulary(str(tmp_path / name))
   for text in ("The answer", "a", "a b"):
     assert vocabulary.encode(f" {text}") == plain.encode(text)

@@ -186,7 +186,7 @@ def test_swapped_tensors_are_noticed(made, architecture, one, other):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
-def test_a_kernel_turned_wrongly_is_noticed(made, architecture):
+def test_a_kernel_transposed_wrongly_is_noticed(made, architecture):
   model, folder = made(architecture)
   config, params = load(folder)
   query = params["layer_0"]["query"]
