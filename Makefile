@@ -43,11 +43,17 @@ test-t5x: setup
 variance: setup
 	$(BIN)/python -m benchmarks.variance --output docs/variance
 
+# Files without the words and phrases of plain_words.txt.
+PROSE := cot_latent examples gin tests benchmarks/*.py Makefile pyproject.toml \
+  .ci .github *.md docs benchmarks/README.md reports/README.md
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell --dictionary plain_words.txt --check-hidden --skip '*.svg' --regex \
+	  "(?i)\b($$(sed 's/->.*//' plain_words.txt | paste -s -d'|' -))\b" $(PROSE)
 
 # Resolves all versions again. The lock has hashes and no index address.
 lock:

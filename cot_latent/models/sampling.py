@@ -75,7 +75,7 @@ class DecodingLoop:
     # Finished rows read padding, which changes nothing.
     read, is_end = self.network.ending.advance(state.read, token)
     rows = jnp.arange(len(slot_position))
-    # Outside for finished rows, for which nothing is written.
+    # Finished rows write outside, that is, nothing.
     place = jnp.where(is_done, self.network.max_length, slot_position)
     return state._replace(
       draws=Draws(
