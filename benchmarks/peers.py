@@ -1,4 +1,4 @@
-"""The same work in transformers and PyTorch, as one would write it there."""
+"""The same work in transformers and PyTorch, in their usual style."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +9,10 @@ import transformers
 
 
 class EosRate:
-  """A logits processor: EOS has this probability at every step."""
+  """A logits processor that sets the probability of EOS at every step."""
 
   def __init__(self, eos_id: int, rate: float):
-    """Keeps the settings."""
+    """Stores the settings."""
     self.eos_id, self.rate = eos_id, rate
 
   def __call__(self, input_ids, scores):
@@ -27,7 +27,7 @@ class EosRate:
 
 
 def llama(config: Any, vocab_size: int) -> Any:
-  """A LlamaForCausalLM of a DecoderConfig's sizes."""
+  """Makes a LlamaForCausalLM of a DecoderConfig's sizes."""
   return _build(
     transformers.LlamaForCausalLM,
     transformers.LlamaConfig(
@@ -61,7 +61,7 @@ def adapted(config: Any, vocab_size: int, dtype: str, lora: Any) -> Any:
 
 
 def t5(config: Any, vocab_size: int) -> Any:
-  """A T5ForConditionalGeneration of a T5Config's sizes."""
+  """Makes a T5ForConditionalGeneration of a T5Config's sizes."""
   return _build(
     transformers.T5ForConditionalGeneration,
     transformers.T5Config(
@@ -80,7 +80,7 @@ def t5(config: Any, vocab_size: int) -> Any:
 
 
 def _build(model: Any, config: Any) -> Any:
-  """A model with parameters at random, the same each time."""
+  """Makes a model with random parameters, the same each time."""
   torch.manual_seed(0)
   return model(config).eval()
 

@@ -156,7 +156,7 @@ def test_one_line_is_demanded():
   ("error", "status", "message"),
   [
     (UserError("this is wrong"), 2, "this is wrong"),
-    (KeyboardInterrupt(), 130, "the same command goes on"),
+    (KeyboardInterrupt(), 130, "the same command resumes"),
     (OSError(errno.ENOSPC, "No space left on device"), 1, "the disk is full"),
     (OSError(errno.EDQUOT, "Disk quota exceeded"), 1, "the disk is full"),
     (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "'/x'"),
@@ -173,7 +173,7 @@ def test_exit_codes(capsys, monkeypatch, error, status, message):
   assert message in err
 
 
-def test_a_full_disk_is_seen_behind_another_error(capsys, monkeypatch):
+def test_a_full_disk_is_seen_through_another_error(capsys, monkeypatch):
   error = RuntimeError("could not save")
   error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
   monkeypatch.setattr(parsing, "parse", fail(error))

@@ -1,4 +1,4 @@
-"""What is measured in a step, whichever trainer takes it."""
+"""The measurements of a step, for any trainer."""
 
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ class Visits(NamedTuple):
 
 
 class StepInfo(NamedTuple):
-  """What an E-step measured.
+  """The measurements of an E-step.
 
   Attributes:
     accept_rate: Share of the fresh draws that are correct, 0 to 1. Within an
@@ -118,7 +118,7 @@ class StepInfo(NamedTuple):
 
 
 class UpdateInfo(NamedTuple):
-  """What the update of the parameters measured, after the E-step.
+  """The measurements of the update of the parameters, after the E-step.
 
   Attributes:
     learning_rate: Of this step.
