@@ -112,7 +112,7 @@ def _our_gradient(sizes: DecoderConfig) -> Run:
   )
   trained, frozen = tuning.split(_random_params(model), _LORA)
   optimizer = mstep.build_optimizer(OptimizerConfig(1e-3))
-  step = mstep.build(model, optimizer, _ROWS_AT_ONCE)
+  step = mstep.build_step(model, optimizer, _ROWS_AT_ONCE)
   state = [trained, mstep.init_optimizer(model, optimizer, trained)]
   batch = _batch()
 
