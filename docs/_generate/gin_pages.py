@@ -111,7 +111,9 @@ def _read(path: pathlib.Path, root: pathlib.Path) -> GinFile:
       imports[part.bound_name()] = part.module
   found = re.findall(r"^[^#\n]*?@([\w./]+)", text, re.MULTILINE)
   references = {name.rpartition("/")[2] for name in found}
-  references |= {name.rpartition("/")[2] for name, field, _ in bindings if field}
+  references |= {
+    name.rpartition("/")[2] for name, field, _ in bindings if field
+  }
   return GinFile(
     path.relative_to(root).as_posix(),
     "\n".join(lines),

@@ -80,9 +80,7 @@ def on_page_markdown(markdown: str, page, **_) -> str:
   path = pathlib.Path(page.file.abs_src_path or "")
   if not path.is_relative_to(ROOT / "docs"):
     return markdown
-  return relink(
-    markdown, path.relative_to(ROOT).as_posix(), page.file.src_uri
-  )
+  return relink(markdown, path.relative_to(ROOT).as_posix(), page.file.src_uri)
 
 
 def relink(text: str, path: str, uri: str) -> str:
