@@ -14,11 +14,11 @@ import matplotlib
 
 matplotlib.use("svg")
 
-import numpy as np  # noqa: E402
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch  # noqa: E402
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from cot_latent.inference import estimators, transition  # noqa: E402
+from cot_latent.inference import estimators, transition
 
 DOCS = pathlib.Path(__file__).resolve().parents[1]
 GOOD, BAD, INK, QUIET = "#1b7f4d", "#b3382c", "#222222", "#8a8f98"
