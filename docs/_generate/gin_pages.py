@@ -13,8 +13,8 @@ HEAD = """# Gin names
 
 An experiment is a list of gin files and bindings. `--gin.NAME=VALUE` sets any
 name of this page; a VALUE is a Python literal. Later files win over earlier
-ones, and bindings win over files. `t5x train ... --dry_run` prints what holds in
-the end.
+ones, and bindings win over files. `t5x train ... --dry_run` prints what holds
+in the end.
 
 This page is generated from the files of `gin/` and from the code.
 

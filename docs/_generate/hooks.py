@@ -29,14 +29,14 @@ PAGES = {
   "DESIGN.md": "project/design.md",
   "EXPERIMENTS.md": "results/experiments.md",
   "README.md": "index.md",  # which says the same in its own order
-  "reports/README.md": "studies.md",
+  "reports/README.md": "tables.md",
   "reports/tables/chain.md": "results/tables.md",
   "SECURITY.md": "project/security.md",
 }
 COPIED = {
   path: page
   for path, page in PAGES.items()
-  if page.startswith(("project/", "results/")) and "tables" not in path
+  if path not in ("README.md", "reports/tables/chain.md")
 }
 EXAMPLES = {
   f"examples/{path.name}": f"examples/{path.stem}.md"
