@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup quickstart test test-t5x nightly variance lint lock clean
+.PHONY: setup quickstart test test-t5x nightly variance docs pictures lint lock clean
 
 setup: .venv/ready
 
@@ -43,6 +43,14 @@ test-t5x: setup
 variance: setup
 	$(BIN)/python -m benchmarks.variance --output docs/variance
 
+# The documentation site, into build/site. Strict: a broken link fails.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# The pictures of docs/method.md and of the first tutorial.
+pictures: setup
+	$(BIN)/python -m docs._generate.pictures
+
 # Files without the words and phrases of plain_words.txt.
 PROSE := cot_latent examples gin tests benchmarks/*.py Makefile pyproject.toml \
   .ci .github *.md docs benchmarks/README.md reports/README.md
@@ -62,7 +70,7 @@ lock:
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header \
 	  --no-annotate --upgrade --fork-strategy fewest --python-version 3.11 \
-	  --extra dev \
+	  --extra dev --extra docs \
 	  pyproject.toml --output-file requirements.lock
 
 clean:
