@@ -5,7 +5,7 @@ and adapted.md there. Weights are random, of SmolLM2-135M's shape, with updates
 of rank 16 on all projections.
 
 Each contender has a process of its own, so that its peak memory is its own too.
-They work by turns, one at a time, and the others wait. A figure is the least of
+They work in turn, one at a time, and the others wait. A figure is the least of
 the rounds: what else the machine does only adds to it.
 """
 
@@ -193,7 +193,7 @@ def measure(
   say: Callable[[str], None] = print,
   num_layers: int = 30,
 ) -> dict[str, Any]:
-  """Measures one part by turns.
+  """Measures one part in turn.
 
   Args:
     part: Name of the part, one of `PARTS`.

@@ -98,12 +98,12 @@ class Method:
     memory_start: the prompt that the first rationales are drawn from: "guide"
       (the question with its answer as a hint), "prior" (the question alone),
       or "empty", to start without any.
-    num_draws: K.
-    num_scored: L, or None to score every sequence that has weight.
-    always_subsample: whether L are drawn even where no more have weight, as in
-      the paper's Algorithm 1; scoring those as they are is exact.
-    loops: outer loops, between which nothing is drawn; None draws afresh in
-      every step.
+    num_draws: Number of draws K per question.
+    num_scored: Number L of sequences scored per step, or None to score every
+      sequence that has weight.
+    always_subsample: Whether L are drawn even if no more have weight, as in the
+      paper's Algorithm 1; scoring all of them is exact.
+    loops: Outer loops, within which nothing is drawn; None draws in every step.
   """
 
   name: str

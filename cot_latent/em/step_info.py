@@ -63,9 +63,9 @@ class StepInfo(NamedTuple):
     unparseable_fraction: Share of the draws without an answer.
     num_weighted: Sequences that have weight.
     num_valid: Questions of the minibatch with a correct rationale; 0 means
-      that there is no estimate, and the step is to be skipped.
-    scale: Mean scale of the control variate over the valid questions; None of
-      an estimator that has none.
+      that there is no estimate, so that the step is skipped.
+    scale: Mean scale of the control variate over the valid questions; None for
+      an estimator without one.
     num_sampled: Sequences drawn in this step.
     num_tokens: Tokens drawn in this step.
     choices: Short hash of what was drawn and for which questions, by which two

@@ -111,6 +111,9 @@ def metrics_page(root: pathlib.Path) -> str:
     method = fit.members.get(field)
     if method is not None:
       meaning[constant] = code_text.summary(method)
+  # These are only there for some estimators and samplers.
+  for constant, field in (("SCALE", "scale"), ("VISITS", "visits")):
+    meaning[constant] = code_text.attributes(info["StepInfo"])[field]
   for constant, field in _sources(info["metrics"].source):
     of_field = info["StepInfo"].members.get(field)
     meaning[constant] = (

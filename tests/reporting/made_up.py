@@ -257,7 +257,7 @@ decoder = "self_consistency"
 label = "Sampled"
 cost = "sequences_sampled"
 """
-# Right answers of 200, by seed. Differences 44, 46, 48: mean 46, s.d. 2.
+# Correct answers of 200, by seed. Differences 44, 46, 48: mean 46, s.d. 2.
 GREEDY = {"trice": (180, 184, 188), "trice_basic": (136, 138, 140)}
 VOTES = {"trice": (190, 191, 192), "trice_basic": (192, 190, 191)}
 
