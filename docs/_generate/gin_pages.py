@@ -19,7 +19,7 @@ in the end.
 This page is generated from the files of `gin/` and from the code.
 
 - [Macros](#macros): the names in capitals, with the value that each file gives.
-- [Configurable fields](#configurable-fields): the fields that the macros fill in, and all others.
+- [Configurable fields](#configurable-fields): what the macros fill in, and more.
 - [Files](#files): what each file provides, requires and lets you override.
 
 """
