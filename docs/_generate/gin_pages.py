@@ -19,7 +19,7 @@ in the end.
 This page is generated from the files of `gin/` and from the code.
 
 - [Macros](#macros): the names in capitals, with the value that each file gives.
-- [Configurable fields](#configurable-fields): what the macros fill in, and more.
+- [Configurable fields](#configurable-fields): all that the macros fill in.
 - [Files](#files): what each file provides, requires and lets you override.
 
 """
