@@ -60,7 +60,7 @@ def run(command, folder):
     env=environment,
     capture_output=True,
     text=True,
-    timeout=280,
+    timeout=600,
   )
   assert done.returncode == 0, done.stderr
   return done.stdout
