@@ -143,7 +143,7 @@ def peer(part: str, dtype: str, num_layers: int) -> Run:
 
   model = peers.adapted(config(dtype, num_layers), _VOCAB_SIZE, dtype, _LORA)
   if part == "gradient":
-    gradient, batch = peers.gradient(model), _batch()
+    gradient, batch = peers.gradient(model, _ROWS_AT_ONCE), _batch()
     return lambda: float(gradient(*batch) > 0)
   is_full = part == "full length"
   # As fast as peft can: updates are added to the weights before.
@@ -224,8 +224,11 @@ def measure(
     for name, (connection, _) in connections.items():
       connection.send(True)
       found[name]["runs"].append(connection.recv())
-      seconds = found[name]["runs"][-1]["seconds"]
-      say(f"{part}, {dtype}, {name}: {seconds:.2f} s")
+      newest = found[name]["runs"][-1]
+      say(
+        f"{part}, {dtype}, {name}: {newest['seconds']:.2f} s, CPU "
+        f"{newest['cpu_seconds']:.2f} s, load {newest['load']:.1f}"
+      )
   for name, (connection, process) in connections.items():
     connection.send(False)
     found[name]["peak_bytes"] = connection.recv()
