@@ -6,7 +6,9 @@ of rank 16 on all projections.
 
 Each contender has a process of its own, so that its peak memory is its own too.
 They work in turn, one at a time, and the others wait. A figure is the least of
-the rounds: what else the machine does only adds to it.
+the rounds: what else the machine does only adds to it. On a machine that is
+busy, pin all to one core (`taskset -c 0`) and compare CPU seconds: waiting
+threads of PyTorch count as work.
 """
 
 import argparse
@@ -141,7 +143,7 @@ def peer(part: str, dtype: str, num_layers: int) -> Run:
 
   model = peers.adapted(config(dtype, num_layers), _VOCAB_SIZE, dtype, _LORA)
   if part == "gradient":
-    gradient, batch = peers.gradient(model), _batch()
+    gradient, batch = peers.gradient(model, _ROWS_AT_ONCE), _batch()
     return lambda: float(gradient(*batch) > 0)
   is_full = part == "full length"
   # As fast as peft can: updates are added to the weights before.
@@ -222,8 +224,11 @@ def measure(
     for name, (connection, _) in connections.items():
       connection.send(True)
       found[name]["runs"].append(connection.recv())
-      seconds = found[name]["runs"][-1]["seconds"]
-      say(f"{part}, {dtype}, {name}: {seconds:.2f} s")
+      newest = found[name]["runs"][-1]
+      say(
+        f"{part}, {dtype}, {name}: {newest['seconds']:.2f} s, CPU "
+        f"{newest['cpu_seconds']:.2f} s, load {newest['load']:.1f}"
+      )
   for name, (connection, process) in connections.items():
     connection.send(False)
     found[name]["peak_bytes"] = connection.recv()
@@ -231,9 +236,9 @@ def measure(
   return found
 
 
-def best(contender: dict[str, Any]) -> float:
-  """The least seconds for each unit of the amount."""
-  return min(run["seconds"] / run["amount"] for run in contender["runs"])
+def best(contender: dict[str, Any], clock: str = "seconds") -> float:
+  """The least seconds, or "cpu_seconds", for each unit of the amount."""
+  return min(run[clock] / run["amount"] for run in contender["runs"])
 
 
 def share_of_matrix_rate(found: dict[str, Any], num_layers: int = 30) -> float:
@@ -252,9 +257,9 @@ def share_of_matrix_rate(found: dict[str, Any], num_layers: int = 30) -> float:
 def table(results: dict[str, Any]) -> str:
   """Writes the figures as Markdown."""
   lines = [
-    f"| | {OURS} | {PEER} | factor | must reach | {OURS}: compiling | "
-    f"{OURS}: memory | {PEER}: memory | load |",
-    "|---|---|---|---|---|---|---|---|---|",
+    f"| | {OURS} | {PEER} | factor | in CPU seconds | must reach | "
+    f"{OURS}: compiling | {OURS}: memory | {PEER}: memory | load |",
+    "|---|---|---|---|---|---|---|---|---|---|",
   ]
   for name, result in results["parts"].items():
     part = name.partition(", ")[0]
@@ -267,7 +272,8 @@ def table(results: dict[str, Any]) -> str:
       name,
       _shown(best(mine), unit),
       _shown(best(theirs), unit) if theirs else "–",
-      f"{best(theirs) / best(mine):.2f} ×" if theirs else "–",
+      _factor(mine, theirs, "seconds") if theirs else "–",
+      _factor(mine, theirs, "cpu_seconds") if theirs else "–",
       f"{target:g} ×",
       f"{compiling:.0f} s",
       f"{mine['peak_bytes'] / 1e9:.1f} GB",
@@ -276,6 +282,10 @@ def table(results: dict[str, Any]) -> str:
     ]
     lines.append(f"| {' | '.join(cells)} |")
   return "\n".join(lines) + "\n"
+
+
+def _factor(mine: dict[str, Any], theirs: dict[str, Any], clock: str) -> str:
+  return f"{best(theirs, clock) / best(mine, clock):.2f} ×"
 
 
 def _shown(seconds: float, unit: str) -> str:

@@ -124,14 +124,20 @@ def sampler(
   return sample
 
 
-def gradient(model: Any) -> Callable[[np.ndarray, np.ndarray, np.ndarray], int]:
+def gradient(
+  model: Any, rows_at_once: int | None = None
+) -> Callable[[np.ndarray, np.ndarray, np.ndarray], int]:
   """Builds the gradient of the weighted sum of log-probabilities.
+
+  Args:
+    model: A causal model.
+    rows_at_once: Rows of a part, whose gradients are summed; None is all.
 
   Returns:
     (prompts [S, P], targets [S, T], weights [S]) -> S.
   """
 
-  def step(prompts, targets, weights):
+  def add(prompts, targets, weights):
     tokens = torch.from_numpy(np.concatenate([prompts, targets], 1)).long()
     length = targets.shape[1]
     logits = model(
@@ -140,8 +146,13 @@ def gradient(model: Any) -> Callable[[np.ndarray, np.ndarray, np.ndarray], int]:
     log_prob = torch.log_softmax(logits.float(), -1)
     chosen = log_prob.gather(-1, tokens[:, -length:, None])[..., 0]
     loss = -(torch.from_numpy(weights) * chosen.sum(1)).sum()
-    model.zero_grad(set_to_none=True)
     loss.backward()
-    return len(prompts)
+
+  def step(*batch):
+    model.zero_grad(set_to_none=True)
+    size = rows_at_once or len(batch[0])
+    for first in range(0, len(batch[0]), size):
+      add(*(each[first : first + size] for each in batch))
+    return len(batch[0])
 
   return step

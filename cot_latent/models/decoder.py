@@ -256,7 +256,7 @@ class Block(nn.Module):
       x,
       "query_key_value",
       ((heads + 2 * kv_heads) * config.head_dim,),
-      ("embed", None),
+      ("embed", "heads"),
       use_bias=config.qkv_bias,
     )
     projected = projected.reshape(*shape[:2], -1, config.head_dim)
@@ -267,7 +267,9 @@ class Block(nn.Module):
     """Runs the gated MLP on x [B S, E]."""
     config = self.config
     if self.is_fused:
-      both = project(self, x, "gate_up", (2 * config.mlp_dim,), ("embed", None))
+      both = project(
+        self, x, "gate_up", (2 * config.mlp_dim,), ("embed", "mlp")
+      )
       gate, up = jnp.split(both, 2, axis=1)
     else:
       wide = ((config.mlp_dim,), ("embed", "mlp"))
