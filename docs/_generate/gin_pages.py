@@ -19,8 +19,8 @@ in the end.
 This page is generated from the files of `gin/` and from the code.
 
 - [Macros](#macros): the names in capitals, with the value that each file gives.
-- [Configurable fields](#configurable-fields): fields that the macros fill in, and
-  all others.
+- [Configurable fields](#configurable-fields): fields that the macros fill in,
+  and all others.
 - [Files](#files): what each file provides, requires and lets you override.
 
 """
