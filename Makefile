@@ -52,8 +52,9 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/codespell --dictionary plain_words.txt --check-hidden --skip '*.svg' --regex \
-	  "(?i)\b($$(sed 's/->.*//' plain_words.txt | paste -s -d'|' -))\b" $(PROSE)
+	$(BIN)/codespell --dictionary plain_words.txt --check-hidden --skip '*.svg' \
+	  --regex "(?i)\b($$(sed 's/->.*//' plain_words.txt | paste -s -d'|' -))\b" \
+	  $(PROSE)
 
 # Resolves all versions again. The lock has hashes and no index address.
 lock:

@@ -76,7 +76,7 @@ def fail(error):
   [
     ([], "the following arguments are required: COMMAND; see `t5x --help`"),
     (["trian"], "argument COMMAND: invalid choice: 'trian' (choose from"),
-    (["train"], "no experiment: say which with --gin_file=FILE, such as"),
+    (["train"], "no experiment: name one with --gin_file=FILE, such as"),
     (["train", "--gin_file"], "argument --gin_file: expected one argument"),
     (["train", "--gin_fle=a.gin"], "unrecognized arguments: --gin_fle=a.gin"),
     (["train", "--gin_fil=a.gin"], "unrecognized arguments: --gin_fil=a.gin"),

@@ -622,7 +622,7 @@ def test_the_command_says_how_to_install_t5x(capsys, monkeypatch):
     assert cli.main(["train", f"--gin_file={name}"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert f"{name} is for T5X, which is not installed: docs/t5x.md" in error
+    assert f"{name} needs T5X, which is not installed: docs/t5x.md" in error
   # The others stay with the embedded trainer.
   assert parsing.asks_for_t5x(["gin/t5x/trice_chain.gin"], [])
   for run in RUNS:

@@ -303,7 +303,7 @@ def test_a_run_inside_t5x_is_not_repeated_without_t5x(
   output = tmp_path / "again"
   status, text = call(capsys, "rerun", path, f"--output={output}")
   assert status == 2
-  assert f"{path} is for T5X, which is not installed: docs/t5x.md" in text
+  assert f"{path} needs T5X, which is not installed: docs/t5x.md" in text
   assert not output.exists()
 
 

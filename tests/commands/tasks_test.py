@@ -636,7 +636,9 @@ def test_verdicts_are_whole_or_as_they_were(write, monkeypatch, capsys):
   assert cli.main(arguments) == 1
   captured = capsys.readouterr()
   assert captured.out == ""
-  assert captured.err.startswith("t5x: error: the disk is full; make room")
+  assert captured.err.startswith(
+    "t5x: error: the disk is full; free some space"
+  )
   assert captured.err.count("\n") == 1
   assert verdicts.read_text() == "of yesterday\n"
   assert sorted(path.parent.iterdir()) == [path, verdicts]

@@ -434,7 +434,12 @@ CHANGES = [
     " has other line ends (",
     True,
   ),
-  (EXEMPLARS_FILE, lambda c: c[:-9], ", example 3 of 3: it must go on", True),
+  (
+    EXEMPLARS_FILE,
+    lambda c: c[:-9],
+    ", example 3 of 3: it must continue",
+    True,
+  ),
 ]
 
 

@@ -722,11 +722,14 @@ def with_index(copied, change):
   [
     (lambda x: x.pop("weight_map"), "has no weight_map"),
     (lambda x: x["weight_map"].update(a="../b"), "names '../b', which is no"),
-    (lambda x: x["weight_map"].update(a=3), "names 3, which is no file"),
-    (lambda x: x["weight_map"].update(a="b"), "lacks b: fetch"),
+    (
+      lambda x: x["weight_map"].update(a=3),
+      "names 3, which is not in",
+    ),
+    (lambda x: x["weight_map"].update(a="b"), "lacks b: download"),
     (
       lambda x: x["weight_map"].update(a=min(x["weight_map"].values())),
-      "lacks a, which model.safetensors.index.json says",
+      "lacks a, which model.safetensors.index.json lists",
     ),
   ],
 )
