@@ -621,11 +621,11 @@ def save(folder, tokenizer=None, **contents):
     ),
     (
       {"tokenizer_config": EOS, "config": {"vocab_size": 100}},
-      "has ids up to 343, and config.json a vocab_size of 100",
+      "has ids up to 343, but config.json has a vocab_size of 100",
     ),
     (
       {"tokenizer_config": EOS, "config": {"vocab_size": 341}},
-      "has EOS id 341, and config.json a vocab_size of 341",
+      "has EOS id 341, but config.json has a vocab_size of 341",
     ),
     (
       {"tokenizer_config": EOS | {"add_bos_token": True}},

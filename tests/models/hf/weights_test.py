@@ -724,12 +724,12 @@ def with_index(copied, change):
     (lambda x: x["weight_map"].update(a="../b"), "names '../b', which is no"),
     (
       lambda x: x["weight_map"].update(a=3),
-      "names 3, which is not in its folder",
+      "names 3, which is not in",
     ),
-    (lambda x: x["weight_map"].update(a="b"), "lacks b: fetch"),
+    (lambda x: x["weight_map"].update(a="b"), "lacks b: download"),
     (
       lambda x: x["weight_map"].update(a=min(x["weight_map"].values())),
-      "lacks a, which model.safetensors.index.json says",
+      "lacks a, which model.safetensors.index.json lists",
     ),
   ],
 )
