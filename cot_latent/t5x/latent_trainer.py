@@ -21,7 +21,7 @@ from cot_latent.errors import RunError, UserError
 from cot_latent.inference import fitting, memory, rng
 from cot_latent.reporting import metric_names
 from cot_latent.runtime import processes
-from cot_latent.runtime.progress import Progress
+from cot_latent.runtime.progress import DrawingProgress
 from cot_latent.t5x import fitted, header, loops, sampler
 from cot_latent.t5x.latent import Chains, Latent
 from cot_latent.t5x.report import Report
@@ -131,7 +131,8 @@ class LatentTrainer(trainer.Trainer):
     loops.keep_first(latent, self.train_state)
     began = time.perf_counter()
     chains.memory = self._e_step.start_memory(
-      self.train_state.params, Progress("memory", len(latent.examples))
+      self.train_state.params,
+      DrawingProgress("memory", len(latent.examples), latent.config.max_length),
     )
     if self._report:
       is_empty = latent.method.memory_start == "empty"

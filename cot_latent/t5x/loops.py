@@ -18,7 +18,7 @@ from cot_latent.em import outer_loops
 from cot_latent.em.estep import EStep
 from cot_latent.em.outer_loops import Pool
 from cot_latent.errors import UserError
-from cot_latent.runtime.progress import Progress
+from cot_latent.runtime.progress import DrawingProgress
 from cot_latent.t5x import storage
 from cot_latent.t5x.latent import Chains, Latent
 
@@ -111,7 +111,10 @@ def begin(
   loop = int(pool.loop) + 1
   total = len(latent.examples) * method.num_draws
   collected = outer_loops.collect(
-    e_step, train_state.params, loop, Progress(f"loop {loop}", total)
+    e_step,
+    train_state.params,
+    loop,
+    DrawingProgress(f"loop {loop}", total, e_step.max_length),
   )
   pool = outer_loops.next_pool(e_step, pool, collected, own_step, _ENDLESS)
   chains.memory = outer_loops.remember(

@@ -12,7 +12,7 @@ from cot_latent.em.estep import EStep, WeightedRows
 from cot_latent.em.outer_loops import Pool
 from cot_latent.em.step_info import StepInfo
 from cot_latent.models import partitioning
-from cot_latent.runtime.progress import Progress
+from cot_latent.runtime.progress import DrawingProgress
 from cot_latent.training.experiment import Experiment
 from cot_latent.training.state import TrainState
 
@@ -74,7 +74,10 @@ def step(
     loop = int(pool.loop) + 1
     total = len(e_step.examples) * config.method.num_draws
     collected = outer_loops.collect(
-      e_step, state.model_params(), loop, Progress(f"loop {loop}", total)
+      e_step,
+      state.model_params(),
+      loop,
+      DrawingProgress(f"loop {loop}", total, e_step.max_length),
     )
     pool = outer_loops.next_pool(
       e_step, pool, collected, state.step, config.steps
