@@ -80,11 +80,11 @@ def _check_journal(report: Mapping[str, Any], content: bytes) -> list[Check]:
   try:
     rows = reading.parse_rows(content, record.JOURNAL)
   except UserError as error:
-    return [Check("what comes from the journal", str(error))]
+    return [Check("sections from the journal", str(error))]
   try:
     again = record.measured(rows, report["diagnostics"]["limits"])
   except ValueError as error:  # lists of a forged row that do not fit
-    return [Check("what comes from the journal", f"it is none: {error}")]
+    return [Check("sections from the journal", f"its lists do not fit: {error}")]
   checks = []
   for name, section in again.items():
     had = report[name]
