@@ -84,7 +84,9 @@ def _check_journal(report: Mapping[str, Any], content: bytes) -> list[Check]:
   try:
     again = record.measured(rows, report["diagnostics"]["limits"])
   except ValueError as error:  # lists of a forged row that do not fit
-    return [Check("sections from the journal", f"its lists do not fit: {error}")]
+    return [
+      Check("sections from the journal", f"its lists do not fit: {error}")
+    ]
   checks = []
   for name, section in again.items():
     had = report[name]

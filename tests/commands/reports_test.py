@@ -411,7 +411,10 @@ def test_an_edited_report_is_not_repeated(run, capsys):
     (["show", "{folder}"], "no report {folder}/report.json"),
     (["compare", "{folder}/a", "{folder}/b"], "no report {folder}/a"),
     (["rerun", "{folder}/x.json"], "x.json is not a report of this program"),
-    (["rerun", "{folder}/x.json", "--allow=jax"], "'jax' is none of code, pac"),
+    (
+      ["rerun", "{folder}/x.json", "--allow=jax"],
+      "'jax' is not one of code, pac",
+    ),
   ],
 )
 def test_mistakes(arguments, said, tmp_path, capsys):

@@ -173,10 +173,10 @@ def test_they_keep_within_the_room(data):
     found, _ = draw(data, Scripted(data.train), seed, room)
     check_drawn(data, found)
     assert all(taken(found, task) <= room for task in toy.PARTS)
-  with pytest.raises(RunError, match="wrote only 1 right"):
+  with pytest.raises(RunError, match="wrote only 1 correct"):
     draw(data, Scripted(data.train), room=40)
   for room in (0, -5):
-    with pytest.raises(RunError, match="wrote only 0 right"):
+    with pytest.raises(RunError, match="wrote only 0 correct"):
       draw(data, Scripted(data.train), room=room)
 
 

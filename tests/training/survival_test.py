@@ -306,9 +306,9 @@ def test_steps_that_are_not_finite_are_counted_across_a_kill(
 
   def poisoned(*arguments):
     state, rows, info = e_step(*arguments)
-    if arguments[-1] == 3:
+    if arguments[4] == 3:
       info = info._replace(num_valid=0)
-    elif arguments[-1] > 1:
+    elif arguments[4] > 1:
       rows = rows._replace(weights=rows.weights * float("nan"))
     return state, rows, info
 
