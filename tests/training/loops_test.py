@@ -292,7 +292,7 @@ def test_after_the_last_loop_nothing_is_fitted(folder, star):
     assert step.metrics["estimator/num_weighted"] == 0
     assert step.metrics["grad/norm"] is None
     assert step.metrics["optimizer/learning_rate"] == 0
-  assert watched.report["status"] == star.report["status"]
+  assert watched.report["status"] == "complete"
   for number in range(5):  # as without the limit
     assert_trees_equal(
       watched.steps[number].after.params, star.steps[number].after.params
