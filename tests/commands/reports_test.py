@@ -413,7 +413,7 @@ def test_an_edited_report_is_not_repeated(run, capsys):
     (["rerun", "{folder}/x.json"], "x.json is not a report of this program"),
     (
       ["rerun", "{folder}/x.json", "--allow=jax"],
-      "'jax' is not one of code, pac",
+      "'jax' is not one of code",
     ),
   ],
 )
