@@ -28,6 +28,7 @@ import numpy as np
 
 from benchmarks import limits, workloads
 from benchmarks.variance import STYLE
+from cot_latent.reporting.tables import rendering
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers", "t5x")
 _GREY, _BLUE, _ORANGE = "#9a9a9a", "#0072B2", "#D55E00"
@@ -297,10 +298,8 @@ def write(found: dict[str, Any], output: pathlib.Path) -> None:
   (output / "speed.md").write_text(table(found), encoding="utf-8")
   figure = draw(found)
   with matplotlib.rc_context(STYLE):
-    figure.savefig(
-      output / "speed.svg", metadata={"Date": None, "Creator": None}
-    )
-    figure.savefig(output / "speed.png", dpi=150, metadata={"Software": None})
+    for ending, content in rendering.render(figure).items():
+      (output / f"speed{ending}").write_bytes(content)
 
 
 def run(

@@ -46,6 +46,7 @@ import matplotlib.ticker
 import numpy as np
 
 from cot_latent.inference import baselines, estimators
+from cot_latent.reporting.tables import rendering
 from tests import toys
 from tests.exact import moments
 
@@ -293,8 +294,8 @@ def write(figure: matplotlib.figure.Figure, output: pathlib.Path) -> None:
   """Writes OUTPUT.png and OUTPUT.svg, without date or version."""
   output.parent.mkdir(parents=True, exist_ok=True)
   with matplotlib.rc_context(STYLE):
-    figure.savefig(f"{output}.svg", metadata={"Date": None, "Creator": None})
-    figure.savefig(f"{output}.png", dpi=150, metadata={"Software": None})
+    for ending, content in rendering.render(figure).items():
+      output.with_name(output.name + ending).write_bytes(content)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

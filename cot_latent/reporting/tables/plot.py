@@ -4,11 +4,11 @@ Each method has a line of its own, because methods of equal budget would overlap
 if accuracy were drawn against cost.
 """
 
-import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cot_latent.errors import UserError
+from cot_latent.reporting.tables import rendering
 from cot_latent.reporting.tables.cells import Table
 
 COST = "sequences_sampled"
@@ -85,11 +85,7 @@ def render(table: Table) -> dict[str, bytes]:
     ) from None
   # A user's own settings would change the picture.
   with matplotlib.style.context(_STYLE, after_reset=True):
-    figure = draw(points(table), table)
-    png, svg = io.BytesIO(), io.BytesIO()
-    figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-  return {".png": png.getvalue(), ".svg": svg.getvalue()}
+    return rendering.render(draw(points(table), table))
 
 
 def draw(drawn: Sequence[Point], table: Table):
