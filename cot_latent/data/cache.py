@@ -114,7 +114,7 @@ def open_cached(source: Source) -> Task:
   ) as error:
     raise UserError(
       f"{path} is not a file that `t5x cache` made, or is damaged "
-      f"({error!s:.80})"
+      f"({error!s:.160})"
     ) from None
   if not is_whole:
     raise UserError(

@@ -316,6 +316,6 @@ def _read(path: pathlib.Path, like: Any) -> Any:
       )
   except (OSError, ValueError) as error:
     raise UserError(
-      f"the base model {path} is damaged ({error!s:.80}): delete it, and it is "
-      "fitted again"
+      f"the base model {path} is damaged ({error!s:.160}): delete it, and it "
+      "is fitted again"
     ) from None
