@@ -96,7 +96,7 @@ def test_a_memory_that_is_lost(tmp_path, monkeypatch):
   ("content", "said"),
   [
     (b"", "File is not a zip file"),
-    (np.savez_compressed, "not a file in the archive"),
+    (np.savez_compressed, "fingerprint"),
   ],
 )
 def test_a_memory_that_is_damaged(tmp_path, content, said):
