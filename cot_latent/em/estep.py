@@ -32,7 +32,7 @@ from cot_latent.runtime import files
 
 
 class WeightedRows(NamedTuple):
-  """What the M-step differentiates: the sequences that have weight, if any.
+  """The sequences that the M-step differentiates: those with weight, if any.
 
   Attributes:
     prompts: [S, P] int32, the question alone for every row.
@@ -68,7 +68,7 @@ class WeightedRows(NamedTuple):
     return int(np.count_nonzero(self.is_weighted()))
 
   def log_prob_gap(self, log_prob: np.ndarray) -> float | None:
-    """The most that sampler and scorer differ by on a fresh draw.
+    """Returns the largest gap of sampler and scorer on a fresh draw, in nats.
 
     Args:
       log_prob: [S] nats, by the scorer; only fresh rows are looked at.
@@ -82,7 +82,7 @@ class WeightedRows(NamedTuple):
 
 
 def has_weight(weights: np.ndarray, terms: np.ndarray | None) -> np.ndarray:
-  """Where there is something to differentiate.
+  """Marks the sequences that must be differentiated.
 
   Args:
     weights: [...] of sequences.
@@ -96,7 +96,7 @@ def has_weight(weights: np.ndarray, terms: np.ndarray | None) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EStep:
-  """All that an E-step needs but parameters, memory and the step's number.
+  """Everything that an E-step needs, except parameters, memory and step.
 
   A trainer of any kind calls `start_memory` once and `step` in each step, and
   differentiates the rows that it gets:
@@ -316,7 +316,7 @@ def choices(*arrays: np.ndarray) -> str:
 
 
 class Weighed(NamedTuple):
-  """What an estimator gives, before sequences are gathered.
+  """The weights of an estimator, before sequences are gathered.
 
   Attributes:
     weights: [M, 1 + K], of which those of accepted draws have moved to the
@@ -355,7 +355,7 @@ def move_and_weigh(
   always_subsample: bool = False,
   layout: partitioning.Layout | None = None,
 ) -> tuple[memory.MemoryState, transition.Transition, Weighed]:
-  """Does all of the E-step that needs neither model nor text.
+  """Does the part of the E-step that needs neither model nor text.
 
   Args:
     state: the memory before the step, whose place the new one takes.
@@ -413,8 +413,8 @@ def _weigh_terms(moved, estimator, eta, num_scored, offset, always):
     estimators.merge_accepted(moved, term) for term in estimator.terms(moved)
   )
   if num_scored is not None:
-    # The largest weight that a sequence has for any eta: drawn by |A - eta B|,
-    # a sequence of B alone would never be seen while eta is 0.
+    # The largest weight that a sequence has for any eta: if drawn by
+    # |A - eta B|, a sequence of B alone would never be seen while eta is 0.
     sizes = jnp.maximum(jnp.abs(kept), jnp.abs(kept - subtracted))
     times = resampling.multipliers(sizes, num_scored, offset, always)
     kept, subtracted = times * kept, times * subtracted

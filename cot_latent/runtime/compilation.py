@@ -1,4 +1,4 @@
-"""Compiled functions: kept on disk between runs, and counted."""
+"""Compiled functions: stored on disk between runs, and counted."""
 
 import os
 import pathlib
@@ -20,12 +20,12 @@ _TROUBLE = re.compile(
 
 
 class Compilations(NamedTuple):
-  """What a process has compiled so far.
+  """Counts of the compilations of a process.
 
   Attributes:
-    num_compiled: functions, each for the shapes that it was called with.
-    num_read: functions that were found on disk instead.
-    seconds: for both.
+    num_compiled: Functions that were compiled, each shape counted apart.
+    num_read: Functions that were read from disk instead.
+    seconds: Time for both.
   """
 
   num_compiled: int = 0
@@ -39,12 +39,12 @@ _is_told = False  # that nothing can be kept
 
 
 def keep_on_disk() -> None:
-  """Keeps compiled functions for the processes that come later.
+  """Stores compiled functions for later processes.
 
-  JAX's own settings come first: JAX_COMPILATION_CACHE_DIR names the folder, and
-  JAX_ENABLE_COMPILATION_CACHE=false keeps nothing. Else the folder is
-  cot_latent/compiled in the user's own for caches. Where a folder cannot be
-  written or is full, that is said once, and everything is compiled.
+  JAX's own settings win: JAX_COMPILATION_CACHE_DIR names the folder, and
+  JAX_ENABLE_COMPILATION_CACHE=false stores nothing. Otherwise the folder is
+  cot_latent/compiled in the user's cache folder. If a folder cannot be written
+  or is full, that is said once, and everything is compiled.
   """
   if not isinstance(warnings.showwarning, _ToldOnce):
     warnings.showwarning = _ToldOnce(warnings.showwarning)
@@ -94,7 +94,7 @@ def _tell(why: str) -> None:
 
 
 def watch() -> None:
-  """Begins to count, once a process."""
+  """Begins to count, once per process."""
   global _is_watching
   if not _is_watching:
     _is_watching = True
@@ -103,12 +103,12 @@ def watch() -> None:
 
 
 def so_far() -> Compilations:
-  """What has been compiled since `watch`."""
+  """Returns the counts since `watch`."""
   return _so_far
 
 
 def since(before: Compilations) -> dict[str, float]:
-  """What has been compiled since `so_far` gave `before`, for the journal."""
+  """Returns the counts since `so_far` returned `before`, for the journal."""
   return {
     name: now - then
     for name, now, then in zip(
@@ -126,7 +126,7 @@ def _note(event: str, **_) -> None:
 
 
 def _note_duration(event: str, duration_secs: float, **_) -> None:
-  # Of what is read from disk too, which is taken off again above.
+  # This includes functions read from disk, which are subtracted above.
   global _so_far
   if event == "/jax/core/compile/backend_compile_duration":
     _so_far = _so_far._replace(

@@ -1,4 +1,4 @@
-"""What a run computes with: its models, its optimizer, its devices."""
+"""The models, optimizer and devices of a run."""
 
 import pathlib
 from typing import Any, NamedTuple
@@ -16,16 +16,16 @@ from cot_latent.training.loading import Data
 
 
 class Setup(NamedTuple):
-  """What stays the same during a run, its data apart.
+  """The constants of a run, except its data.
 
   Attributes:
     config: The experiment.
     directory: The run's folder.
-    task: Its vocabulary, and what an answer is.
-    layout: How arrays are spread over devices; None on a single one.
+    task: The task, with vocabulary and answers.
+    layout: Placement of arrays on the devices; None is a single device.
     base_model: The model without anything that is added to it.
     model: The model that is trained.
-    optimizer: Optax's, without the learning rate.
+    optimizer: Optax optimizer, without the learning rate.
   """
 
   config: Experiment
@@ -58,26 +58,26 @@ class Setup(NamedTuple):
   def drawer(
     self, model: LanguageModel, task: Task, examples: Examples
   ) -> Drawer:
-    """Makes what draws for many questions at once, as the run wants it."""
+    """Makes the drawer for many questions at once, with the run's settings."""
     settings = self.config.evaluation
     return Drawer(
       model, task, examples, settings.batch_size, settings.part_batches
     )
 
 
-def build(
+def build_setup(
   config: Experiment,
   directory: pathlib.Path,
   task: Task,
   given: Any = None,
 ) -> Setup:
-  """Builds what a run computes with; nothing is computed yet.
+  """Builds models, optimizer and devices of a run; nothing is computed yet.
 
   Args:
     config: The experiment.
     directory: The run's folder.
-    task: Its task.
-    given: The model, where a program hands one over.
+    task: Task of the run.
+    given: The model, if a program passes one.
   """
   layout = partitioning.make_layout(config.mesh)
   model = given or build_model(config, task, layout, config.tuning)
@@ -104,7 +104,7 @@ def build_model(
   Args:
     config: The experiment.
     task: A task with the model's vocabulary.
-    layout: How arrays are spread over devices.
+    layout: Placement of arrays on the devices.
     tuning: What is trained; low-rank updates are parts of the model.
   """
   assert not isinstance(config.model, Given)  # it comes with its functions

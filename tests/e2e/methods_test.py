@@ -152,7 +152,7 @@ def stops(config):
 
   Yields:
     How often that process saves, where it is killed, and the step that the next
-    one goes on from: one where a pool was filled and not yet saved, one exactly
+    one resumes from: one where a pool was filled and not yet saved, one exactly
     where a loop ends, and one within a loop.
   """
   if not config.steps:
@@ -265,7 +265,7 @@ def test_a_report_names_the_estimator_and_its_settings(whole, folder):
     assert method["loops"]["first_steps"] == 3
 
 
-def test_star_has_the_paper_s_schedule(folder):
+def test_star_has_the_papers_schedule(folder):
   loops = parse(folder, "star", [])[0].method.loops
   assert [loops.loop_steps(i, 10_000) for i in range(11)] == (
     [40, 48, 58, 69, 83, 100, 119, 143, 172, 200, 200]
@@ -307,7 +307,7 @@ def test_stopped_anywhere_a_method_s_run_ends_the_same(whole, tmp_path):
 
 
 # Where each process is killed: the first one, those after it, and how often
-# they save. What comes before is done anew in each: every place of a run of 11
+# they save. What comes before is done again in each: every place of a run of 11
 # steps is met, the ends of epochs (3 steps) and of loops among them.
 EVERYWHERE = {
   "with only the memory moved": (("after_e_step", 1), ("after_e_step", 2), 1),
@@ -384,7 +384,7 @@ def looped(folder):
 def test_a_loop_resumed_without_a_part_would_be_seen(
   looped, tmp_path, monkeypatch, forgotten
 ):
-  """The broken twins: a resume within a loop that starts a part anew."""
+  """The broken twins: a resume within a loop that starts a part again."""
   whole, killed = looped
   config = dataclasses.replace(killed, model_dir=str(tmp_path / "twin"))
   shutil.copytree(killed.model_dir, config.model_dir)
