@@ -231,7 +231,7 @@ def read(directory: pathlib.Path, sha256: str, data: Data) -> list[Exemplar]:
       _check(one, data)
     except (LookupError, RecursionError, TypeError, ValueError) as error:
       raise UserError(
-        f"{path}, line {number} is no worked example of this run "
+        f"{path}, line {number} is not a worked example of this run "
         f"({error!s:.80}): choose another MODEL_DIR"
       ) from None
     found.append(one)

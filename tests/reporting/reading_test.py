@@ -140,7 +140,7 @@ def test_a_digest_of_another_run_is_refused(run):
         path.parent.rename(path.parents[2] / "x1")
         and path.parent.symlink_to(path.parents[2] / "x1")
       ),
-      "lies outside the run's folder",
+      "is outside the run's folder",
     ),
     (lambda path: path.write_bytes(b"x" * 10**6), "it was changed"),
   ],

@@ -174,10 +174,10 @@ def test_they_keep_within_the_room(data):
     found, _ = draw(data, Scripted(data.train), seed, room)
     check_drawn(data, found)
     assert all(taken(found, task) <= room for task in toy.PARTS)
-  with pytest.raises(RunError, match="wrote only 1 right"):
+  with pytest.raises(RunError, match="wrote only 1 correct"):
     draw(data, Scripted(data.train), room=40)
   for room in (0, -5):
-    with pytest.raises(RunError, match="wrote only 0 right"):
+    with pytest.raises(RunError, match="wrote only 0 correct"):
       draw(data, Scripted(data.train), room=room)
 
 
@@ -266,7 +266,7 @@ def test_a_row_that_is_no_worked_example_is_named(data, tmp_path, odd):
     odd = files.to_json_line(found[0]._asdict() | odd).encode().strip()
   content = b"".join([first, odd + b"\n", *others])
   path.write_bytes(content)
-  with pytest.raises(UserError, match="line 2 is no worked example of this"):
+  with pytest.raises(UserError, match="line 2 is not a worked example of this"):
     bootstrap.read(tmp_path, files.sha256(content), data)
 
 
