@@ -5,8 +5,6 @@ import hashlib
 import io
 import json
 import re
-import zipfile
-import zlib
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from cot_latent.data.task import Task, TokenizedSplit
 from cot_latent.errors import UserError
 from cot_latent.models import vocabularies
 from cot_latent.models.hf import tokenizer as hf_tokenizer
+from cot_latent.runtime import arrays as stored_arrays
 
 _FORMAT = 1
 _TEXTS = ("ids", "tasks", "questions", "answers")
@@ -90,8 +89,10 @@ def open_cached(source: Source) -> Task:
   path = source.cache
   assert path is not None
   try:
-    # Opened here, because NumPy leaves a file open that is not an archive.
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+    with (
+      open(path, "rb") as file,
+      stored_arrays.open_archive(file, is_compressed=True) as stored,
+    ):
       arrays = dict(stored)
     described = _from_array(arrays["task"])
     if described["format"] != _FORMAT:
@@ -108,14 +109,12 @@ def open_cached(source: Source) -> Task:
       f"`t5x cache --task={source.task} --output={path}`"
     ) from None
   except (
-    *(AttributeError, ArithmeticError, EOFError, LookupError, OSError),
-    *(TypeError, ValueError),
-    # Damaged headers: "encrypted", an unknown kind of compression.
-    *(RuntimeError, zipfile.BadZipFile, zlib.error),
+    *(AttributeError, ArithmeticError, LookupError, OSError),
+    *(RuntimeError, TypeError, ValueError),
   ) as error:
     raise UserError(
       f"{path} is not a file that `t5x cache` made, or is damaged "
-      f"({error!s:.80})"
+      f"({error!s:.160})"
     ) from None
   if not is_whole:
     raise UserError(

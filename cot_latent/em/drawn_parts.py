@@ -12,7 +12,6 @@ import json
 import pathlib
 import re
 import time
-import zipfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,13 +20,11 @@ import numpy as np
 
 from cot_latent.errors import RunError
 from cot_latent.models.api import Draws
-from cot_latent.runtime import files, preemption, processes, terminal
+from cot_latent.runtime import arrays, files, preemption, processes, terminal
 
 FOLDER = "drawn"  # in the run's folder
 # Step, phase and number; a file that is being written begins with a dot.
 _NAME = re.compile(r"\.?(\d{6,})-.+-\d{4,}\.part")
-# Exceptions that reading arbitrary bytes may raise.
-_DAMAGE = (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile)
 
 
 class Part(NamedTuple):
@@ -131,7 +128,7 @@ class Phase:
     given = files.short_hash(settings), _label(prompts), _label(keys)
     made_of = files.sha256(" ".join((self._params_sha256, *given)).encode())
     if processes.value_on_first(path.exists()):
-      found = _read(path, made_of)
+      found = _read(path, made_of, len(prompts))
       if processes.value_on_first(isinstance(found, Part)):
         if isinstance(found, str):
           raise RunError(
@@ -168,16 +165,30 @@ def _content(part: Part, made_of: str) -> bytes:
   return files.to_json_line(line).encode() + stream.getvalue()
 
 
-def _read(path: pathlib.Path, made_of: str) -> Part | str:
+def _read(path: pathlib.Path, made_of: str, num_rows: int) -> Part | str:
   """Reads a part, or returns what is wrong with it."""
   try:
-    line, arrays = path.read_bytes().split(b"\n", maxsplit=1)
+    line, content = path.read_bytes().split(b"\n", maxsplit=1)
     said = json.loads(line)
-    if said["sha256"] != files.sha256(arrays):
+    if said["sha256"] != files.sha256(content):
       return "is damaged"
     if said["made_of"] != made_of:
       return "was drawn by another model or for other questions"
-    with np.load(io.BytesIO(arrays), allow_pickle=False) as stored:
-      return Part(Draws(**stored), float(said["seconds"]), was_read=True)
-  except (*_DAMAGE, TypeError):
+    with arrays.open_archive(io.BytesIO(content)) as stored:
+      draws = Draws(**stored)
+    if not _is_whole(draws, num_rows):
+      return "is damaged"
+    return Part(draws, float(said["seconds"]), was_read=True)
+  except (KeyError, OSError, RecursionError, TypeError, ValueError):
     return "is damaged"
+
+
+def _is_whole(draws: Draws, num_rows: int) -> bool:
+  """Whether draws have the forms that `Draws` describes."""
+  tokens, ended, log_prob = draws
+  return (
+    (tokens.ndim, tokens.shape[:1]) == (2, (num_rows,))
+    and ended.shape == (num_rows,)
+    and {tokens.dtype.kind, ended.dtype.kind} <= {*"biu"}
+    and (log_prob is None or log_prob.shape == tokens.shape)
+  )

@@ -1,13 +1,22 @@
 """Compiled functions: stored on disk between runs, and counted."""
 
-import contextlib
 import os
 import pathlib
+import re
+import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 
+from cot_latent.runtime import processes, terminal
+
 _WORTH_KEEPING = 0.1  # seconds to compile
+_TROUBLE = re.compile(
+  r"Error (?:reading|writing) persistent compilation cache entry for .*?: "
+  r"(.*)",
+  re.DOTALL,
+)
 
 
 class Compilations(NamedTuple):
@@ -26,6 +35,7 @@ class Compilations(NamedTuple):
 
 _so_far = Compilations()
 _is_watching = False
+_is_told = False  # that nothing can be kept
 
 
 def keep_on_disk() -> None:
@@ -33,20 +43,54 @@ def keep_on_disk() -> None:
 
   JAX's own settings win: JAX_COMPILATION_CACHE_DIR names the folder, and
   JAX_ENABLE_COMPILATION_CACHE=false stores nothing. Otherwise the folder is
-  cot_latent/compiled in the user's cache folder. If it cannot be written,
-  nothing is stored.
+  cot_latent/compiled in the user's cache folder. If a folder cannot be written
+  or is full, that is said once, and everything is compiled.
   """
+  if not isinstance(warnings.showwarning, _ToldOnce):
+    warnings.showwarning = _ToldOnce(warnings.showwarning)
   if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
     return
   caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  folder = pathlib.Path(caches).expanduser() / "cot_latent/compiled"
-  with contextlib.suppress(OSError):
+  folder = pathlib.Path(caches) / "cot_latent/compiled"
+  try:
+    folder = folder.expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-  if folder.is_dir() and os.access(folder, os.W_OK):
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update(
-      "jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING
+    if not os.access(folder, os.W_OK):
+      raise PermissionError(f"no permission to write to {folder}")
+  except (OSError, RuntimeError) as error:  # RuntimeError: no home is known
+    _tell(str(error))
+    return
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update(
+    "jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING
+  )
+
+
+class _ToldOnce:
+  """Shows warnings as before, and all of JAX's about its folder as one line."""
+
+  def __init__(self, show: Callable):
+    self._show = show
+
+  def __call__(self, message, *place, **more):
+    if found := _TROUBLE.match(str(message)):
+      _tell(found[1])
+    else:
+      self._show(message, *place, **more)
+
+
+def _tell(why: str) -> None:
+  """Says once that nothing can be kept."""
+  global _is_told
+  if not _is_told and processes.is_first():
+    terminal.say(
+      terminal.printable(
+        f"compiled functions are not kept for the next run: {why}",
+        is_line=True,
+      ),
+      is_error=True,
     )
+  _is_told = True
 
 
 def watch() -> None:

@@ -31,6 +31,7 @@ from cot_latent.em.outer_loops import Pool
 from cot_latent.errors import UserError
 from cot_latent.inference.fitting import Fit
 from cot_latent.inference.memory import MemoryState
+from cot_latent.runtime import arrays
 from cot_latent.t5x import checks, features, one_line, storage
 from cot_latent.t5x.features import Features
 from cot_latent.tasks import common
@@ -128,7 +129,8 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
     makes new ones.
 
     Raises:
-      UserError: If the checkpoint has no chains, or those of other questions.
+      UserError: If the checkpoint has no chains, or those of other questions,
+        or if they are damaged.
     """
     file = storage.absolute(f"{filename}{_SUFFIX}")
     if self._model_dir not in file.parents:
@@ -139,21 +141,23 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
         f"no rationale memory in {file.parent}: this is not a checkpoint of "
         "such a run, or part of it is lost; choose another MODEL_DIR"
       )
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
-      arrays = dict(stored)
-    if str(arrays.pop("fingerprint")) != self._fingerprint:
+    content = io.BytesIO(path.read_bytes())
+    try:
+      with arrays.open_archive(content, is_compressed=True) as stored:
+        found = dict(stored)
+        fingerprint = str(found.pop("fingerprint"))
+        chains = _chains(found)
+    except ValueError as error:
+      raise UserError(
+        f"the memory in {path} is damaged ({error!s:.80}): choose another "
+        "MODEL_DIR"
+      ) from None
+    if fingerprint != self._fingerprint:
       raise UserError(
         f"the memory in {path} is of other questions, or of rationales of "
         "another length: choose another MODEL_DIR"
       )
-    pool, fit = (_taken(arrays, prefix) for prefix in (_POOL, _FIT))
-    self.chains = Chains(
-      began_at=int(arrays.pop("began_at")),
-      step=int(arrays.pop("step")),
-      pool=Pool(**pool) if pool else None,
-      fit=Fit(**fit) if fit else None,
-      memory=MemoryState(**arrays),
-    )
+    self.chains = chains
 
 
 class Latent:
@@ -296,10 +300,22 @@ def task_name(source: Source) -> str:
   )
 
 
-def _taken(arrays: dict[str, Any], prefix: str) -> dict[str, Any]:
+def _chains(stored: dict[str, Any]) -> Chains:
+  """Makes chains of the arrays that were saved."""
+  pool, fit = (_taken(stored, prefix) for prefix in (_POOL, _FIT))
+  return Chains(
+    began_at=int(stored.pop("began_at")),
+    step=int(stored.pop("step")),
+    pool=Pool(**pool) if pool else None,
+    fit=Fit(**fit) if fit else None,
+    memory=MemoryState(**stored),
+  )
+
+
+def _taken(stored: dict[str, Any], prefix: str) -> dict[str, Any]:
   """Takes out the arrays with this prefix; returns them without the prefix."""
-  names = [name for name in arrays if name.startswith(prefix)]
-  return {name.removeprefix(prefix): arrays.pop(name) for name in names}
+  names = [name for name in stored if name.startswith(prefix)]
+  return {name.removeprefix(prefix): stored.pop(name) for name in names}
 
 
 def _find(path: epath.Path) -> epath.Path | None:

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import io
 import pathlib
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +19,7 @@ from cot_latent.models.api import PAD_ID
 from cot_latent.models.hf import weights as hf_weights
 from cot_latent.models.language_model import LanguageModel
 from cot_latent.models.vocabularies import Vocabulary
-from cot_latent.runtime import files, lock, processes
+from cot_latent.runtime import arrays, files, lock, processes
 from cot_latent.runtime.progress import Progress
 from cot_latent.training import mstep
 from cot_latent.training.experiment import (
@@ -311,15 +310,12 @@ def _read(path: pathlib.Path, like: Any) -> Any:
     )
 
   try:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+    with path.open("rb") as file, arrays.open_archive(file) as stored:
       return jax.tree_util.tree_map_with_path(
         functools.partial(take, stored), like
       )
-  except (
-    *(EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError),
-    zipfile.BadZipFile,
-  ) as error:
+  except (OSError, ValueError) as error:
     raise UserError(
-      f"the base model {path} is damaged ({error!s:.80}): delete it, and it is "
-      "fitted again"
+      f"the base model {path} is damaged ({error!s:.160}): delete it, and it "
+      "is fitted again"
     ) from None

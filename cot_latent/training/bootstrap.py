@@ -5,7 +5,6 @@ the untuned model for random training questions. Those that reach the known
 answer are kept, whatever else they say.
 """
 
-import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -202,15 +201,17 @@ def write(directory: pathlib.Path, exemplars: Sequence[Exemplar]) -> str:
   return files.sha256(content)
 
 
-def read(directory: pathlib.Path, sha256: str) -> list[Exemplar]:
+def read(directory: pathlib.Path, sha256: str, data: Data) -> list[Exemplar]:
   """Reads the exemplars that `write` wrote.
 
   Args:
     directory: The run's folder.
     sha256: Hash that `write` returned.
+    data: The run's data, without the exemplars.
 
   Raises:
-    UserError: If the file is missing or was changed.
+    UserError: If the file is missing or was changed, or if a row is not a
+      worked example of these data; names the line.
   """
   path = directory / _FILE
   try:
@@ -223,7 +224,37 @@ def read(directory: pathlib.Path, sha256: str) -> list[Exemplar]:
       f"{path} {what}, and the run's prompts are made of it: put it back as it "
       "was, or choose another MODEL_DIR"
     )
-  return [Exemplar(**json.loads(line)) for line in content.splitlines()]
+  found = []
+  for number, line in enumerate(content.splitlines(), start=1):
+    try:
+      one = Exemplar(**files.parse_json(line))
+      _check(one, data)
+    except (LookupError, RecursionError, TypeError, ValueError) as error:
+      raise UserError(
+        f"{path}, line {number} is not a worked example of this run "
+        f"({error!s:.80}): choose another MODEL_DIR"
+      ) from None
+    found.append(one)
+  if missing := {*data.train.tasks} - {one.task for one in found}:
+    raise UserError(
+      f"{path} has no worked examples of {min(missing)}: choose another "
+      "MODEL_DIR"
+    )
+  return found
+
+
+def _check(one: Exemplar, data: Data) -> None:
+  """Raises a ValueError unless it is a training question's, with tokens."""
+  train = data.train
+  row = list(train.ids).index(one.id)
+  if one[1:4] != (train.tasks[row], train.questions[row], train.answers[row]):
+    raise ValueError(f"{one.id} is another question in the task")
+  is_text = isinstance(one.completion, str) and isinstance(one.tokens, list)
+  size = data.task.vocabulary.size
+  if not is_text or not all(
+    type(token) is int and 0 <= token < size for token in one.tokens
+  ):
+    raise ValueError("completion or tokens are of another form")
 
 
 def _right_rationales(

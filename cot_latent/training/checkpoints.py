@@ -131,7 +131,7 @@ def _fault(folder: pathlib.Path) -> str | None:
     manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
   except FileNotFoundError:
     return ""
-  except (OSError, ValueError):
+  except (OSError, RecursionError, ValueError):
     return f"{_MANIFEST} cannot be read"
   if not isinstance(manifest, dict):
     return f"{_MANIFEST} is another file"

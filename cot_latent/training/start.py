@@ -81,7 +81,7 @@ def resume(
   config = setup.config
   if bootstrap.is_wanted(data):
     sha256 = log.phase_row("bootstrap")["sha256"]
-    data = bootstrap.use(data, bootstrap.read(setup.directory, sha256))
+    data = bootstrap.use(data, bootstrap.read(setup.directory, sha256, data))
   if experiment.trains_all(config):
     trained = setup.model.init(rng.purpose_key(config.seed, "params"))
     state = TrainState(trained, None, None, 0)

@@ -22,6 +22,7 @@ from cot_latent.errors import UserError
 from cot_latent.models import lora, partitioning
 from cot_latent.models.language_model import LanguageModel
 from cot_latent.models.network import SOFT_PROMPT
+from cot_latent.runtime import arrays
 from cot_latent.runtime.validation import check_positive, check_types
 
 Tree = Mapping[str, Any]
@@ -192,16 +193,14 @@ def read_soft_prompt(path: pathlib.Path) -> np.ndarray:
   """
   try:
     with path.open("rb") as file:
-      array = np.load(file, allow_pickle=False)
+      array = arrays.read_array(file)
   except FileNotFoundError:
     raise UserError(f"SoftPrompt.path: there is no file {path}") from None
-  except (OSError, ValueError, EOFError) as error:
+  except (OSError, ValueError) as error:
     raise UserError(
       f"SoftPrompt.path: {path} is not a file of numpy.save ({error!s:.60})"
     ) from None
-  if getattr(array, "ndim", 0) != 2 or not np.issubdtype(
-    array.dtype, np.floating
-  ):
+  if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
     raise UserError(f"SoftPrompt.path: {path} has no [L, E] array of numbers")
   if not len(array) or not np.isfinite(array).all():
     raise UserError(f"SoftPrompt.path: {path} is empty or not finite")

@@ -1,5 +1,6 @@
 """A study runs every arm with every seed, and resumes where it stopped."""
 
+import functools
 import json
 import os
 import pathlib
@@ -19,6 +20,7 @@ from cot_latent.em import training_data
 from cot_latent.errors import UserError
 from cot_latent.reporting import record, seals
 from cot_latent.reporting.tables.make import make_tables
+from cot_latent.runtime import lock
 from tests.reporting import made_up
 from tests.training.kills import act_at
 
@@ -541,6 +543,59 @@ def test_a_study_that_is_asked_to_end_does(finished, tmp_path, capsys, place):
   assert not (tmp_path / "out/few_shot-s1").exists()
   assert cli.main(arguments) == 0
   assert read_reports(tmp_path / "out") == read_reports(output)
+
+
+def test_a_run_that_another_study_works_on_is_left_to_it(
+  finished, tmp_path, capsys
+):
+  """What two studies in one folder come to, one of which is killed."""
+  folder, output = finished
+  elsewhere = tmp_path / "out"
+  arguments = ["study", str(folder), "--seeds=1", f"--output={elsewhere}"]
+  (elsewhere / "few_shot-s0").mkdir(parents=True)
+  with lock.hold(elsewhere / "few_shot-s0"):  # by the study that is killed
+    assert cli.main(arguments) == 1
+  text = capsys.readouterr().err
+  assert text.splitlines()[-1].startswith(
+    "t5x: error: 1 of 2 runs failed, the first: few_shot-s0: MODEL_DIR "
+    f"{elsewhere / 'few_shot-s0'} is in use by another process ("
+  )
+  assert "Traceback" not in text
+  assert set(read_reports(elsewhere)) == {"rloo-s0"}
+  assert cli.main(arguments) == 0
+  wanted = read_reports(output)
+  assert read_reports(elsewhere) == {
+    name: wanted[name] for name in ("few_shot-s0", "rloo-s0")
+  }
+
+
+@pytest.mark.slow
+def test_of_two_studies_in_a_folder_one_is_killed(finished, tmp_path):
+  folder, output = finished
+  elsewhere = tmp_path / "out"
+  command = [
+    *(sys.executable, "-m", "cot_latent.cli", "study", str(folder)),
+    *("--seeds=2", f"--output={elsewhere}"),
+  ]
+  start = functools.partial(
+    subprocess.Popen,
+    command,
+    cwd=pathlib.Path(cli.__file__).parents[1],
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  one, other = start(), start()
+  time.sleep(25)
+  one.kill()
+  one.communicate()
+  _, text = other.communicate(timeout=600)
+  assert other.returncode in (0, 1), text
+  assert "Traceback" not in text
+  again = start()
+  _, text = again.communicate(timeout=600)
+  assert again.returncode == 0, text
+  assert read_reports(elsewhere) == read_reports(output)
 
 
 @pytest.mark.slow

@@ -365,6 +365,12 @@ def as_zip(name, content):
   return stream.getvalue()
 
 
+# It claims ten million million numbers and has one.
+TERABYTES = as_npy(np.zeros(1)).replace(
+  b"(1,), }            ", b"(9999999999999,), }"
+)
+
+
 class Harm:
   """What a pickle may do when it is read."""
 
@@ -391,6 +397,7 @@ class Harm:
     as_npy(np.array(Harm(), object)),
     pickle.dumps(Harm()),
     as_zip("task.npy", b"not an array"),
+    as_zip("task.npy", TERABYTES),
     as_zip("task", b'{"format": 1}'),
   ],
 )

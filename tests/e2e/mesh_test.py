@@ -16,7 +16,7 @@ from tests.asserts import assert_trees_equal
 
 ROOT = pathlib.Path(__file__).parents[2]
 # data x model; the first is one device. By day there is, beside that one, a run
-# that is stopped on (8, 1) and resumed on (2, 4).
+# that is stopped on (8, 1), loses a checkpoint, and is resumed on (2, 4).
 MESHES = [(1, 1)]
 # Five and six divide neither the 24 questions nor, six, a minibatch of 8.
 MORE_MESHES = [
@@ -79,9 +79,12 @@ for mesh in json.loads(sys.argv[3]):
   name = "star_" + "x".join(map(str, mesh))
   config = experiment(name, mesh, method=STAR)
   keep(name, config, toy.run(config))
-# Stopped on one mesh, resumed on another.
+# Stopped on one mesh and resumed on another, the last checkpoint damaged.
 config = experiment("moved", (8, 1))
 run_until(config, ("after_save", 3))
+saved = root / "moved/checkpoints/4"
+largest = max(saved.rglob("*"), key=lambda path: path.stat().st_size)
+largest.write_bytes(largest.read_bytes()[:-1])
 keep("moved", config, toy.run(experiment("moved", (2, 4))))
 # Where parameters and the memory lie.
 config = experiment("unused", (2, 4))
@@ -139,6 +142,7 @@ def spread_runs(found):
 
 def test_the_choices_are_the_same_on_every_mesh(made):
   root, found = made
+  assert (root / "moved/checkpoints/unusable-4").is_dir()
   assert len({*found["1x1"]["choices"]}) == 7
   assert len(np.unique(memory_of(root, "1x1")["accepted_at"])) > 2
   assert "moved" in spread_runs(found)
@@ -154,7 +158,7 @@ def test_the_meshes_are_what_was_asked_for(made):
   for name in spread_runs(found).keys() - {"moved"}:
     data, model = map(int, name.removeprefix("star_").split("x"))
     assert found[name]["mesh"] == {"data": data, "model": model}
-  assert found["moved"]["resumes"] == [4]
+  assert found["moved"]["resumes"] == [2]
 
 
 def test_parameters_and_memory_are_cut(made):

@@ -1,5 +1,7 @@
 """Parts of what was drawn are found again, or drawn again and that is said."""
 
+import io
+import json
 import signal
 
 import numpy as np
@@ -9,7 +11,7 @@ from cot_latent.em import drawn_parts
 from cot_latent.em.drawing import Drawer
 from cot_latent.errors import Preempted
 from cot_latent.inference import rng
-from cot_latent.runtime import preemption
+from cot_latent.runtime import files, preemption
 from tests.asserts import assert_trees_equal
 from tests.training import toy
 from tests.training.scripted import Scripted
@@ -68,10 +70,31 @@ def flip(content):
   return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
+def changed(**arrays):
+  """What writes a part with other arrays, under a hash that fits."""
+
+  def write(content):
+    line, archive = content.split(b"\n", maxsplit=1)
+    with np.load(io.BytesIO(archive)) as stored:
+      found = dict(stored) | arrays
+    stream = io.BytesIO()
+    np.savez(stream, **found)
+    said = json.loads(line) | {"sha256": files.sha256(stream.getvalue())}
+    return files.to_json_line(said).encode() + stream.getvalue()
+
+  return write
+
+
 @pytest.mark.parametrize(
   "damage",
   [
     flip,
+    changed(tokens=np.zeros((1, 3), np.int32)),
+    changed(tokens=np.zeros(6, np.int32)),
+    changed(tokens=np.zeros((6, 3))),
+    changed(ended=np.bool_(True)),
+    changed(log_prob=np.zeros((6, 1))),
+    changed(more=np.zeros(1)),
     lambda content: content[:-9],
     lambda content: b"",
     lambda content: b"{}" + content[content.index(b"\n") :],

@@ -45,10 +45,13 @@ def test_outputs_come_in_the_order_of_the_examples(setting, num_samples):
     assert output.is_correct == (output.extracted == output.target)
 
 
-def test_batches_do_not_matter(setting):
+@pytest.mark.parametrize("num_samples", [None, 3])
+def test_batches_do_not_matter(setting, num_samples):
   # The same draws whatever the batch, up to rounding that none of these meets.
-  few = evaluate(setting, num_samples=3, batch_size=4)
-  many = evaluate(setting, num_samples=3, batch_size=30)
+  few, many = (
+    evaluate(setting, num_samples=num_samples, batch_size=size)
+    for size in (1, 200)
+  )
   assert few == many
 
 

@@ -449,10 +449,51 @@ def test_other_questions_are_drawn_when_the_task_has_none():
   assert "38.0%" in page.render(report)
 
 
+def everywhere(tree, text):
+  """Puts a text in the place of every string, and beside every key."""
+  if isinstance(tree, str):
+    return text
+  if isinstance(tree, list):
+    return [everywhere(inner, text) for inner in tree]
+  if isinstance(tree, dict) and tree:
+    replaced = {key: everywhere(inner, text) for key, inner in tree.items()}
+    return replaced | {text: next(iter(replaced.values()))}
+  return tree
+
+
+def full_report():
+  """A report with all that a page shows."""
+  report = with_chains() | {"error": "stopped", "suspect": ["never right"]}
+  report["t5x"] = {"revision": "ab" * 20, "axis_rules": [["batch", "data"]]}
+  for row in report["results"]:
+    row["averages"] = {"tasks": 0.5}
+  return report
+
+
+class Skeleton(html.parser.HTMLParser):
+  """Collects the elements with the names of their attributes, and the text."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.found, self.texts = [], []
+    self.feed(text)
+    self.close()
+
+  def handle_starttag(self, tag, attrs):
+    self.found.append((tag, *(name for name, _ in attrs)))
+
+  handle_startendtag = handle_starttag
+
+  def handle_data(self, data):
+    self.texts.append(data)
+
+
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
-def test_no_console_message_in_a_browser(tmp_path):
+def test_a_browser_finds_no_element_of_the_data(tmp_path):
+  """Whatever stands in any text of a report, and in any key."""
+  hostile = "".join(HOSTILE[:-1])
   path = tmp_path / "report.html"
-  path.write_text(page.render(with_strings(with_chains(), HOSTILE[0])))
+  path.write_text(page.render(everywhere(full_report(), hostile)))
   done = subprocess.run(
     [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'user'}", path.as_uri()],
     capture_output=True,
@@ -460,5 +501,10 @@ def test_no_console_message_in_a_browser(tmp_path):
     timeout=120,
   )
   shutil.rmtree(tmp_path / "user", ignore_errors=True)
-  assert "Sample rationales" in done.stdout
   assert "CONSOLE" not in done.stderr
+  seen = Skeleton(done.stdout)
+  meant = Skeleton(page.render(everywhere(full_report(), "Plain")))
+  assert seen.found == meant.found
+  shown, plain = "".join(seen.texts), "".join(meant.texts)
+  assert "Sample rationales" in shown
+  assert shown.count(hostile) == plain.count("Plain") > 80

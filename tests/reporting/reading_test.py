@@ -135,6 +135,13 @@ def test_a_digest_of_another_run_is_refused(run):
       lambda path: path.symlink_to(path.parents[2] / "x"),
       "is outside the run's folder",
     ),
+    (
+      lambda path: (
+        path.parent.rename(path.parents[2] / "x1")
+        and path.parent.symlink_to(path.parents[2] / "x1")
+      ),
+      "is outside the run's folder",
+    ),
     (lambda path: path.write_bytes(b"x" * 10**6), "it was changed"),
   ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -27,7 +28,7 @@ print(json.dumps(jax.config.jax_compilation_cache_dir))
 """
 
 
-def run(**variables):
+def run(said="", **variables):
   kept = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
   done = subprocess.run(
     [sys.executable, "-c", SCRIPT],
@@ -36,9 +37,16 @@ def run(**variables):
     check=True,
     env=kept | variables,
   )
-  assert not done.stderr
+  assert re.fullmatch(said, done.stderr), done.stderr
   *counts, folder = map(json.loads, done.stdout.splitlines())
   return counts, folder
+
+
+def not_kept(why):
+  """The only line that is said where nothing can be kept."""
+  return (
+    f"compiled functions are not kept for the next run: [^\n]*{why}[^\n]*\n"
+  )
 
 
 def test_what_one_process_compiles_the_next_finds(tmp_path):
@@ -62,7 +70,8 @@ def test_the_user_s_folder_comes_first(tmp_path):
 
 def test_without_a_folder_nothing_is_kept(tmp_path):
   (tmp_path / "file").touch()
-  counts, folder = run(XDG_CACHE_HOME=str(tmp_path / "file"))
+  said = not_kept("Not a directory")
+  counts, folder = run(said, XDG_CACHE_HOME=str(tmp_path / "file"))
   assert folder is None
   assert counts[0][:2] == [1, 0]
 
@@ -70,5 +79,15 @@ def test_without_a_folder_nothing_is_kept(tmp_path):
 def test_a_file_in_the_way_is_no_mistake(tmp_path):
   (tmp_path / "cot_latent").mkdir()
   (tmp_path / "cot_latent/compiled").touch()
-  _, folder = run(XDG_CACHE_HOME=str(tmp_path))
+  _, folder = run(not_kept("File exists"), XDG_CACHE_HOME=str(tmp_path))
   assert folder is None
+
+
+def test_a_folder_that_nothing_can_be_written_to_is_one_line(tmp_path):
+  """Though two functions are compiled."""
+  (tmp_path / "file").touch()
+  counts, _ = run(
+    not_kept("Not a directory"),
+    JAX_COMPILATION_CACHE_DIR=str(tmp_path / "file/inner"),
+  )
+  assert [count[:2] for count in counts] == [[1, 0], [0, 0], [1, 0]]

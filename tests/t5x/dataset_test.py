@@ -92,6 +92,24 @@ def test_a_memory_that_is_lost(tmp_path, monkeypatch):
       iterator.restore(str(own / "train_ds-000-of-001"))
 
 
+@pytest.mark.parametrize(
+  ("content", "said"),
+  [
+    (b"", "File is not a zip file"),
+    (np.savez_compressed, "fingerprint"),
+  ],
+)
+def test_a_memory_that_is_damaged(tmp_path, content, said):
+  own = stored(tmp_path)
+  path = own / "train_ds-000-of-001.memory.npz"
+  if callable(content):
+    content(path, step=np.array(3))
+  else:
+    path.write_bytes(content)
+  with pytest.raises(UserError, match=rf"memory in .* is damaged .*{said}"):
+    make(tmp_path).restore(str(own / "train_ds-000-of-001"))
+
+
 def test_batches_are_empty_and_all_the_same(tmp_path):
   iterator = make(tmp_path)
   (spec,) = iterator.element_spec.values()

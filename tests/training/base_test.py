@@ -5,6 +5,7 @@ import functools
 import json
 import pathlib
 import random
+import re
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -193,6 +194,17 @@ def copy(first, tmp_path):
   return moved, tmp_path / file.name
 
 
+def claiming_terabytes(content):
+  """The same archive, the first of whose arrays claims to be large."""
+  claim = b"'shape': (9999999999999,), }"
+  return re.sub(
+    rb"'shape': \([^)]*\), } *",
+    lambda found: claim.ljust(len(found[0])),
+    content,
+    count=1,
+  )
+
+
 def test_a_damaged_base_model_is_one_line(first, copy):
   config, file = copy
   content = file.read_bytes()
@@ -203,6 +215,7 @@ def test_a_damaged_base_model_is_one_line(first, copy):
     b"\x93NUMPY" + content,
     b"something else",
     content.replace(b"scale", b"scalf"),
+    claiming_terabytes(content),
   ):
     file.write_bytes(twin)
     check_refused(config)

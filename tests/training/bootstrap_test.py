@@ -8,6 +8,7 @@ import pytest
 from cot_latent.em.drawing import Drawer
 from cot_latent.errors import RunError, UserError
 from cot_latent.models.api import Draws
+from cot_latent.runtime import files
 from cot_latent.training import bootstrap
 from tests.training import toy
 
@@ -235,12 +236,43 @@ def test_they_are_read_as_they_were_written(data, tmp_path):
   found, _ = draw(data, Scripted(data.train))
   odd = found[0]._replace(completion="a\u2028b\nc\x85d")
   sha256 = bootstrap.write(tmp_path, [odd, *found])
-  assert bootstrap.read(tmp_path, sha256) == [odd, *found]
+  assert bootstrap.read(tmp_path, sha256, data) == [odd, *found]
   assert [path.name for path in tmp_path.iterdir()] == ["exemplars.jsonl"]
   other = bootstrap.write(tmp_path, found)
   assert other != sha256
   with pytest.raises(UserError, match="was changed, and the run"):
-    bootstrap.read(tmp_path, sha256)
+    bootstrap.read(tmp_path, sha256, data)
   (tmp_path / "exemplars.jsonl").unlink()
   with pytest.raises(UserError, match="cannot be read, and the run"):
-    bootstrap.read(tmp_path, other)
+    bootstrap.read(tmp_path, other, data)
+
+
+ODD_ROWS = [
+  *(b"[]", b"{}", b"7", b"null", b"\xff", b"", b"[" * 5000),
+  *({"id": "none"}, {"id": 3}, {"task": "other"}, {"question": ["x"]}),
+  *({"answer": None}, {"completion": 5}, {"more": 1}),
+  *({"tokens": bad} for bad in ("abc", None, [1.5], [-1], [10**9], [[1]])),
+  {"tokens": [True]},
+]
+
+
+@pytest.mark.parametrize("odd", ODD_ROWS, ids=lambda odd: str(odd)[:20])
+def test_a_row_that_is_no_worked_example_is_named(data, tmp_path, odd):
+  found, _ = draw(data, Scripted(data.train))
+  bootstrap.write(tmp_path, found)
+  path = tmp_path / "exemplars.jsonl"
+  first, *others = path.read_bytes().splitlines(keepends=True)
+  if isinstance(odd, dict):
+    odd = files.to_json_line(found[0]._asdict() | odd).encode().strip()
+  content = b"".join([first, odd + b"\n", *others])
+  path.write_bytes(content)
+  with pytest.raises(UserError, match="line 2 is not a worked example of this"):
+    bootstrap.read(tmp_path, files.sha256(content), data)
+
+
+def test_a_task_without_worked_examples_is_named(data, tmp_path):
+  found, _ = draw(data, Scripted(data.train))
+  name = found[0].task
+  sha256 = bootstrap.write(tmp_path, [o for o in found if o.task != name])
+  with pytest.raises(UserError, match=f"no worked examples of {name}: choose"):
+    bootstrap.read(tmp_path, sha256, data)

@@ -351,12 +351,20 @@ def test_soft_prompts_that_say_too_little_or_too_much(fields, said):
     SoftPrompt(**fields)
 
 
+# It has no number.
+TERABYTES = (
+  b"\x93NUMPY\x01\x00\x76\x00"
+  + b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999, 99999), }"
+).ljust(127) + b"\n"
+
+
 @pytest.mark.parametrize(
   ("content", "said"),
   [
     (None, "there is no file"),
     (b"", "not a file of numpy.save"),
     (b"junk" * 9, "not a file of numpy.save"),
+    (TERABYTES, "claims to be float32"),
     (np.zeros(3), "has no"),
     (np.zeros((2, 3), int), "has no"),
     (np.zeros((0, 3)), "is empty"),

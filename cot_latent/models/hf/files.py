@@ -53,6 +53,9 @@ def read_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
   tensors: dict[str, Tensor] = {}
   for name in sorted({*places.values()} or {FILE}):
     path = folder / name
+    if path.exists() and not path.is_file():
+      what = "a folder" if path.is_dir() else "a pipe or a device"
+      raise UserError(f"{path} is {what}, not a safetensors file")
     try:
       file = safetensors.safe_open(path, framework="np")
       names = [*file.keys()]
@@ -189,10 +192,23 @@ def _places(folder: pathlib.Path) -> dict[str, str]:
   places = hf_fields.read_json(path).get("weight_map")
   if not isinstance(places, dict) or not places:
     raise UserError(f"{path} has no weight_map: download it again")
-  for name in places.values():
-    if not isinstance(name, str) or pathlib.PurePath(name).name != name:
-      raise UserError(f"{path} names {name!r}, which is not in its folder")
+  for key, name in places.items():
+    if not name:
+      raise UserError(f"{path} names no file for {key:.80}: download it again")
+    if not _is_file_name(name):
+      raise UserError(f"{path} names {name!r:.80}, which is not in its folder")
   return places
+
+
+def _is_file_name(name: Any) -> bool:
+  """Whether it is the name of a file, and not the path of another place."""
+  return (
+    isinstance(name, str)
+    and pathlib.PurePath(name).name == name
+    and name not in ("", ".", "..")
+    and "\0" not in name
+    and name.isprintable()
+  )
 
 
 def _groups(sizes: Mapping[str, int], most: int) -> list[list[str]]:
