@@ -1,10 +1,6 @@
 """The whole job on the real files: some TRICE steps, and a report."""
 
-import contextlib
-import io
 import json
-import pathlib
-import re
 
 import pytest
 
@@ -99,32 +95,18 @@ def test_the_papers_study_fits_the_authors_examples(name, data_dir, capsys):
 
 
 @pytest.mark.slow
-def test_the_papers_study_of_gsm8k_finds_its_examples(
-  data_dir, tmp_path, capsys
-):
-  page = pathlib.Path(cli.__file__).parents[1] / "reports/README.md"
-  (code,) = re.findall(r"<<'END'\n(.*?)^END$", page.read_text(), re.M | re.S)
-  assert '"../shared/data"' in code
-  text = io.StringIO()
-  with contextlib.redirect_stdout(text):
-    exec(code.replace('"../shared/data"', repr(data_dir)))
-  path = tmp_path / "exemplars.jsonl"
-  path.write_text(text.getvalue())
-  rows = [json.loads(line) for line in text.getvalue().splitlines()]
-  assert len({row["question"] for row in rows}) == 5
-  for row in rows:
-    assert row["completion"].endswith(f"<answer>\n{row['answer']}\n</answer>")
+def test_the_papers_study_of_gsm8k_finds_its_examples(data_dir, capsys):
   arguments = [
     "--gin_file=gin/studies/paper_gsm8k/trice_few_shot.gin",
     "--gin.MODEL_DIR=None",
     f"--data_dir={data_dir}",
   ]
-  found = [*arguments, f"--gin.EXEMPLARS={str(path)!r}"]
-  assert cli.main(["train", *found, "--dry_run"]) == 0
-  assert "left out" not in capsys.readouterr().out
-  # The repository has no such file.
-  assert cli.main(["train", *arguments, "--dry_run"]) == 2
-  assert "cannot read gsm8k_exemplars.jsonl" in capsys.readouterr().err
+  assert cli.main(["train", *arguments, "--dry_run"]) == 0
+  # No question is too long beside the examples, which come from the training
+  # split. Some rationales are too long for the base model to fit.
+  out = capsys.readouterr().out
+  left_out = out.partition("left out, being too long: ")[2].split(", ")
+  assert all(part.strip().endswith("(base model)") for part in left_out)
 
 
 def run_bbh(capsys, data_dir, directory, task, *arguments):
