@@ -25,10 +25,10 @@ if TYPE_CHECKING:
   from cot_latent.data.task import Task as Task
   from cot_latent.em.drawing import Drawer as Drawer
   from cot_latent.em.estep import EStep as EStep
-  from cot_latent.em.estep import WeightedRows as WeightedRows
   from cot_latent.em.method import Method as Method
   from cot_latent.em.method import OuterLoops as OuterLoops
   from cot_latent.em.step_info import StepInfo as StepInfo
+  from cot_latent.em.weighted_rows import WeightedRows as WeightedRows
   from cot_latent.errors import RunError as RunError
   from cot_latent.errors import UserError as UserError
   from cot_latent.inference import baselines as baselines
@@ -64,7 +64,7 @@ _PUBLIC = {
   "Transition": "cot_latent.inference.transition:Transition",
   "UserError": "cot_latent.errors:UserError",
   "Vocabulary": "cot_latent.models.vocabularies:Vocabulary",
-  "WeightedRows": "cot_latent.em.estep:WeightedRows",
+  "WeightedRows": "cot_latent.em.weighted_rows:WeightedRows",
   "baselines": "cot_latent.inference.baselines",
   "estimators": "cot_latent.inference.estimators",
   "independence": "cot_latent.inference.transition:independence",

@@ -12,7 +12,7 @@ Reference: Andrieu, Lee and Vihola 2018 (i-SIR); Liu 1996, "Peskun's theorem
 and a modified discrete-state Gibbs sampler"; Phan et al. 2023, appendix A.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,10 +35,11 @@ class Scored(NamedTuple):
 
 def shapes(num_rows: int, num_draws: int) -> Scored:
   """Describes M rows with K draws each, without arrays."""
-  return Scored(
-    jax.ShapeDtypeStruct((num_rows, 1 + num_draws), jnp.float32),
-    jax.ShapeDtypeStruct((num_rows, num_draws), jnp.float32),
-  )
+
+  def nats(number: int) -> Any:
+    return jax.ShapeDtypeStruct((num_rows, number), jnp.float32)
+
+  return Scored(nats(1 + num_draws), nats(num_draws))
 
 
 def importance(log_likelihood: jax.Array) -> jax.Array:

@@ -17,12 +17,10 @@ What they ascend, l_k being the likelihoods of K draws from p(z|x):
   latro                       E[log l] - kl KL(p(z|x) || base), a lower one
   verifree                    p(y|x) = E[l], the likelihood itself
 
-Each has an attribute `kernel`, with which the next memory is taken, and
-`has_reference`, whether it needs the base model's log-probabilities.
+Each has the kernel by which the next memory is taken.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 import jax
@@ -31,15 +29,20 @@ import jax.numpy as jnp
 from cot_latent.inference import scored
 from cot_latent.inference.scored import Scored
 
-Kernel = Callable[[jax.Array], jax.Array]
-
 
 class ScoredEstimator(Protocol):
   """Weights for rationales and answers, and the memory's kernel."""
 
-  has_scale: bool
-  has_reference: bool
-  kernel: Kernel
+  @property
+  def has_scale(self) -> bool:
+    """Whether its weights on rationales add up to 1 less a scale."""
+
+  @property
+  def has_reference(self) -> bool:
+    """Whether it needs the base model's log-probabilities."""
+
+  def kernel(self, log_likelihood: jax.Array) -> jax.Array:
+    """[M, 1 + K] probabilities of the next memory."""
 
   def __call__(self, candidates: Scored) -> jax.Array:
     """The weights, [M, 1 + K, 2]."""
@@ -63,8 +66,9 @@ def metropolis_hastings(
   those of `estimators.control_variate`.
 
   Args:
-    correct_first_acceptance: Whether beta_m is 0 where the old memory has l = 0,
-      without which such a question adds a bias (`estimators.control_variate`).
+    correct_first_acceptance: Whether beta_m is 0 where the old memory has
+      l = 0, without which such a question adds a bias
+      (`estimators.control_variate`).
 
   Returns:
     The estimator.

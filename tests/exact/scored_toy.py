@@ -83,7 +83,8 @@ def by_candidate(table, cases: Outcomes) -> np.ndarray:
 def weights(estimator, log_l, log_ratio=None) -> np.ndarray:
   """[S, M, 1 + K, 2] of log-likelihoods [S, M, 1 + K]."""
   if log_ratio is None:
-    return np.asarray(jax.jit(jax.vmap(lambda l: estimator(Scored(l))))(log_l))
+    weigh = jax.jit(jax.vmap(lambda nats: estimator(Scored(nats))))
+    return np.asarray(weigh(log_l))
   weigh = jax.jit(jax.vmap(lambda *each: estimator(Scored(*each))))
   return np.asarray(weigh(log_l, log_ratio))
 

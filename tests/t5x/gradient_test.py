@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from cot_latent.em import estep
+from cot_latent.em.weighted_rows import WeightedRows
 from cot_latent.models import language_model
 from cot_latent.t5x import weights
 from cot_latent.training import mstep
@@ -27,7 +27,7 @@ def weighted_rows(trainer):
     if length < 8:
       targets[row, length] = 1
   weights = np.array([0.5, -0.25, 0.25, 1.0, -0.75, 0.0], np.float32)
-  return estep.WeightedRows(prompts, targets, weights, np.zeros(6, bool))
+  return WeightedRows(prompts, targets, weights, np.zeros(6, bool))
 
 
 def t5x_gradient(trainer, rows):
