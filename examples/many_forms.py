@@ -10,7 +10,8 @@ from a bad one all the same.
   t5x train --gin_file=gin/runs/quickstart.gin \
     --gin_file=gin/methods/trice_isir.gin \
     --gin.TASK_MODULE="'examples.many_forms'" --gin.TASK="'many_forms'" \
-    --gin.MAX_LENGTH=56 --gin.PROMPT_LENGTH=48 --gin.MODEL_DIR="'runs/many_forms'"
+    --gin.MAX_LENGTH=56 --gin.PROMPT_LENGTH=48 \
+    --gin.MODEL_DIR="'runs/many_forms'"
   python -m examples.many_forms runs/many_forms
 
 The second command counts right numbers, in whatever form, in the outputs.

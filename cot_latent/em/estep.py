@@ -19,6 +19,7 @@ from cot_latent.em.drawn_parts import Phase
 from cot_latent.em.method import Method
 from cot_latent.em.step_info import StepInfo, Visits
 from cot_latent.em.weighted_rows import WeightedRows, gather_rows
+from cot_latent.errors import UserError
 from cot_latent.inference import (
   estimators,
   fitting,
@@ -69,6 +70,13 @@ class EStep:
   batch_size: int = 64
   layout: partitioning.Layout | None = None
   part_batches: int = 64
+
+  def __post_init__(self):
+    if self.method.scores_answers() and getattr(self, "scorer", None) is None:
+      raise UserError(
+        "EStep: Method.likelihood is answer_given_rationale, for which there "
+        "is em/scored_step.ScoredEStep with a scorer"
+      )
 
   @property
   def drawer(self) -> Drawer:

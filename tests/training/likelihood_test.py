@@ -10,6 +10,7 @@ import pytest
 
 import cot_latent as cl
 from cot_latent.em import likelihood, scored_step
+from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method, OuterLoops
 from cot_latent.em.scored_step import ScoredEStep
 from cot_latent.inference import estimators, rng, scored, scored_estimators
@@ -265,6 +266,14 @@ def test_a_program_needs_questions_and_answers_alone(tmp_path):
 
 
 # What does not fit together.
+
+
+def test_an_e_step_of_verdicts_is_refused(step):
+  e_step = step.e_step
+  text = message_of(
+    lambda: EStep(e_step.sampler, e_step.task, e_step.examples, ISIR, 0, 8)
+  )
+  assert "ScoredEStep" in text
 
 
 @pytest.mark.parametrize(
