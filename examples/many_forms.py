@@ -42,9 +42,9 @@ def form(number: int, rng: random.Random) -> str:
 def number_of(text: str) -> int | None:
   """Reads the number of an answer or of a completion, in whatever form."""
   told = text.rpartition("he answer is ")[2].partition(",")[0]
-  for names in (_WORDS, _ROMAN, "0123456"):
+  for names in (_WORDS, _ROMAN, tuple("0123456")):
     if told in names:
-      return list(names).index(told)
+      return names.index(told)
   return None
 
 

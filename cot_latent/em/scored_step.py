@@ -57,7 +57,7 @@ class AnswerScorer:
     model: A language model whose sequences end with tokens alone.
     answers: The known answers.
     prompts: [N, P] int32, of the questions.
-    rows_at_once: Rows that are scored together.
+    rows_at_once: Rows that are scored together, at most.
   """
 
   model: Any
@@ -81,7 +81,8 @@ class AnswerScorer:
     joined = self.answers.join(rationales, question)
     layout = self.model.layout
     prefix, prompts = token_rows.compact_prompts(self.prompts[question])
-    size = partitioning.padded(layout, "batch", self.rows_at_once)
+    size = min(self.rows_at_once, len(question))
+    size = partitioning.padded(layout, "batch", size)
     run = _scoring(self.model)
     shared = run.begin(params, partitioning.place(layout, prefix))
     lengths = joined.is_rationale.sum(axis=1) + joined.is_answer.sum(axis=1)
