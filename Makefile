@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup quickstart test test-t5x nightly variance lint lock clean
+.PHONY: setup quickstart test test-t5x nightly variance docs pictures lint lock clean
 
 setup: .venv/ready
 
@@ -14,27 +14,27 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# What models are compared with; only tests and benchmarks need them.
+# Libraries that models are compared with; only tests and benchmarks need them.
 .venv/peers: .venv/ready requirements-peers.txt
 	$(BIN)/python -m pip install --quiet -r requirements-peers.txt
 	touch $@
 
-# Takes about a minute of training; the run is kept in runs/quickstart.
+# Takes about a minute of training; the run is stored in runs/quickstart.
 quickstart: setup
 	$(BIN)/t5x train --gin_file=gin/runs/quickstart.gin
 
-# What XLA compiles is left unoptimised here: compiling takes longer than
-# running it. It is kept in .cache for the next time.
+# XLA optimises nothing here, because compiling takes longer than running. The
+# compiled functions are stored in .cache for the next time.
 test: setup .venv/peers
 	XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" \
 	  $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-# Everything, the long checks included, and as users compile it.
+# Everything, including the long checks, compiled as for users.
 nightly: setup .venv/peers
 	$(BIN)/python -m pytest --hypothesis-profile=night
 	$(BIN)/python -m tests.data.answers.checkers_fuzz --seconds 300
 
-# Needs T5X as well, in .venv or on PYTHONPATH (docs/t5x.md); fails without it.
+# Also needs T5X, in .venv or on PYTHONPATH (docs/t5x.md); fails without it.
 test-t5x: setup
 	$(BIN)/python -c "import t5x.train"
 	$(BIN)/python -m pytest tests/t5x -m "not slow"
@@ -43,19 +43,34 @@ test-t5x: setup
 variance: setup
 	$(BIN)/python -m benchmarks.variance --output docs/variance
 
+# The documentation site, into build/site. Strict: a broken link fails.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# The pictures of docs/method.md and of the first tutorial.
+pictures: setup
+	$(BIN)/python -m docs._generate.pictures
+
+# Files without the words and phrases of plain_words.txt.
+PROSE := cot_latent examples gin tests benchmarks/*.py Makefile pyproject.toml \
+  .ci .github *.md docs benchmarks/README.md reports/README.md
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell --dictionary plain_words.txt --check-hidden --skip '*.svg' \
+	  --regex "(?i)\b($$(sed 's/->.*//' plain_words.txt | paste -s -d'|' -))\b" \
+	  $(PROSE)
 
-# Resolves anew. The lock holds hashes and no index address.
+# Resolves all versions again. The lock has hashes and no index address.
 lock:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header \
 	  --no-annotate --upgrade --fork-strategy fewest --python-version 3.11 \
-	  --extra dev \
+	  --extra dev --extra docs \
 	  pyproject.toml --output-file requirements.lock
 
 clean:

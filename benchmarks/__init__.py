@@ -1,1 +1,1 @@
-"""What the methods cost and gain, as numbers and plots; `python -m` each."""
+"""Costs and gains of the methods, as numbers and plots; `python -m` each."""

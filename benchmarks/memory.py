@@ -1,8 +1,8 @@
-"""What a gradient needs of a device's memory, by calculation; nothing is run.
+"""The device memory that a gradient needs, by calculation; nothing is run.
 
   python -m benchmarks.memory --checkpoint llama3.2-1b --rows 32 --tokens 1024
 
-takes the model's sizes from a folder with config.json; weights are not read.
+reads the model's sizes from a folder with config.json; weights are not read.
 """
 
 import argparse
@@ -26,12 +26,12 @@ class Need(NamedTuple):
   """Bytes that a step needs.
 
   Attributes:
-    parameters: trained and frozen.
-    gradient: of what is trained.
+    parameters: Trained and frozen parameters.
+    gradient: Gradient of the trained parameters.
     optimizer: Adam's moments.
-    kept: by a row, from the way there to the way back.
-    within: by a row, while one block of a model with remat is on its way back:
-      what that block alone would keep. 0 without remat, where it is kept.
+    kept: Activations of a row between forward and backward pass.
+    within: Activations of a row within one block, during its backward pass in a
+      model with remat. 0 without remat, where `kept` includes them.
   """
 
   parameters: int
@@ -41,13 +41,13 @@ class Need(NamedTuple):
   within: int
 
   def total(self, rows: int) -> int:
-    """With so many rows differentiated at once."""
+    """Returns the sum for a number of rows that are differentiated at once."""
     held = self.parameters + self.gradient + self.optimizer
     return held + rows * (self.kept + self.within)
 
 
 def size(tree: Any) -> int:
-  """Bytes of the arrays of a tree, or of what stands for them."""
+  """Returns the bytes of a tree's arrays, or of their descriptions."""
   leaves = jax.tree.leaves(tree)
   return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
@@ -55,13 +55,13 @@ def size(tree: Any) -> int:
 def calculate(
   config: DecoderConfig, vocab_size: int, tokens: int, lora: Lora | None
 ) -> Need:
-  """Adds up what a step keeps.
+  """Adds up the memory of a step.
 
   Args:
-    config: of the model.
-    vocab_size: V.
-    tokens: of a row, half prompt and half target.
-    lora: updates that are trained, or None for all parameters.
+    config: Config of the model.
+    vocab_size: Vocabulary size V.
+    tokens: Tokens of a row, half prompt and half target.
+    lora: Updates that are trained, or None for all parameters.
   """
   model = _build(config, vocab_size, tokens, lora)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
@@ -69,7 +69,7 @@ def calculate(
   optimizer = mstep.build_optimizer(OptimizerConfig(1e-3))
   within = 0
   if config.remat:
-    # What two blocks keep without remat, and one does not.
+    # The difference between two blocks and one, without remat.
     one, two = (
       _kept(
         dataclasses.replace(config, remat=False, num_layers=number),
@@ -96,7 +96,7 @@ def _build(config, vocab_size, tokens, lora):
 
 
 def _kept(config, vocab_size, tokens, lora) -> int:
-  """What a row keeps, which is what two rows keep more than one."""
+  """Returns the memory of a row: the difference between two rows and one."""
   model = _build(config, vocab_size, tokens, lora)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   trained, frozen = tuning.split(shapes, lora)
@@ -122,7 +122,7 @@ def _kept(config, vocab_size, tokens, lora) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  """Prints a table of what may be trained, and how."""
+  """Prints a table of the ways to train and their memory."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--checkpoint", type=pathlib.Path, required=True)
   parser.add_argument("--rows", type=int, default=32)

@@ -1,4 +1,4 @@
-"""The same work in transformers and PyTorch, as one would write it there."""
+"""The same work in transformers and PyTorch, in their usual style."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +9,10 @@ import transformers
 
 
 class EosRate:
-  """A logits processor: EOS has this probability at every step."""
+  """A logits processor that sets the probability of EOS at every step."""
 
   def __init__(self, eos_id: int, rate: float):
-    """Keeps the settings."""
+    """Stores the settings."""
     self.eos_id, self.rate = eos_id, rate
 
   def __call__(self, input_ids, scores):
@@ -27,7 +27,7 @@ class EosRate:
 
 
 def llama(config: Any, vocab_size: int) -> Any:
-  """A LlamaForCausalLM of a DecoderConfig's sizes."""
+  """Makes a LlamaForCausalLM of a DecoderConfig's sizes."""
   return _build(
     transformers.LlamaForCausalLM,
     transformers.LlamaConfig(
@@ -44,8 +44,24 @@ def llama(config: Any, vocab_size: int) -> Any:
   )
 
 
+def adapted(config: Any, vocab_size: int, dtype: str, lora: Any) -> Any:
+  """The same with low-rank updates of all projections, by peft."""
+  import peft
+
+  model = llama(config, vocab_size).to(getattr(torch, dtype))
+  settings = peft.LoraConfig(
+    r=lora.rank,
+    lora_alpha=lora.alpha,
+    target_modules=[
+      *("q_proj", "k_proj", "v_proj", "o_proj"),
+      *("gate_proj", "up_proj", "down_proj"),
+    ],
+  )
+  return peft.get_peft_model(model, settings).eval()
+
+
 def t5(config: Any, vocab_size: int) -> Any:
-  """A T5ForConditionalGeneration of a T5Config's sizes."""
+  """Makes a T5ForConditionalGeneration of a T5Config's sizes."""
   return _build(
     transformers.T5ForConditionalGeneration,
     transformers.T5Config(
@@ -64,7 +80,7 @@ def t5(config: Any, vocab_size: int) -> Any:
 
 
 def _build(model: Any, config: Any) -> Any:
-  """A model with parameters at random, the same each time."""
+  """Makes a model with random parameters, the same each time."""
   torch.manual_seed(0)
   return model(config).eval()
 
@@ -108,14 +124,20 @@ def sampler(
   return sample
 
 
-def gradient(model: Any) -> Callable[[np.ndarray, np.ndarray, np.ndarray], int]:
+def gradient(
+  model: Any, rows_at_once: int | None = None
+) -> Callable[[np.ndarray, np.ndarray, np.ndarray], int]:
   """Builds the gradient of the weighted sum of log-probabilities.
+
+  Args:
+    model: A causal model.
+    rows_at_once: Rows of a part, whose gradients are summed; None is all.
 
   Returns:
     (prompts [S, P], targets [S, T], weights [S]) -> S.
   """
 
-  def step(prompts, targets, weights):
+  def add(prompts, targets, weights):
     tokens = torch.from_numpy(np.concatenate([prompts, targets], 1)).long()
     length = targets.shape[1]
     logits = model(
@@ -124,8 +146,13 @@ def gradient(model: Any) -> Callable[[np.ndarray, np.ndarray, np.ndarray], int]:
     log_prob = torch.log_softmax(logits.float(), -1)
     chosen = log_prob.gather(-1, tokens[:, -length:, None])[..., 0]
     loss = -(torch.from_numpy(weights) * chosen.sum(1)).sum()
-    model.zero_grad(set_to_none=True)
     loss.backward()
-    return len(prompts)
+
+  def step(*batch):
+    model.zero_grad(set_to_none=True)
+    size = rows_at_once or len(batch[0])
+    for first in range(0, len(batch[0]), size):
+      add(*(each[first : first + size] for each in batch))
+    return len(batch[0])
 
   return step

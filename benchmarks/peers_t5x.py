@@ -1,6 +1,7 @@
-"""The same work in T5X, as one would write it there.
+"""The same work in T5X, in its usual style.
 
-Its models are its own: relative positions where ours turn, but the same sizes.
+The models are T5X's own: of the same sizes, but with relative positions where
+ours are rotary.
 """
 
 import functools
@@ -19,7 +20,7 @@ from cot_latent.models import t5
 
 _SETTINGS: dict[str, Any] = {
   "optimizer_def": None,
-  # As many as there are, as T5X wants it where nothing is cut off.
+  # As many as there are, because T5X wants a number even if nothing is cut off.
   "decode_fn": functools.partial(
     decoding.temperature_sample, temperature=1.0, topk=0
   ),
@@ -33,9 +34,9 @@ class Peer:
   """A model of T5X, with its parameters.
 
   Attributes:
-    model: of T5X.
-    params: its parameters.
-    is_causal: decoder-only.
+    model: Model of T5X.
+    params: Parameters of the model.
+    is_causal: Whether it is decoder-only.
   """
 
   def __init__(self, model: Any, is_causal: bool):
@@ -56,12 +57,12 @@ class Peer:
 
 
 def network(config: Any, vocab_size: int, **changes: Any) -> Any:
-  """T5X's network of a T5Config's or a DecoderConfig's sizes.
+  """Makes T5X's network of a T5Config's or a DecoderConfig's sizes.
 
   Args:
-    config: ours.
-    vocab_size: V.
-    **changes: other fields of T5X's config.
+    config: Our config.
+    vocab_size: Vocabulary size V.
+    **changes: Other fields of T5X's config.
   """
   settings = {
     "vocab_size": vocab_size,
@@ -86,7 +87,7 @@ def network(config: Any, vocab_size: int, **changes: Any) -> Any:
 
 
 def model(network: Any, vocabulary: Any, **settings: Any) -> Any:
-  """T5X's model of a network, with one vocabulary."""
+  """Makes T5X's model from a network and one vocabulary."""
   if isinstance(network, encoder_decoder.Transformer):
     return models.EncoderDecoderModel(
       network, vocabulary, vocabulary, **settings
@@ -94,10 +95,10 @@ def model(network: Any, vocabulary: Any, **settings: Any) -> Any:
   return models.DecoderOnlyModel(network, vocabulary, **settings)
 
 
-def build(config: Any, vocab_size: int) -> Peer:
-  """The peer of a model with a T5Config's or a DecoderConfig's sizes."""
+def build_peer(config: Any, vocab_size: int) -> Peer:
+  """Makes the peer of a model with a T5Config's or a DecoderConfig's sizes."""
   is_causal = not isinstance(config, t5.T5Config)
-  # As our own model has it.
+  # As in our own model.
   activation = "silu" if is_causal else "gelu"
   peer = network(config, vocab_size, mlp_activations=(activation, "linear"))
   vocabulary = seqio.PassThroughVocabulary(1)
@@ -114,11 +115,11 @@ def sampler(
   """Builds sampling in batches.
 
   Args:
-    peer: what samples.
-    max_length: T.
-    eos_id: ends a row.
-    change: of logits [B, V], before a token is drawn.
-    batch_size: B.
+    peer: Model that samples.
+    max_length: Maximum number of tokens T.
+    eos_id: Token that ends a row.
+    change: Change of the logits [B, V] before a token is drawn.
+    batch_size: Batch size B.
 
   Returns:
     prompts [N, P] -> the number of tokens drawn, up to each row's EOS.
@@ -149,12 +150,12 @@ def sampler(
 
 
 def _features(peer: Peer, prompts: np.ndarray, max_length: int) -> dict:
-  """T5X's features of prompts [B, P], with room for T tokens."""
+  """Returns T5X's features of prompts [B, P], with room for T tokens."""
   room = np.zeros((len(prompts), max_length), np.int32)
   if not peer.is_causal:
     return {"encoder_input_tokens": prompts, "decoder_input_tokens": room}
   tokens = np.concatenate([prompts, room], axis=1)
-  # The first token drawn is what the prompt's last one gives.
+  # The prompt's last token predicts the first drawn token.
   is_prompt = np.arange(tokens.shape[1]) <= prompts.shape[1]
   return {
     "decoder_input_tokens": _shifted(tokens),

@@ -1,15 +1,15 @@
-"""What a run of many examples takes on each host, measured in simulation.
+"""The cost of a run with many examples on each host, measured in simulation.
 
-Starts some processes on this machine, each of which does what a host does
-before the first step: makes its part of the memory, saves and restores its part
-of a checkpoint, permutes an epoch, and moves minibatches of chains. Texts and
-prompts, which each host has whole, are made in the first process alone, for
-this machine has to hold all processes. No model is there; its size does not
+Starts several processes on this machine. Each does what a host does before the
+first step: it makes its part of the memory, saves and restores its part of a
+checkpoint, permutes an epoch, and moves minibatches of chains. Texts and
+prompts, which each host has whole, are made in the first process alone, because
+this machine has to hold all processes. There is no model; its size does not
 depend on the number of examples.
 
   python -m benchmarks.scale --num_examples 10000000 --processes 4
 
-Prints what each phase took, and what docs/pods.md says it should.
+Prints the cost of each phase, and the prediction of docs/pods.md.
 """
 
 import argparse
@@ -21,8 +21,8 @@ import sys
 import tempfile
 import time
 
-# Bytes of a Python string beside its ASCII text, with what fills it up to a
-# multiple of 16, and of a place in a list.
+# Bytes of a Python string besides its ASCII text, rounded up to a multiple of
+# 16, and of a place in a list.
 _STRING, _PLACE = 49 + 8, 8
 
 
@@ -34,15 +34,15 @@ def predicted_bytes(
   max_length: int,
   text_length: int,
 ) -> dict[str, int]:
-  """What a host keeps: the cost model of docs/pods.md.
+  """Predicts a host's memory with the cost model of docs/pods.md.
 
   Args:
-    num_examples: N.
-    num_hosts: that share the memory.
-    prompt_length: P, tokens of a prompt as padded.
-    guide_length: tokens of a hinted prompt as padded.
-    max_length: T.
-    text_length: characters of an example's id, question and answer.
+    num_examples: Number of examples N.
+    num_hosts: Number of hosts that share the memory.
+    prompt_length: Tokens P of a padded prompt.
+    guide_length: Tokens of a padded hinted prompt.
+    max_length: Rationale length T.
+    text_length: Characters of an example's id, question and answer.
 
   Returns:
     Bytes of the texts, on each host, and of the host's part of the memory.
@@ -123,7 +123,7 @@ def _answer(number: int) -> str:
 
 
 def _resident() -> int:
-  """Bytes of this process that are in memory now."""
+  """Returns the resident memory of this process, in bytes."""
   pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
   return pages * 4096
 

@@ -1,13 +1,13 @@
-"""How fast sampling and gradients are, beside their peers and the limit.
+"""The speed of sampling and gradients, compared with peers and the limit.
 
 `python -m benchmarks.speed --output benchmarks/results` writes speed.json,
-speed.md, speed.png and speed.svg there. With --workload some alone are
-measured, and the others' figures stay as they were.
+speed.md, speed.png and speed.svg there. With --workload only some workloads are
+measured, and the other figures stay unchanged.
 
-In each round everything is measured once, one after the other: the machine, and
-each contender. Figures are medians over the rounds, so that what else the
-machine does meanwhile falls on all alike; those of W3 are means, for each of
-its rounds has other draws. What compiles is run once before.
+In each round everything is measured once, one after another: the machine, and
+each contender. Figures are medians over the rounds, so that other load on the
+machine affects all of them alike. Figures of W3 are means, because each of its
+rounds has other draws. Everything that compiles is run once before.
 """
 
 import argparse
@@ -34,12 +34,12 @@ _GREY, _BLUE, _ORANGE = "#9a9a9a", "#0072B2", "#D55E00"
 
 
 def median(values: Iterable[float]) -> float:
-  """The median, as a number that JSON knows."""
+  """Returns the median as a number that JSON can hold."""
   return float(np.median(list(values)))
 
 
 def machine() -> dict[str, Any]:
-  """Where this runs, without names or paths."""
+  """Describes this machine without names or paths."""
   packages = {}
   for name in _PACKAGES:
     try:
@@ -57,7 +57,7 @@ def machine() -> dict[str, Any]:
 
 
 def installed_peers() -> list[str]:
-  """Those of workloads.PEERS that can be run here."""
+  """Lists the members of workloads.PEERS that can be run here."""
   return [
     name
     for name in workloads.PEERS
@@ -75,13 +75,13 @@ def measure(
   say: Callable[[str], None],
   scale: int = 1,
 ) -> dict[str, Any]:
-  """Measures a workload and its peers by turns.
+  """Measures a workload and its peers in turn.
 
   Args:
-    workload: what to do.
-    repeats: rounds.
-    say: called with a line about each run.
-    scale: by which the arrays that rates are measured with are smaller.
+    workload: The workload.
+    repeats: Number of rounds.
+    say: Called with a line about each run.
+    scale: Divisor of the sizes of the arrays that rates are measured with.
 
   Returns:
     All figures.
@@ -155,7 +155,7 @@ def measure_steps(
   repeats: int,
   say: Callable[[str], None],
 ) -> dict[str, Any]:
-  """Measures the steps of W3 by turns, each round with other draws."""
+  """Measures the steps of W3 in turn, each round with other draws."""
   say("compiling")
   for run in steps.values():
     run(0)
@@ -325,14 +325,14 @@ def run(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Measures, and writes what was found."""
+  """Measures, and writes the results."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument(
     "--workload", nargs="+", choices=workloads.NAMES, default=workloads.NAMES
   )
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument(
-    "--num_slots", type=int, nargs="+", help="that W1 is tried with"
+    "--num_slots", type=int, nargs="+", help="numbers of slots for W1"
   )
   parser.add_argument(
     "--peers",
@@ -358,7 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"--repeats {options.repeats}"
       )
     found |= measured
-    write(found, options.output)  # what there is, should the next one fail
+    write(found, options.output)  # so far, in case the next workload fails
 
 
 if __name__ == "__main__":

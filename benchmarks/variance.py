@@ -1,36 +1,37 @@
 """The exact variance of each method's gradient estimate, against the accuracy.
 
 `python -m benchmarks.variance --output docs/variance` writes docs/variance.png
-and docs/variance.svg; the same bytes each time, from the same versions.
+and docs/variance.svg; the same versions give the same bytes each time.
 
-Nothing is sampled: means and covariances are those of tests/exact/moments.py,
-for the toy model of tests/toys.py, of which every sequence is listed. It has
-four questions, and its accuracy is moved through the logits of its last token,
-as far for each question as it takes.
+Nothing is sampled: means and covariances come from tests/exact/moments.py, for
+the toy model of tests/toys.py, which lists every sequence. It has four
+questions. Its accuracy is moved through the logits of its last token, as far
+for each question as needed.
 
-- Equal cost: every method samples 8 sequences a step, TRICE one for each of 8
-  questions, its rivals four for each of 2. How many sequences are then
-  differentiated differs, and is the second panel.
-- The questions of a minibatch are copies of one. What is shown is the noise of
-  sampling alone, then, not that of which questions are in the minibatch; the
-  result is averaged over the four. Of unlike questions, 8 are better than 2,
-  and the control variate's scale, taken from the others, fits less well.
-- TRICE's memories are at stationarity: exact posterior draws. They lag behind a
-  model that learns, and then TRICE is biased, which is not shown.
-- Normalisation: a method's mean is w grad log pi, with a w of its own (see
+- Equal cost: every method samples 8 sequences per step, TRICE one for each of 8
+  questions, its baselines four for each of 2. The number of sequences that are
+  then differentiated differs, and is the second panel.
+- The questions of a minibatch are copies of one. So the plot shows the noise of
+  sampling alone, not that of choosing the questions of a minibatch. The result
+  is averaged over the four. Of unlike questions, 8 are better than 2, and the
+  control variate's scale, which comes from the other questions, fits less well.
+- TRICE's memories are at stationarity: exact posterior draws. While a model
+  learns they come from older parameters, and TRICE is then biased (not shown).
+- Normalisation: a method's mean is w grad log pi, with its own w (see
   cot_latent/inference/baselines.py), and a small estimate has a small variance.
   So each is divided by its w first. All then have the mean grad log pi, and the
-  variances say who tells it best; an optimizer such as Adam does not see a
-  constant factor. The unit is the variance of one score of an exact posterior
-  draw, so that 1/8 is what eight such draws are worth. The ratio to the squared
-  norm of the mean would put the methods in the same order, but goes to infinity
-  with the accuracy for every one of them, since grad log pi goes to 0.
+  variances show which method estimates it best; an optimizer such as Adam is
+  insensitive to a constant factor. The unit is the variance of one score of an
+  exact posterior draw, so that 1/8 is the value of eight such draws. The ratio
+  to the squared norm of the mean would order the methods in the same way, but
+  goes to infinity with the accuracy for each of them, because grad log pi goes
+  to 0.
 - Two ways to become accurate. In the first panel every correct rationale gains
-  in proportion, so that the correct ones go on differing (v+ stays), as in the
-  paper's appendix B. In the second, one rationale of two takes all the mass, as
-  on a task with a single way to the answer: v+ goes to 0 in proportion to what
-  the other one keeps, and the term that a control variate or a baseline
-  subtracts is most of what is left.
+  in proportion, so that correct rationales continue to differ (v+ stays), as in
+  the paper's appendix B. In the second, one rationale of two takes all the
+  mass, as on a task with a single way to the answer. There v+ goes to 0 in
+  proportion to the mass of the other rationale, and the term that a control
+  variate or a baseline subtracts is most of the remaining noise.
 """
 
 import argparse
@@ -53,12 +54,12 @@ class Method(NamedTuple):
   """A line of the plot.
 
   Attributes:
-    estimator: what is measured.
-    num_questions: M.
-    num_draws: K.
-    colour: of Okabe and Ito's palette, which the colour-blind can tell apart.
-    dash: the line's, so that colour is not all that tells it apart.
-    marker: likewise.
+    estimator: The estimator.
+    num_questions: Number of questions M.
+    num_draws: Number of draws K.
+    colour: Colour of Okabe and Ito's palette, distinct for the colour-blind.
+    dash: Dash pattern, so that lines differ in more than colour.
+    marker: Marker, for the same reason.
   """
 
   estimator: estimators.Estimator
@@ -92,13 +93,13 @@ LOWEST_OF_ONE = 0.4  # the other correct rationale keeps its share
 
 
 class Curve(NamedTuple):
-  """What is drawn of a method, at each accuracy.
+  """The plotted values of a method, at each accuracy.
 
   Attributes:
-    accuracy: [A] pi.
+    accuracy: [A] accuracies pi.
     variance: [A] trace of the covariance of the estimate over w, in variances
       of one posterior score.
-    num_scored: [A] the mean number of sequences differentiated.
+    num_scored: [A] mean number of sequences differentiated.
   """
 
   accuracy: np.ndarray
@@ -107,18 +108,19 @@ class Curve(NamedTuple):
 
 
 def accuracies(lowest: float = LOWEST) -> np.ndarray:
-  """[A] evenly spaced in log-odds."""
+  """Returns [A] accuracies, evenly spaced in log-odds."""
   low, high = (np.log(pi / (1 - pi)) for pi in (lowest, HIGHEST))
   return 1 / (1 + np.exp(-np.linspace(low, high, NUM_POINTS)))
 
 
 def toy_of_one() -> tuple[toys.Toy, np.ndarray]:
-  """A toy with two correct rationales a question, of which one is to gain.
+  """Makes a toy with two correct rationales per question; one of them gains.
 
   Returns:
-    The toy, whose rationales are one of six tokens, and [X, Z] bool: which one.
+    The toy, whose rationales are one of six tokens, and [X, Z] bool: the one
+    that gains.
   """
-  toy = toys.make(vocabulary=6, length=1)
+  toy = toys.make_toy(vocabulary=6, length=1)
   gains = toy.is_correct
   return toy._replace(is_correct=gains | np.roll(gains, 1, axis=1)), gains
 
@@ -129,9 +131,10 @@ def at_accuracy(
   """Moves each question of a toy to an accuracy, by bisection.
 
   Args:
-    toy: the toy.
-    accuracy: pi of every question.
-    gains: [X, Z] bool, whose logits are moved; None is all correct ones.
+    toy: The toy.
+    accuracy: Accuracy pi of every question.
+    gains: [X, Z] bool, rationales whose logits are moved; None is all correct
+      rationales.
   """
   moves = toy.is_correct if gains is None else gains
   low = np.full((len(toy.is_correct), 1), -40.0)
@@ -148,8 +151,8 @@ def measure(method: Method, toy: toys.Toy) -> tuple[float, float]:
   """Computes a point of a curve.
 
   Args:
-    method: the method.
-    toy: its questions are of equal accuracy; the result is averaged over them.
+    method: The method.
+    toy: Toy with questions of equal accuracy; the result is averaged over them.
 
   Returns:
     The variance of the estimate over w, in variances of one posterior score,
@@ -162,7 +165,7 @@ def measure(method: Method, toy: toys.Toy) -> tuple[float, float]:
     memories = moments.at_stationarity(draws)
     found = moments.exact(method.estimator, draws, memories, method.num_draws)
     target = toys.gradient(toy, [question])
-    # Of copies of one question every mean is a multiple of the target.
+    # With copies of one question every mean is a multiple of the target.
     weight = found.mean @ target / (target @ target)
     noise += found.variance() / weight**2
     unit += np.trace(draws.covariance[0, 1])
@@ -179,8 +182,8 @@ def curves(
     at: [A] accuracies.
     of_one: Whether one rationale takes the mass, and not all correct ones.
   """
-  toy, gains = toy_of_one() if of_one else (toys.make(), None)
-  # The accuracies' toys, and not the methods, are what takes time to make.
+  toy, gains = toy_of_one() if of_one else (toys.make_toy(), None)
+  # Making the toys takes the time, not the methods.
   moved = [at_accuracy(toy, accuracy, gains) for accuracy in at]
   found = {}
   for name, method in METHODS.items():
@@ -190,7 +193,7 @@ def curves(
 
 
 STYLE: dict[Any, Any] = {
-  "font.family": "DejaVu Sans",  # matplotlib brings it along
+  "font.family": "DejaVu Sans",  # included in matplotlib
   "font.size": 10,
   "axes.spines.top": False,
   "axes.spines.right": False,
@@ -202,10 +205,10 @@ STYLE: dict[Any, Any] = {
   "svg.hashsalt": "cot-latent",  # ids are the same each time
 }
 NOTES = [  # accuracy, variance, text
-  (0.075, 7, "rivals: mostly, no\ndraw is right"),
-  (0.022, 0.046, "TRICE: 8 right sequences\nin its memory"),
-  (0.91, 0.165, "no baseline: what is left is\nhow right sequences differ"),
-  (0.65, 0.0011, "control variate or baseline:\nall right, nothing to weigh"),
+  (0.075, 7, "baselines: mostly, no\ndraw is correct"),
+  (0.022, 0.046, "TRICE: 8 correct sequences\nin its memory"),
+  (0.91, 0.165, "no baseline: what is left is\nhow correct sequences differ"),
+  (0.65, 0.0011, "control variate or baseline:\nall correct, nothing to weigh"),
 ]
 NOTES_OF_ONE = [
   (
@@ -223,8 +226,8 @@ def draw(
   """Draws the curves; lines are labelled by their method.
 
   Args:
-    found: Every method's, where all correct rationales gain.
-    of_one: Likewise, where one gains.
+    found: Every method's curve if all correct rationales gain.
+    of_one: Every method's curve if one rationale gains.
   """
   with matplotlib.rc_context(STYLE):
     figure = matplotlib.figure.Figure(figsize=(15, 6.4), layout="constrained")
@@ -243,7 +246,7 @@ def draw(
           color=method.colour,
           linestyle=method.dash,
           marker=method.marker,
-          # Where lines lie on each other, their markers take turns.
+          # Where lines overlap, their markers take turns.
           markevery=(place % 8, 8),
           markeredgecolor="white",
           markeredgewidth=0.5,

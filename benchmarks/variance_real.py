@@ -1,26 +1,27 @@
 """The variance of TRICE's gradient estimates on the quickstart's own model.
 
-`benchmarks.variance` lists every outcome of a toy. Here a real run is followed:
-at some of its steps, sequences are drawn and differentiated one by one, and the
-real estimators are given many minibatches of them. What is printed is the trace
-of the variance of each estimate, and its ratio to that of the basic estimator.
+`benchmarks.variance` lists every outcome of a toy. This file follows a real
+run. At some of its steps, sequences are drawn and differentiated one by one,
+and the real estimators get many minibatches of them. It prints the trace of the
+variance of each estimate, and its ratio to that of the basic estimator.
 
   python -m benchmarks.variance_real --seeds 3 --output variance_real.json
 
-How it is done, for M questions with at least one correct sequence among R that
-are drawn from the model as it is (the bank):
+The procedure uses M questions with at least one correct sequence among R that
+are drawn from the current model (the bank):
 
 - A minibatch has all M questions. Each memory is one of the question's correct
-  sequences in the bank and each draw is any of the R, at random: the chains are
-  at stationarity, and what the variance is over is the sampling alone.
-- A question's scores are centred, for the mean of a score is 0: else the bank's
-  own mean would count as a part of what is fitted.
+  sequences in the bank and each draw is any of the R, at random. So the chains
+  are at stationarity, and the variance is over the sampling alone.
+- A question's scores are centred, because the mean of a score is 0. Otherwise
+  the bank's own mean would count as a part of the fitted term.
 - An estimate is a weighted sum of scores, so that its squared norm is w' G w
   with the Gram matrix G of the bank's scores: replicates need no gradients.
 - The factor of the fitted control variate comes from the first half of the
   replicates, and all variances from the second half.
-- Intervals (95%) are by bootstrap over questions and over each question's
-  sequences; that of the mean ratio over the seeds too.
+- Intervals (95%) are bootstrap intervals over questions and over each
+question's
+  sequences; that of the mean ratio is also over the seeds.
 """
 
 import argparse
@@ -50,12 +51,12 @@ LEVEL = (2.5, 97.5)  # percentiles of an interval
 
 
 class Bank(NamedTuple):
-  """Sequences of M questions, R each, and what is needed of their scores.
+  """R sequences for each of M questions, and the products of their scores.
 
   Attributes:
     is_correct: [M, R] bool; every question has a correct one.
     gram: [M R, M R] float64, scalar products of the scores.
-    acceptance: Share of correct sequences, of all questions drawn for.
+    acceptance: Share of correct sequences, among all questions drawn for.
   """
 
   is_correct: np.ndarray
@@ -64,15 +65,15 @@ class Bank(NamedTuple):
 
 
 class Point(NamedTuple):
-  """What is measured at one step of one run.
+  """The measurements at one step of one run.
 
   Attributes:
     acceptance: Share of correct draws.
     basic: Trace of the variance of the basic estimate.
-    paper: Likewise, of the paper's control variate.
-    fitted: Likewise, of the fitted one.
-    eta: The factor of the fitted one.
-    score_ratio: The factor before it is cut to 0 and 1; about v+ / v.
+    paper: Trace of the variance with the paper's control variate.
+    fitted: Trace of the variance with the fitted control variate.
+    eta: Factor of the fitted control variate.
+    score_ratio: The factor before it is clipped to [0, 1]; about v+ / v.
   """
 
   acceptance: float
@@ -87,9 +88,9 @@ def follow(seed: int, steps: Sequence[int], folder: pathlib.Path):
   """Takes the quickstart's steps.
 
   Args:
-    seed: The run's.
-    steps: At which to stop, in order.
-    folder: For what a run writes.
+    seed: The run's seed.
+    steps: Steps at which to stop, in order.
+    folder: Folder for the run's files.
 
   Yields:
     At each of these steps: the step, the run, and the model's parameters.
@@ -100,7 +101,7 @@ def follow(seed: int, steps: Sequence[int], folder: pathlib.Path):
     [],
   )
   prepared = train.prepare(config, record)
-  built = setup.build(config, folder, prepared.data.task)
+  built = setup.build_setup(config, folder, prepared.data.task)
   folder.mkdir(parents=True)
   log = RunLog(folder, prepared.header, None, compiled=dict)
   data, state = start.begin(built, prepared.data, log)
@@ -118,11 +119,12 @@ def make_bank(
   """Draws sequences and differentiates each of them.
 
   Args:
-    run: Of which the model and the training questions are.
-    params: The model's.
-    seed: The run's.
-    num_questions: To draw for; those without a correct sequence are left out.
-    num_sequences: R.
+    run: Run with the model and the training questions.
+    params: Parameters of the model.
+    seed: The run's seed.
+    num_questions: Number of questions to draw for; those without a correct
+      sequence are left out.
+    num_sequences: Number R of sequences per question.
   """
   examples = run.data.train
   index = np.arange(num_questions)
@@ -138,7 +140,7 @@ def make_bank(
   rows = np.repeat(solved, num_sequences)
   prompts = np.repeat(examples.prompts[index], num_sequences, axis=0)[rows]
   scores = _scores(run.model, params, prompts, drawn.tokens[rows])
-  # A score's mean is 0 in the model; in the bank it is made so.
+  # A score's mean is 0 in the model, and is made 0 in the bank.
   by_question = scores.reshape(-1, num_sequences, scores.shape[1])
   by_question -= by_question.mean(axis=1, keepdims=True)
   gram = scores @ scores.T
@@ -148,7 +150,7 @@ def make_bank(
 def _scores(
   model: LanguageModel, params: Any, prompts: np.ndarray, targets: np.ndarray
 ) -> np.ndarray:
-  """[S, D] float64, the gradient of each sequence's log-probability."""
+  """Returns [S, D] float64, the gradient of each sequence's log-probability."""
 
   @jax.jit
   @jax.vmap
@@ -171,7 +173,7 @@ def _scores(
 @jax.jit
 @jax.vmap
 def _weigh(draw_is_correct):
-  """Weights [3, M, 2] of A, of B and of the basic estimate."""
+  """Returns weights [3, M, 2] of A, of B and of the basic estimate."""
   num = len(draw_is_correct)
   moved = transition.independence(
     jnp.zeros((num, 1), int),
@@ -186,17 +188,17 @@ def _weigh(draw_is_correct):
 def measure(
   bank: Bank, replicates: int, generator: np.random.Generator
 ) -> Point:
-  """Measures the variances of the estimates that minibatches of a bank give.
+  """Measures the variances of estimates from minibatches of a bank.
 
   Args:
     bank: The sequences.
-    replicates: Minibatches.
-    generator: Of what is picked from the bank.
+    replicates: Number of minibatches.
+    generator: Generator that picks from the bank.
   """
   num_questions, size = bank.is_correct.shape
   shape = (replicates, num_questions)
   drawn = generator.integers(size, size=shape)
-  # Any of a question's correct ones, each as likely as the others.
+  # Any of a question's correct sequences, with equal probability.
   place = generator.random((*shape, size)) * bank.is_correct
   old = place.argmax(axis=2)
   verdicts = bank.is_correct[np.arange(num_questions), drawn]
@@ -205,7 +207,7 @@ def measure(
   first = np.arange(num_questions) * size
 
   def spread(by_place):
-    """[replicates, M R] the weights of the bank's sequences."""
+    """Returns [replicates, M R], the weights of the bank's sequences."""
     found = np.zeros((replicates, num_questions * size))
     row = np.arange(replicates)[:, None]
     np.add.at(found, (row, first + memory), by_place[..., 0])
@@ -238,11 +240,11 @@ def measure(
 
 
 def resampled(bank: Bank, generator: np.random.Generator) -> Bank:
-  """A bank of as many questions and sequences, drawn from this one."""
+  """Draws a bank of as many questions and sequences from this one."""
   num_questions, size = bank.is_correct.shape
   questions = generator.integers(num_questions, size=num_questions)
   sequences = generator.integers(size, size=(num_questions, size))
-  # A question keeps a correct one, without which it would be no question here.
+  # A question keeps a correct sequence, because it must have one.
   verdicts = bank.is_correct[questions]
   none = ~np.take_along_axis(verdicts, sequences, axis=1).any(axis=1)
   sequences[none, 0] = verdicts[none].argmax(axis=1)
@@ -255,13 +257,13 @@ def resampled(bank: Bank, generator: np.random.Generator) -> Bank:
 
 
 def ratios(point: Point) -> np.ndarray:
-  """[2] the paper's and the fitted variance over the basic one."""
+  """Returns [2], the paper's and the fitted variance over the basic one."""
   least = max(point.basic, 1e-30)
   return np.array([point.paper / least, point.fitted / least])
 
 
 def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
-  """Follows every seed's run; a row a seed and step."""
+  """Follows every seed's run; returns one row per seed and step."""
   rows = []
   with tempfile.TemporaryDirectory() as folder:
     for seed in range(options.seeds):
@@ -294,11 +296,11 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def over_seeds(rows: Sequence[dict[str, Any]], which: int) -> str:
-  """The geometric mean of a ratio over the seeds, with its interval.
+  """Returns the geometric mean of a ratio over the seeds, with its interval.
 
   Args:
-    rows: Of one step.
-    which: 0 is the paper's, 1 the fitted one.
+    rows: Rows of one step.
+    which: 0 is the paper's ratio, 1 the fitted one.
   """
   logs = [np.log(ratios(_point(row))[which]) for row in rows]
   generator = np.random.default_rng(0)
@@ -322,7 +324,7 @@ def _point(row: dict[str, Any]) -> Point:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-  """Makes the table of EXPERIMENTS.md: a row a step, means over the seeds."""
+  """Makes the table of EXPERIMENTS.md: a row per step, means over the seeds."""
   lines = [
     "| step | acceptance | v+/v | eta | paper / basic | fitted / basic |",
     "|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""What is measured: issue 6's four workloads, ours and the peers'."""
+"""The four workloads of issue 6, of this package and its peers."""
 
 import dataclasses
 import functools
@@ -21,6 +21,7 @@ from cot_latent.inference import estimators, memory
 from cot_latent.models import language_model, t5, vocabularies
 from cot_latent.models.decoder import DecoderConfig
 from cot_latent.models.language_model import LanguageModel
+from cot_latent.models.lora import Lora
 from cot_latent.models.stops import Ending
 from cot_latent.training import mstep
 from cot_latent.training.experiment import OptimizerConfig
@@ -44,20 +45,20 @@ _DECODER = DecoderConfig(
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """Of models and data; the issue's, unless it is a test.
+  """Sizes of models and data; tests use smaller ones.
 
   Attributes:
-    plain: W0's model.
-    decoder: the others'.
-    plain_length: W0's prompt, and what is drawn.
-    prefix: W1's prefix, in tokens.
-    question: W1's questions, in tokens.
-    max_length: where W1's rationales are cut.
-    mean_length: of W1's rationales before.
-    num_questions: of W1.
-    num_slots: that W1 is tried with.
-    batch_size: of W0, W2 and W3, and of the peer's batches.
-    num_peer_questions: so many of W1's are the peer's.
+    plain: Model of W0.
+    decoder: Model of the other workloads.
+    plain_length: Tokens of W0's prompt, and tokens drawn.
+    prefix: Tokens of W1's prefix.
+    question: Tokens of W1's questions.
+    max_length: Length at which W1's rationales are cut.
+    mean_length: Expected length of W1's rationales.
+    num_questions: Number of W1's questions.
+    num_slots: Numbers of slots to try in W1.
+    batch_size: Batch size of W0, W2 and W3, and of the peers.
+    num_peer_questions: Number of W1's questions that the peers answer.
   """
 
   plain: t5.T5Config = _PLAIN
@@ -77,13 +78,13 @@ class Workload(NamedTuple):
   """One thing to measure.
 
   Attributes:
-    title: for people.
-    unit: of what `contenders` return, in the plural.
-    contenders: name -> a function that does the work once and returns how much
-      it was; the first call compiles. Those that are not of PEERS are ours.
-    work: name -> of one such unit, what the contender's limit is reckoned from.
-    untimed: name -> a function that does what is no part of the inner loop.
-    target: how many times the fastest peer's rate ours must be.
+    title: Title for people.
+    unit: Unit of the results of `contenders`, in the plural.
+    contenders: Name -> a function that does the work once and returns its
+      amount; the first call compiles. Those that are not in PEERS are ours.
+    work: Name -> work of one unit, for the contender's limit.
+    untimed: Name -> a function for work outside the inner loop.
+    target: Required ratio of our rate to the fastest peer's.
   """
 
   title: str
@@ -94,9 +95,11 @@ class Workload(NamedTuple):
   target: float
 
 
-def _set_eos_rate(rate: float, logits: jax.Array) -> jax.Array:
+def _set_eos_rate(
+  rate: float, logits: jax.Array, eos_id: int = _EOS
+) -> jax.Array:
   """Changes logits [..., V] so that EOS has this probability."""
-  is_eos = jnp.arange(logits.shape[-1]) == _EOS
+  is_eos = jnp.arange(logits.shape[-1]) == eos_id
   rest = jnp.where(is_eos, -jnp.inf, logits)
   eos = -jnp.inf
   if rate:
@@ -105,27 +108,31 @@ def _set_eos_rate(rate: float, logits: jax.Array) -> jax.Array:
   return jnp.where(is_eos, eos, rest)
 
 
-def _with_eos_rate(
-  config: Any, vocab_size: int, max_length: int, rate: float
+def with_eos_rate(
+  config: Any,
+  vocab_size: int,
+  max_length: int,
+  rate: float,
+  eos_id: int = _EOS,
+  lora: Lora | None = None,
 ) -> LanguageModel:
-  """A model that draws EOS with this probability at every step.
+  """Makes a model that draws EOS with this probability at every step.
 
-  Its log_prob is the network's own: it does the same work.
+  Its log_prob is the network's own, because it does the same work.
   """
-
-  settings = (config, vocab_size, _EOS, max_length)
+  settings = (config, vocab_size, Ending((eos_id,)), max_length)
   base: Any = type(language_model.from_config(*settings).network)
 
   class WithEosRate(base):
     def prefill(self, *arguments):
       logits, cache = super().prefill(*arguments)
-      return _set_eos_rate(rate, logits), cache
+      return _set_eos_rate(rate, logits, eos_id), cache
 
     def decode_step(self, *arguments):
       logits, cache = super().decode_step(*arguments)
-      return _set_eos_rate(rate, logits), cache
+      return _set_eos_rate(rate, logits, eos_id), cache
 
-  return LanguageModel(WithEosRate(*settings))
+  return LanguageModel(WithEosRate(*settings, lora=lora))
 
 
 def _random_tokens(seed: int, *shape: int) -> np.ndarray:
@@ -135,7 +142,7 @@ def _random_tokens(seed: int, *shape: int) -> np.ndarray:
 
 
 def _prompts(sizes: Sizes) -> np.ndarray:
-  """[N, P' + P], the same P' tokens before every question."""
+  """Returns [N, P' + P], with the same P' tokens before every question."""
   prefix = np.tile(_random_tokens(1, sizes.prefix), (sizes.num_questions, 1))
   questions = _random_tokens(2, sizes.num_questions, sizes.question)
   return np.concatenate([prefix, questions], axis=1)
@@ -146,18 +153,18 @@ def _keys(number: int) -> jax.Array:
 
 
 def _num_tokens(draws: Any) -> np.ndarray:
-  """[N], with the EOS."""
+  """Returns [N] numbers of tokens, EOS included."""
   return Ending((_EOS,)).lengths(np.asarray(draws.tokens))[0]
 
 
 def plain_sampling(sizes: Sizes, with_peers: Collection[str] = ()) -> Workload:
-  """W0."""
+  """Makes workload W0."""
   config, vocab_size = sizes.plain, vocabularies.byte_vocabulary().size
   length, rows = sizes.plain_length, sizes.batch_size
   prompts, keys = _random_tokens(3, rows, length), _keys(rows)
-  model = _with_eos_rate(config, vocab_size, length, 0.0)
+  model = with_eos_rate(config, vocab_size, length, 0.0)
   params = model.init(jax.random.key(0))
-  first = _with_eos_rate(config, vocab_size, 1, 0.0)
+  first = with_eos_rate(config, vocab_size, 1, 0.0)
 
   def ours():
     return float(_num_tokens(model.sample(params, prompts, keys)).sum())
@@ -175,7 +182,7 @@ def plain_sampling(sizes: Sizes, with_peers: Collection[str] = ()) -> Workload:
 
     contenders[T5X] = functools.partial(
       peers_t5x.sampler(
-        peers_t5x.build(config, vocab_size),
+        peers_t5x.build_peer(config, vocab_size),
         *(length, _EOS, functools.partial(_set_eos_rate, 0.0), rows),
       ),
       prompts,
@@ -194,13 +201,13 @@ def plain_sampling(sizes: Sizes, with_peers: Collection[str] = ()) -> Workload:
 def few_shot_sampling(
   sizes: Sizes, with_peers: Collection[str] = ()
 ) -> Workload:
-  """W1."""
+  """Makes workload W1."""
   vocab_size = vocabularies.byte_vocabulary().size
   rate = 1 / sizes.mean_length
-  model = _with_eos_rate(sizes.decoder, vocab_size, sizes.max_length, rate)
+  model = with_eos_rate(sizes.decoder, vocab_size, sizes.max_length, rate)
   params = model.init(jax.random.key(0))
   prompts, keys = _prompts(sizes), _keys(sizes.num_questions)
-  # The lengths that the limit is reckoned from, before any is drawn.
+  # The lengths for the limit, before any rationale is drawn.
   drawn = np.random.default_rng(0).geometric(rate, sizes.num_questions)
   lengths = np.minimum(drawn, sizes.max_length)
 
@@ -233,7 +240,7 @@ def few_shot_sampling(
     change = functools.partial(_set_eos_rate, rate)
     contenders[T5X] = functools.partial(
       peers_t5x.sampler(
-        peers_t5x.build(sizes.decoder, vocab_size),
+        peers_t5x.build_peer(sizes.decoder, vocab_size),
         *(sizes.max_length, _EOS, change, sizes.batch_size),
       ),
       of_peers,
@@ -254,13 +261,13 @@ def _m_step(
   optimizer: optax.GradientTransformation,
   rows_at_once: int | None = None,
 ) -> tuple[Callable[[], Any], Callable[..., None]]:
-  """The trainer's own step at a rate of 0, which gives parameters on.
+  """Returns the trainer's own step at a rate of 0, which passes parameters on.
 
   Returns:
-    What gives the parameters, which stay as they are; and the step, of prompts,
+    A function that returns the unchanged parameters; and the step, of prompts,
     targets and weights, which waits for its end.
   """
-  step = mstep.build(model, optimizer, rows_at_once)
+  step = mstep.build_step(model, optimizer, rows_at_once)
   params = model.init(jax.random.key(0))
   state = [params, mstep.init_optimizer(model, optimizer, params)]
 
@@ -273,7 +280,7 @@ def _m_step(
 
 
 def gradient(sizes: Sizes, with_peers: Collection[str] = ()) -> Workload:
-  """W2."""
+  """Makes workload W2."""
   vocab_size, rows = vocabularies.byte_vocabulary().size, sizes.batch_size
   target_length = sizes.mean_length
   model = language_model.from_config(
@@ -299,7 +306,7 @@ def gradient(sizes: Sizes, with_peers: Collection[str] = ()) -> Workload:
   if T5X in with_peers:
     from benchmarks import peers_t5x
 
-    peer = peers_t5x.build(sizes.decoder, vocab_size)
+    peer = peers_t5x.build_peer(sizes.decoder, vocab_size)
     contenders[T5X] = functools.partial(once, peers_t5x.gradient(peer))
   return Workload(
     f"gradient of {rows} rows, {sizes.prefix} + {sizes.question} + "
@@ -318,13 +325,13 @@ def gradient(sizes: Sizes, with_peers: Collection[str] = ()) -> Workload:
 
 
 class Step(NamedTuple):
-  """What a step of W3 was.
+  """The results of a step of W3.
 
   Attributes:
-    seconds: of all of it.
-    sampling_seconds: of that, to draw.
-    accept_rate: of its draws.
-    num_rows: sequences that have weight.
+    seconds: Total time.
+    sampling_seconds: Time to draw, included in the total.
+    accept_rate: Acceptance rate of its draws.
+    num_rows: Sequences that have weight.
   """
 
   seconds: float
@@ -336,21 +343,21 @@ class Step(NamedTuple):
 def trice_step(sizes: Sizes) -> dict[str, Callable[[int], Step]]:
   """W3: one step of TRICE, for each acceptance and L.
 
-  Whether a draw is right is a hash of its tokens, so that it is the same each
-  time. The memory is full, of rationales as the model draws them.
+  Whether a draw is correct is a hash of its tokens, so that it is the same each
+  time. The memory is full of rationales that the model drew.
 
   Returns:
     For each, a step by its number from 0. Steps of the same number have the
-    same draws and memories whatever acceptance and L, steps of other numbers
-    others. All is compiled before.
+    same draws and memories whatever acceptance and L; steps of other numbers
+    have others. Everything is compiled before.
   """
-  # Bytes that are no text are dropped by the true one, and draws of an unfitted
-  # model would then often be equal.
+  # The true decoder drops bytes that are not text. Draws of an unfitted model
+  # would then often be equal.
   vocabulary = dataclasses.replace(
     vocabularies.byte_vocabulary(), decode=lambda ids: " ".join(map(str, ids))
   )
   rows, total = sizes.batch_size, sizes.num_questions
-  model = _with_eos_rate(
+  model = with_eos_rate(
     sizes.decoder, vocabulary.size, sizes.max_length, 1 / sizes.mean_length
   )
   ids = [str(i) for i in range(total)]

@@ -1,7 +1,7 @@
 """Chain of thought as a latent variable: TRICE and its baselines in JAX.
 
-The names below are all that most programs need. They are imported when they
-are first used: `import cot_latent` starts neither JAX nor TensorFlow.
+The names below are all that most programs need. Each is imported when it is
+first used: `import cot_latent` starts neither JAX nor TensorFlow.
 
   import cot_latent as cl
 
@@ -11,7 +11,7 @@ are first used: `import cot_latent` starts neither JAX nor TensorFlow.
   memory = e_step.start_memory(params)
   memory, rows, info = e_step.step(params, memory, index, step=1)
 
-`train` does the rest where the model is in JAX.
+`train` runs the whole experiment if the model is in JAX.
 """
 
 import importlib
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
   from cot_latent.models.api import Scorer as Scorer
   from cot_latent.models.vocabularies import Vocabulary as Vocabulary
   from cot_latent.reporting.reading import load_report as load_report
-  from cot_latent.reporting.tables.make import make as tables  # noqa: F401
+  from cot_latent.reporting.tables.make import make_tables as tables  # noqa: F401
   from cot_latent.training.programmatic import train as train
 
 # Public name -> where it is defined.
@@ -71,7 +71,7 @@ _PUBLIC = {
   "load_report": "cot_latent.reporting.reading:load_report",
   "resampling": "cot_latent.inference.resampling",
   "rng": "cot_latent.inference.rng",
-  "tables": "cot_latent.reporting.tables.make:make",
+  "tables": "cot_latent.reporting.tables.make:make_tables",
   "train": "cot_latent.training.programmatic:train",
 }
 __all__ = ["__version__", *_PUBLIC]

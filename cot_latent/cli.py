@@ -1,4 +1,4 @@
-"""The `t5x` command. What it starts is imported when it is needed."""
+"""The `t5x` command. Each subcommand imports what it needs when it runs."""
 
 import argparse
 import sys
@@ -43,12 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command.
 
   Args:
-    argv: The arguments; None takes the process's own.
+    argv: The arguments; None uses those of the process.
 
   Returns:
-    The exit status: 0, 1 for a failed run, 2 for a mistake in what was asked
-    for, 130 if interrupted, 141 if who reads the output has gone, 143 if ended
-    by SIGTERM, as when a machine is taken back.
+    The exit status: 0 for success, 1 for a failed run, 2 for a mistake in the
+    command or configuration, 130 if interrupted, 141 if the reader has closed
+    the output, 143 if SIGTERM ended the process (a machine is taken back).
   """
   arguments = list(sys.argv[1:] if argv is None else argv)
 
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-  """Reports a mistake as everything else does, without the usage."""
+  """Reports a mistake as one line, like all other errors, without the usage."""
 
   def error(self, message: str):
     """Raises instead of leaving the process."""

@@ -2,22 +2,22 @@
 
 
 class RunError(Exception):
-  """A run that cannot go on, through no mistake in how it was started.
+  """A run that cannot continue although it was started correctly.
 
-  The message is a line as well; the command exits with status 1.
+  The message is one line, and the command exits with status 1.
   """
 
 
 class UserError(Exception):
-  """A mistake that the user can mend.
+  """A mistake that the user can fix.
 
-  The message says in one line what is wrong, where, and how to mend it; the
+  The message says in one line what is wrong, where, and how to fix it. The
   command prints it without a traceback and exits with status 2.
   """
 
 
 class Preempted(BaseException):
-  """The process was asked to end, by SIGTERM, and has saved what it could.
+  """SIGTERM asked the process to end, and it has saved what it could.
 
-  No Exception, as KeyboardInterrupt is none: nothing on its way mends it.
+  Like KeyboardInterrupt it is no Exception, so that no handler swallows it.
   """

@@ -31,7 +31,7 @@ from cot_latent.inference import (
 )
 
 NUM_BITS = 3
-BATCH_SIZE = 8  # M, questions in a minibatch: here all there are
+BATCH_SIZE = 8  # M, questions in a minibatch: here all questions
 NUM_SCORED = 8  # L, sequences whose gradient is computed in a step
 ESTIMATOR = estimators.control_variate()
 OPTIMIZER = optax.adam(0.03)
@@ -116,8 +116,8 @@ def e_step(chains, index, draws, answers, step, offset):
 def m_step(params, opt_state, x, sequences, weights):
   """Takes one step up sum(weight * log p(sequence | question)).
 
-  Most of the [M, 2] weights of a subsample are 0. With a large model one
-  computes the gradient of the other sequences alone.
+  Most of the [M, 2] weights of a subsample are 0. With a large model, only the
+  gradient of the other sequences is computed.
   """
 
   def loss(params):

@@ -2,10 +2,10 @@
 
 Sums modulo 7, as in the task `chain`, whose answer is told by somebody:
 "The answer is five, says Kiv." The number is a digit, a word or a roman
-numeral, and the name is made up, so that a draw with the right number is hardly
-ever the known answer itself. A checker of the whole answer accepts almost
-nothing; the probability of the known answer after a rationale tells a good one
-from a bad one all the same.
+numeral, and the name is made up. So a draw with the correct number is hardly
+ever the known answer itself, and a checker of the whole answer accepts almost
+nothing. The probability of the known answer after a rationale still tells a
+good rationale from a bad one.
 
   t5x train --gin_file=gin/runs/quickstart.gin \
     --gin_file=gin/methods/trice_isir.gin \
@@ -14,7 +14,7 @@ from a bad one all the same.
     --gin.MODEL_DIR="'runs/many_forms'"
   python -m examples.many_forms runs/many_forms
 
-The second command counts right numbers, in whatever form, in the outputs.
+The second command counts correct numbers, in any form, in the outputs.
 """
 
 import json
@@ -40,7 +40,7 @@ def form(number: int, rng: random.Random) -> str:
 
 
 def number_of(text: str) -> int | None:
-  """Reads the number of an answer or of a completion, in whatever form."""
+  """Reads the number of an answer or of a completion, in any form."""
   told = text.rpartition("he answer is ")[2].partition(",")[0]
   for names in (_WORDS, _ROMAN, tuple("0123456")):
     if told in names:
@@ -59,7 +59,7 @@ def rows(split: str) -> Iterator[common.Row]:
 
 
 def accuracy(path: pathlib.Path) -> float:
-  """Counts the right numbers in a file of a run's outputs.
+  """Counts the correct numbers in a file of a run's outputs.
 
   Args:
     path: A file of the folder `outputs`.
@@ -68,11 +68,11 @@ def accuracy(path: pathlib.Path) -> float:
     Share of the questions, 0 to 1.
   """
   lines = [json.loads(line) for line in path.read_text().splitlines()]
-  right = [
+  is_correct = [
     number_of(line["completion"].rstrip(".")) == number_of(line["target"])
     for line in lines
   ]
-  return sum(right) / len(right)
+  return sum(is_correct) / len(is_correct)
 
 
 common.register(
@@ -86,4 +86,4 @@ common.register(
 if __name__ == "__main__":
   for folder in map(pathlib.Path, sys.argv[1:]):
     for path in sorted((folder / "outputs").glob("*-greedy.jsonl")):
-      print(f"{path}: {accuracy(path):.3f} right numbers")
+      print(f"{path}: {accuracy(path):.3f} correct numbers")

@@ -1,7 +1,7 @@
 """TRICE in a trainer of your own: transformers draws, PyTorch takes the step.
 
-What is used of this package is the E-step: it remembers a correct rationale
-for each question, draws fresh ones through your sampler, and returns the
+This package is used only for the E-step: it remembers a correct rationale for
+each question, draws fresh rationales through your sampler, and returns the
 sequences to differentiate with their signed weights.
 
     python examples/own_trainer.py FOLDER_OF_A_CHECKPOINT
@@ -25,7 +25,7 @@ class TransformersSampler:
   """Draws rationales with a causal model of transformers."""
 
   def __init__(self, model, eos_id: int, max_length: int):
-    """Keeps the model; `eos_id` is the checkpoint's own."""
+    """Stores the model; `eos_id` is the checkpoint's own."""
     self.model, self.eos_id, self.max_length = model, eos_id, max_length
 
   def sample(self, params, prompts, rng_keys, temperature=1.0, **settings):
@@ -54,7 +54,7 @@ class TransformersSampler:
 
 
 def to_torch(tokens) -> tuple[torch.Tensor, torch.Tensor]:
-  """The checkpoint's ids, and the attention mask, of rows with padding."""
+  """Returns the checkpoint's ids and the attention mask of padded rows."""
   mask = torch.from_numpy(np.asarray(tokens) != 0)
   ids = torch.from_numpy(np.asarray(tokens, np.int64)) - SHIFT
   return ids.clamp(min=0), mask.long()
@@ -72,7 +72,7 @@ def log_prob(model, prompts, targets) -> torch.Tensor:
 
 
 def make_vocabulary(tokenizer) -> cl.Vocabulary:
-  """A tokenizer of transformers as the E-step wants it."""
+  """Makes the E-step's vocabulary from a tokenizer of transformers."""
   return cl.Vocabulary(
     name=type(tokenizer).__name__,
     size=len(tokenizer) + SHIFT,

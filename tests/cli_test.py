@@ -76,7 +76,7 @@ def fail(error):
   [
     ([], "the following arguments are required: COMMAND; see `t5x --help`"),
     (["trian"], "argument COMMAND: invalid choice: 'trian' (choose from"),
-    (["train"], "no experiment: say which with --gin_file=FILE, such as"),
+    (["train"], "no experiment: name one with --gin_file=FILE, such as"),
     (["train", "--gin_file"], "argument --gin_file: expected one argument"),
     (["train", "--gin_fle=a.gin"], "unrecognized arguments: --gin_fle=a.gin"),
     (["train", "--gin_fil=a.gin"], "unrecognized arguments: --gin_fil=a.gin"),
@@ -156,7 +156,7 @@ def test_one_line_is_demanded():
   ("error", "status", "message"),
   [
     (UserError("this is wrong"), 2, "this is wrong"),
-    (KeyboardInterrupt(), 130, "the same command goes on"),
+    (KeyboardInterrupt(), 130, "the same command resumes"),
     (OSError(errno.ENOSPC, "No space left on device"), 1, "the disk is full"),
     (OSError(errno.EDQUOT, "Disk quota exceeded"), 1, "the disk is full"),
     (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "'/x'"),
@@ -173,7 +173,7 @@ def test_exit_codes(capsys, monkeypatch, error, status, message):
   assert message in err
 
 
-def test_a_full_disk_is_seen_behind_another_error(capsys, monkeypatch):
+def test_a_full_disk_is_seen_through_another_error(capsys, monkeypatch):
   error = RuntimeError("could not save")
   error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
   monkeypatch.setattr(parsing, "parse", fail(error))

@@ -64,10 +64,10 @@ class GinText:
   """A gin file, read without gin's own looking up of names.
 
   Attributes:
-    bound: each binding's name and value, in order; a macro's name is bare.
-    macros: what is referred to as %NAME.
-    includes: the files.
-    header: section -> the macros that it names.
+    bound: Each binding's name and value, in order; a macro's name is bare.
+    macros: What is referred to as %NAME.
+    includes: The files.
+    header: Section -> the macros that it names.
   """
 
   bound: list
@@ -161,7 +161,7 @@ def given_by(text):
 def check_header(text):
   """Checks that a header names all that a file gives, and all it needs.
 
-  What an included file gives stands in that file's header, and may be named
+  The header of an included file names what it provides, which may be named
   here as what is commonly overridden.
   """
   own = given_by(text)
@@ -243,7 +243,7 @@ def test_wrong_headers_are_rejected(text):
     check_header(read_text(text))
 
 
-def test_right_headers_are_accepted():
+def test_correct_headers_are_accepted():
   check_header(
     read_text(
       "# A thing.\n#\n# Provides: ONE, TWO.\n# Required: THREE, such as 'x';\n"
@@ -622,7 +622,7 @@ def test_the_command_says_how_to_install_t5x(capsys, monkeypatch):
     assert cli.main(["train", f"--gin_file={name}"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert f"{name} is for T5X, which is not installed: docs/t5x.md" in error
+    assert f"{name} needs T5X, which is not installed: docs/t5x.md" in error
   # The others stay with the embedded trainer.
   assert parsing.asks_for_t5x(["gin/t5x/trice_chain.gin"], [])
   for run in RUNS:

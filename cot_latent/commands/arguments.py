@@ -1,4 +1,4 @@
-"""How arguments of several commands are read."""
+"""Readers of arguments that several commands share."""
 
 import argparse
 
@@ -11,7 +11,7 @@ def count(text: str) -> int:
 
 
 def truth(text: str) -> bool:
-  """Reads a flag's value as absl does, whose flags T5X's are."""
+  """Reads a boolean flag as absl does, because T5X's flags are absl's."""
   known = {"true": True, "t": True, "1": True}
   known |= {"false": False, "f": False, "0": False}
   if text.lower() not in known:
@@ -20,5 +20,5 @@ def truth(text: str) -> bool:
 
 
 def names(text: str) -> list[str]:
-  """Splits a list with commas; what is empty does not count."""
+  """Splits a comma-separated list; empty names are dropped."""
   return [name.strip() for name in text.split(",") if name.strip()]

@@ -11,11 +11,11 @@ from cot_latent.runtime import files, terminal
 if TYPE_CHECKING:
   from cot_latent.data.source import Source
 
-HELP = "store a task as arrays, to be trained on without TensorFlow"
+HELP = "store a task as arrays, for training without TensorFlow"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of gin, the task and the file."""
+  """Adds the flags for gin, the task and the file."""
   gin_flags.add_arguments(parser)
   parser.add_argument("--task", required=True, help="the task to store")
   parser.add_argument(
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-  """Stores the task and says what was stored."""
+  """Stores the task and prints a summary."""
   from cot_latent.configuration import parsing
 
   source = parsing.parse_source(options.task, *gin_flags.collect(options))
@@ -37,10 +37,10 @@ def cache(source: "Source", output: str) -> str:
 
   Args:
     source: The task.
-    output: The file.
+    output: Path of the file.
 
   Returns:
-    What was stored, with its fingerprint.
+    A summary of the stored task, with its fingerprint.
   """
   from cot_latent.data import cache as task_cache
   from cot_latent.data.open import open_task

@@ -1,4 +1,4 @@
-"""How a command ends: its exit status, and the line about what went wrong."""
+"""How a command ends: its exit status, and a line about the error."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from cot_latent.runtime import preemption, terminal
 ERROR, USAGE, INTERRUPTED = 1, 2, 130
 PIPE, PREEMPTED = 141, 143
 
-# What a path that cannot be used raises.
+# Exceptions that an unusable path raises.
 _NOT_POSSIBLE = (
   errno.EACCES,
   errno.EPERM,
@@ -22,13 +22,13 @@ _NOT_POSSIBLE = (
 
 
 def status_of(run: Callable[[], int]) -> int:
-  """Runs a command; what ends it early becomes a line and a status.
+  """Runs a command; an error that ends it becomes one line and a status.
 
   Args:
     run: The command; returns its exit status.
 
   Returns:
-    The exit status. What is a fault of the program itself is raised.
+    The exit status. Faults of the program itself are raised.
   """
   try:
     with preemption.handled():
@@ -39,18 +39,18 @@ def status_of(run: Callable[[], int]) -> int:
     return _fail(str(error), ERROR)
   except KeyboardInterrupt:
     return _fail(
-      "interrupted; the same command goes on from the last checkpoint, or "
-      "from the start",
+      "interrupted; the same command resumes from the last checkpoint, or from "
+      "the start",
       INTERRUPTED,
     )
   except Preempted:
     return _fail(
-      "ended by SIGTERM; the same command goes on from the last checkpoint, or "
+      "ended by SIGTERM; the same command resumes from the last checkpoint, or "
       "from the start",
       PREEMPTED,
     )
   except BrokenPipeError:
-    # Who read has seen enough, as `head` does; nothing more can be said.
+    # The reader has closed the pipe, as `head` does: nothing more can be said.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return PIPE
   except Exception as error:
@@ -60,18 +60,18 @@ def status_of(run: Callable[[], int]) -> int:
 
 
 def verdict(text: str, is_well: bool) -> int:
-  """Prints what a check found, and returns the status that says whether well.
+  """Prints the result of a check, and returns the matching exit status.
 
   Args:
-    text: Lines, the last of which sums up.
-    is_well: Whether nothing was found.
+    text: Lines, the last of which is the summary.
+    is_well: Whether the check found no fault.
   """
   terminal.say(text)
   return 0 if is_well else ERROR
 
 
 def _disk_trouble(error: BaseException | None) -> str | None:
-  """Says what is wrong if an error comes from a full or read-only disk."""
+  """Describes the fault if an error comes from a full or read-only disk."""
   while error is not None:
     number = error.errno if isinstance(error, OSError) else None
     text = str(error)
@@ -79,8 +79,8 @@ def _disk_trouble(error: BaseException | None) -> str | None:
       os.strerror(errno.ENOSPC) in text
     ):
       return (
-        "the disk is full; make room, and the same command goes on from the "
-        "last checkpoint, or from the start"
+        "the disk is full; free some space, and the same command resumes from "
+        "the last checkpoint, or from the start"
       )
     if number in _NOT_POSSIBLE:
       return f"cannot read or write: {text}"

@@ -13,14 +13,14 @@ HELP = "write a run's model as a checkpoint that transformers loads"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the report, and what is written from it."""
+  """Adds the arguments for the report and the checkpoint to write."""
   parser.add_argument(
-    "--output", required=True, metavar="DIR", help="the folder to be made"
+    "--output", required=True, metavar="DIR", help="a new folder to write"
   )
   parser.add_argument(
     "--dtype",
     choices=("float32", "bfloat16", "float16"),
-    help="of the numbers; without it, as in the checkpoint it began with",
+    help="type of the numbers (default: as in the initial checkpoint)",
   )
   reports.add_checkpoint(parser)
   reports.add_allow_import(parser)
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-  """Writes the checkpoint and says so."""
+  """Writes the checkpoint and prints where it is."""
   quiet.silence_logs()
   terminal.say(
     export(
@@ -52,19 +52,19 @@ def export(
   """Writes a run's model as a folder that `transformers` loads.
 
   Args:
-    name: The report or the run's folder.
-    output: The folder to be made.
-    checkpoint: Where the one is now that the run began with; None is where it
-      was.
-    dtype: The type of the tensors; None is each one's own in the checkpoint.
+    name: Path of the report or of the run's folder.
+    output: Path of the folder to write.
+    checkpoint: Current path of the run's initial checkpoint; None if it has not
+      moved.
+    dtype: Type of the tensors; None keeps each tensor's type in the checkpoint.
     allowed_imports: Modules that the report's configuration may import besides
       those that any report may.
 
   Returns:
-    What was written.
+    A line that describes what was written.
 
   Raises:
-    UserError: if there is nothing that can be written.
+    UserError: If the run has no model that can be exported.
   """
   from cot_latent.commands import resolved
   from cot_latent.reporting import reading
@@ -73,8 +73,8 @@ def export(
   report = reading.open_report(path).report
   if "t5x" in report:
     raise UserError(
-      f"{path} is of a run inside T5X, whose checkpoints python -m "
-      "cot_latent.t5x.weights makes a folder of (docs/t5x.md)"
+      f"{path} is a run inside T5X; python -m cot_latent.t5x.weights makes a "
+      "folder of its checkpoints (docs/t5x.md)"
     )
   from cot_latent.training import export as exporting
 

@@ -1,4 +1,4 @@
-"""The flags by which commands are given gin files and bindings, as T5X's."""
+"""The flags for gin files and bindings, the same as T5X's."""
 
 import argparse
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ bindings:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags, and to the help how a binding is written."""
+  """Adds the flags, and help on how to write a binding."""
   parser.epilog = EPILOG
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
   parser.add_argument(
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action="append",
     default=[],
     metavar="FILE",
-    help="a gin file; may be given several times, later ones win",
+    help="a gin file; may be repeated, and later files win",
   )
   parser.add_argument(
     "--gin_bindings",
@@ -36,12 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--gin_search_paths",
     default="",
     metavar="DIRS",
-    help="comma-separated folders to look gin files up in",
+    help="comma-separated folders in which gin files are looked up",
   )
   parser.add_argument(
     "--data_dir",
     metavar="DIR",
-    help="the folder with bbh/ and gsm8k/; the same as --gin.DATA_DIR",
+    help="folder with bbh/ and gsm8k/; the same as --gin.DATA_DIR",
   )
 
 
@@ -60,7 +60,7 @@ def rewrite(arguments: Sequence[str]) -> list[str]:
   """Rewrites --gin.NAME=VALUE as --gin_bindings, as T5X does.
 
   Raises:
-    UserError: if such a flag has no name or no value.
+    UserError: If such a flag has no name or no value.
   """
   rewritten = []
   for argument in arguments:

@@ -1,4 +1,4 @@
-"""`t5x import`: a GGUF file as the folder of a Hugging Face checkpoint."""
+"""`t5x import`: writes a GGUF file as a Hugging Face checkpoint folder."""
 
 import argparse
 
@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the arguments of the command."""
   parser.add_argument("file", help="a .gguf file")
   parser.add_argument(
-    "--output", required=True, metavar="DIR", help="the folder to be made"
+    "--output", required=True, metavar="DIR", help="a new folder to write"
   )
 
 

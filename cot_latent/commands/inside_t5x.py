@@ -1,4 +1,4 @@
-"""Where commands meet T5X, which need not be installed."""
+"""Access to T5X, which need not be installed."""
 
 import importlib.util
 
@@ -6,24 +6,24 @@ from cot_latent.errors import UserError
 
 
 def launch(asked_for: str):
-  """The module that hands over to T5X.
+  """Imports the module that starts a run inside T5X.
 
   Args:
-    asked_for: The file that is for T5X, for messages.
+    asked_for: Name of the gin file that needs T5X, for messages.
 
   Raises:
-    UserError: if T5X, or something that it needs, is not installed.
+    UserError: If T5X or one of its requirements is not installed.
   """
   if importlib.util.find_spec("t5x") is None:
     raise UserError(
-      f"{asked_for} is for T5X, which is not installed: docs/t5x.md, "
+      f"{asked_for} needs T5X, which is not installed: docs/t5x.md, "
       "Installing, has the two commands"
     )
   try:
     from cot_latent.t5x import launch
   except ModuleNotFoundError as error:
     raise UserError(
-      f"{asked_for} is for T5X, which lacks {error.name}: docs/t5x.md, "
-      "Installing, names all that it needs"
+      f"{asked_for} needs T5X, which lacks {error.name}: docs/t5x.md, "
+      "Installing, names all its requirements"
     ) from error
   return launch

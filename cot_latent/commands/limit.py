@@ -13,7 +13,7 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
     "--limit",
     type=arguments.count,
     metavar="N",
-    help="take N of the training and N of the evaluation questions; the same "
+    help="use the first N training and evaluation questions; the same "
     "as --gin.TRAIN_SPLIT=\"'train[:N]'\" and --gin.EVAL_SPLIT=\"'test[:N]'\"",
   )
 
@@ -24,17 +24,17 @@ def bindings(
   given: Sequence[str],
   search_paths: Sequence[str],
 ) -> list[str]:
-  """Writes the flag as bindings.
+  """Returns the bindings that the flag stands for.
 
   Args:
-    limit: N; None gives no bindings.
-    gin_files: Of the run.
-    given: Its other bindings.
-    search_paths: Further folders to look gin files up in.
+    limit: Number of questions N; None returns no bindings.
+    gin_files: Gin files of the run.
+    given: Other bindings of the run.
+    search_paths: Further folders in which gin files are looked up.
 
   Raises:
-    UserError: If a split of the run is a slice already, and for any fault of
-      the configuration.
+    UserError: If a split of the run is a slice already, or if the
+      configuration has a fault.
   """
   if limit is None:
     return []

@@ -1,9 +1,9 @@
-"""Keeps what libraries log off the terminal."""
+"""Keeps the logs of libraries off the terminal."""
 
 import logging
 
 
 def silence_logs() -> None:
-  """Silences Orbax and its threads, which log at length what is raised too."""
+  """Silences Orbax and its threads, which also log what they raise."""
   for name in ("absl", "concurrent.futures"):
     logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""What the commands that are given a report have in common."""
+"""Arguments and helpers of the commands that take a report."""
 
 import argparse
 import pathlib
@@ -17,23 +17,23 @@ def add_argument(parser: argparse.ArgumentParser, name: str = "report") -> None:
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-  """Adds the flag for where the checkpoint is that a run began with."""
+  """Adds the flag for the current path of a run's initial checkpoint."""
   parser.add_argument(
     "--checkpoint",
     metavar="DIR",
-    help="where the checkpoint is now that the run began with",
+    help="current path of the run's initial checkpoint, if it has moved",
   )
 
 
 def add_allow_import(parser: argparse.ArgumentParser) -> None:
-  """Adds the flag for modules that a report may have imported."""
+  """Adds the flag for further modules that a report may import."""
   parser.add_argument(
     "--allow_import",
     action="append",
     default=[],
     metavar="MODULE",
-    help="a module of your own that the report's configuration may import, "
-    "whose code then runs (docs/reports.md); may be given several times",
+    help="your own module that the report's configuration may import; its "
+    "code then runs (docs/reports.md); may be repeated",
   )
 
 
@@ -55,7 +55,7 @@ def comparison_text(found: "replication.Comparison") -> str:
 
 
 def is_repetition(found: "replication.Comparison") -> bool:
-  """Whether two runs that were compared are the same run."""
+  """Whether a comparison found that two runs are the same."""
   from cot_latent.reporting import replication
 
   return found.verdict in (replication.BITWISE, replication.CHOICES)

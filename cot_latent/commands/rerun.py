@@ -10,16 +10,16 @@ from typing import Any
 from cot_latent.commands import arguments, ending, inside_t5x, quiet, reports
 from cot_latent.errors import UserError
 
-HELP = "repeat a run from its report alone, and compare"
+HELP = "repeat a run from its report alone, and compare the two"
 
-# What is compared before it begins, by the names that allow a difference.
+# Compared before the run, under the names that --allow takes.
 ALLOWANCES = ("code", "packages", "data", "randomness")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the report, where the new run goes, and what may differ."""
+  """Adds the arguments for the report, the new run and allowed differences."""
   parser.add_argument(
-    "--output", metavar="DIR", help="the new run's folder (one in runs/)"
+    "--output", metavar="DIR", help="the new run's folder (default: in runs/)"
   )
   parser.add_argument(
     "--data_dir", metavar="DIR", help="the folder with bbh/ and gsm8k/"
@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--allow",
     default="",
     metavar="NAMES",
-    help="what may differ from the report, comma-separated: code, packages, "
-    "data, randomness",
+    help="comma-separated things that may differ from the report: code, "
+    "packages, data, randomness",
   )
   reports.add_checkpoint(parser)
   reports.add_allow_import(parser)
@@ -42,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
   for name in allowed:
     if name not in ALLOWANCES:
       raise UserError(
-        f"--allow={options.allow}: {name!r} is none of {', '.join(ALLOWANCES)}"
+        f"--allow={options.allow}: {name!r} is not one of "
+        f"{', '.join(ALLOWANCES)}"
       )
   quiet.silence_logs()
   return ending.verdict(
@@ -65,23 +66,24 @@ def rerun(
   allowed: Collection[str],
   allowed_imports: Sequence[str] = (),
 ) -> tuple[str, bool]:
-  """Repeats a run from its report alone, and compares.
+  """Repeats a run from its report alone, and compares the two.
 
   Args:
-    name: The report or the run's folder.
-    output: The new run's folder; None takes one in runs/.
-    data_dir: The value of DATA_DIR; None takes what the run had.
+    name: Path of the report or of the run's folder.
+    output: The new run's folder; None chooses one in runs/.
+    data_dir: The value of DATA_DIR; None uses that of the run.
     checkpoint: The value of CHECKPOINT, or of T5X's INITIAL_CHECKPOINT_PATH;
-      None takes what the run had.
-    allowed: What may differ, of ALLOWANCES.
+      None uses that of the run.
+    allowed: Members of ALLOWANCES that may differ.
     allowed_imports: Modules that the report's configuration may import besides
       those that any report may.
 
   Returns:
-    The comparison; and whether the new run is the same.
+    The comparison as text, and whether the new run is the same.
 
   Raises:
-    UserError: if the report was edited, or what the run depends on differs.
+    UserError: If the report was edited, or if something that the run depends on
+      differs.
   """
   from cot_latent.commands import resolved
   from cot_latent.configuration import errors as gin_errors
@@ -98,8 +100,8 @@ def rerun(
   report = reading.open_report(path).report
   if report["status"] not in record.FINISHED:
     raise UserError(
-      f"{path} is of a run that is {report['status']}: only a run that is "
-      "complete can be compared with its repetition"
+      f"{path} is a run that is {report['status']}: only a complete run can be "
+      "compared with its repetition"
     )
   folder = _new_folder(report, output)
   check = functools.partial(_check_same, path, report, allowed)
@@ -141,7 +143,7 @@ def _repeat(
   gin_record: dict[str, Any],
   check: Callable[[Mapping[str, Any]], None],
 ) -> None:
-  """Runs an experiment; `check` gets the new header before."""
+  """Runs an experiment; `check` receives the new header first."""
   from cot_latent.training import train
 
   prepared = train.prepare(config, gin_record)
@@ -150,7 +152,7 @@ def _repeat(
 
 
 def _new_folder(report: Mapping[str, Any], output: str | None) -> pathlib.Path:
-  """Names the folder of a repetition: one that is not complete yet."""
+  """Names the folder of a repetition: the first that holds no complete run."""
   from cot_latent.reporting import record
 
   if output is not None:
@@ -158,7 +160,7 @@ def _new_folder(report: Mapping[str, Any], output: str | None) -> pathlib.Path:
     old = record.read(folder)
     if old is not None and old["status"] in record.FINISHED:
       raise UserError(
-        f"--output={output} holds a run that is complete already: name another"
+        f"--output={output} already holds a complete run: name another folder"
       )
     return folder
   run_id, number = report["identity"]["run_id"], 1
@@ -171,16 +173,16 @@ def _new_folder(report: Mapping[str, Any], output: str | None) -> pathlib.Path:
 
 
 def _moved(config, model_dir: str, data_dir: str | None):
-  """The experiment in another folder, its data perhaps elsewhere."""
+  """Returns the experiment in another folder, and with its data elsewhere."""
 
   def moved(part):
     source = getattr(part, "source", None)
-    if source is None:  # not all bases and prompts are made of a task
+    if source is None:  # some bases and prompts have no task
       return part
     changes: dict[str, Any] = {}
     if data_dir is not None:
       changes["data_dir"] = data_dir
-    # The data are compared by hash, so that a cache is not needed for that.
+    # The data are compared by hash, so that no cache is needed.
     if source.cache is not None and not pathlib.Path(source.cache).is_file():
       changes["cache"] = None
     return dataclasses.replace(
@@ -203,7 +205,7 @@ def _check_same(
   allowed: Collection[str],
   header: Mapping[str, Any],
 ) -> None:
-  """Refuses a repetition that would not be one, naming the first field."""
+  """Refuses a repetition that would differ, and names the first field."""
   from cot_latent.reporting import environment, record
 
   found = [
@@ -215,21 +217,22 @@ def _check_same(
     for name, values in environment.code_differences(
       report["code"], header["code"]
     ).items()
-    # Files tell more than a revision does: two may hold the same code.
+    # File hashes tell more than a revision: two revisions can have equal code.
     if name.startswith(("files.", "packages."))
   ]
   found += record.what_differs(report, header)
   for section, name, was, now_is in found:
     if section in allowed:
       continue
-    mend = (
-      f"or say --allow={section}"
+    fix = (
+      f"or add --allow={section}"
       if section in ALLOWANCES
-      else "or report it, for this version reads the configuration otherwise"
+      else "or report it, because this version reads the configuration in "
+      "another way"
     )
     if section in ("code", "packages") and report["code"]["revision"]:
-      mend = f"check out {report['code']['revision']:.12}, {mend}"
+      fix = f"check out {report['code']['revision']:.12}, {fix}"
     raise UserError(
       f"{path} cannot be repeated here: {section} {name} was {was!r:.40} and "
-      f"is {now_is!r:.40}; mend that, {mend}"
+      f"is {now_is!r:.40}; fix that, {fix}"
     )

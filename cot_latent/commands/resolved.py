@@ -14,26 +14,28 @@ def parse(
   checkpoint: str | None,
   allowed: Sequence[str],
 ):
-  """Builds a report's experiment, whose checkpoint may have moved.
+  """Builds a report's experiment; its initial checkpoint may have moved.
 
   Args:
-    path: The report's file, for messages.
+    path: Path of the report, for messages.
     report: The report.
-    checkpoint: Where the one is now that the run began with; None is where it
-      was.
+    checkpoint: Current path of the run's initial checkpoint; None if it has not
+      moved.
     allowed: Modules that it may import besides those that any report may.
 
   Returns:
-    The experiment and what it came from, as `parsing.parse_resolved`.
+    The experiment and its gin record, as `parsing.parse_resolved` returns them.
   """
   text = report["configuration"]["resolved"]
   if not text:
     raise UserError(
-      f"{path} is of a run that a program started (cot_latent.train): run that "
+      f"{path} is a run that a program started (cot_latent.train): run that "
       "program again"
     )
   if checkpoint is not None:
     if "%CHECKPOINT" not in text:
-      raise UserError("--checkpoint: the run began with none (CHECKPOINT)")
+      raise UserError(
+        "--checkpoint: the run had no initial checkpoint (CHECKPOINT)"
+      )
     text += f"\nCHECKPOINT = {checkpoint!r}\n"
   return parsing.parse_resolved(text, allowed, str(path))

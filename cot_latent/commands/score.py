@@ -16,24 +16,24 @@ HELP = "score stored completions again, without a model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of gin, what is scored and how."""
+  """Adds the flags for gin, the completions and the convention."""
   gin_flags.add_arguments(parser)
   parser.add_argument("outputs", help="a file of JSON lines")
-  parser.add_argument("--task", required=True, help="the task that was asked")
+  parser.add_argument("--task", required=True, help="the task of the questions")
   parser.add_argument(
     "--convention",
-    help="how completions are scored, such as bbh_authors; without it, as in "
-    "training",
+    help="how completions are scored, such as bbh_authors (default: as in "
+    "training)",
   )
   parser.add_argument(
     "--verdicts",
     metavar="FILE",
-    help="write a line for each question, with the answer found",
+    help="write one line per question, with the extracted answer",
   )
 
 
 def run(options: argparse.Namespace) -> int:
-  """Prints how many completions are correct."""
+  """Prints the share of completions that are correct."""
   from cot_latent.configuration import parsing
 
   source = parsing.parse_source(options.task, *gin_flags.collect(options))
@@ -52,14 +52,14 @@ def score(
   """Scores a file of completions.
 
   Args:
-    source: The task that was asked.
-    convention: How completions are read; None takes that of training.
-    outputs: A file as for `scoring.score`.
-    verdicts: A file to write a line to for each question; None writes none.
+    source: The task of the questions.
+    convention: How completions are read; None uses the convention of training.
+    outputs: Path of a file that `scoring.score` can read.
+    verdicts: Path of a file with one line per question; None writes no file.
 
   Returns:
-    A JSON object: correct, total, accuracy and unparseable; how many ids stand
-    several times, if any do; for a mixture also its averages by name.
+    A JSON object: correct, total, accuracy and unparseable; the number of
+    repeated ids, if any; for a mixture also its averages by name.
   """
   from cot_latent.data import scoring
   from cot_latent.data.open import open_task

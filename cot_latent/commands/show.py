@@ -5,11 +5,11 @@ import argparse
 from cot_latent.commands import reports
 from cot_latent.runtime import terminal
 
-HELP = "describe a run by its report"
+HELP = "describe a run from its report"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the report."""
+  """Adds the argument for the report."""
   reports.add_argument(parser)
 
 
@@ -23,7 +23,7 @@ def describe(name: str) -> str:
   """Describes the run of a report.
 
   Args:
-    name: The report or the run's folder.
+    name: Path of the report or of the run's folder.
   """
   from cot_latent.reporting import reading, summary
 

@@ -1,10 +1,9 @@
-"""`t5x study`: every arm with every seed, one run after another.
+"""`t5x study`: runs every arm with every seed, one after another.
 
-A study is a folder of gin files, each of which describes a whole run except
-its seed and its folder. Where the folder has an axes.toml, each arm is run for
-each value that it lists of a macro: `TASK = ['bbh_navigate', ...]`. Runs that
-are complete already are left alone, so that the same command resumes a
-study that was stopped.
+A study is a folder of gin files. Each file describes a whole run except its
+seed and its folder. If the folder has an axes.toml, each arm is run for each
+value that the file lists for a macro: `TASK = ['bbh_navigate', ...]`. Complete
+runs are left alone, so that the same command resumes a study that was stopped.
 """
 
 import argparse
@@ -24,14 +23,14 @@ from cot_latent.runtime import files, terminal
 if TYPE_CHECKING:
   from cot_latent.training import experiment
 
-HELP = "run every arm of a study with every seed, and go on where it stopped"
+HELP = "run every arm of a study with every seed; resume an unfinished study"
 
-_SHARED = "common.gin"  # what the arms include; no arm
+_SHARED = "common.gin"  # included by the arms; not an arm itself
 _AXES = "axes.toml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of gin, the study, and what becomes of its runs."""
+  """Adds the flags for gin, the study and its output."""
   gin_flags.add_arguments(parser)
   limit.add_argument(parser)
   parser.add_argument("folder", help="a folder with a gin file for each arm")
@@ -40,27 +39,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=arguments.count,
     default=5,
     metavar="N",
-    help="how many seeds (5)",
+    help="number of seeds (default: 5)",
   )
   parser.add_argument(
     "--output",
     metavar="DIR",
-    help="where the runs go (runs/studies/ and the folder's name)",
+    help="folder of the runs (default: runs/studies/ and the folder's name)",
   )
   parser.add_argument(
     "--collect",
     metavar="DIR",
-    help="write the compact report of every run there when all are complete",
+    help="when all runs are complete, write the compact report of each to DIR",
   )
   parser.add_argument(
     "--dry_run",
     action="store_true",
-    help="print the command of each run, one a line, and stop",
+    help="print the command of each run, one per line, and stop",
   )
 
 
 def run(options: argparse.Namespace) -> int:
-  """Makes the runs that are not complete, and collects their reports."""
+  """Trains the runs that are not complete, and collects their reports."""
   gin_files, bindings, search_paths = gin_flags.collect(options)
   runs = plan(
     options.folder, options.seeds, options.output, bindings, gin_files
@@ -90,10 +89,10 @@ class Run(NamedTuple):
   """One arm with one seed.
 
   Attributes:
-    name: `<arm>-s<seed>`, with values of axes between them.
-    gin_files: the arm's, and those that all arms have besides.
-    bindings: what is set for this run.
-    directory: where it lies.
+    name: Name of the run, `<arm>-s<seed>`, with values of axes between them.
+    gin_files: The arm's gin file, and those that all arms share.
+    bindings: Bindings of this run.
+    directory: Folder of the run.
   """
 
   name: str
@@ -102,7 +101,7 @@ class Run(NamedTuple):
   directory: pathlib.Path
 
   def command(self, search_paths: Sequence[str]) -> str:
-    """The command that makes this run by itself."""
+    """Returns the command that trains this run alone."""
     words = ["t5x", "train"]
     words += [f"--gin_file={name}" for name in self.gin_files]
     for binding in self.bindings:
@@ -123,14 +122,15 @@ def plan(
   """Lists the runs of a study, seed by seed.
 
   Args:
-    folder: with a gin file for each arm; `common.gin` is none.
-    num_seeds: seeds 0, 1, ...
-    output: where the runs go; None is runs/studies/<the folder's name>.
-    bindings: further ones for all runs.
-    gin_files: likewise, such as a model's; read after the arm's.
+    folder: Folder with a gin file for each arm; `common.gin` is not an arm.
+    num_seeds: Number of seeds 0, 1, ...
+    output: Folder of the runs; None is runs/studies/<the folder's name>.
+    bindings: Further bindings for all runs.
+    gin_files: Further gin files for all runs, such as a model's; read after the
+      arm's.
 
   Raises:
-    UserError: if the folder has no arms.
+    UserError: If the folder has no arms.
   """
   path = pathlib.Path(folder)
   if not path.is_dir():
@@ -158,7 +158,7 @@ def plan(
 
 
 def _axes(folder: pathlib.Path) -> list[dict[str, Any]]:
-  """Reads the values that each arm is run for, in every combination."""
+  """Reads the axes, and returns every combination of their values."""
   path = folder / _AXES
   if not path.is_file():
     return [{}]
@@ -175,7 +175,7 @@ def _axes(folder: pathlib.Path) -> list[dict[str, Any]]:
         "TASK = ['bbh_navigate', 'bbh_snarks']"
       )
     if len({*values}) < len(values):
-      raise UserError(f"{path}: {macro} has a value twice: name each once")
+      raise UserError(f"{path}: {macro} has a value twice: list each once")
   return [
     dict(zip(axes, point, strict=True))
     for point in itertools.product(*axes.values())
@@ -185,7 +185,7 @@ def _axes(folder: pathlib.Path) -> list[dict[str, Any]]:
 def _limited(
   runs: Sequence[Run], most: int, search_paths: Sequence[str]
 ) -> list[Run]:
-  """Takes `most` of the questions of each run; an arm's seeds have the same."""
+  """Limits each run to `most` questions; all seeds of an arm have the same."""
   found: dict[tuple[str, ...], list[str]] = {}
   limited = []
   for one in runs:
@@ -200,17 +200,17 @@ def _limited(
 
 
 def run_all(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
-  """Makes the runs that are not complete.
+  """Trains the runs that are not complete.
 
   Args:
     runs: The runs of `plan`.
-    search_paths: Further folders to look gin files up in.
+    search_paths: Further folders in which gin files are looked up.
 
   Returns:
-    For each run that failed its name and what was wrong.
+    For each failed run, its name and its error.
 
   Raises:
-    UserError: if a run that is complete is not the one asked for.
+    UserError: If a complete run differs from the run that was asked for.
   """
   from cot_latent.configuration import parsing
   from cot_latent.data.open import open_task
@@ -253,7 +253,7 @@ def run_all(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
 
 
 def collect(runs: Sequence[Run], folder: pathlib.Path) -> None:
-  """Copies the report of each run into a folder, to be kept."""
+  """Copies the report of each run into a folder."""
   from cot_latent.reporting import reading, record
 
   folder.mkdir(parents=True, exist_ok=True)
@@ -265,19 +265,19 @@ def collect(runs: Sequence[Run], folder: pathlib.Path) -> None:
 
 
 class _Finished:
-  """Checks finished runs; what several of them read is loaded once."""
+  """Checks finished runs; data that several of them read is loaded once."""
 
   def __init__(self, search_paths: Sequence[str], opened: Callable):
     self._search_paths, self._opened = search_paths, opened
     self._data: dict[str, dict[str, Any]] = {}
 
   def check(self, one: Run, report: Mapping[str, Any]) -> None:
-    """Refuses a finished run that is not the one asked for.
+    """Refuses a finished run that differs from the run that was asked for.
 
     No model is built; randomness follows from the seed, which is compared.
 
     Raises:
-      UserError: naming the first thing that differs.
+      UserError: If something differs; names the first difference.
     """
     from cot_latent.configuration import parsing
     from cot_latent.em import plan as run_plan
@@ -294,9 +294,9 @@ class _Finished:
       found = record.what_differs(report, asked)
     for section, name, was, now_is in found:
       raise UserError(
-        f"{path} is of a finished run that is not the one asked for: {section} "
-        f"{name} was {was!r:.60} there and is {now_is!r:.60} here; choose "
-        "another --output, or give the flags and files of that run"
+        f"{path} is a finished run that differs from the one asked for: "
+        f"{section} {name} was {was!r:.60} there and is {now_is!r:.60} here; "
+        "choose another --output, or give the flags and files of that run"
       )
 
   def _describe_data(
@@ -304,7 +304,7 @@ class _Finished:
   ) -> dict[str, Any]:
     from cot_latent.training import loading
 
-    # All that may have a say in what is read, and no seed or folder.
+    # All settings that can change what is read, but no seed and no folder.
     names = ("task", "base", "tuning", "method", "batch_size")
     key = files.to_json_line([fields.get(name) for name in names])
     if key not in self._data:
@@ -314,7 +314,7 @@ class _Finished:
 
 
 def _beside_package(folder: str) -> Iterator[pathlib.Path]:
-  """Where a folder of gin/ may be besides the working directory."""
+  """Yields places of a folder of gin/ other than the working directory."""
   from cot_latent.configuration import parsing
 
   for parent in parsing.package_folders():

@@ -9,19 +9,19 @@ HELP = "make a table and a plot for a paper from the reports of runs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds what describes the table, and where it goes."""
-  parser.add_argument("spec", help="what the table shows, a TOML file")
+  """Adds the arguments for the description of the table and its output."""
+  parser.add_argument("spec", help="description of the table, a TOML file")
   parser.add_argument(
-    "--output", metavar="DIR", help="where to write; without it, beside SPEC"
+    "--output", metavar="DIR", help="folder to write to (default: that of SPEC)"
   )
 
 
 def run(options: argparse.Namespace) -> int:
   """Makes the files and prints the table."""
-  from cot_latent.reporting.tables import make as make_tables
+  from cot_latent.reporting.tables.make import make_tables
 
   if options.output is not None:
     files.check_output_folder("--output", options.output)
   output = None if options.output is None else pathlib.Path(options.output)
-  terminal.say(make_tables.make(pathlib.Path(options.spec), output), end="")
+  terminal.say(make_tables(pathlib.Path(options.spec), output), end="")
   return 0

@@ -1,4 +1,4 @@
-"""`t5x tasks`: lists the tasks, or shows what a model sees of one."""
+"""`t5x tasks`: lists the tasks, or shows one task as a model sees it."""
 
 import argparse
 from collections.abc import Iterable, Sequence
@@ -15,32 +15,32 @@ if TYPE_CHECKING:
   from cot_latent.data.task import Task
   from cot_latent.models.vocabularies import Vocabulary
 
-HELP = "list the tasks, or show what a model sees of one"
+HELP = "list the tasks, or show one task as a model sees it"
 
 _WIDTH = 76  # columns of pieces
-_ANY_TASK = "chain"  # the listing needs none, but gin does
+_ANY_TASK = "chain"  # the list does not depend on it, but gin needs a task
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of gin, the task, and how much of it is shown."""
+  """Adds the flags for gin, the task and the examples."""
   gin_flags.add_arguments(parser)
-  parser.add_argument("task", nargs="?", help="a task; without it, all")
+  parser.add_argument("task", nargs="?", help="a task (default: list all)")
   parser.add_argument(
     "--examples",
     type=arguments.count,
     default=3,
     metavar="N",
-    help="how many examples to show (3)",
+    help="number of examples to show (default: 3)",
   )
   parser.add_argument(
     "--split",
     default="train",
-    help="which split to show, or slice of one, such as test[:100] (train)",
+    help="split to show, or a slice such as test[:100] (default: train)",
   )
   parser.add_argument(
     "--tokens",
     action="store_true",
-    help="show each prompt's tokens as well, and what ends a completion",
+    help="also show each prompt's tokens, and what ends a completion",
   )
 
 
@@ -98,17 +98,17 @@ def show_task(
   with_tokens: bool = False,
   stop: tuple[str, ...] | None = None,
 ) -> str:
-  """Shows what the model will see of a task.
+  """Shows the examples of a task as a model sees them.
 
   Args:
-    source: Where the task comes from.
-    split: Split to show, or slice of one.
-    num_examples: Examples to show at most.
-    with_tokens: Whether each prompt's tokens are shown.
-    stop: Strings that end a completion; None takes those of the prompts.
+    source: The task's source.
+    split: Split to show, or a slice of one.
+    num_examples: Maximum number of examples to show.
+    with_tokens: Whether to show each prompt's tokens.
+    stop: Strings that end a completion; None uses those of the prompts.
 
   Returns:
-    Prompts, targets, token counts.
+    Text with prompts, targets and token counts.
   """
   from cot_latent.data import subsets
   from cot_latent.data.answers import checkers
@@ -141,7 +141,7 @@ def show_task(
       ("guide", rows.guides[i]),
       ("target", rows.targets[i]),
     ):
-      # Not up to the first EOS, which some tokenizers have for BOS as well.
+      # Not up to the first EOS: some tokenizers use the same token as BOS.
       shown = tokens[tokens != task.vocabulary.eos_id]
       text = task.vocabulary.decode(shown.tolist())
       lines.append(f"{label} ({len(tokens)} tokens)")
@@ -153,7 +153,7 @@ def show_task(
 
 
 def _endings(task: "Task") -> list[str]:
-  """Tells how tokens are written here, and what ends a completion."""
+  """Explains how tokens are shown, and what ends a completion."""
   ids = (task.vocabulary.eos_id, *task.vocabulary.end_ids)
   stop = ", ".join(repr(text) for text in task.stop) or "none"
   return [
@@ -178,7 +178,7 @@ def _pieces(vocabulary: "Vocabulary", tokens: Iterable[int]) -> list[str]:
 
 
 def _wrap(words: Sequence[str]) -> list[str]:
-  """Fills lines with words that may have spaces in them."""
+  """Fills lines with words that can contain spaces."""
   lines: list[str] = []
   for word in words:
     if lines and len(lines[-1]) + 2 + len(word) <= _WIDTH:
@@ -189,13 +189,13 @@ def _wrap(words: Sequence[str]) -> list[str]:
 
 
 def _lengths(label: str, rows: Sequence["np.ndarray"]) -> str:
-  """Tells median and longest."""
+  """Describes the median and the greatest length."""
   lengths = sorted(map(len, rows))
   return f"{label} {lengths[len(lengths) // 2]}, at most {lengths[-1]}"
 
 
 def _table(rows: Sequence[Sequence[str]], num_numbers: int) -> str:
-  """Lays rows out; the numbers after the first column go to the right."""
+  """Formats rows as columns; numbers after the first column align right."""
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   lines = []
   for row in rows:

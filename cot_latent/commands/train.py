@@ -20,7 +20,7 @@ HELP = "run the experiment that gin files describe, and write its report"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of gin, of a dry run and of several processes."""
+  """Adds the flags for gin, for a dry run and for several processes."""
   gin_flags.add_arguments(parser)
   limit.add_argument(parser)
   parser.add_argument(
@@ -50,29 +50,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--multiprocess",
     "--multiprocess_gpu",  # T5X's name
     action="store_true",
-    help="be one of them; SLURM, Open MPI and TPUs say the rest",
+    help="run as one of them; SLURM, Open MPI and TPUs set the rest",
   )
   several.add_argument(
     "--coordinator_address",
     metavar="HOST:PORT",
-    help="of the first process, where nothing says it",
+    help="address of the first process, if no cluster sets it",
   )
   several.add_argument(
     "--process_count",
     type=arguments.count,
     metavar="N",
-    help="how many there are",
+    help="number of processes",
   )
   several.add_argument(
-    "--process_index", type=int, metavar="I", help="which this is, from 0"
+    "--process_index", type=int, metavar="I", help="index of this one, from 0"
   )
 
 
 def run(options: argparse.Namespace) -> int:
-  """Trains, or says what would be trained."""
+  """Trains, or describes what would be trained."""
   if not options.gin_file:
     raise UserError(
-      "no experiment: say which with --gin_file=FILE, such as "
+      "no experiment: name one with --gin_file=FILE, such as "
       "--gin_file=gin/runs/quickstart.gin"
     )
   where = (
@@ -94,13 +94,13 @@ def run(options: argparse.Namespace) -> int:
     return train(options)
   from cot_latent.runtime import processes
 
-  if not is_for_t5x:  # T5X's train joins them itself
+  if not is_for_t5x:  # T5X's train joins the processes itself
     processes.join(*where)
   return _as_one_of_several(lambda: train(options), processes)
 
 
 def _as_one_of_several(train: Callable[[], int], processes: Any) -> int:
-  """Trains; where that fails, leaves the process so that the others notice."""
+  """Trains; after a failure it ends the process, so that the others notice."""
 
   def run() -> int:
     with processes.one_line():
@@ -117,9 +117,9 @@ def _as_one_of_several(train: Callable[[], int], processes: Any) -> int:
 
 
 def _train_in_t5x(options: argparse.Namespace) -> int:
-  """Hands over to T5X's own train.py."""
+  """Starts T5X's own train.py."""
   if options.strict:
-    raise UserError("--strict: T5X's train does not know it; leave it out")
+    raise UserError("--strict: T5X's train has no such flag; leave it out")
   if options.limit is not None:
     raise UserError(
       "--limit: T5X's evaluation reads its questions itself; leave it out, and "
@@ -136,7 +136,7 @@ def _train_in_t5x(options: argparse.Namespace) -> int:
     return 0
   flags = []
   if options.multiprocess:
-    flags.append("--multiprocess_gpu")  # which all kinds of machines need
+    flags.append("--multiprocess_gpu")  # needed on machines of all kinds
   for name in ("coordinator_address", "process_count", "process_index"):
     if (value := getattr(options, name)) is not None:
       flags.append(f"--{name}={value}")
@@ -167,13 +167,13 @@ def _train_here(options: argparse.Namespace) -> int:
     return 0
   if prepared.is_complete() and is_first:
     terminal.say(
-      f"{prepared.directory} is complete already, nothing is run; for a new "
+      f"{prepared.directory} is complete already, so nothing is run; for a new "
       "run choose another MODEL_DIR"
     )
   report = train.train(prepared)
   if is_first:
     terminal.say(summary.report_text(report, prepared.directory))
-  if options.strict and processes.first_says(bool(report.get("suspect"))):
+  if options.strict and processes.value_on_first(bool(report.get("suspect"))):
     signs = report.get("suspect", ["see process 0"])
     raise RunError(f"the run was not alive: {signs[0]}")
   return 0

@@ -1,4 +1,4 @@
-"""`t5x verify`: checks a report and all that is stored beside it."""
+"""`t5x verify`: checks a report and all files that belong to it."""
 
 import argparse
 from collections.abc import Mapping
@@ -11,30 +11,30 @@ if TYPE_CHECKING:
   from cot_latent.reporting import verification
 
 HELP = (
-  "check a report's hashes, and compute its numbers again from what lies "
-  "beside it"
+  "check a report's hashes, and compute its numbers again from the files in "
+  "its folder"
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the report."""
+  """Adds the argument for the report."""
   reports.add_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-  """Prints what the checks found."""
+  """Prints the results of the checks."""
   return ending.verdict(*verify(options.report))
 
 
 def verify(name: str) -> tuple[str, bool]:
-  """Checks a report and all that is stored beside it.
+  """Checks a report and all files that belong to it.
 
   Args:
-    name: The report or the run's folder.
+    name: Path of the report or of the run's folder.
 
   Returns:
-    A line for each check that failed or could not be made, and a last one; and
-    whether all is well.
+    One line for each check that failed or was skipped, and a summary line; and
+    whether all checks passed.
   """
   from cot_latent.reporting import record, verification
 
@@ -45,7 +45,7 @@ def verify(name: str) -> tuple[str, bool]:
   num_failed = len(lines)
   skipped = [c.what for c in checks if not c.is_done and c.found is None]
   if skipped:
-    lines.append(f"not checked, for it is not there: {', '.join(skipped)}")
+    lines.append(f"skipped: {', '.join(skipped)}")
   num_done = len(checks) - len(skipped)
   lines.append(
     f"{path}: {num_failed} of {num_done} checks failed"
@@ -56,7 +56,7 @@ def verify(name: str) -> tuple[str, bool]:
 
 
 def _rescorer(report: Mapping[str, Any]) -> "verification.Rescore | None":
-  """How completions are scored again; None with a checker of the task's own."""
+  """Returns how completions are scored again; None if the checker is custom."""
   from cot_latent.data import scoring
   from cot_latent.data.answers import forms as answer_forms
 

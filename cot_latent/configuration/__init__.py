@@ -1,1 +1,1 @@
-"""Gin files and bindings made into an experiment."""
+"""From gin files and bindings to an experiment."""

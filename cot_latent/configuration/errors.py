@@ -1,4 +1,4 @@
-"""Gin's errors in one line that says what, where and how to mend it."""
+"""Gin's errors as one line that says what, where and how to fix it."""
 
 import contextlib
 import inspect
@@ -19,14 +19,14 @@ from cot_latent.errors import UserError
 def explained(
   place: str, sources: gin_sources.Sources | None = None
 ) -> Iterator[None]:
-  """Turns gin's errors into one line that says what, where and how to mend.
+  """Turns gin's errors into one line that says what, where and how to fix it.
 
   Args:
-    place: the file or flag being read.
-    sources: where bindings stand, once all are read.
+    place: The file or flag being read.
+    sources: Places of the bindings, once all files are read.
 
   Raises:
-    UserError: for each error of gin's, and with its place for a UserError.
+    UserError: For each error that gin raises; a UserError gets its place.
   """
   logging.disable(logging.ERROR)  # gin logs each path that it tries
   try:
@@ -50,7 +50,7 @@ def explained(
 
 
 def _blame(error: UserError, sources: gin_sources.Sources | None) -> str:
-  """Says where the value came from that a check of a field refused.
+  """Names the place of the value that a check of a field refused.
 
   Gin appends the call in which the check failed, with its scope.
   """
@@ -74,7 +74,7 @@ def _blame(error: UserError, sources: gin_sources.Sources | None) -> str:
 
 
 def _explain_syntax(error: Exception, place: str) -> str:
-  """Says which line cannot be read, and how it should be written."""
+  """Names the line that cannot be read, and how to write it."""
   is_flag = place.startswith("--")
   if not isinstance(error, SyntaxError):
     place = place if is_flag else _innermost_file(error, place)
@@ -109,7 +109,7 @@ def _explain_syntax(error: Exception, place: str) -> str:
 
 
 def _explain(error: Exception, place: str, is_read: bool) -> str:
-  """Rewrites what gin says in one line."""
+  """Rewrites gin's message as one line."""
   first, _, rest = str(error).partition("\n")
   # Gin appends the statements that it was in, the innermost first.
   if found := re.search(r'  In file "(.*)", line (\d+)', rest):
@@ -155,7 +155,7 @@ def _required() -> list[str]:
 
 
 def _explain_missing(name: str) -> str:
-  """Says why there is no such file, and where it was looked for."""
+  """Says that a file is missing, and where it was looked up."""
   if name and pathlib.Path(name).is_dir():
     return f"{name} is a folder, not a gin file"
   folders = dict.fromkeys(p or "." for p in gin_tables.folders())
@@ -163,7 +163,7 @@ def _explain_missing(name: str) -> str:
 
 
 def _explain_name(message: str) -> str:
-  """Adds to a message about an unknown name what may have been meant."""
+  """Adds to a message about an unknown name the name that was likely meant."""
   if message.startswith("not enough values to unpack"):
     return "a binding is NAME = VALUE or MODULE.FUNCTION.PARAMETER = VALUE"
   if found := re.match(
@@ -183,7 +183,7 @@ def _explain_name(message: str) -> str:
 
 
 def _innermost_file(error: Exception, place: str) -> str:
-  """Names the file that gin was reading, by the calls that the error left."""
+  """Names the file that gin was reading, from the calls in the traceback."""
   trace = error.__traceback__
   while trace:
     if trace.tb_frame.f_code is gin.parse_config_file.__code__:

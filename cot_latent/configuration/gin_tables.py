@@ -1,8 +1,8 @@
-"""The tables that gin keeps to itself, read and reset in this file alone.
+"""The only file that reads and resets gin's private tables.
 
 Gin has no public way to list what is bound, what was read, what is registered
-or where files are looked up. These functions are all that the package knows of
-its private names, so that another version of gin concerns one file.
+or where files are looked up. Only these functions use gin's private names, so
+that a new version of gin can break this file alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,42 +16,42 @@ Bindings = Mapping[tuple[str, str], Mapping[str, Any]]
 
 
 def bound() -> Bindings:
-  """All that is bound, by scope and whole selector."""
+  """Returns all bindings, by scope and full selector."""
   return gin_config._CONFIG
 
 
 def used() -> Bindings:
-  """What calls have read so far, by the scope of the call."""
+  """Returns the bindings that calls have read, by the scope of the call."""
   return gin_config._OPERATIVE_CONFIG
 
 
 def selectors() -> Iterator[str]:
-  """Names all that is registered, such as `cot_latent.em.method.Method`."""
+  """Yields registered names, such as `cot_latent.em.method.Method`."""
   return (name for name, _ in gin_config._REGISTRY.items())
 
 
 def registered(selector: str) -> Callable:
-  """The function or class that the end of a selector names."""
+  """Returns the function or class that the end of a selector names."""
   return gin_config._REGISTRY.get_match(selector).wrapped
 
 
 def is_decorated(selector: str) -> bool:
-  """Whether code has made it configurable, so that any call of it is one."""
+  """Whether code made it configurable, so that gin configures every call."""
   entry = gin_config._REGISTRY.get_match(selector)
   return entry is not None and entry.import_source is None
 
 
 def folders() -> list[str]:
-  """Where gin looks files up, in order; "" is the working directory."""
+  """Returns the folders in which gin looks up files; "" is the current one."""
   return list(gin_config._LOCATION_PREFIXES)
 
 
 def look_in(search_paths: Sequence[str]) -> None:
-  """Has gin look in the working directory and these folders, no others.
+  """Makes gin look in the working directory and these folders, nowhere else.
 
   Gin itself only adds folders, and would keep those of earlier calls.
 
   Args:
-    search_paths: Folders, in order.
+    search_paths: Folders in the order of the search.
   """
   gin_config._LOCATION_PREFIXES[:] = ["", *search_paths]

@@ -1,4 +1,4 @@
-"""Gin files and bindings made into an experiment."""
+"""From gin files and bindings to an experiment."""
 
 import hashlib
 import pathlib
@@ -25,20 +25,20 @@ def parse(
 ) -> tuple[experiment.Experiment, dict[str, Any]]:
   """Parses a configuration and builds its experiment.
 
-  Files first, in order, then bindings, so that a binding has the last word.
+  Files are read first, in order, and then bindings, so that a binding wins.
 
   Args:
-    gin_files: paths, looked up in the working directory, then in the search
-      paths, then beside the package.
-    bindings: lines such as "SEED = 3".
-    search_paths: further folders to look files up in.
+    gin_files: Paths of gin files. Each is looked up in the working directory,
+      then in the search paths, then beside the package.
+    bindings: Lines such as "SEED = 3".
+    search_paths: Further folders in which gin files are looked up.
 
   Returns:
-    The experiment, and what it came from, for the report: files with their
-    hashes, bindings, resolved and operative text.
+    The experiment, and its gin record for the report: files with their hashes,
+    bindings, resolved and operative text.
 
   Raises:
-    UserError: for any fault, naming the file and line, or the binding.
+    UserError: For any fault; names the file and line, or the binding.
   """
   sources = _read(gin_files, bindings, search_paths)
   with gin_errors.explained("in the configuration", sources):
@@ -63,19 +63,20 @@ def parse_resolved(
   allowed: Sequence[str] = (),
   place: str = "the report's configuration",
 ) -> tuple[experiment.Experiment, dict[str, Any]]:
-  """Builds an experiment from what `parse` recorded as resolved.
+  """Builds an experiment from the resolved text that `parse` recorded.
 
   Args:
     text: The whole configuration, without includes.
     allowed: Modules that it may import besides those that any report may.
-    place: Where the text stands, for messages.
+    place: Description of the text, for messages.
 
   Returns:
-    The experiment and what it came from, as `parse`; no files, no bindings.
+    The experiment and its gin record, as `parse` returns them, but without
+    files and bindings.
 
   Raises:
-    UserError: if this version cannot read it, or if it would import or call
-      what a report may not.
+    UserError: If this version cannot read it, or if it would import or call
+      something that a report may not.
   """
   gin.clear_config()
   with gin_errors.explained(place):
@@ -98,17 +99,17 @@ def parse_source(
   bindings: Sequence[str],
   search_paths: Sequence[str],
 ) -> Source:
-  """Parses what a command on a task alone needs: where the task comes from.
+  """Parses only the task's source, for commands that need no experiment.
 
   Args:
-    task: its name; None leaves it to the files and bindings.
-    gin_files: such as one of gin/prompts/, or a run's; read after
+    task: Name of the task; None uses the files and bindings.
+    gin_files: Paths such as one of gin/prompts/, or a run's; read after
       gin/tasks/common.gin.
-    bindings: as for `parse`.
-    search_paths: as for `parse`.
+    bindings: Lines such as "SEED = 3".
+    search_paths: Further folders in which gin files are looked up.
 
   Raises:
-    UserError: for any fault, naming the file and line, or the binding.
+    UserError: For any fault; names the file and line, or the binding.
   """
   files = [_TASK_FILE, *gin_files]
   if task is not None:
@@ -132,16 +133,16 @@ def parse_shown(
   bindings: Sequence[str],
   search_paths: Sequence[str],
 ) -> tuple[Source, tuple[str, ...] | None]:
-  """Parses where a task comes from, and STOP.
+  """Parses a task's source, and STOP.
 
   Args:
-    task: as for `parse_source`, and so are the others.
-    gin_files: such as one of gin/prompts/.
-    bindings: as for `parse`.
-    search_paths: as for `parse`.
+    task: Name of the task; None uses the files and bindings.
+    gin_files: Paths such as one of gin/prompts/.
+    bindings: Lines such as "SEED = 3".
+    search_paths: Further folders in which gin files are looked up.
 
   Raises:
-    UserError: as `parse_source`, and if STOP is no tuple of strings.
+    UserError: As in `parse_source`, or if STOP is not a tuple of strings.
   """
   bindings = [*bindings, f"TASK = {task!r}"]
   sources = _read([_TASK_FILE, *gin_files], bindings, search_paths)
@@ -161,18 +162,18 @@ def parse_shown(
 
 
 def asks_for_t5x(gin_files: Sequence[str], search_paths: Sequence[str]) -> bool:
-  """Whether gin files are for T5X's own train, and not for the embedded one.
+  """Whether gin files are for T5X's own trainer, not for the embedded one.
 
   Args:
-    gin_files: as for `parse`.
-    search_paths: as for `parse`, which says what is wrong with them.
+    gin_files: Paths of gin files.
+    search_paths: Further folders; `parse` reports a fault in them.
   """
   _look_in([path for path in search_paths if pathlib.Path(path).is_dir()])
   return gin_sources.asks_for_script(gin_files)
 
 
 def _look_in(search_paths: Sequence[str]) -> None:
-  """Forgets what was read before, and where it was looked for."""
+  """Clears what gin has read, and sets the folders in which it looks."""
   gin.clear_config()
   for folder in search_paths:
     if not pathlib.Path(folder).is_dir():
@@ -185,7 +186,7 @@ def _read(
   bindings: Sequence[str],
   search_paths: Sequence[str],
 ) -> gin_sources.Sources:
-  """Reads files and bindings into gin, and notes where they stand."""
+  """Reads files and bindings into gin, and notes their places."""
   _look_in(search_paths)
   read: list[str] = []
   for name in gin_files:
@@ -198,20 +199,20 @@ def _read(
 
 
 def package_folders() -> list[str]:
-  """The folders that hold gin/: a checkout's root, or the installed package."""
+  """Returns the folders that hold gin/: a checkout or the package."""
   package = pathlib.Path(cot_latent.__file__).parent
   return [str(p) for p in (package.parent, package) if (p / "gin").is_dir()]
 
 
 def _flatten(parsed) -> Iterator[str]:
-  """Yields the paths of parsed files, those that they include first."""
+  """Yields the paths of parsed files; included files come first."""
   for included in parsed.includes:
     yield from _flatten(included)
   yield parsed.filename
 
 
 def _file_record(name: str) -> dict[str, str]:
-  """Names a file that was read, with the hash of what stood in it."""
+  """Returns the name of a file that was read, and the hash of its text."""
   content = gin_sources.find_file(name).read_bytes()
   return {"path": name, "sha256": hashlib.sha256(content).hexdigest()}
 
@@ -219,12 +220,13 @@ def _file_record(name: str) -> dict[str, str]:
 def _refuse_unused(
   sources: gin_sources.Sources, flags_only: bool = False
 ) -> None:
-  """Raises if something is bound that nothing read.
+  """Raises if nothing has read some binding.
 
-  Gin keeps silent about it, though it mostly is a misspelt macro. The
-  experiment is built by now, so all that can be read has been. What a file
-  binds for something that a later file or binding replaced may stay, and so may
-  a macro that its file says it provides: not every method reads all of a task.
+  Gin ignores such a binding, which mostly is a misspelt macro. The experiment
+  is built by now, so everything that can be read has been read. A file may bind
+  parameters of something that a later file or binding replaced. It may also
+  bind a macro that it declares as provided, because not every method reads all
+  macros of a task.
   """
   used = {
     gin_sources.innermost(selector, parameter, scope)

@@ -1,6 +1,6 @@
-"""Where the bindings of a gin configuration stand, and which one counts.
+"""Places of the bindings of a gin configuration, and which binding wins.
 
-Gin forgets the places, and says nothing of a binding that nothing reads.
+Gin forgets the places, and ignores a binding that nothing reads.
 """
 
 import difflib
@@ -27,7 +27,7 @@ class Key(NamedTuple):
 
 
 def macro_key(name: str) -> Key:
-  """The key of a macro's value."""
+  """Returns the key of a macro's value."""
   return Key(name, "gin.macro", "value")
 
 
@@ -39,7 +39,7 @@ def macros() -> set[str]:
 
 
 def find_file(name: str) -> pathlib.Path:
-  """Finds a file that was read as gin found it."""
+  """Finds a file in the way that gin found it."""
   paths = [pathlib.Path(p, name) for p in gin_tables.folders()]
   return next(path for path in paths if path.is_file())
 
@@ -48,7 +48,7 @@ def asks_for_script(names: Sequence[str]) -> bool:
   """Whether gin files configure the script that reads them, as T5X's do.
 
   Args:
-    names: of files; what cannot be found or read is left to who reads it.
+    names: Paths of gin files; missing or unreadable files are ignored.
   """
   return any(
     isinstance(statement, config_parser.ImportStatement)
@@ -59,13 +59,13 @@ def asks_for_script(names: Sequence[str]) -> bool:
 
 
 def with_included(names: Iterable[str]) -> list[str]:
-  """Names gin files and those that they include, each once.
+  """Lists gin files and the files that they include, each once.
 
   Args:
-    names: Files; what cannot be found or read includes nothing.
+    names: Paths of gin files; missing or unreadable files include nothing.
 
   Returns:
-    In the order in which gin comes to the end of them.
+    The paths, in the order in which gin finishes reading them.
   """
   found: dict[str, None] = {}
   begun: set[str] = set()
@@ -85,7 +85,7 @@ def with_included(names: Iterable[str]) -> list[str]:
 
 
 class _Unresolved(config_parser.ParserDelegate):
-  """Takes names as they are written."""
+  """Keeps names as they are written."""
 
   def configurable_reference(self, scoped_configurable_name, evaluate):
     return scoped_configurable_name
@@ -103,13 +103,13 @@ def _statements(name: str) -> list:
 
 
 def provided(text: str) -> set[str]:
-  """Reads what a gin file says in its first comment that it provides.
+  """Reads the macros that a gin file provides, from its first comment.
 
   Args:
-    text: of the file; the comment has a sentence `Provides: A, B.`
+    text: Text of the file; the comment has a sentence `Provides: A, B.`
 
   Returns:
-    The macros. They are there for whoever wants them.
+    The macros. Nothing has to use them.
   """
   lines = itertools.takewhile(lambda x: x.startswith("#"), text.splitlines())
   comment = "\n".join(line.removeprefix("#").strip() for line in lines)
@@ -118,7 +118,7 @@ def provided(text: str) -> set[str]:
 
 
 def flag(binding: str) -> str:
-  """Writes a binding as the flag that it came from."""
+  """Writes a binding as the flag that sets it."""
   text = " ".join(binding.split())
   if found := re.match(r"([\w./]+) ?= ?", text):
     return f"--gin.{found[1]}={text[found.end() :]}"
@@ -126,15 +126,15 @@ def flag(binding: str) -> str:
 
 
 class Sources(config_parser.ParserDelegate):
-  """Where the bindings stand. Gin forgets it, so all text is read anew.
+  """The places of the bindings. Gin forgets them, so all text is read again.
 
   Attributes:
-    files: the files, those that others include first.
-    referred: what is referred to anywhere, as it is written there.
+    files: Paths of the files; included files come before the including file.
+    referred: Everything that the text refers to, as it is written there.
   """
 
   def __init__(self, files: Sequence[str], bindings: Sequence[str]):
-    """Reads the files and bindings that gin has read without an error."""
+    """Reads the files and bindings, which gin has read without an error."""
     self.files = list(files)
     self.referred: set[str] = set()
     self._bound: list[tuple[Key, str]] = []
@@ -158,15 +158,15 @@ class Sources(config_parser.ParserDelegate):
         self._bound.append((key, place + line))
 
   def configurable_reference(self, scoped_configurable_name, evaluate):
-    """Takes note of a reference; gin has checked it already."""
+    """Notes a reference; gin has checked it already."""
     self.referred.add(scoped_configurable_name)
 
   def macro(self, macro_name):
-    """Takes note of a macro."""
+    """Notes a macro."""
     self.referred.add(macro_name)
 
   def place(self, key: Key) -> str | None:
-    """Says where a parameter was bound last: the flag, or file and line."""
+    """Returns where a parameter was bound last: the flag, or file and line."""
     for written, place in reversed(self._bound):
       if (
         written.scope == key.scope
@@ -177,12 +177,12 @@ class Sources(config_parser.ParserDelegate):
     return None
 
   def provides(self, key: Key) -> bool:
-    """Whether the macro's value stands in a file that says it provides it."""
+    """Whether the macro's value is in a file that declares it as provided."""
     file = (self.place(key) or "").rpartition(", line ")[0]
     return key.scope in self._provided.get(file, ())
 
   def refers_to(self, key: Key) -> bool:
-    """Whether anything refers to the thing whose parameter this is."""
+    """Whether anything refers to the object whose parameter this is."""
     if key.selector == "gin.macro":
       return key.scope in self.referred
     split = [name.rpartition("/") for name in self.referred]
@@ -193,7 +193,7 @@ class Sources(config_parser.ParserDelegate):
 
 
 def innermost(selector: str, parameter: str, scope: str) -> Key | None:
-  """Finds the binding that counts for a parameter in a scope, or None."""
+  """Finds the binding that wins for a parameter in a scope, or None."""
   scopes = scope.split("/")
   for depth in range(len(scopes), -1, -1):
     inner = "/".join(scopes[:depth])
@@ -218,6 +218,6 @@ def origin(key: Key) -> Key | None:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-  """Asks whether a known name was meant; "" where none comes near."""
+  """Suggests a known name that is close; "" if none is."""
   near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
   return f"; did you mean {near[0]}?" if near else ""

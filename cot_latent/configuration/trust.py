@@ -1,8 +1,8 @@
 """What a report's configuration may import, call and name.
 
 A report is data that may come from anyone, and gin imports the modules that a
-configuration names and calls the functions that it refers to. All that is
-checked here before gin sees the text, with gin's own parser.
+configuration names and calls the functions that it refers to. Gin's own parser
+is used to check all names here before gin sees the text.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ from gin import config_parser
 from cot_latent.data.source import Source
 from cot_latent.errors import UserError
 
-# Importing these does nothing but define things.
+# Importing these modules only defines things.
 _IMPORTED = ("cot_latent", "t5x", "seqio", "optax")
-# What a configuration refers to is one of these or inside one: they have the
-# things that are configured, and nothing that runs programs or writes files.
+# A configuration may refer to these modules and what is inside them. They
+# define the configured objects, and nothing that runs programs or writes files.
 _REFERRED = (
   "cot_latent.data.chat",
   "cot_latent.data.prompts",
@@ -44,23 +44,23 @@ _REFERRED = (
   "seqio",
   "optax",
 )
-_SCRIPT = "__main__"  # T5X's train.py, of which gin may have `train` alone
+_SCRIPT = "__main__"  # T5X's train.py; gin may refer to its `train` alone
 _MACRO = ("macro", "gin.macro")
 
 
 def check(text: str, allowed: Sequence[str], place: str) -> None:
   """Checks the configuration of a report before gin reads it.
 
-  Imports what it imports, if that is allowed.
+  Imports its modules, if that is allowed.
 
   Args:
     text: The resolved configuration.
-    allowed: Further modules that may be imported, with what is inside them.
-    place: Where the text stands, for messages.
+    allowed: Further modules that it may import and refer to.
+    place: Description of the text, for messages.
 
   Raises:
-    UserError: if it would import or call what a report may not.
-    SyntaxError: if gin cannot read it.
+    UserError: If it would import or call something that a report may not.
+    SyntaxError: If gin cannot read it.
   """
   reader = _Reader()
   statements = list(config_parser.ConfigParser(text, reader))
@@ -69,8 +69,8 @@ def check(text: str, allowed: Sequence[str], place: str) -> None:
   for statement in statements:
     if isinstance(statement, config_parser.IncludeStatement):
       raise UserError(
-        f"{place}: the configuration includes {statement.filename!r:.60}: one "
-        "that a run recorded holds all by itself"
+        f"{place}: the configuration includes {statement.filename!r:.60}; a "
+        "configuration that a run recorded includes no files"
       )
     if not isinstance(statement, config_parser.ImportStatement):
       continue
@@ -88,7 +88,7 @@ def check(text: str, allowed: Sequence[str], place: str) -> None:
   if selectors and not is_dynamic:
     raise UserError(
       f"{place}: the configuration refers to {selectors[0]} without "
-      "dynamic_registration, which a run here never records"
+      "dynamic_registration, which no run here records"
     )
   inside = [*_REFERRED, *allowed]
   for selector in selectors:
@@ -98,15 +98,15 @@ def check(text: str, allowed: Sequence[str], place: str) -> None:
 
 
 def check_tasks(made: Any, allowed: Sequence[str], place: str) -> None:
-  """Checks the modules that the tasks of an experiment are registered by.
+  """Checks the modules that register the tasks of an experiment.
 
   Args:
     made: A dataclass, such as an experiment.
     allowed: Further modules that may be imported.
-    place: Where the configuration stands, for messages.
+    place: Description of the configuration, for messages.
 
   Raises:
-    UserError: if a task's module may not be imported.
+    UserError: If a task's module may not be imported.
   """
   if isinstance(made, Source) and made.module is not None:
     check_module(made.module, allowed, place)
@@ -116,10 +116,10 @@ def check_tasks(made: Any, allowed: Sequence[str], place: str) -> None:
 
 
 def check_module(name: str, allowed: Sequence[str], place: str) -> None:
-  """Checks that a report may have a module imported.
+  """Checks that a report may import a module.
 
   Raises:
-    UserError: if it may not.
+    UserError: If it may not.
   """
   if not _is_inside(name, (*_IMPORTED, *allowed)):
     raise UserError(
@@ -137,7 +137,7 @@ class _Named(NamedTuple):
 
 
 class _Reader(config_parser.ParserDelegate):
-  """Collects references, and resolves nothing."""
+  """Collects references without resolving them."""
 
   def __init__(self):
     self.references: list[tuple[str, bool]] = []
@@ -154,7 +154,7 @@ class _Reader(config_parser.ParserDelegate):
 
 
 def _configures(statement: Any) -> bool:
-  """Whether a statement is about a function or class, and not a macro."""
+  """Whether a statement configures a function or class, not a macro."""
   if isinstance(statement, config_parser.BlockDeclaration):
     return statement.selector not in _MACRO
   return (
@@ -165,9 +165,9 @@ def _configures(statement: Any) -> bool:
 
 
 def _import(statement: Any, allowed: Sequence[str], place: str) -> Any:
-  """Imports a module that may be; returns what its name stands for.
+  """Imports an allowed module; returns the object that its name stands for.
 
-  None where there is no such module, which gin says with its line.
+  Returns None if there is no such module; gin reports that with its line.
   """
   if statement.module == _SCRIPT:
     return _SCRIPT
@@ -184,10 +184,10 @@ def _import(statement: Any, allowed: Sequence[str], place: str) -> Any:
 def _check_home(
   selector: str, symbols: dict[str, Any], inside: Sequence[str], place: str
 ) -> None:
-  """Checks that what a selector names is defined where it may be.
+  """Checks that the object of a selector is defined in an allowed module.
 
-  Gin follows attributes, so that `files.os.system` is a program's start even
-  where `os` was never imported by the text.
+  Gin follows attributes: `files.os.system` starts programs even if the text
+  never imported `os`.
   """
   root, *names = selector.split(".")
   found = symbols.get(root)
@@ -205,8 +205,8 @@ def _check_home(
     is_fine = is_fine and callable(found)
   if not is_fine:
     raise UserError(
-      f"{place}: the configuration refers to {selector}, which is nothing that "
-      "a report may name"
+      f"{place}: the configuration refers to {selector}, which a report may "
+      "not name"
     )
 
 
@@ -215,7 +215,7 @@ def _module_names(
 ) -> Iterator[str]:
   """Yields the modules that parameters called `module` name.
 
-  T5X imports them, and so does this package. A macro may stand for one.
+  T5X and this package import them. A macro may stand for a module.
   """
   macros: dict[str, list[Any]] = {}
   asked: list[Any] = []
@@ -244,7 +244,7 @@ def _module_names(
 
 
 def _may_be_made(selector: str, symbols: dict[str, Any]) -> bool:
-  """Whether a selector names a class, as of a network, or nothing at all."""
+  """Whether a selector names a class (such as a network), or nothing at all."""
   root, *names = selector.split(".")
   found = symbols.get(root)
   if found is None and root != "gin":
@@ -255,5 +255,5 @@ def _may_be_made(selector: str, symbols: dict[str, Any]) -> bool:
 
 
 def _is_inside(name: str, packages: Iterable[str]) -> bool:
-  """Whether a module is one of these or inside one."""
+  """Whether a module is one of these packages or inside one."""
   return any(f"{name}.".startswith(f"{package}.") for package in packages)

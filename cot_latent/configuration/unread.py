@@ -1,7 +1,7 @@
 """Bindings that nothing can read, found without building anything.
 
 The embedded trainer builds its experiment and sees what was read. T5X builds
-parts of a run as late as its end, so here references are followed instead.
+some parts only at the end of a run, so here references are followed instead.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,19 +22,20 @@ def refuse(
   is_root: Callable[[str], bool],
   is_left: Callable[[str, bool], bool],
 ) -> None:
-  """Raises if something is bound that nothing can read.
+  """Raises if nothing can read some binding.
 
-  What a file binds may stay where anything refers to it, even if a later file
-  replaced that, and so may a macro that its file says it provides.
+  A binding in a file may stay if anything refers to its object, even if a later
+  file replaced that reference. So may a macro that its file declares as
+  provided.
 
   Args:
-    sources: Where the bindings stand.
-    is_root: Whether a whole selector is called without a reference to it.
-    is_left: Whether a file may bind what nothing reads; is told whether that
-      is a macro.
+    sources: Places of the bindings.
+    is_root: Whether a full selector is called without a reference to it.
+    is_left: Whether a file may have a binding that nothing reads; called with
+      the file and whether the binding is a macro.
 
   Raises:
-    UserError: Naming the place, the binding, and what may have been meant.
+    UserError: Names the place, the binding, and the name that was likely meant.
   """
   reached = _reached(is_root)
   for (scope, selector), parameters in gin_tables.bound().items():
@@ -59,7 +60,7 @@ def refuse(
 
 
 def _reached(is_root: Callable[[str], bool]) -> set[Name]:
-  """All that the roots refer to, directly or through others."""
+  """Returns everything that the roots refer to, directly or indirectly."""
   bound = gin_tables.bound()
   todo = [name for name in bound if is_root(name[1])]
   seen: set[Name] = set()
@@ -77,7 +78,7 @@ def _reached(is_root: Callable[[str], bool]) -> set[Name]:
 
 
 def _references(value: Any) -> Iterator[Name]:
-  """What a value refers to."""
+  """Yields the references of a value."""
   if isinstance(value, gin_config.ConfigurableReference):
     yield value.config_key
   elif isinstance(value, dict):
@@ -108,7 +109,7 @@ def _is_excused(
   place: str,
   is_left: Callable[[str, bool], bool],
 ) -> bool:
-  """Whether a binding that nothing reads may stay; one by a flag may not."""
+  """Whether an unread binding may stay; a binding from a flag may not."""
   if place.startswith("--"):
     return False
   return (
@@ -119,7 +120,7 @@ def _is_excused(
 
 
 def _is_named(sources: gin_sources.Sources, key: gin_sources.Key) -> bool:
-  """Whether a text refers to what is bound, in whatever scope."""
+  """Whether a text refers to the bound object, in whatever scope."""
   if key.selector == _MACRO:
     return key.scope in sources.referred
   return any(

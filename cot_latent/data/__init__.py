@@ -1,1 +1,1 @@
-"""A SeqIO task made into arrays; prompt templates; answer checkers."""
+"""From a SeqIO task to arrays; prompt templates; answer checkers."""

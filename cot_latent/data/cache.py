@@ -1,4 +1,4 @@
-"""A task stored as arrays, for a start without SeqIO and TensorFlow."""
+"""A task stored as arrays, which opens without SeqIO and TensorFlow."""
 
 import dataclasses
 import hashlib
@@ -28,8 +28,8 @@ _TOKENS = ("prompts", "guides", "targets")
 def fingerprint(task: Task) -> str:
   """Hashes all that training can see of a task: every split, and the rest.
 
-  Equal on every machine; another byte of data, prompt, answer form or
-  vocabulary makes another.
+  The hash is equal on every machine. A different byte of data, prompt, answer
+  form or vocabulary changes it.
   """
   return _fingerprint(task, _split_fingerprints(task))
 
@@ -38,13 +38,13 @@ def to_bytes(task: Task) -> tuple[bytes, str]:
   """Writes a task as the content of an .npz file.
 
   Args:
-    task: opened from SeqIO.
+    task: A task opened from SeqIO.
 
   Returns:
     The content, the same for the same task, and the task's fingerprint.
 
   Raises:
-    UserError: if the task or its vocabulary is of a kind that cannot be stored.
+    UserError: If the task or its vocabulary cannot be stored.
   """
   if task.form is None:
     raise UserError(
@@ -84,20 +84,20 @@ def open_cached(source: Source) -> Task:
   """Opens a task from a file that holds the content of `to_bytes`.
 
   Raises:
-    UserError: if the file cannot be read, is damaged, or holds another task or
-      another form of it than asked for.
+    UserError: If the file cannot be read, is damaged, or holds another task or
+      another form of it than the one asked for.
   """
   path = source.cache
   assert path is not None
   try:
-    # Opened here, since NumPy leaves a file open that is no archive.
+    # Opened here, because NumPy leaves a file open that is not an archive.
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
       arrays = dict(stored)
     described = _from_array(arrays["task"])
     if described["format"] != _FORMAT:
       raise UserError(
         f"{path} is in format {described['format']}, and this version reads "
-        f"{_FORMAT}: make it anew with `t5x cache`"
+        f"{_FORMAT}: make it again with `t5x cache`"
       )
     splits = {split: _split(arrays, split) for split in described.pop("splits")}
     task = _make_task(arrays, described, splits)
@@ -110,7 +110,7 @@ def open_cached(source: Source) -> Task:
   except (
     *(AttributeError, ArithmeticError, EOFError, LookupError, OSError),
     *(TypeError, ValueError),
-    # Of damaged headers: "encrypted", an unknown kind of compression.
+    # Damaged headers: "encrypted", an unknown kind of compression.
     *(RuntimeError, zipfile.BadZipFile, zlib.error),
   ) as error:
     raise UserError(
@@ -120,14 +120,14 @@ def open_cached(source: Source) -> Task:
   if not is_whole:
     raise UserError(
       f"{path} is damaged or was changed: its fingerprint does not fit; make "
-      "it anew with `t5x cache`"
+      "it again with `t5x cache`"
     )
   _check_asked_for(path, source, task)
   return task
 
 
 def _describe(task: Task) -> dict[str, Any]:
-  """What is hashed of a task besides its splits and vocabulary model."""
+  """Returns what is hashed of a task besides splits and vocabulary model."""
   return {
     "format": _FORMAT,
     "name": task.name,
@@ -148,7 +148,7 @@ def _describe(task: Task) -> dict[str, Any]:
 
 
 def _describe_vocabulary(vocabulary: vocabularies.Vocabulary) -> list:
-  """The vocabulary without its model; three fields where they are all."""
+  """Describes the vocabulary without its model; bytes have three fields."""
   described = [vocabulary.name, vocabulary.size, vocabulary.eos_id]
   if vocabulary.name.startswith(hf_tokenizer.KIND):
     ends = [list(vocabulary.end_ids)] if vocabulary.end_ids else []
@@ -161,7 +161,7 @@ def _describe_vocabulary(vocabulary: vocabularies.Vocabulary) -> list:
 def _make_vocabulary(
   name: str, size: int, eos_id: int, *more, model: bytes
 ) -> vocabularies.Vocabulary:
-  """Undoes `_describe_vocabulary`."""
+  """Inverts `_describe_vocabulary`."""
   if not model:
     return vocabularies.byte_vocabulary(size - vocabularies.NUM_BYTES)
   make = (
@@ -173,7 +173,7 @@ def _make_vocabulary(
 
 
 def _describe_prompts(prompts: Prompts) -> dict[str, Any]:
-  """The prompts without a place: what a file holds is in the tokens."""
+  """Describes the prompts without paths: the tokens hold a file's content."""
   described = dataclasses.asdict(prompts)
   if prompts.exemplars not in ("none", "task", "train", "bootstrapped"):
     described["exemplars"] = "a file"
@@ -228,7 +228,7 @@ def _make_task(arrays, described, splits) -> Task:
 
 
 def _check_asked_for(path: str, source: Source, task: Task) -> None:
-  """Raises if a cache is used for something that it does not hold."""
+  """Raises if a cache does not hold what is asked for."""
   what = None
   if source.task not in (task.name, re.sub(r"_v\d+$", "", task.name)):
     what = f"task {task.name!r}, not {source.task!r}"

@@ -1,4 +1,4 @@
-"""Prompts as conversations, written by the checkpoint's own chat template."""
+"""Prompts as conversations, made by the checkpoint's own chat template."""
 
 import dataclasses
 import re
@@ -10,23 +10,23 @@ from cot_latent.errors import UserError
 from cot_latent.models.hf import chat_template
 from cot_latent.models.vocabularies import Vocabulary
 
-# Code points that no text uses; one marks what reads like a special token.
+# Code points that no text uses; one marks text that looks like a special token.
 _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Chat(Prompts):
-  r"""Questions as a user's turns; worked examples are turns before them.
+  r"""Questions as a user's turns; worked examples are earlier turns.
 
   Attributes:
     prior: The user's turn that asks a question.
     guide: The same, with the answer as a hint.
-    system: What the system's turn says; None leaves it to the template.
-    arguments: What the template may be told besides, such as
-      `{"enable_thinking": False}`. A template that writes the date should be
-      told one (`date_string` for Llama 3): a run could not resume on the next
-      day.
-    separator: What follows a worked example: nothing, for turns end themselves.
+    system: Text of the system's turn; None uses the template's.
+    arguments: Further variables for the template, such as
+      `{"enable_thinking": False}`. Set a date for a template that writes one
+      (`date_string` for Llama 3), because otherwise a run could not resume on
+      the next day.
+    separator: Text after a worked example: none, because turns end themselves.
   """
 
   prior: str = "{question}\nLet's think step by step."
@@ -45,7 +45,7 @@ class Chat(Prompts):
       )
 
   def prefix(self, name: str, exemplars: Sequence[Mapping[str, str]]) -> str:
-    """Nothing: worked examples are turns."""
+    """Returns "", because worked examples are turns."""
     del name, exemplars
     return ""
 
@@ -55,12 +55,12 @@ class Chat(Prompts):
     row: Mapping[str, str],
     exemplars: Sequence[Mapping[str, str]],
   ) -> list[dict[str, str]]:
-    """Puts a question as the last turn of a conversation.
+    """Writes a question as the last turn of a conversation.
 
     Args:
       name: "prior" or "guide". Before a hinted question the exemplars are
         hinted too.
-      row: `question` and `answer`.
+      row: Fields `question` and `answer`.
       exemplars: Rows with `question`, `answer` and `targets`.
     """
     turns = []
@@ -81,19 +81,19 @@ def write(
 ) -> tuple[str, list[int]]:
   """Writes a conversation up to the beginning of the model's turn.
 
-  Special tokens of the template are special tokens; what reads like one within
-  a turn stays text.
+  Special tokens of the template are special tokens; text in a turn that looks
+  like one stays text.
 
   Args:
-    vocabulary: Of the checkpoint.
+    vocabulary: Vocabulary of the checkpoint.
     messages: Turns, each with its `role` and `content`.
-    arguments: What the template may be told besides.
+    arguments: Further variables for the template.
 
   Returns:
     The text, and its token ids. BOS is among them if the template writes it.
 
   Raises:
-    UserError: if the checkpoint has no template, or one that refuses this.
+    UserError: If the checkpoint has no template, or if the template fails.
   """
   chat = vocabulary.chat
   if chat is None:

@@ -8,7 +8,7 @@ def open_task(source: Source) -> Task:
   """Opens a task, from SeqIO or from a cache.
 
   Raises:
-    UserError: if there is no such task, or if it cannot be used.
+    UserError: If there is no such task, or if it cannot be used.
   """
   if source.cache is not None:
     from cot_latent.data import cache

@@ -12,24 +12,24 @@ _FIELD = re.compile(r"\{(\w*)\}")
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-  r"""The two prompts that a rationale is drawn from, and what precedes them.
+  r"""The two prompts from which a rationale is drawn, and their exemplars.
 
   Attributes:
-    prior: the question alone, with the field {question}. Rationales are always
-      scored under it.
-    guide: the question with its answer as a hint, with the fields {question}
+    prior: The question alone, with the field {question}. Rationales are always
+      scored under this prompt.
+    guide: The question with its answer as a hint, with the fields {question}
       and {answer}; the memory can be filled from it.
-    is_direct: whether the model answers at once: a target is then the answer
+    is_direct: Whether the model answers at once: a target is then the answer
       and nothing else.
-    exemplars: which worked examples stand before a question (few-shot):
-      "none"; "task", the task's own (for BIG-Bench Hard, its authors');
-      "train", those of `train[:num_exemplars]` with what the data have (for
-      direct prompts, questions and answers);
+    exemplars: Worked examples before each question (few-shot): "none"; "task",
+      the task's own (for BIG-Bench Hard, its authors');
+      "train", the first questions of `train[:num_exemplars]` with the data's
+      rationales (for direct prompts, with answers alone);
       "bootstrapped", which a run draws from its own base model; or the path of
       a JSONL file of `question`, `answer` and `completion`, such as the
       exemplars.jsonl of a run that has bootstrapped them.
-    num_exemplars: how many, at most.
-    separator: what ends a worked example, and so a completion after some.
+    num_exemplars: Maximum number of worked examples.
+    separator: Text that ends a worked example, and then also a completion.
 
   Reference: Phan et al. 2023, section 4 and appendix F.
   """
@@ -61,7 +61,7 @@ class Prompts:
 
   @property
   def stop(self) -> tuple[str, ...]:
-    """The strings that end a completion: after examples, what ends one."""
+    """Strings that end a completion: the separator, if there are exemplars."""
     has_stop = self.exemplars != "none" and self.separator
     return (self.separator,) if has_stop else ()
 
@@ -75,15 +75,15 @@ class Prompts:
     return "".join(row[p] if i % 2 else p for i, p in enumerate(parts))
 
   def prefix(self, name: str, exemplars: Sequence[Mapping[str, str]]) -> str:
-    """Writes what stands before each question.
+    """Writes the text before each question.
 
     Args:
       name: "prior" or "guide". Before a hinted question the exemplars are
         hinted too.
-      exemplars: rows with `question`, `answer` and `targets`.
+      exemplars: Rows with `question`, `answer` and `targets`.
 
     Returns:
-      The first `num_exemplars` of them, "" if there are none.
+      The first `num_exemplars` of them as text, "" if there are none.
     """
     written = []
     for row in exemplars[: self.num_exemplars]:

@@ -1,4 +1,4 @@
-"""A task made of questions and answers that a program has at hand."""
+"""A task made of questions and answers in a program's memory."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -32,8 +32,8 @@ def make_task(
     vocabulary: Tokenizer; None is bytes.
 
   Raises:
-    UserError: If a split has no questions, or not as many answers, or if the
-      prompts want worked examples.
+    UserError: If a split has no questions or not one answer for each, or if the
+      prompts need worked examples.
   """
   prompts = prompts or PAPER
   vocabulary = vocabulary or vocabularies.byte_vocabulary()

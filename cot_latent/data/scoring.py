@@ -1,4 +1,4 @@
-"""Stored completions scored again, without a model."""
+"""Scores stored completions again, without a model."""
 
 import collections
 import pathlib
@@ -13,14 +13,14 @@ from cot_latent.runtime import text_files
 
 
 class Verdict(NamedTuple):
-  """What became of one question.
+  """The verdict on one question.
 
   Attributes:
-    place: the example's id, or the line where there is none.
-    task: its task.
-    extracted: the answer counted, or None.
-    target: the known answer, in the form that the convention compares.
-    correct: whether they are equal.
+    place: The example's id, or the line if there is no id.
+    task: Name of its task.
+    extracted: The answer that counts, or None.
+    target: The known answer, in the form that the convention compares.
+    correct: Whether they are equal.
   """
 
   place: str
@@ -31,13 +31,13 @@ class Verdict(NamedTuple):
 
 
 def majority(answers: Sequence[str | None]) -> str | None:
-  """Picks the most frequent answer; among equals, the one drawn first.
+  """Returns the most frequent answer; among equals, the one drawn first.
 
   Args:
-    answers: one a sample; None, no answer, has no vote.
+    answers: One answer per sample; None (no answer) has no vote.
 
   Returns:
-    The answer, or None if there is no vote at all.
+    The answer, or None if there is no vote.
 
   Example:
 
@@ -54,20 +54,20 @@ def score(
   """Scores a file of completions.
 
   Args:
-    task: what was asked.
-    convention: a name of `task.conventions`; None takes that of training.
-    path: a file of JSON lines. Each has `completion`, or `completions` for a
-      majority vote; `target`, the known answer in the form that the task's data
-      have, or the `id` of an example; and, if the convention reads it,
-      `question` or `id`. `ended`: false says that a
-      completion was cut at the length limit (a list of such for several). A
-      mixture's lines have `task` or `id`. A run's outputs/ are such files.
+    task: The task of the questions.
+    convention: A name of `task.conventions`; None uses that of training.
+    path: Path of a file of JSON lines. Each has `completion`, or `completions`
+      for a majority vote; `target`, the known answer in the form of the task's
+      data, or the `id` of an example; and, if the convention reads it,
+      `question` or `id`. `ended`: false means that a completion was cut at the
+      length limit (for `completions`, a list). A mixture's lines have `task` or
+      `id`. The files in a run's outputs/ have this form.
 
   Returns:
-    A verdict a line.
+    One verdict per line.
 
   Raises:
-    UserError: naming the line that cannot be scored.
+    UserError: If a line cannot be scored; names the line.
   """
   known = _LazyRows(task)
   verdicts = []
@@ -88,10 +88,10 @@ def num_repeated(verdicts: Iterable[Verdict]) -> int:
 def count_by_task(
   scored: Iterable[tuple[str, bool]],
 ) -> dict[str, tuple[int, int]]:
-  """Counts (correct, total) of each task, in the order of their names.
+  """Counts (correct, total) of each task, sorted by name.
 
   Args:
-    scored: task and verdict of each question.
+    scored: Task and verdict of each question.
   """
   right: collections.Counter[str] = collections.Counter()
   total: collections.Counter[str] = collections.Counter()
@@ -110,16 +110,16 @@ class _LazyRows:
     self._is_lacking = False
 
   def find(self, name: Any) -> tuple[str, str, str]:
-    """Looks task, question and answer of an id up."""
+    """Returns task, question and answer of an id."""
     rows = self._read()
     if name not in rows:
       raise UserError(f"task {self._task.name!r} has no example {name!r:.60}")
     return rows[name]
 
   def answer(self, name: Any) -> str | None:
-    """The answer of an id; None for a name that is not one of the task's.
+    """Returns the answer of an id; None if the task has no such id.
 
-    Data that are not at hand have no say: then the file is all there is.
+    Also None if the data are not available: then only the file counts.
     """
     if not isinstance(name, str) or self._is_lacking:
       return None
@@ -187,7 +187,7 @@ def _target(
   known: _LazyRows,
   line: Mapping[str, Any],
 ) -> str:
-  """Finds the known answer: what the line says, or the data of its id."""
+  """Finds the known answer: from the line, or from the data of its id."""
   target, example = line.get("target"), line.get("id")
   if target is None:
     if "id" not in line:
@@ -206,10 +206,10 @@ def _target(
 
 
 def _readable(task: Task, name: str, target: str) -> str:
-  """The known answer as the task's data would have it.
+  """Returns the known answer as the task's data would have it.
 
-  With one that the task's own rule never finds all completions would be wrong.
-  A task with a rule of its own may have any.
+  If the task's own rule never extracts such an answer, all completions would be
+  incorrect. A task with a rule of its own may have any answer.
   """
   kind = task.kinds[name]
   if task.form == "tag":
@@ -243,12 +243,12 @@ def score_completions(rule: Convention, line: Mapping[str, Any]) -> Scored:
   """Scores the completions of one question.
 
   Args:
-    rule: how an answer is read.
-    line: with `completion` or `completions`, `question` and `target`, and
-      perhaps `ended`.
+    rule: How an answer is extracted.
+    line: Object with `completion` or `completions`, `question` and `target`,
+      and perhaps `ended`.
 
   Raises:
-    UserError: if the line is malformed.
+    UserError: If the line is malformed.
   """
   answers = [
     rule.extract(completion, line["question"])
@@ -267,7 +267,7 @@ def score_completions(rule: Convention, line: Mapping[str, Any]) -> Scored:
 def _find_convention(
   task: Task, name: Any, convention: str | None
 ) -> Convention:
-  """Looks a convention up, for one of the task's parts."""
+  """Looks up a convention, for one of the task's parts."""
   if not isinstance(name, str) or name not in task.conventions:
     raise UserError(f"task {task.name!r} has no part {name!r:.60}")
   ways = task.conventions[name]

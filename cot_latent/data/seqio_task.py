@@ -35,7 +35,7 @@ _INT32 = functools.partial(np.asarray, dtype=np.int32)
 
 
 class _Part(NamedTuple):
-  """One SeqIO task of what is opened: a mixture has several."""
+  """One SeqIO task; a mixture has several."""
 
   task: Any  # seqio.Task
   info: common.Info | None  # None if another library registered it
@@ -45,16 +45,16 @@ def open_registered(source: Source) -> Task:
   """Opens a registered SeqIO task or mixture.
 
   Args:
-    source: which, and in what form.
+    source: The task's name and the form of its prompts.
 
   Raises:
-    UserError: if no such task is registered, if it lacks a feature, or if the
+    UserError: If no such task is registered, if it lacks a feature, or if the
       tasks of a mixture state their answers in different forms.
   """
   import seqio
   import tensorflow as tf
 
-  # A GPU's memory is for the model. Too late if TensorFlow has been used.
+  # Keeps the GPU's memory for the model. Too late if TensorFlow has been used.
   with contextlib.suppress(RuntimeError):
     tf.config.set_visible_devices([], "GPU")
   import_module(source.module)
@@ -95,7 +95,7 @@ def import_module(module: str | None) -> None:
   """Imports a module that registers tasks, besides those of this package.
 
   Raises:
-    UserError: if it cannot be imported.
+    UserError: If it cannot be imported.
   """
   try:
     if module is not None:
@@ -147,7 +147,7 @@ def wrap_vocabulary(vocabulary) -> Vocabulary:
 def _make_part(task, source: Source) -> _Part:
   info = common.INFO.get(task.name)
   if info is not None:
-    built = common.build(
+    built = common.build_variant(
       task.name,
       source.prompts,
       source.vocabulary,
@@ -204,7 +204,7 @@ def _read_split(
   """Reads a split of all parts, sorted by id.
 
   Raises:
-    UserError: if it is empty, if a field is missing, if an id comes twice, or
+    UserError: If it is empty, if a field is missing, if an id comes twice, or
       if the vocabulary loses text.
   """
   rows = [
@@ -219,7 +219,7 @@ def _read_split(
         f"split {split!r} of task {other['tasks']!r} repeats the id "
         f"{other['ids']!r}"
       )
-  if not vocabulary.name.startswith(vocabularies.BYTES):  # which lose nothing
+  if not vocabulary.name.startswith(vocabularies.BYTES):  # bytes lose nothing
     _check_vocabulary(parts, vocabulary, rows)
   return TokenizedSplit(
     *([row[name] for row in rows] for name in TokenizedSplit._fields)
@@ -229,7 +229,7 @@ def _read_split(
 def _read_rows(task, split: str, bos_id: int | None) -> list[dict[str, Any]]:
   dataset = task.get_dataset(None, split, shuffle=False)
   encode = task.output_features["inputs"].vocabulary.encode
-  # Many at a time: TensorFlow takes half a millisecond to hand one over.
+  # Many at a time: TensorFlow takes half a millisecond for each call.
   batches = dataset.map(_select).ragged_batch(_NUM_AT_A_TIME)
   rows = [
     _read_row(task, dict(zip(batch, row, strict=True)), encode, bos_id)
@@ -242,7 +242,7 @@ def _read_rows(task, split: str, bos_id: int | None) -> list[dict[str, Any]]:
 
 
 def _select(row: dict[str, Any]) -> dict[str, Any]:
-  """Drops what is not read."""
+  """Drops fields that are not read."""
   names = (*_READ, "inputs", "guide_ids", "targets")
   return {name: row[name] for name in names if name in row}
 
@@ -285,11 +285,11 @@ def _read_row(
 def _guide(
   row: dict[str, Any], encode: Callable, bos_id: int | None
 ) -> Sequence[int]:
-  """The tokens of the hinted prompt, which another library's task lacks."""
+  """Returns the hinted prompt's tokens; other libraries' tasks have none."""
   if "guide_ids" in row:
     return row["guide_ids"]
   ids = encode((row.get("guide_prefix", b"") + row["guide"]).decode())
-  # A guide begins as its prompt does.
+  # A guide begins like its prompt.
   begin = row["inputs"][:1].tolist()
   return [*begin, *ids] if begin == [bos_id] else ids
 

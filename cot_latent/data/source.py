@@ -1,4 +1,4 @@
-"""Which questions a run reads, and in what form they are put."""
+"""Which questions a run reads, and in what form."""
 
 import dataclasses
 from typing import Literal
@@ -15,20 +15,20 @@ OverLong = Literal["error", "leave_out", "truncate"]
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Which questions, and in what form they are put.
+  """Which questions are read, and in what form.
 
   Attributes:
-    task: a registered SeqIO task or mixture, with or without its version.
-    module: the module that registers it, if it is none of this package's.
-    data_dir: the folder with the files of GSM8K and BIG-Bench Hard; None
-      fetches them.
-    prompts: None takes the task's own.
-    vocabulary: the path of a SentencePiece model, of a Hugging Face
-      checkpoint's folder or tokenizer.json, or of a GGUF file; None takes the
-      task's own, mostly bytes.
-    cache: a file that `t5x cache` made of the task: nothing else is read then,
-      and neither SeqIO nor TensorFlow is started.
-    bos: whether prompts begin with BOS; None as the checkpoint's files say.
+    task: A registered SeqIO task or mixture, with or without its version.
+    module: The module that registers it, if it is not in this package.
+    data_dir: Folder with the files of GSM8K and BIG-Bench Hard; None downloads
+      them.
+    prompts: How questions are put; None uses the task's own prompts.
+    vocabulary: Path of a SentencePiece model, of a Hugging Face checkpoint's
+      folder or tokenizer.json, or of a GGUF file; None uses the task's own
+      vocabulary, mostly bytes.
+    cache: Path of a file that `t5x cache` made from the task. Nothing else is
+      read then, and neither SeqIO nor TensorFlow is started.
+    bos: Whether prompts begin with BOS; None follows the checkpoint's files.
   """
 
   task: str
@@ -45,19 +45,21 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
-  """Which questions, and how long they and their rationales may be.
+  """Which questions are read, and how long they and their rationales may be.
 
   Attributes:
-    source: the task.
-    prompt_length: P, tokens; prompt and hinted prompt must fit.
-    max_length: T, tokens of a rationale with its answer and EOS.
-    length_factor: Times the longest worked example, to which max_length is cut
-      when a run is prepared (`cot_latent.training.lengths`); None cuts nothing.
-    over_long: what becomes of an example that does not fit (`Task.load`).
-    train_split: the questions with a memory: a split, or a slice of one such
+    source: The task.
+    prompt_length: Maximum length P of a prompt and a hinted prompt, in tokens.
+    max_length: Maximum length T of a rationale with its answer and EOS, in
+      tokens.
+    length_factor: When a run is prepared, max_length is cut to this factor
+      times the longest worked example (`cot_latent.training.lengths`); None
+      cuts nothing.
+    over_long: What happens to an example that does not fit (`Task.load`).
+    train_split: The questions with a memory: a split, or a slice of one such
       as `train[:500]` (`cot_latent.data.subsets`).
-    test_split: the held-out questions, likewise.
-    stop: Strings that end a completion, as EOS always does; None takes those of
+    test_split: The held-out questions, in the same notation.
+    stop: Strings that end a completion, as EOS always does; None uses those of
       the prompts (`Prompts.stop`).
   """
 

@@ -26,8 +26,8 @@ class Subset(NamedTuple):
   Attributes:
     split: The split's name.
     start: First place in keyed order, or percent; None is the beginning.
-    stop: Place behind the last one, or percent; None is the end.
-    is_percent: Whether the two are percent of the split's size.
+    stop: Place after the last, or percent; None is the end.
+    is_percent: Whether start and stop are percent of the split's size.
   """
 
   split: str
@@ -37,17 +37,17 @@ class Subset(NamedTuple):
 
   @property
   def is_whole(self) -> bool:
-    """Whether no slice was asked for."""
+    """Whether this is the whole split."""
     return self.start is None and self.stop is None
 
   def places(self, size: int) -> tuple[int, int]:
-    """The slice in places, as TensorFlow Datasets counts them.
+    """Returns the slice in places, as TensorFlow Datasets counts them.
 
     Args:
       size: Questions in the split.
 
     Returns:
-      The first place and the place behind the last.
+      The first place and the place after the last.
 
     Raises:
       UserError: If the split has no such places, or if the slice is empty.
@@ -78,7 +78,7 @@ def parse(text: str) -> Subset:
   """Reads the name of a split, or of a slice of one.
 
   Args:
-    text: Such as `test` or `test[:100]`.
+    text: Name such as `test` or `test[:100]`.
 
   Raises:
     UserError: If it is neither.
@@ -109,10 +109,10 @@ def select(ids: Sequence[str], start: int, stop: int) -> list[int]:
   Args:
     ids: N different strings.
     start: First place in keyed order.
-    stop: Place behind the last one.
+    stop: Place after the last.
 
   Returns:
-    Indices into `ids`, rising.
+    Indices into `ids`, increasing.
   """
   keyed = sorted(
     range(len(ids)), key=lambda i: hashlib.sha256(ids[i].encode()).digest()
@@ -121,7 +121,7 @@ def select(ids: Sequence[str], start: int, stop: int) -> list[int]:
 
 
 def file_name(split: str) -> str:
-  """Writes a split so that any file system takes it as part of a name.
+  """Writes a split as part of a file name that any file system accepts.
 
   >>> file_name("test"), file_name("test[:100]"), file_name("test[10%:-5%]")
   ('test', 'test-0_to_100', 'test-10pct_to_-5pct')

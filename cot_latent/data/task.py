@@ -31,18 +31,18 @@ class Examples:
 
   Attributes:
     ids: N stable strings, all different.
-    tasks: N strings, the task of each: more than one for a mixture.
+    tasks: N strings, the task of each; several for a mixture.
     questions: N strings.
     answers: N strings, in the form in which the task extracts answers.
-    prompts: [N, P] int32, the question alone, padded on the left to the next
-      multiple of 8 from the longest of them.
+    prompts: [N, P] int32, the question alone, padded on the left to the
+      longest prompt, rounded up to a multiple of 8.
     guides: [N, P'] int32, the question with its answer as a hint.
     targets: [N, T] int32, rationale and answer, padded on the right; [N, 0]
-      where targets were not asked for.
-    words: [N, 2] uint32, the ids as words that random keys are derived from.
-    num_left_out: examples of the split that are not here, being too long.
-    num_truncated: examples that are here, but cut.
-    bos_id: what prompts and guides begin with, if with anything.
+      if they were not asked for.
+    words: [N, 2] uint32, words of the ids from which random keys are derived.
+    num_left_out: Examples of the split that were left out as too long.
+    num_truncated: Examples that were truncated.
+    bos_id: First token of prompts and guides, if they begin with BOS.
   """
 
   ids: Sequence[str]
@@ -63,11 +63,11 @@ class Examples:
   def with_prefix(
     self, prior: Mapping[str, np.ndarray], guide: Mapping[str, np.ndarray]
   ) -> "Examples":
-    """Puts tokens before each prompt and each guide, but behind BOS.
+    """Puts tokens before each prompt and each guide, but after BOS.
 
     Args:
-      prior: task -> [P''] int32, what stands before the question alone.
-      guide: task -> [P''] int32, what stands before the hinted question.
+      prior: Task -> [P''] int32, tokens before the question alone.
+      guide: Task -> [P''] int32, tokens before the hinted question.
     """
 
     def extend(rows: np.ndarray, prefixes: Mapping[str, np.ndarray]):
@@ -84,13 +84,13 @@ class Examples:
     )
 
   def split_bos(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts a padded prompt or guide into its BOS, if any, and the rest."""
+    """Splits a padded prompt or guide into its BOS, if any, and the rest."""
     tokens = row[row != PAD_ID]
     length = _begins_with(tokens, self.bos_id)
     return tokens[:length], tokens[length:]
 
   def fingerprint(self) -> str:
-    """The sha256 over all that a run can see of the examples."""
+    """Returns the sha256 over all that a run can see of the examples."""
     return _fingerprint(
       (self.ids, self.tasks, self.questions, self.answers),
       (self.prompts, self.guides, self.targets),
@@ -98,7 +98,7 @@ class Examples:
 
 
 class TokenizedSplit(NamedTuple):
-  """A split before any limit is put on lengths; rows sorted by id.
+  """A split before any limit on lengths; rows are sorted by id.
 
   Attributes:
     ids: N strings.
@@ -119,7 +119,7 @@ class TokenizedSplit(NamedTuple):
   targets: list[np.ndarray]
 
   def fingerprint(self) -> str:
-    """The sha256 over all of it."""
+    """Returns the sha256 over all of it."""
     arrays = [
       part
       for rows in (self.prompts, self.guides, self.targets)
@@ -130,26 +130,26 @@ class TokenizedSplit(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """A task as training sees it: a SeqIO task, a mixture of some, or a cache.
+  """A task as training sees it: a SeqIO task, a mixture, or a cache.
 
   Attributes:
-    name: the registered name, version included.
-    vocabulary: of prompts and rationales.
-    prompts: how questions are put.
-    form: how a target states its answer; None for a task with a checker of its
-      own.
-    kinds: what the answers of each of its tasks look like.
-    conventions: task -> ways to score a completion, the one of training first.
-    splits: their names.
-    rationale_splits: the splits whose targets hold rationales, and not answers
+    name: The registered name, version included.
+    vocabulary: Vocabulary of prompts and rationales.
+    prompts: How questions are put.
+    form: Form in which a target states its answer; None for a task with a
+      checker of its own.
+    kinds: Task -> kind of its answers.
+    conventions: Task -> ways to score a completion, that of training first.
+    splits: Names of the splits.
+    rationale_splits: The splits whose targets hold rationales, and not answers
       alone.
-    read: split -> its rows.
-    separator: the tokens that end a worked example.
-    lesson: the tokens of a worked example that shows the form of an answer, for
-      bootstrapping; there may be none.
+    read: Split -> its rows.
+    separator: The tokens that end a worked example.
+    lesson: The tokens of a worked example that shows the form of an answer, for
+      bootstrapping; may be empty.
     stop: Strings that end a completion, besides the vocabulary's end tokens.
     check: Compares a completion with the known answer, for a task whose answers
-      are not read out of completions; None compares what is read.
+      are not extracted from completions; None compares extracted answers.
   """
 
   name: str
@@ -183,8 +183,8 @@ class Task:
     Args:
       questions: Training questions, N strings.
       answers: Known answers, N strings.
-      check: Function of a completion and the known answer that says whether the
-        completion is correct. None reads "So the answer is X." at the
+      check: Function of a completion and the known answer that returns whether
+        the completion is correct. None reads "So the answer is X." at the
         completion's end and compares X.
       test: Held-out questions and answers, which become the split "test".
       prompts: How questions are put; None is the paper's prompt.
@@ -192,10 +192,10 @@ class Task:
       name: Name for the report.
 
     Returns:
-      A task with the split "train", and "test" where there are such rows.
+      A task with the split "train", and "test" if `test` is given.
 
     Raises:
-      UserError: If there are no questions, or not as many answers.
+      UserError: If there are no questions, or not one answer for each.
 
     Example:
 
@@ -215,7 +215,7 @@ class Task:
 
   @functools.cached_property
   def ending(self) -> stops.Ending:
-    """What ends a completion.
+    """Returns what ends a completion.
 
     Raises:
       UserError: If the vocabulary cannot write a stop string.
@@ -224,34 +224,34 @@ class Task:
     return stops.compile_stop(self.vocabulary, ids, self.stop)
 
   def ending_at(self, stop: tuple[str, ...] | None) -> "Task":
-    """The same task with stop strings; None takes those of its prompts."""
+    """Returns the task with other stop strings; None uses the prompts'."""
     if stop is None:
       stop = self.prompts.stop
     return dataclasses.replace(self, stop=stop)
 
   def completions(self, tokens: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Reads what was written.
+    """Decodes completions.
 
     Args:
       tokens: [B, T] int32.
 
     Returns:
-      B texts, what stands before the stop string or EOS; and [B] bool, whether
-      the completion has ended and was not cut by the limit.
+      B texts, each up to the stop string or EOS; and [B] bool, whether the
+      completion has ended and was not cut at the limit.
     """
     return self.ending.completions(self.vocabulary.decode, tokens)
 
   def extract(self, completion: str) -> str | None:
-    """Reads the answer out of a completion, as training does.
+    """Extracts the answer from a completion, as training does.
 
-    With a checker of the task's own that is the completion itself.
+    With a checker of the task's own, that is the completion itself.
     """
     # All its tasks agree on this: see `require_one_form`.
     convention = next(iter(next(iter(self.conventions.values())).values()))
     return convention.extract(completion, "")
 
   def is_correct(self, extracted: str | None, answer: str) -> bool:
-    """Tells whether what `extract` read is the known answer."""
+    """Whether an answer from `extract` is the known answer."""
     if extracted is None or self.check is None:
       return extracted == answer
     return bool(self.check(extracted, answer))
@@ -264,7 +264,7 @@ class Task:
         such as `train[:500]`; see `cot_latent.data.subsets`.
 
     Returns:
-      Its rows, sorted by id.
+      The rows, sorted by id.
 
     Raises:
       UserError: If there is no such split or slice.
@@ -298,15 +298,15 @@ class Task:
     """Loads a split, or a slice of one.
 
     Args:
-      split: its name, or a slice of it such as `train[:500]` (`rows`).
-      prompt_length: what prompt and guide must fit into; None is any length.
-      target_length: T; None leaves the targets out.
-      over_long: "error"; "leave_out" what does not fit; or "truncate" it: a
-        prompt loses its beginning, but for BOS, a target its end. Both are
-        counted.
+      split: Name of a split, or a slice of it such as `train[:500]` (`rows`).
+      prompt_length: Maximum length of prompt and guide; None sets no limit.
+      target_length: Target length T; None leaves the targets out.
+      over_long: "error"; "leave_out" removes examples that do not fit;
+        "truncate" shortens them: a prompt loses its beginning, except BOS, and
+        a target its end. Both are counted.
 
     Raises:
-      UserError: if the split is unknown or empty, if data are missing or
+      UserError: If the split is unknown or empty, if data are missing or
         malformed, or if an example is too long and must not be.
     """
     rows = self.rows(split)
@@ -379,7 +379,7 @@ def _say_too_long(
 
 
 def _begins_with(tokens: np.ndarray, bos_id: int | None) -> int:
-  """The number of tokens, 1 or 0, that are a BOS in front."""
+  """Returns 1 if the tokens begin with BOS, otherwise 0."""
   return int(bos_id is not None and tokens[:1].tolist() == [bos_id])
 
 

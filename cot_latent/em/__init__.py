@@ -1,1 +1,1 @@
-"""What every trainer shares: method, E-step, outer loops, evaluation."""
+"""Parts that all trainers share: method, E-step, outer loops, evaluation."""

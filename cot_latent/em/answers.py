@@ -1,7 +1,7 @@
 """Where a rationale ends and its answer begins, as tokens.
 
-A rationale z ends with words such as "answer is"; the known answer's
-tokens y, EOS included, are put behind it. N questions, R rows, T tokens of a
+A rationale z ends with words such as "answer is". The known answer's tokens y,
+EOS included, are appended to it. N questions, R rows, T tokens of a
 rationale, A of an answer.
 """
 
@@ -65,8 +65,8 @@ class Answers:
       rationales: [R, T] int32.
 
     Returns:
-      [R] bool, whether what is written ends with the prefix. A token that
-      completes the prefix and goes on behind it does not count.
+      [R] bool, whether the text ends with the prefix. A token that completes
+      the prefix and contains more text does not count.
     """
     lengths, ended = self.ending.lengths(rationales)
     decode = self.task.vocabulary.decode
@@ -81,7 +81,7 @@ class Answers:
     )
 
   def join(self, rationales: np.ndarray, question: np.ndarray) -> Joined:
-    """Puts the known answers behind the rationales that come to one.
+    """Appends the known answers to the rationales that come to one.
 
     Args:
       rationales: [R, T] int32.
@@ -104,7 +104,7 @@ class Answers:
     return Joined(np.where(is_answer, known, targets), is_rationale, is_answer)
 
 
-def make(
+def build_answers(
   likelihood: AnswerGivenRationale, task: Task, examples: Examples
 ) -> Answers:
   """Writes the answers of some questions.
@@ -115,7 +115,7 @@ def make(
     examples: The N questions.
 
   Raises:
-    UserError: If neither the task nor the likelihood says how an answer is
+    UserError: If neither the task nor the likelihood tells how an answer is
       stated, or if the vocabulary cannot write one.
   """
   prefix, template = stated(likelihood, task)

@@ -22,12 +22,12 @@ class Checked(NamedTuple):
   """Draws with their verdicts, on the host.
 
   Attributes:
-    tokens: [R, T] int32.
-    texts: R strings.
-    answers: R extracted answers, None where there is none.
-    is_correct: [R] bool. A sequence cut by the length limit is incorrect.
-    ended: [R] bool.
-    log_prob: [R] float32 nats, by the sampler; None if it does not tell.
+    tokens: [R, T] int32, the completions.
+    texts: R strings, the decoded completions.
+    answers: R extracted answers; None if there is no answer.
+    is_correct: [R] bool. A sequence cut at the length limit is incorrect.
+    ended: [R] bool, whether the completion ended by itself.
+    log_prob: [R] float32 in nats, by the sampler; None if it returns none.
     sampling_seconds: Time to draw.
     checking_seconds: Time to decode and compare.
   """
@@ -42,7 +42,7 @@ class Checked(NamedTuple):
   checking_seconds: float
 
   def num_tokens(self) -> int:
-    """How many tokens were written, EOS included."""
+    """Returns the number of tokens, EOS included."""
     return int((self.tokens != PAD_ID).sum())
 
 
@@ -52,8 +52,8 @@ def check(
   """Decodes completions and compares their answers, whoever wrote them.
 
   Args:
-    task: Says what an answer is.
-    tokens: [R, T] int32.
+    task: Task that decodes and compares answers.
+    tokens: [R, T] int32, the completions.
     ended: [R] bool, whether the completion ended by itself.
     answers: R known answers.
 
@@ -85,12 +85,12 @@ class Drawer:
 
   Attributes:
     sampler: Anything with a method `sample` (models/api.py).
-    task: Vocabulary, and what an answer is.
+    task: Task that decodes and compares answers.
     examples: The N questions.
-    batch_size: Rows written at once where there are many; those that end give
-      way to the next.
-    part_batches: Batches of rows that are drawn by one call of the sampler;
-      where they are kept, they are one part.
+    batch_size: Rows that are decoded at once if there are many; a row that ends
+      is replaced by the next.
+    part_batches: Batches of rows that one call of the sampler draws; if the
+      draws are kept on disk, each call is one part.
   """
 
   sampler: Sampler
@@ -115,16 +115,17 @@ class Drawer:
     """Draws one completion for each of R rows and checks its answer.
 
     Args:
-      params: The model's.
+      params: Parameters of the model.
       rows: [R] integers, the question of each row.
-      number: [R] integers, which of the question's draws the row is.
+      number: [R] integers, index of the row among its question's draws.
       rng_key: Key of the purpose and step; each row's key is derived from it,
         the question's id and the draw's number.
-      prompts: [N, P] int32, of all questions; None is the question alone.
+      prompts: [N, P] int32, prompts of all questions; None is the question
+        alone.
       temperature: 1 draws from the model itself, 0 is greedy.
-      parts: The phase of which the rows are the next part; None keeps nothing.
-      report_done: As for `Sampler.sample`.
-      **settings: Further ones of `Sampler.sample`.
+      parts: Phase of which the rows are the next part; None stores nothing.
+      report_done: As in `Sampler.sample`.
+      **settings: Further arguments of `Sampler.sample`.
 
     Returns:
       The completions and their verdicts, in the order of the rows.
@@ -170,13 +171,12 @@ class Drawer:
     """Draws for any number R > 0 of rows; yields them when there are many.
 
     Args:
-      params: As for `draw_and_check`, with the next three.
-      rows: [R] integers.
-      number: [R] integers.
+      params: Parameters of the model.
+      rows: [R] integers, the question of each row.
+      number: [R] integers, index of the row among its question's draws.
       rng_key: Key of the purpose and step.
-      report_done: As for `Sampler.sample`, of all R rows.
-      **settings: `prompts`, `temperature` and `parts`, as for
-        `draw_and_check`.
+      report_done: As in `Sampler.sample`, for all R rows together.
+      **settings: `prompts`, `temperature` and `parts`, as in `draw_and_check`.
 
     Yields:
       Completions and their verdicts, in the order of the rows.
@@ -215,7 +215,7 @@ class Drawer:
 
 
 def _add(report_done: Callable[..., None] | None, *before: int):
-  """Adds what was drawn before to what is reported, so far as that is told."""
+  """Adds earlier draws to the reported counts, if counts are reported."""
   if report_done is None:
     return None
 

@@ -1,10 +1,10 @@
-"""What a run has drawn so far, on the disk until a checkpoint holds it.
+"""The draws of a run so far, stored on disk until a checkpoint holds them.
 
 A phase, such as the memory start, draws its rows in parts of a fixed number of
-rows. What the sampler drew for a part is written at once, under a hash of all
-that the sampler was given. A run that was killed finds its parts again and
-draws the others; since a part depends on its place alone and never on time, the
-whole is the same to the bit.
+rows. The draws of a part are written at once, under a hash of all that the
+sampler was given. A run that was killed finds its parts again and draws the
+rest. Because a part depends on its place alone and never on time, the result is
+the same to the bit.
 """
 
 import io
@@ -24,14 +24,14 @@ from cot_latent.models.api import Draws
 from cot_latent.runtime import files, preemption, processes, terminal
 
 FOLDER = "drawn"  # in the run's folder
-# Step, phase and number; one that is being written begins with a dot.
+# Step, phase and number; a file that is being written begins with a dot.
 _NAME = re.compile(r"\.?(\d{6,})-.+-\d{4,}\.part")
-# What reading a file of anything at all may raise.
+# Exceptions that reading arbitrary bytes may raise.
 _DAMAGE = (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile)
 
 
 class Part(NamedTuple):
-  """What the sampler drew for one part.
+  """The draws of one part.
 
   Attributes:
     draws: The draws, on the host.
@@ -47,11 +47,11 @@ class Part(NamedTuple):
 class DrawnParts:
   """The parts of a run that no checkpoint holds yet.
 
-  Of several processes the first one writes, and all of them read.
+  The first of several processes writes the parts, and all of them read them.
   """
 
   def __init__(self, directory: pathlib.Path):
-    """Names the folder; nothing is made before the first part.
+    """Sets the folder, which the first part creates.
 
     Args:
       directory: Folder of the run.
@@ -59,17 +59,17 @@ class DrawnParts:
     self._folder = directory / FOLDER
 
   def phase(self, name: str, step: int, params_sha256: str) -> "Phase":
-    """Begins a phase, or begins it again.
+    """Begins a phase, or restarts it.
 
     Args:
       name: Name of what is drawn, such as memory.
       step: Step after which it is drawn.
-      params_sha256: Hash of the parameters that draw.
+      params_sha256: Hash of the parameters that are drawn from.
     """
     return Phase(self._folder / f"{step:06}-{name}", params_sha256)
 
   def forget(self, step: int) -> None:
-    """Deletes the parts of all steps up to one, which a checkpoint holds."""
+    """Deletes the parts of all steps up to one that a checkpoint holds."""
     if not processes.is_first() or not self._folder.is_dir():
       return
     for path in sorted(self._folder.iterdir()):
@@ -88,7 +88,7 @@ class Phase:
 
     Args:
       prefix: Beginning of the files' paths.
-      params_sha256: Hash of the parameters that draw.
+      params_sha256: Hash of the parameters that are drawn from.
     """
     self._prefix, self._params_sha256 = prefix, params_sha256
     self._number = 0
@@ -96,11 +96,11 @@ class Phase:
 
   @property
   def seconds_read(self) -> float:
-    """Time that earlier processes took for the parts that were read."""
+    """Returns the time that earlier processes took for the parts read."""
     return self._seconds_read
 
   def next_path(self) -> pathlib.Path:
-    """Where the next part is, or will be."""
+    """Returns the path of the next part."""
     name = f"{self._prefix.name}-{self._number:04}.part"
     return self._prefix.with_name(name)
 
@@ -111,31 +111,31 @@ class Phase:
     rng_keys: jax.Array,
     **settings: Any,
   ) -> Part:
-    """Draws the next part, or reads it where it was drawn before.
+    """Draws the next part, or reads it if it was drawn before.
 
     Args:
-      sample: Draws it.
+      sample: Function that draws it.
       prompts: Tokens [R, P] int32 that the sampler is given.
       rng_keys: Random keys of the rows, [R].
-      **settings: The sampler's other arguments that decide what is drawn.
+      **settings: The sampler's other arguments that change the draws.
 
     Returns:
       The part.
 
     Raises:
-      RunError: If this process cannot read a part that the first one can.
+      RunError: If this process cannot read a part that the first process can.
     """
     path = self.next_path()
     self._number += 1
     keys = np.asarray(jax.random.key_data(rng_keys))
     given = files.short_hash(settings), _label(prompts), _label(keys)
     made_of = files.sha256(" ".join((self._params_sha256, *given)).encode())
-    if processes.first_says(path.exists()):
+    if processes.value_on_first(path.exists()):
       found = _read(path, made_of)
-      if processes.first_says(isinstance(found, Part)):
+      if processes.value_on_first(isinstance(found, Part)):
         if isinstance(found, str):
           raise RunError(
-            f"process {jax.process_index()}: {path} {found}, and process 0 "
+            f"process {jax.process_index()}: {path} {found}, but process 0 "
             "reads it: give a MODEL_DIR that all of them see"
           )
         self._seconds_read += found.seconds
@@ -159,7 +159,7 @@ def _label(array: np.ndarray) -> str:
 
 
 def _content(part: Part, made_of: str) -> bytes:
-  """A part as a file: a line that says what it is, and its arrays."""
+  """Writes a part as bytes: a line that describes it, and its arrays."""
   stream = io.BytesIO()
   arrays = {k: v for k, v in part.draws._asdict().items() if v is not None}
   np.savez(stream, allow_pickle=False, **arrays)
@@ -169,7 +169,7 @@ def _content(part: Part, made_of: str) -> bytes:
 
 
 def _read(path: pathlib.Path, made_of: str) -> Part | str:
-  """Reads a part, or says what is wrong with it."""
+  """Reads a part, or returns what is wrong with it."""
   try:
     line, arrays = path.read_bytes().split(b"\n", maxsplit=1)
     said = json.loads(line)

@@ -35,7 +35,7 @@ from cot_latent.runtime import files
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EStep:
-  """All that an E-step needs but parameters, memory and the step's number.
+  """Everything that an E-step needs, except parameters, memory and step.
 
   A trainer of any kind calls `start_memory` once and `step` in each step, and
   differentiates the rows that it gets:
@@ -74,8 +74,8 @@ class EStep:
   def __post_init__(self):
     if self.method.scores_answers() and getattr(self, "scorer", None) is None:
       raise UserError(
-        "EStep: Method.likelihood is answer_given_rationale, for which there "
-        "is em/scored_step.ScoredEStep with a scorer"
+        "EStep: Method.likelihood is answer_given_rationale: use "
+        "em/scored_step.ScoredEStep with a scorer"
       )
 
   @property
@@ -219,7 +219,7 @@ class EStep:
     return state, rows, info
 
   def is_valid(self, drawn: Checked) -> np.ndarray:
-    """[R] bool, whether a chain has started that has one of R draws."""
+    """Marks the draws that start a chain, [R] bool."""
     return drawn.is_correct
 
   def offset(self, step: int) -> jax.Array:
@@ -267,7 +267,7 @@ def choices(*arrays: np.ndarray) -> str:
 
 
 class Weighed(NamedTuple):
-  """What an estimator gives, before sequences are gathered.
+  """The weights of an estimator, before sequences are gathered.
 
   Attributes:
     weights: [M, 1 + K], of which those of accepted draws have moved to the
@@ -306,7 +306,7 @@ def move_and_weigh(
   always_subsample: bool = False,
   layout: partitioning.Layout | None = None,
 ) -> tuple[memory.MemoryState, transition.Transition, Weighed]:
-  """Does all of the E-step that needs neither model nor text.
+  """Does the part of the E-step that needs neither model nor text.
 
   Args:
     state: the memory before the step, whose place the new one takes.
@@ -364,8 +364,8 @@ def _weigh_terms(moved, estimator, eta, num_scored, offset, always):
     estimators.merge_accepted(moved, term) for term in estimator.terms(moved)
   )
   if num_scored is not None:
-    # The largest weight that a sequence has for any eta: drawn by |A - eta B|,
-    # a sequence of B alone would never be seen while eta is 0.
+    # The largest weight that a sequence has for any eta: if drawn by
+    # |A - eta B|, a sequence of B alone would never be seen while eta is 0.
     sizes = jnp.maximum(jnp.abs(kept), jnp.abs(kept - subtracted))
     times = resampling.multipliers(sizes, num_scored, offset, always)
     kept, subtracted = times * kept, times * subtracted

@@ -13,7 +13,7 @@ from cot_latent.inference import rng
 
 
 class Output(NamedTuple):
-  """What was answered to one question.
+  """The answer to one question.
 
   Attributes:
     id: the example's.
@@ -63,14 +63,14 @@ def evaluate(
   """Answers every question.
 
   Args:
-    drawer: Of the N held-out questions.
-    params: The model's.
-    num_samples: None decodes greedily; otherwise samples drawn at temperature
-      1 for each question, of which the majority answer counts.
-    seed: the run's.
-    step: the training step, so that each evaluation has draws of its own.
-    report_done: As for `Sampler.sample`, of all completions.
-    parts: Phase whose parts are kept; None keeps nothing.
+    drawer: Drawer for the N held-out questions.
+    params: Parameters of the model.
+    num_samples: None decodes greedily; otherwise samples per question, drawn at
+      temperature 1. The majority answer counts.
+    seed: The run's seed.
+    step: The training step, so that each evaluation has draws of its own.
+    report_done: As in `Sampler.sample`, for all completions together.
+    parts: Phase whose parts are stored; None stores nothing.
 
   Returns:
     N outputs, in the order of the examples.
@@ -112,9 +112,9 @@ def judge(
   """Judges one completion, whoever drew it.
 
   Args:
-    task: says what an answer is.
-    examples: the questions.
-    place: which of them was answered.
+    task: Task that decodes and compares answers.
+    examples: The questions.
+    place: Index of the answered question.
     tokens: [T] int32; without an end they were cut, and have no answer.
   """
   (text,), ended = task.completions(tokens[None])

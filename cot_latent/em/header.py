@@ -1,4 +1,4 @@
-"""What a report says of a run before it begins, and when it is resumed."""
+"""The part of a report that is known before a run begins or resumes."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from cot_latent.reporting import environment, record, seals
 from cot_latent.reporting.health import Limits
 from cot_latent.runtime import files
 
-# What random numbers and rounding depend on.
+# Random numbers and rounding depend on these.
 _JAX_SETTINGS = (
   "jax_default_prng_impl",
   "jax_threefry_partitionable",
@@ -21,7 +21,7 @@ _JAX_SETTINGS = (
 )
 
 
-def build(
+def build_header(
   *,
   identity: Mapping[str, Any],
   module: str | None,
@@ -39,13 +39,13 @@ def build(
     module: A module outside the package that counts as code too.
     configuration: The section configuration.
     data: The section data.
-    params: A tree of what is trained, or of the shapes.
-    topology: How many processes there are, and how devices are arranged.
+    params: A tree of the trained parameters, or of their shapes.
+    topology: Number of processes and arrangement of devices.
     plan: The section plan.
-    limits: Beyond which the run counts as dead.
+    limits: Limits beyond which the run counts as dead.
 
   Returns:
-    The sections, and what is changed in the code.
+    The sections, and the changes to the code.
   """
   code, diff = environment.code(module)
   seed = identity["seed"]
@@ -86,7 +86,7 @@ def build(
 def take_over(
   sections: dict[str, Any], old: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Keeps what the process that began the run wrote down.
+  """Keeps the sections that the process that began the run wrote.
 
   Args:
     sections: The sections of this process; changed in place.

@@ -21,7 +21,7 @@ class HeldOut:
 
   Attributes:
     drawer: Draws rationales, up to the words that an answer follows.
-    scorer: Scores the known answers behind them.
+    scorer: Scores the known answers after them.
     num_samples: S.
   """
 

@@ -1,6 +1,6 @@
 """How rationales are drawn and weighed, as plain data. Gin fills it in.
 
-M questions a minibatch, K draws a question, L sequences scored a step.
+M questions per minibatch, K draws per question, L sequences scored per step.
 """
 
 import dataclasses
@@ -22,21 +22,22 @@ from cot_latent.runtime.validation import (
 
 @dataclasses.dataclass(frozen=True)
 class OuterLoops:
-  """Outer loops: rationales of all questions, then a fit to the right ones.
+  """Outer loops: rationales of all questions, then a fit to the correct ones.
 
   Attributes:
     source: "sample" draws them at temperature 1, "greedy" decodes them, "human"
       takes those of the data.
-    hint_on_failure: draw once more where the answer is wrong, from the question
-      with its answer as a hint.
-    restart: begin every fit from the base model, and not where the last ended.
-    first_steps: steps of the first loop; None is one loop of all steps.
-    growth: each loop's steps over those of the one before.
-    max_steps: of a loop.
-    max_loops: Loops of a run; in the steps that are left after the last one
-      nothing is fitted. None is as many as the steps need.
-    stop_loss: end a loop when a minibatch's loss, in nats a sequence, is below
-      it; the steps saved go to the loops that follow. None never does.
+    hint_on_failure: If the answer is incorrect, draw once more from the
+      question with its answer as a hint.
+    restart: Begin every fit from the base model, not where the last fit ended.
+    first_steps: Steps of the first loop; None is one loop of all steps.
+    growth: Factor from each loop's steps to those of the next.
+    max_steps: Maximum steps of a loop.
+    max_loops: Maximum number of loops of a run; the steps after the last loop
+      fit nothing. None is as many as the steps need.
+    stop_loss: End a loop when a minibatch's loss, in nats per sequence, is
+      below it; the saved steps go to the following loops. None never ends one
+      early. it; the steps saved go to the loops that follow. None never does.
   """
 
   source: Literal["sample", "greedy", "human"]
@@ -61,7 +62,7 @@ class OuterLoops:
       )
 
   def loop_steps(self, loop: int, num_steps: int) -> int:
-    """Steps of a loop, from 0, in a run of `num_steps`; at most those.
+    """Returns the steps of a loop, from 0, in a run of `num_steps` or fewer.
 
     Reference: Phan et al. 2023, appendix F: 40, growing by 20% up to 200.
     """
@@ -74,11 +75,11 @@ class OuterLoops:
     return min(steps, self.max_steps or steps, num_steps)
 
   def begins_anew(self) -> bool:
-    """Whether there may be a second loop, with an optimizer as at first."""
+    """Whether a second loop may follow, with a new optimizer state."""
     return self.first_steps is not None or self.stop_loss is not None
 
   def num_loops(self, num_steps: int) -> int:
-    """Loops in a run, none of which ends early."""
+    """Returns the number of loops in a run, if no loop ends early."""
     loops, done = 0, 0
     while done < num_steps and loops != self.max_loops:
       done += self.loop_steps(loops, num_steps)
@@ -88,10 +89,10 @@ class OuterLoops:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """How rationales are drawn and what weight they get.
+  """How rationales are drawn, and what weight they get.
 
   Attributes:
-    name: for the report.
+    name: Name for the report.
     estimator: Any hashable callable, Transition -> weights [M, 1 + K]: a
       function, a functools.partial, a frozen dataclass with __call__, a jitted
       function (inference/estimators.py). With a likelihood that the model
@@ -100,12 +101,12 @@ class Method:
     memory_start: the prompt that the first rationales are drawn from: "guide"
       (the question with its answer as a hint), "prior" (the question alone),
       or "empty", to start without any.
-    num_draws: K.
-    num_scored: L, or None to score every sequence that has weight.
-    always_subsample: whether L are drawn even where no more have weight, as in
-      the paper's Algorithm 1; scoring those as they are is exact.
-    loops: outer loops, between which nothing is drawn; None draws afresh in
-      every step.
+    num_draws: Number of draws K per question.
+    num_scored: Number L of sequences scored per step, or None to score every
+      sequence that has weight.
+    always_subsample: Whether L are drawn even if no more have weight, as in the
+      paper's Algorithm 1; scoring all of them is exact.
+    loops: Outer loops, within which nothing is drawn; None draws in every step.
     likelihood: How likely a rationale makes the known answer
       (em/likelihood.py).
   """
@@ -125,7 +126,7 @@ class Method:
     if self.scores_answers() and self.loops is not None:
       raise UserError(
         "Method.likelihood: outer loops keep the rationales that a checker "
-        "found right; with answer_given_rationale leave loops out"
+        "found correct; with answer_given_rationale leave loops out"
       )
     if self.loops is not None:
       if self.memory_start != "empty":
@@ -187,7 +188,7 @@ class Method:
         "answer_given_rationale: take gin/methods/trice_mh.gin or another with "
         "an estimator of inference/scored_estimators.py"
       )
-    # On shapes alone, so that a misfit is found before anything is computed.
+    # On shapes alone, so that an error is found before anything is computed.
     example: Any
     expected: tuple[int, ...] = (2, 1 + self.num_draws)
     if is_of_answers:
@@ -205,22 +206,22 @@ class Method:
       ) from None
     if getattr(weights, "shape", None) != expected:
       shape = "[M, 1 + K, 2]" if is_of_answers else "[M, 1 + K]"
-      raise UserError(f"Method.estimator must give weights {shape}")
+      raise UserError(f"Method.estimator must return weights {shape}")
 
   def drawn_by_loop(self, num_train: int) -> int:
-    """Sequences that an outer loop draws for N questions at most."""
+    """Returns the most sequences that an outer loop draws for N questions."""
     if self.loops is None or self.loops.source == "human":
       return 0
-    # Not all need the hint.
+    # Only some questions need the hint.
     return num_train * self.num_draws * (1 + self.loops.hint_on_failure)
 
   def drawn_by_steps(self, steps: int, batch_size: int, num_train: int) -> int:
-    """Sequences that the steps of a run draw, at most."""
+    """Returns the maximum of sequences that the steps of a run draw."""
     if self.loops is None:
       return steps * batch_size * self.num_draws
     return self.loops.num_loops(steps) * self.drawn_by_loop(num_train)
 
   def max_scored(self, batch_size: int) -> int:
-    """The most sequences that one step differentiates."""
+    """Returns the maximum of sequences that one step differentiates."""
     everything = batch_size * (1 + self.num_draws)
     return min(self.num_scored or everything, everything)

@@ -1,8 +1,8 @@
-"""Outer loops: rationales of all questions, and then a fit to the right ones.
+"""Outer loops: rationales of all questions, then a fit to the correct ones.
 
-What STaR, ReST-EM and supervised fitting have in common: the rationales that a
-step learns from were not drawn in that step but lie in a pool, which is filled
-when a loop begins. N questions, K rationales each, T tokens.
+STaR, ReST-EM and supervised fitting have this in common: a step does not draw
+the rationales that it learns from. They are in a pool, which is filled when a
+loop begins. N questions, K rationales each, T tokens.
 
 Reference: Phan et al. 2023, appendix F, for STaR as adapted there; Zelikman et
 al. 2022; Singh et al. 2024 (ReST-EM).
@@ -33,13 +33,13 @@ class Pool(NamedTuple):
   N training questions, K rationales each, T tokens.
 
   Attributes:
-    tokens: [N, K, T] int32.
-    is_correct: [N, K] bool.
-    capped_fraction: scalar, of the draws, those cut by T.
-    unparseable_fraction: scalar, those without an answer.
-    loop: scalar int32, the loop's number, from 0.
-    began_at: scalar int32, the steps taken before it.
-    ends_at: scalar int32, the step after which the next one begins.
+    tokens: [N, K, T] int32, the rationales.
+    is_correct: [N, K] bool, their correctness.
+    capped_fraction: Scalar, share of the draws that were cut at T.
+    unparseable_fraction: Scalar, share of the draws without an answer.
+    loop: Scalar int32, the loop's number, from 0.
+    began_at: Scalar int32, the steps taken before it.
+    ends_at: Scalar int32, the step after which the next loop begins.
   """
 
   tokens: jax.Array
@@ -51,11 +51,11 @@ class Pool(NamedTuple):
   ends_at: jax.Array
 
   def ends(self, loops: OuterLoops, step: int) -> bool:
-    """Whether the loop is over after so many steps, and another begins."""
+    """Whether the loop is over after `step` steps, and another begins."""
     return step == int(self.ends_at) and not self.is_last(loops)
 
   def is_over(self, loops: OuterLoops, step: int) -> bool:
-    """Whether the last loop is over, so that nothing is fitted any more."""
+    """Whether the last loop is over, so that no more is fitted."""
     return step >= int(self.ends_at) and self.is_last(loops)
 
   def is_last(self, loops: OuterLoops) -> bool:
@@ -72,10 +72,10 @@ def empty_pool(
   """Makes the pool before the first loop, which ends at once.
 
   Args:
-    num_examples: N.
-    num_draws: K.
-    length: T.
-    layout: where its rows lie.
+    num_examples: Number of questions N.
+    num_draws: Number of rationales K per question.
+    length: Rationale length T.
+    layout: Placement of its rows on the devices.
   """
   zero, shape = np.zeros((), np.int32), (num_examples, num_draws)
   return _place_pool(
@@ -91,7 +91,7 @@ def empty_pool(
 
 
 def _place_pool(layout: partitioning.Layout | None, **parts: Any) -> Pool:
-  """Makes a pool of the host's arrays and puts it where it belongs."""
+  """Makes a pool of the host's arrays, and places it on the devices."""
   return Pool(
     tokens=partitioning.place_rows(layout, parts.pop("tokens"), "examples"),
     is_correct=partitioning.place_rows(
@@ -111,14 +111,14 @@ def end_early(
   """Ends the loop after a step if its minibatch is fitted well enough.
 
   Args:
-    loops: the loops, if there are any.
-    pool: the present loop's.
-    step: steps taken, this one included.
-    loss: of the minibatch, in nats a sequence.
-    layout: where the pool's rows lie.
+    loops: The loops, if there are any.
+    pool: Pool of the current loop.
+    step: Steps taken, this one included.
+    loss: Loss of the minibatch, in nats per sequence.
+    layout: Placement of the pool's rows on the devices.
 
   Returns:
-    The pool, which ends here or when it did before.
+    The pool, which ends here or as before.
   """
   if loops is None or pool is None or loops.stop_loss is None:
     return pool
@@ -134,17 +134,17 @@ def pool_step(
   index: np.ndarray,
   step: int,
 ) -> tuple[WeightedRows, StepInfo]:
-  """Weighs a minibatch of a pool that is there.
+  """Weighs a minibatch of an existing pool.
 
   Args:
-    e_step: Of the run.
-    chains: What is remembered.
-    pool: The loop's.
+    e_step: The run's E-step.
+    chains: The memory.
+    pool: Pool of the loop.
     index: [M] int32, distinct questions.
-    step: From 1.
+    step: The training step, from 1.
 
   Returns:
-    The weighted rows, and what was measured; nothing is drawn.
+    The weighted rows, and the measurements; nothing is drawn.
   """
   rows, num_valid = weighted_rows(e_step, pool, index, e_step.offset(step))
   num_pooled = len(e_step.examples) * e_step.method.num_draws
@@ -172,14 +172,14 @@ def remember(
   *,
   layout: partitioning.Layout | None = None,
 ) -> memory.MemoryState:
-  """Writes the first right rationale of each question that has one.
+  """Writes the first correct rationale of each question that has one.
 
   Args:
-    chains: what was remembered.
+    chains: The memory.
     tokens: [N, K, T], a pool's.
-    is_right: [N, K] bool.
-    step: from 1.
-    layout: where rows lie.
+    is_right: [N, K] bool, their correctness.
+    step: The training step, from 1.
+    layout: Placement of rows on the devices.
   """
   first = jnp.argmax(is_right, axis=1)
   chosen = jnp.take_along_axis(tokens, first[:, None, None], axis=1)[:, 0]
@@ -199,16 +199,16 @@ class Collected(NamedTuple):
   """The rationales of a loop.
 
   Attributes:
-    checked: N x K rows, a question's one after the other.
-    num_sampled: sequences drawn; more than the rows where some were hinted,
-      and none where people wrote them.
+    checked: N x K rows; the rows of a question are together.
+    num_sampled: Sequences drawn; more than the rows if some were hinted, and 0
+      if people wrote them.
   """
 
   checked: Checked
   num_sampled: int
 
   def charged_to(self, info: StepInfo) -> StepInfo:
-    """Adds what drawing took to the step in which the loop begins."""
+    """Adds the cost of drawing to the step in which the loop begins."""
     checked, is_drawn = self.checked, self.num_sampled > 0
     return info._replace(
       num_sampled=self.num_sampled,
@@ -227,9 +227,9 @@ def collect(
   """Draws a loop's rationales, or takes those of the data.
 
   Args:
-    e_step: Of the run; its questions have targets where people wrote the
+    e_step: The run's E-step; its questions have targets if people wrote the
       rationales.
-    params: Of the model as it is now, before any restart.
+    params: Parameters of the model now, before any restart.
     loop: The loop's number, from 0.
     report_done: Called with the number of draws made.
 
@@ -270,7 +270,7 @@ def collect(
 
 def given(task: Task, examples: Examples) -> Collected:
   """Takes the rationales of the data, checked as the model's are."""
-  # One that was truncated to T tokens lacks its end.
+  # A rationale that was truncated to T tokens lacks its end.
   _, ended = task.ending.lengths(examples.targets)
   checked = drawing.check(task, examples.targets, ended, examples.answers)
   return Collected(checked._replace(checking_seconds=0.0), 0)
@@ -279,14 +279,14 @@ def given(task: Task, examples: Examples) -> Collected:
 def next_pool(
   e_step: EStep, old: Pool, collected: Collected, step: int, num_steps: int
 ) -> Pool:
-  """Makes the pool of the loop that begins.
+  """Makes the pool of the next loop.
 
   Args:
-    e_step: Of the run.
-    old: The last loop's.
-    collected: The rationales of this one.
+    e_step: The run's E-step.
+    old: Pool of the previous loop.
+    collected: The rationales of the next loop.
     step: Steps taken so far.
-    num_steps: Of the run, with which the loop ends at the latest.
+    num_steps: Steps of the run; the loop ends with them at the latest.
   """
   method, loop, checked = e_step.method, int(old.loop) + 1, collected.checked
   assert method.loops is not None
@@ -312,14 +312,14 @@ def weighted_rows(
   """Weighs a minibatch's rationales of the pool.
 
   Args:
-    e_step: Of the run.
-    pool: The loop's.
+    e_step: The run's E-step.
+    pool: Pool of the loop.
     index: [M] int32, distinct questions.
     offset: Scalar, uniform in [0, 1), for subsampling.
 
   Returns:
-    What the M-step differentiates, and how many of the questions have a
-    correct rationale.
+    The rows that the M-step differentiates, and how many of the questions have
+    a correct rationale.
   """
   method = e_step.method
   moved, weights = _weigh(

@@ -1,4 +1,4 @@
-"""What an experiment is and costs, whichever trainer runs it."""
+"""What an experiment is and what it costs, for any trainer."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from cot_latent.em.method import Method
 def as_dict(config) -> dict:
   """Writes an experiment as nested dicts of plain values.
 
-  A function is written as `describe_callable` says.
+  A function is written as in `describe_callable`.
   """
 
   def plain(value):
@@ -32,12 +32,12 @@ def as_dict(config) -> dict:
 
 
 def describe_callable(function: Callable) -> dict[str, Any]:
-  """Names a function for the report, with the settings that it can tell.
+  """Names a function for the report, with its settings.
 
   Args:
-    function: Any callable. A functools.partial has its keywords as settings
-      and a dataclass its fields; others have none. What stands around it, such
-      as jax.jit, does not count.
+    function: Any callable. The settings of a functools.partial are its keywords
+      and those of a dataclass its fields; other callables have none. Wrappers
+      such as jax.jit are ignored.
 
   Returns:
     Its qualified name as `name`, up to the function that made it, and the
@@ -64,7 +64,7 @@ def describe_callable(function: Callable) -> dict[str, Any]:
 
 
 def _setting(value: Any) -> Any:
-  """A setting as JSON has it; of what JSON has not, the type's name."""
+  """Returns a setting as JSON, or its type's name if JSON cannot hold it."""
   if callable(value):
     return describe_callable(value)
   if isinstance(value, np.generic | np.ndarray | jax.Array):
@@ -85,18 +85,18 @@ def plan_of(
   num_answers: int,
   num_base: int = 0,
 ) -> dict:
-  """Counts as `plan` does, whatever the trainer.
+  """Counts the cost of a run, for any trainer.
 
   Args:
-    method: the E-step.
-    steps: of the method.
-    batch_size: M.
-    num_train: N, training questions.
-    num_answers: completions that all evaluations draw.
-    num_base: sequences that the base model is fitted to.
+    method: The method of the E-step.
+    steps: Training steps of the method.
+    batch_size: Questions M in a minibatch.
+    num_train: Training questions N.
+    num_answers: Completions that all evaluations draw.
+    num_base: Sequences to which the base model is fitted.
 
   Returns:
-    What `plan` gives.
+    The same counts as `plan`.
   """
   sampled = {
     "memory_start": 0 if method.memory_start == "empty" else num_train,

@@ -33,7 +33,7 @@ def evaluated(
   outputs: Sequence[Output],
   is_shown: bool,
 ) -> Evaluation:
-  """Writes an evaluation's completions, and counts what was right.
+  """Writes an evaluation's completions, and counts correct answers.
 
   Args:
     directory: The run's folder.
@@ -60,7 +60,7 @@ def evaluated(
 def rows(
   whole: str, split: str, decoder: str, outputs: Sequence[Output]
 ) -> Iterator[dict[str, Any]]:
-  """Counts what was right: of each task, and of a mixture in all.
+  """Counts correct answers: of each task, and of a mixture as a whole.
 
   Args:
     whole: the name of the task or mixture.

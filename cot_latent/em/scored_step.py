@@ -1,7 +1,7 @@
 """The E-step whose likelihood the model computes: draw, score, move, weigh.
 
 A rationale is drawn up to the words that an answer follows, and the known
-answer's probability after it is its likelihood. The memory's is computed anew
+answer's probability after it is its likelihood. The memory's is computed again
 in each step, because the parameters moved.
 
 M questions in a minibatch, N in all, K draws each, P prompt tokens, T tokens of
@@ -51,7 +51,7 @@ class Nats(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AnswerScorer:
-  """Scores rationales and the known answers behind them.
+  """Scores rationales and the known answers after them.
 
   Attributes:
     model: A language model whose sequences end with tokens alone.
@@ -142,7 +142,7 @@ class ScoredEStep(EStep):
   reference: Any = None
 
   def is_valid(self, drawn: Checked) -> np.ndarray:
-    """[R] bool, whether draws come to an answer."""
+    """Marks the draws that come to an answer, [R] bool."""
     assert self.scorer is not None
     return self.scorer.answers.reaches(drawn.tokens)
 
@@ -292,7 +292,7 @@ def _move_and_weigh(
   always_subsample,
   layout,
 ):
-  """Does all of the E-step that needs neither model nor text."""
+  """Does the part of the E-step that needs neither model nor text."""
   weights = estimator(Scored(log_likelihood, log_ratio))
   moves = estimator.kernel(log_likelihood)
   taken = scored.pick(moves, uniform)

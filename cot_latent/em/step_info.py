@@ -1,4 +1,4 @@
-"""What is measured in a step, whichever trainer takes it."""
+"""The measurements of a step, for any trainer."""
 
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ class Visits(NamedTuple):
 
 
 class StepInfo(NamedTuple):
-  """What an E-step measured.
+  """The measurements of an E-step.
 
   Attributes:
     accept_rate: Share of the fresh draws that are correct, 0 to 1. Within an
@@ -63,9 +63,9 @@ class StepInfo(NamedTuple):
     unparseable_fraction: Share of the draws without an answer.
     num_weighted: Sequences that have weight.
     num_valid: Questions of the minibatch with a correct rationale; 0 means
-      that there is no estimate, and the step is to be skipped.
-    scale: Mean scale of the control variate over the valid questions; None of
-      an estimator that has none.
+      that there is no estimate, so that the step is skipped.
+    scale: Mean scale of the control variate over the valid questions; None for
+      an estimator without one.
     num_sampled: Sequences drawn in this step.
     num_tokens: Tokens drawn in this step.
     choices: Short hash of what was drawn and for which questions, by which two
@@ -123,7 +123,7 @@ class StepInfo(NamedTuple):
 
 
 class UpdateInfo(NamedTuple):
-  """What the update of the parameters measured, after the E-step.
+  """The measurements of the update of the parameters, after the E-step.
 
   Attributes:
     learning_rate: Of this step.

@@ -1,4 +1,4 @@
-"""Training questions, and what a report says of data, for any trainer."""
+"""Training questions, and the report's section on data, for any trainer."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ def load_train(task: Task, settings: TaskConfig, method: Method) -> Examples:
   """Loads the training questions, with rationales if the method needs them.
 
   Args:
-    task: opened.
-    settings: of the run.
-    method: of the run.
+    task: An opened task.
+    settings: Task settings of the run.
+    method: Method of the run.
 
   Raises:
-    UserError: if the task has no rationales, and as `Task.load` does.
+    UserError: If the task has no rationales, and as in `Task.load`.
   """
   split, loops = settings.train_split, method.loops
   is_human = loops is not None and loops.source == "human"
@@ -51,20 +51,20 @@ def common_beginning(
 ) -> np.ndarray:
   """Finds the tokens by which all prompts of a task are longer than others.
 
-  A soft prompt that begins as them makes the short prompts count as the longer
-  ones do.
+  A soft prompt that begins with these tokens makes the short prompts equivalent
+  to the longer ones.
 
   Args:
     longer: N prompts, [P] int32 each.
     rows: N prompts of the same questions.
-    bos_id: which, where the short prompts begin with it too, is not among the
-      tokens.
+    bos_id: BOS, which is not among the tokens if the short prompts begin with
+      it too.
 
   Returns:
-    [L] int32.
+    [L] int32, the tokens.
 
   Raises:
-    UserError: if they are not longer by the same tokens.
+    UserError: If they are not longer by the same tokens.
   """
   begins = set()
   for long, short in zip(longer, rows, strict=True):
@@ -89,9 +89,9 @@ def describe_splits(
   """Writes the report's section on some data.
 
   Args:
-    task: vocabulary and answers.
-    base_task: the task that the base model is fitted to, if it is.
-    splits: questions by the name that they have in the report.
+    task: Vocabulary and answers.
+    base_task: The task to which the base model is fitted, if any.
+    splits: Examples by the name of the split in the report.
   """
 
   def split(examples: Examples) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def describe_splits(
     "task": task.name,
     "base_task": base_task and base_task.name,
     "vocabulary": task.vocabulary.name,
-    # By which stored completions are scored again. None: a checker of its own.
+    # Stored completions are scored by this. None: the task has its own checker.
     "answers": {
       "form": task.form,
       "kinds": dict(task.kinds),

@@ -1,4 +1,4 @@
-"""What the M-step differentiates: the sequences of a step that have weight.
+"""The sequences that the M-step differentiates: those that have weight.
 
 M questions in a minibatch, K draws each, P prompt tokens, T target tokens.
 """
@@ -11,7 +11,7 @@ from cot_latent.inference import transition
 
 
 class WeightedRows(NamedTuple):
-  """What the M-step differentiates: the sequences that have weight, if any.
+  """The sequences that the M-step differentiates: those with weight, if any.
 
   Attributes:
     prompts: [S, P] int32, the question alone for every row.
@@ -51,7 +51,7 @@ class WeightedRows(NamedTuple):
     return int(np.count_nonzero(self.is_weighted()))
 
   def log_prob_gap(self, log_prob: np.ndarray) -> float | None:
-    """The most that sampler and scorer differ by on a fresh draw.
+    """Returns the largest gap of sampler and scorer on a fresh draw, in nats.
 
     Args:
       log_prob: [S] nats, by the scorer; only fresh rows are looked at.
@@ -65,7 +65,7 @@ class WeightedRows(NamedTuple):
 
 
 def has_weight(weights: np.ndarray, terms: np.ndarray | None) -> np.ndarray:
-  """Where there is something to differentiate.
+  """Marks the sequences that must be differentiated.
 
   Args:
     weights: [...] of sequences.

@@ -1,4 +1,4 @@
 """The statistics of TRICE: memory, transition, estimators, resampling.
 
-Pure functions on arrays. Nothing here knows a model, a tokenizer or a task.
+Pure functions on arrays. Nothing here depends on a model, tokenizer or task.
 """

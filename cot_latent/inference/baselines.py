@@ -1,10 +1,10 @@
 """The estimators that TRICE is compared with, in the same form.
 
 They use the draws of this step alone and put no weight on the memory. Each is
-an average over the M questions, of which one without a right draw (or, with a
-baseline, without a wrong one) adds nothing. Their means are given as the weight
-w(pi) on each question's gradient of log p(y|x), where pi = p(y|x) is its
-probability of a right draw and K the number of draws:
+an average over the M questions. A question without a correct draw (or, with a
+baseline, without an incorrect draw) adds nothing. Below, w(pi) is the expected
+weight on a question's gradient of log p(y|x). There pi = p(y|x) is the
+probability of a correct draw and K the number of draws:
 
   estimator              w(pi)                            optimises
   rejection_sampling     1 - (1 - pi)^K                   log pi, cut at order K
@@ -12,15 +12,15 @@ probability of a right draw and K the number of draws:
   rloo                   pi                               pi itself
   grpo                   E[sqrt(r (1 - r))] / (1 - pi)    neither
 
-(r is the share of right draws; for many draws GRPO's weight is
-sqrt(pi / (1 - pi)).) TRICE's weight is 1. That of `rejection_sampling(
+(r is the share of correct draws; for many draws GRPO's weight is
+sqrt(pi / (1 - pi)).) TRICE's weight is 1. The weight of `rejection_sampling(
 pooled=True)` depends on the other questions,
 
   w(pi_m) = M K pi_m int_0^1 prod_m' (1 - pi_m' s)^K / (1 - pi_m s) ds,
 
-so that it follows the gradient of int_0^1 [1 - prod_m (1 - pi_m s)^K] / s ds:
-for one question that is the same as above; for several of equal pi,
-1 - (1 - pi)^(M K); and for many, w goes to pi over the mean of pi.
+so it follows the gradient of int_0^1 [1 - prod_m (1 - pi_m s)^K] / s ds. For
+one question this is the weight above; for several questions of equal pi it is
+1 - (1 - pi)^(M K); for many questions w tends to pi over the mean of pi.
 """
 
 import functools
@@ -33,25 +33,25 @@ from cot_latent.inference.transition import Transition
 
 
 def rejection_sampling(pooled: bool = False) -> Estimator:
-  """Averages the scores of the right draws.
+  """Averages the scores of the correct draws.
 
-  Log pi is -sum_k (1 - pi)^k / k; the mean is the gradient of its first K
+  log pi is -sum_k (1 - pi)^k / k; the mean is the gradient of its first K
   terms.
 
   Args:
-    pooled: average over all right draws of the minibatch, instead of first over
-      those of each question. The paper leaves open which it does.
+    pooled: Average over all correct draws of the minibatch, instead of first
+      over those of each question. The paper does not say which it uses.
 
   Returns:
     An estimator with weights c~_mk / (n_m M), n_m = sum_k c~_mk, or pooled
     c~_mk / sum_m n_m.
 
   Raises:
-    TypeError: if the option is not a bool.
+    TypeError: If the option is not a bool.
 
   Reference: Phan et al. 2023, section 3.3 and appendix F (RS-4).
 
-  Example, three draws of which the first question has two that are correct:
+  Example of three draws; the first question has two correct draws:
 
     >>> import numpy as np
     >>> from cot_latent.inference.transition import independence
@@ -66,25 +66,25 @@ def rejection_sampling(pooled: bool = False) -> Estimator:
     raise TypeError(f"pooled must be True or False, not {pooled!r}")
 
   def weigh(transition: Transition, *, pooled: bool) -> jax.Array:
-    right = _right(transition)
+    correct = _correct(transition)
     if pooled:
-      return _on_draws(right / jnp.maximum(right.sum(), 1))
-    number = right.sum(axis=1, keepdims=True)
-    return _on_draws(right / jnp.maximum(number, 1) / len(right))
+      return _on_draws(correct / jnp.maximum(correct.sum(), 1))
+    number = correct.sum(axis=1, keepdims=True)
+    return _on_draws(correct / jnp.maximum(number, 1) / len(correct))
 
   return functools.partial(weigh, pooled=pooled)
 
 
 def rloo() -> Estimator:
-  """REINFORCE with the mean of a question's other draws as baseline.
+  """REINFORCE; the baseline is the mean of a question's other draws.
 
   Returns:
-    An estimator with weights (c~_mk - mean of the others) / (K M). It raises
-    ValueError at trace time unless K > 1.
+    An estimator with weights (c~_mk - mean of the other draws) / (K M). It
+    raises ValueError at trace time unless K > 1.
 
   Reference: Ahmadian et al. 2024, arXiv 2402.14740; Kool et al. 2019.
 
-  Example, three draws of which the first question has two that are correct:
+  Example of three draws; the first question has two correct draws:
 
     >>> import numpy as np
     >>> from cot_latent.inference.transition import independence
@@ -97,9 +97,9 @@ def rloo() -> Estimator:
   """
 
   def weigh(transition: Transition) -> jax.Array:
-    right = _several("rloo", transition)
-    num_draws = right.shape[1]
-    return _on_draws(_centred(right) / ((num_draws - 1) * right.size))
+    correct = _several("rloo", transition)
+    num_draws = correct.shape[1]
+    return _on_draws(_centred(correct) / ((num_draws - 1) * correct.size))
 
   return weigh
 
@@ -119,11 +119,11 @@ def grpo() -> Estimator:
   """
 
   def weigh(transition: Transition) -> jax.Array:
-    right = _several("grpo", transition)
-    number = right.sum(axis=1, keepdims=True)
-    product = number * (right.shape[1] - number)
+    correct = _several("grpo", transition)
+    number = correct.sum(axis=1, keepdims=True)
+    product = number * (correct.shape[1] - number)
     spread = jnp.sqrt(jnp.maximum(product, 1))
-    return _on_draws(_centred(right) / spread / right.size)
+    return _on_draws(_centred(correct) / spread / correct.size)
 
   return weigh
 
@@ -131,10 +131,9 @@ def grpo() -> Estimator:
 def maxrl() -> Estimator:
   """Divides by the number of successes, less a baseline.
 
-  `rejection_sampling` with the mean score of all K draws subtracted where at
-  least one is right. The baseline costs one order of the truncation: given
-  that there is a success the draws' scores no longer have mean 0, and what that
-  adds is -(1 - pi)^(K-1) pi.
+  `rejection_sampling` minus the mean score of all K draws where at least one is
+  correct. The baseline costs one order of the truncation: given a success, the
+  draws' scores no longer have mean 0, and their mean adds -(1 - pi)^(K-1) pi.
 
   Returns:
     An estimator with weights (c~_mk / n_m - 1 / K) / M, and 0 where n_m = 0.
@@ -142,7 +141,7 @@ def maxrl() -> Estimator:
 
   Reference: Tajwar et al. 2026, arXiv 2602.02710.
 
-  Example, three draws of which the first question has two that are correct:
+  Example of three draws; the first question has two correct draws:
 
     >>> import numpy as np
     >>> from cot_latent.inference.transition import independence
@@ -155,33 +154,33 @@ def maxrl() -> Estimator:
   """
 
   def weigh(transition: Transition) -> jax.Array:
-    right = _several("maxrl", transition)
-    number = right.sum(axis=1, keepdims=True)
-    scaled = _centred(right) / jnp.maximum(number, 1)
-    return _on_draws(scaled / right.size)
+    correct = _several("maxrl", transition)
+    number = correct.sum(axis=1, keepdims=True)
+    scaled = _centred(correct) / jnp.maximum(number, 1)
+    return _on_draws(scaled / correct.size)
 
   return weigh
 
 
-def _right(transition: Transition) -> jax.Array:
+def _correct(transition: Transition) -> jax.Array:
   """[M, K] correctness of the draws, as numbers."""
   return transition.draw_is_correct.astype(jnp.result_type(float))
 
 
 def _several(name: str, transition: Transition) -> jax.Array:
-  right = _right(transition)
-  if right.shape[1] < 2:
+  correct = _correct(transition)
+  if correct.shape[1] < 2:
     raise ValueError(f"{name} needs several draws a question (NUM_DRAWS > 1)")
-  return right
+  return correct
 
 
-def _centred(right: jax.Array) -> jax.Array:
-  """[M, K] rewards less their mean, times K.
+def _centred(correct: jax.Array) -> jax.Array:
+  """[M, K] rewards minus their mean, times K.
 
-  Whole numbers: where all rewards are equal they are 0 to the last bit, and the
+  These are whole numbers. If all rewards are equal they are exactly 0, and the
   draws need no differentiation.
   """
-  return right.shape[1] * right - right.sum(axis=1, keepdims=True)
+  return correct.shape[1] * correct - correct.sum(axis=1, keepdims=True)
 
 
 def _on_draws(weights: jax.Array) -> jax.Array:

@@ -1,13 +1,13 @@
 """Gradient estimators as signed weights on sequence log-probabilities.
 
 An estimator maps a `Transition` of M questions with K draws each to weights
-[M, 1 + K]: column 0 belongs to the memory's rationale after the step, the
-others to the draws. The gradient estimate is
+[M, 1 + K]: column 0 is for the memory's rationale after the step, the other
+columns are for the draws. The gradient estimate is
 
   sum_{m,j} weights[m, j] * grad log p(sequence[m, j] | x_m),
 
 which the M-step forms by differentiating the weighted sum of log-probabilities
-once. Weights carry no gradient. Without any valid row they are all zero.
+once. Weights carry no gradient. If no row is valid they are all zero.
 
 Any hashable callable of that kind is an estimator. Those here are made by a
 function that takes their settings; a functools.partial keeps the settings
@@ -36,7 +36,7 @@ def basic() -> Estimator:
   """TRICE without control variate: the mean score of the valid memories.
 
   Its mean is the mean of grad log p(y_m|x_m) when each chain is at
-  stationarity; it is biased while chains lag behind the parameters.
+  stationarity; it is biased while the chains come from older parameters.
 
   Returns:
     An estimator with weights c'_m / C on the memory and 0 on the draws.
@@ -69,56 +69,57 @@ def control_variate(
 ) -> Estimator:
   """TRICE: the basic estimator minus a scaled zero-mean score of the draws.
 
-  The scale of question m is the acceptance rate among the other valid ones,
-  beta_m = sum_{m' != m} c'_m' a_m' / sum_{m' != m} c'_m', where a_m is the
-  share of right draws, and 0 where no other is valid. It does not depend on m's
-  own draws, and E[grad log p(z~_mk|x_m)] = 0, so the mean is that of `basic`
-  exactly where the memory was correct before the step. Where it was wrong, its
-  draws are weighted only if one is accepted, and the formula has a bias,
+  The scale of question m is the acceptance rate among the other valid
+  questions, beta_m = sum_{m' != m} c'_m' a_m' / sum_{m' != m} c'_m', where a_m
+  is the share of correct draws, and 0 if no other question is valid. It does
+  not depend on m's own draws, and E[grad log p(z~_mk|x_m)] = 0. So the mean
+  equals that of `basic` exactly if the memory was correct before the step. If
+  it was incorrect, its draws have weight only if one is accepted, and the
+  formula has a bias,
 
     -E[1(n_m > 0) (beta_m / C) (1/K) sum_k grad log p(z~_mk|x_m)]
       = -(1 - pi_m)^(K-1) grad pi_m E[beta_m / C | m valid],
 
-  where n_m is the number of right draws and pi_m = p(y_m|x_m). For K = 1, the
-  paper's formula, that is -E[c~_m beta_m grad log p(z~_m|x_m) / C].
+  where n_m is the number of correct draws and pi_m = p(y_m|x_m). For K = 1, the
+  paper's formula, the bias is -E[c~_m beta_m grad log p(z~_m|x_m) / C].
 
-  For K > 1 the memory is the last right draw. Given which draws are right, each
-  of them is as likely to be that one, so the scores of all n_m of them are
-  averaged (Rao-Blackwell: the same mean, no more variance). The zero-mean term
-  is the average over all K draws:
+  For K > 1 the memory is the last correct draw. Given the set of correct draws,
+  each is equally likely to be the last, so the scores of all n_m are averaged
+  (Rao-Blackwell: the same mean, no more variance). The zero-mean term is the
+  average over all K draws:
 
     n_m > 0:  sum_k (c~_mk / n_m - beta_m / K) grad log p(z~_mk|x_m) / C
     n_m = 0:  [grad log p(z_m|x_m) - (beta_m / K) sum_k grad log p(z~_mk|x_m)]
               c'_m / C
 
-  With K = 1 that is Algorithm 1. When all draws are right, and beta_m = 1, the
+  With K = 1 that is Algorithm 1. If all draws are correct, and beta_m = 1, the
   terms cancel.
 
-  That lowers the variance only where correct rationales differ enough: with
-  beta_m = pi_m, where v+ > v / 2, v+ being the variance of the score among
-  correct draws and v its mean squared norm among all. Where nearly all correct
-  draws are one sequence, v+ is nearly 0, and the subtracted term has more
-  variance than the basic estimator. With `scale="fitted"` it is multiplied
-  by a factor that is fitted to earlier steps (`FittedControlVariate`).
+  This lowers the variance only if correct rationales differ enough. With
+  beta_m = pi_m the condition is v+ > v / 2, where v+ is the variance of the
+  score among correct draws and v its mean squared norm among all draws. If
+  nearly all correct draws are one sequence, v+ is nearly 0, and the subtracted
+  term has more variance than the basic estimator. `scale="fitted"` multiplies
+  it by a factor that is fitted to earlier steps (`FittedControlVariate`).
 
   Args:
-    correct_first_acceptance: use beta_m = 0 where the old memory was wrong,
+    correct_first_acceptance: Use beta_m = 0 if the old memory was incorrect,
       which removes that bias. False is the paper's formula.
-    scale: "paper" subtracts beta_m times the score; "fitted" eta beta_m times
-      the score, with an eta that is fitted during the run.
+    scale: "paper" subtracts beta_m times the score; "fitted" subtracts eta
+      beta_m times the score, with an eta that is fitted during the run.
     fit_period: Steps from one fit of eta to the next.
 
   Returns:
-    An estimator with these weights; that of the last right draw is on the
-    memory, which is the same sequence.
+    An estimator with these weights. The weight of the last correct draw is on
+    the memory, which is the same sequence.
 
   Raises:
-    TypeError: if `correct_first_acceptance` is not a bool.
-    ValueError: if `scale` is neither, or `fit_period` is less than 1.
+    TypeError: If `correct_first_acceptance` is not a bool.
+    ValueError: If `scale` is unknown, or `fit_period` is less than 1.
 
   Reference: Phan et al. 2023, section 3.2 and Algorithm 1, for K = 1.
 
-  Example, where the first question's draw was accepted and the second's not:
+  Example; the first question's draw was accepted, the second's was not:
 
     >>> from cot_latent.inference.transition import independence
     >>> moved = independence(
@@ -157,15 +158,15 @@ def has_scale(estimator: Estimator) -> bool:
 class FittedControlVariate:
   """TRICE with a control variate whose size is fitted to earlier steps.
 
-  The estimate is A - eta B, where A is the estimate without control variate
-  (for K > 1, averaged over the right draws) and B the term that
-  `control_variate` subtracts. E[B] = 0 where the old memories are correct, so
-  that every eta that does not depend on the step's draws has the mean of A.
-  The trace of the variance is least at eta = E[<A, B>] / E[|B|^2], where it is
-  at most that of eta = 0 and of eta = 1, the paper's.
+  The estimate is A - eta B. A is the estimate without control variate (for
+  K > 1, averaged over the correct draws), and B is the term that
+  `control_variate` subtracts. E[B] = 0 if the old memories are correct. Every
+  eta that does not depend on the step's draws then has the mean of A. The trace
+  of the variance is least at eta = E[<A, B>] / E[|B|^2]. There it is at most
+  that of eta = 0 and that of eta = 1, the paper's.
 
-  Gradients are needed for that, which an estimator does not see: the trainer
-  gives eta, and fits it (`cot_latent.inference.fitting`).
+  Fitting eta needs gradients, which an estimator does not see: the trainer fits
+  eta and passes it (`cot_latent.inference.fitting`).
 
   Attributes:
     correct_first_acceptance: As for `control_variate`.
@@ -181,14 +182,14 @@ class FittedControlVariate:
       raise ValueError(f"fit_period must be 1 or more, not {self.fit_period}")
 
   def terms(self, transition: Transition) -> jax.Array:
-    """The weights of A and of B, [2, M, 1 + K]."""
+    """Returns the weights of A and of B, [2, M, 1 + K]."""
     terms = jnp.stack(_terms(transition, self.correct_first_acceptance))
     return jax.lax.stop_gradient(terms)
 
   def __call__(
     self, transition: Transition, eta: float | jax.Array = 1.0
   ) -> jax.Array:
-    """The weights of A - eta B, [M, 1 + K]; the paper's for an eta of 1."""
+    """Returns the weights of A - eta B, [M, 1 + K]; eta = 1 is the paper's."""
     kept, subtracted = self.terms(transition)
     return kept - eta * subtracted
 
@@ -200,13 +201,13 @@ class FittedControlVariate:
 def _terms(
   transition: Transition, correct_first_acceptance: bool
 ) -> tuple[jax.Array, jax.Array]:
-  """The weights [M, 1 + K] of what `control_variate` keeps and subtracts."""
+  """[2, M, 1 + K] weights that `control_variate` keeps and subtracts."""
   valid = transition.is_correct.astype(jnp.result_type(float))
   right = transition.draw_is_correct.astype(valid.dtype)
   count = jnp.maximum(valid.sum(), 1)
   number = right.sum(axis=1, keepdims=True)
-  # Each weight is one quotient of whole numbers, and a scale of 1 changes
-  # none: terms that cancel then do so to the last bit, compiled or not.
+  # Each weight is one quotient of whole numbers, and a scale of 1 changes no
+  # weight: terms that cancel do so exactly, compiled or not.
   averaged = right / (count * jnp.maximum(number, 1))
   on_memory = jnp.where(
     transition.accepted.any(axis=1),
@@ -227,13 +228,13 @@ def _terms(
 
 
 def leave_one_out_scale(transition: Transition) -> jax.Array:
-  """Estimates each question's acceptance probability from all the others.
+  """Estimates each question's acceptance probability from all other questions.
 
   Args:
-    transition: of M questions with K draws each.
+    transition: Transition of M questions with K draws each.
 
   Returns:
-    [M] beta_m in [0, 1]; 0 where no other question is valid.
+    [M] beta_m in [0, 1]; 0 if no other question is valid.
 
   Example:
 
@@ -249,7 +250,7 @@ def leave_one_out_scale(transition: Transition) -> jax.Array:
   number = transition.draw_is_correct.sum(axis=1, dtype=valid.dtype)
   right = valid * number
   draws = valid * transition.draw_is_correct.shape[1]
-  # Of whole numbers, so that it is 1 exactly where all their draws are right.
+  # A quotient of whole numbers: exactly 1 if all their draws are correct.
   return (right.sum() - right) / jnp.maximum(draws.sum() - draws, 1)
 
 
@@ -259,8 +260,8 @@ def merge_accepted(transition: Transition, weights: jax.Array) -> jax.Array:
   The estimate stays the same and the draw needs no second differentiation.
 
   Args:
-    transition: of M questions with K draws each.
-    weights: [M, 1 + K].
+    transition: Transition of M questions with K draws each.
+    weights: Weights [M, 1 + K].
 
   Returns:
     [M, 1 + K] with zeros where a draw was accepted.

@@ -1,10 +1,10 @@
 """The factor of a fitted control variate, from the gradients of earlier steps.
 
-The estimate of a step is A - eta B (`estimators.FittedControlVariate`). Over
-the steps so far, running means of |A|^2, <A, B> and |B|^2 are kept; these are
-scalar products of whole gradients. From them eta is computed for the next step,
-which does not depend on that step's draws, so that the mean of the estimate is
-that of A.
+The estimate of a step is A - eta B (`estimators.FittedControlVariate`). Running
+means of |A|^2, <A, B> and |B|^2 over the steps so far are kept; these are
+scalar products of whole gradients. They give eta for the next step. This eta
+does not depend on the next step's draws, so the mean of the estimate is that
+of A.
 """
 
 from typing import NamedTuple
@@ -15,9 +15,9 @@ DECAY = np.float32(0.95)  # of the running means, from one fit to the next
 
 
 class Fit(NamedTuple):
-  """What is known from earlier steps; float32 scalars.
+  """The running means of earlier steps; float32 scalars.
 
-  The running means begin at 0. In their quotients that makes no difference.
+  They begin at 0, which cancels in their quotients.
 
   Attributes:
     kept: Running mean of |A|^2.
@@ -30,7 +30,7 @@ class Fit(NamedTuple):
   subtracted: np.ndarray
 
   def eta(self) -> float:
-    """The factor of the next step, 0 to 1; 0 before anything is measured.
+    """Returns the factor of the next step, 0 to 1; 0 before any measurement.
 
     Example:
 
@@ -42,11 +42,11 @@ class Fit(NamedTuple):
     return min(max(self.score_ratio() or 0.0, 0.0), 1.0)
 
   def score_ratio(self) -> float | None:
-    """The factor that fits best, before it is cut to 0 and 1.
+    """Returns the best factor, before it is clipped to [0, 1].
 
-    With one draw a question and beta = pi it estimates v+ / v: the variance of
-    the score among correct rationales, over its mean squared norm among all.
-    The paper's control variate lowers the variance where that is more than 1/2.
+    With one draw per question and beta = pi it estimates v+ / v: the variance
+    of the score among correct rationales, over its mean squared norm among all.
+    The paper's control variate lowers the variance if that is more than 1/2.
 
     Returns:
       E[<A, B>] / E[|B|^2]; None before B is measured.
@@ -56,34 +56,33 @@ class Fit(NamedTuple):
     return float(self.product / self.subtracted)
 
   def paper_ratio(self) -> float | None:
-    """How much the paper's control variate shortens the gradient estimate.
+    """Returns by how much the paper's control variate shortens the gradient.
 
-    It tells whether the paper's control variate pays, but less distinctly than
-    the ratio of the variances: both squared norms have |E[A]|^2 in them, so
-    that the ratio is nearer to 1, on the same side of it.
+    It shows whether the paper's control variate pays, but less clearly than the
+    ratio of the variances: both squared norms contain |E[A]|^2, so that the
+    ratio is closer to 1, on the same side of it.
 
     Returns:
-      E[|A|^2] / E[|A - B|^2], above 1 where it pays; None where it is not
-      finite.
+      E[|A|^2] / E[|A - B|^2], above 1 if it pays; None if it is not finite.
     """
     rest = float(self.kept - 2 * self.product + self.subtracted)
     return float(self.kept) / rest if rest > 0 else None
 
 
 def begin() -> Fit:
-  """What is known before the first step: nothing."""
+  """Returns the fit before the first step."""
   return Fit(*(np.zeros((), np.float32) for _ in Fit._fields))
 
 
 def update(fit: Fit, measured) -> Fit:
-  """Adds what one step measured.
+  """Adds the measurements of one step.
 
   Args:
-    fit: What was known before.
+    fit: Fit before the step.
     measured: [3] |A|^2, <A, B> and |B|^2 of the step.
 
   Returns:
-    What is known for the steps that follow.
+    The fit for the following steps.
   """
   new = np.asarray(measured, np.float32)
   return Fit(

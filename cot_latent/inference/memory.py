@@ -1,4 +1,4 @@
-"""The rationale memory: the state of one Markov chain a training question."""
+"""The rationale memory: the state of one Markov chain per training question."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,14 @@ import jax.numpy as jnp
 class MemoryState(NamedTuple):
   """One remembered rationale for each of N training questions.
 
-  Token ids are kept, never text: decoding and encoding again may change them,
-  and then their log-probability is no longer that of what was drawn.
+  Token ids are stored, not text, because a decode/encode round trip can change
+  them. Their log-probability would then no longer be that of the draw.
 
   Attributes:
-    tokens: [N, T] int32; what follows the end of the sequence is 0.
-    is_correct: [N] bool, whether the rationale reaches the known answer. A
-      wrong one is kept, but gives no gradient: its chain has not started.
+    tokens: [N, T] int32; 0 after the end of the sequence.
+    is_correct: [N] bool, whether the rationale reaches the known answer. An
+      incorrect rationale is kept, but has no gradient: its chain has not
+      started.
     accepted_at: [N] int32, the step that wrote the row; 0 is the memory's
       start, -1 an empty row.
     num_proposed: [N] int32, draws made for the question since the start.
@@ -43,7 +44,7 @@ def init(num_examples: int, length: int) -> MemoryState:
     is_correct=jnp.zeros(num_examples, bool),
     accepted_at=zeros - 1,
     num_proposed=zeros,
-    num_accepted=zeros.copy(),  # so that both can be donated
+    num_accepted=zeros.copy(),  # so that both buffers can be donated
   )
 
 
@@ -53,13 +54,13 @@ def start(
   tokens: jax.Array,
   is_correct: jax.Array,
 ) -> MemoryState:
-  """Writes the first rationales, right or wrong (Algorithm 1, line 3).
+  """Writes the first rationales, correct or not (Algorithm 1, line 3).
 
   Args:
-    memory: the memory so far.
+    memory: The memory so far.
     index: [B] int32, rows to write.
-    tokens: [B, T] int32.
-    is_correct: [B] bool.
+    tokens: [B, T] int32, the rationales.
+    is_correct: [B] bool, their correctness.
 
   Returns:
     The memory with these rows set.
@@ -74,12 +75,12 @@ def start(
 def mean_age(memory: MemoryState, step: int) -> jax.Array:
   """Averages the steps since each correct rationale was accepted.
 
-  A stale chain is what the estimators' remaining bias comes from: its rationale
-  was drawn from parameters that many steps old.
+  Stale chains cause the remaining bias of the estimators: their rationales were
+  drawn from parameters that are many steps old.
 
   Args:
-    memory: after the step.
-    step: the training step, from 1.
+    memory: The memory after the step.
+    step: The training step, from 1.
 
   Returns:
     Scalar, in steps; 0 where no rationale is correct.
@@ -100,12 +101,12 @@ def write(
   """Writes a minibatch's rows back after their transition.
 
   Args:
-    memory: the memory before the step.
+    memory: The memory before the step.
     index: [M] int32, distinct rows.
     tokens: [M, T] int32, the rows after the transition.
     is_correct: [M] bool, their correctness.
-    accepted: [M, K] bool, which draw became the memory, if any.
-    step: the training step, from 1.
+    accepted: [M, K] bool, the draw that became the memory, if any.
+    step: The training step, from 1.
 
   Returns:
     The memory after the step.

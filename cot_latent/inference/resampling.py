@@ -10,13 +10,13 @@ def systematic_counts(
   """Draws items by systematic resampling.
 
   The points (l + offset) / L for l = 0..L-1 fall into the items' shares of
-  [0, 1); item j is drawn floor(L p_j) or ceil(L p_j) times, L p_j on average
-  over a uniform offset. An item of probability 0 is never drawn.
+  [0, 1). Item j is drawn floor(L p_j) or ceil(L p_j) times, and L p_j times on
+  average over a uniform offset. An item of probability 0 is never drawn.
 
   Args:
     probabilities: [J] non-negative; normalised here. Not all zero.
-    num_draws: L >= 1.
-    offset: scalar in [0, 1).
+    num_draws: Number of draws L >= 1.
+    offset: Scalar in [0, 1).
 
   Returns:
     [J] int32 counts that sum to L.
@@ -28,13 +28,13 @@ def systematic_counts(
     >>> systematic_counts(jnp.array([0.5, 0.0, 0.5]), 4, 0.3).tolist()
     [2, 0, 2]
   """
-  # Parallel prefix sums may differ by rounding across a zero item, or even
-  # fall: taking the largest so far over the positive items mends both.
+  # Parallel prefix sums can differ by rounding across a zero item, or even
+  # decrease: the running maximum over the positive items fixes both.
   upper = jnp.cumsum(probabilities)
   upper = jax.lax.cummax(jnp.where(probabilities > 0, upper, 0))
-  # All L points lie below the last end. It need not be 1 after the division,
-  # which XLA may turn into a product with the reciprocal, and L - offset rounds
-  # to L - 1 when the offset is within rounding of 1.
+  # All L points are below the last end. That end may differ from 1 after the
+  # division, which XLA can turn into a product with the reciprocal, and
+  # L - offset rounds to L - 1 if the offset is within rounding of 1.
   points_below = jnp.ceil(num_draws * (upper / upper[-1]) - offset)
   points_below = jnp.minimum(points_below.astype(jnp.int32), num_draws)
   points_below = jnp.where(upper >= upper[-1], num_draws, points_below)
@@ -56,9 +56,9 @@ def subsample(
 
   Args:
     weights: [M, 1 + K]; merge accepted draws first (`merge_accepted`).
-    num_scored: L >= 1, how many sequences may be differentiated.
-    offset: scalar, uniform in [0, 1).
-    always: resample even where all fit, as the paper's Algorithm 1 does.
+    num_scored: Number L >= 1 of sequences that may be differentiated.
+    offset: Scalar, uniform in [0, 1).
+    always: Resample even if all fit, as the paper's Algorithm 1 does.
 
   Returns:
     [M, 1 + K]; all zeros stay all zeros.
@@ -81,17 +81,17 @@ def subsample(
 def multipliers(
   sizes: jax.Array, num_scored: int, offset: jax.Array, always: bool = False
 ) -> jax.Array:
-  """Draws L sequences, and says by what to multiply the weights of each.
+  """Draws L sequences, and returns a factor for the weights of each.
 
-  For several sums over the same sequences: each has its mean kept. With sizes
-  |w| the products with w are those of `subsample`.
+  Use it for several sums over the same sequences: each keeps its mean. With
+  sizes |w|, the products with w are those of `subsample`.
 
   Args:
-    sizes: [M, 1 + K] non-negative, in proportion to which sequences are drawn;
-      positive wherever a sum has weight.
-    num_scored: L >= 1, how many sequences may be differentiated.
-    offset: scalar, uniform in [0, 1).
-    always: resample even where all fit.
+    sizes: [M, 1 + K] non-negative; sequences are drawn in proportion to them.
+      They must be positive wherever a sum has weight.
+    num_scored: Number L >= 1 of sequences that may be differentiated.
+    offset: Scalar, uniform in [0, 1).
+    always: Resample even if all fit.
 
   Returns:
     [M, 1 + K], on average 1 where the size is positive; at most L are not 0.
@@ -111,14 +111,14 @@ def multipliers(
 def _draws(
   sizes: jax.Array, num_scored: int, offset: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """How often each of [J] is drawn, and the sum of the sizes."""
+  """Returns how often each of [J] is drawn, and the sum of the sizes."""
   total = sizes.sum()
   probabilities = jnp.where(total == 0, 1, sizes)
   return systematic_counts(probabilities, num_scored, offset), total
 
 
 def _fits(flat: jax.Array, num_scored: int, always: bool) -> jax.Array:
-  """Whether nothing need be drawn: there is nothing, or all of it fits."""
+  """Whether no draw is needed: all sizes are 0, or all sequences fit."""
   if always:
     return flat.any() == 0
   return (flat != 0).sum() <= num_scored

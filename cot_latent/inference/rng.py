@@ -1,8 +1,8 @@
-"""Every random choice as a pure function of what it is for.
+"""Random choices as pure functions of their purpose.
 
-No generator is carried along: a key is derived from the run's seed, a purpose,
-and the numbers that single out the choice (step, example, draw). A resumed run
-therefore draws the same things, and no two choices share a key.
+No generator state is carried along. A key is derived from the run's seed, a
+purpose, and the numbers that identify the choice (step, example, draw). So a
+resumed run draws the same things, and no two choices share a key.
 """
 
 import functools
@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# How keys are derived, for the report.
+# The derivation of keys, for the report.
 RULE = (
   "threefry2x32: the seed's key, folded in turn with the crc32 of the purpose "
   "and the choice's numbers; for a row also with the first two words of the "
   "sha256 of its example's id, and the draw's number"
 )
-# What this package draws for. A method may draw for purposes of its own, whose
-# names have a slash.
+# The purposes of this package. A method may have purposes of its own, whose
+# names contain a slash.
 PURPOSES = frozenset(
   {
     "params",  # initial parameters of the model
@@ -41,16 +41,16 @@ def purpose_key(seed: int, purpose: str, *numbers: int) -> jax.Array:
   """Derives the key of one choice.
 
   Args:
-    seed: the run's seed.
-    purpose: One of PURPOSES, or a name with a slash for a purpose of your own
+    seed: The run's seed.
+    purpose: A member of PURPOSES, or a name with a slash for your own purpose
       ("my_method/noise").
-    *numbers: non-negative integers below 2**32 that single out the choice.
+    *numbers: Non-negative integers below 2**32 that identify the choice.
 
   Returns:
     A scalar threefry key.
 
   Raises:
-    ValueError: if the purpose is neither, as a misspelt one is.
+    ValueError: If the purpose is unknown and has no slash.
 
   Example:
     >>> key = purpose_key(0, "my_method/noise", 7)  # of step 7
@@ -59,8 +59,8 @@ def purpose_key(seed: int, purpose: str, *numbers: int) -> jax.Array:
   """
   if purpose not in PURPOSES and "/" not in purpose:
     raise ValueError(
-      f"unknown purpose {purpose!r}; known: {sorted(PURPOSES)}; one of your "
-      f"own has a slash in its name, as in 'my_method/{purpose}'"
+      f"unknown purpose {purpose!r}; known: {sorted(PURPOSES)}; a purpose of "
+      f"your own has a slash in its name, as in 'my_method/{purpose}'"
     )
   rng_key = jax.random.key(seed, impl="threefry2x32")
   rng_key = jax.random.fold_in(rng_key, zlib.crc32(purpose.encode()))
@@ -76,8 +76,8 @@ def id_words(ids: Sequence[str]) -> np.ndarray:
     ids: N strings.
 
   Returns:
-    [N, 2] uint32, the first 64 bits of each id's sha256: wide enough that ids
-    of one data set do not collide, which 32 bits are not.
+    [N, 2] uint32, the first 64 bits of each id's sha256. Unlike 32 bits, these
+    do not collide within a data set.
   """
   digests = (hashlib.sha256(text.encode()).digest()[:8] for text in ids)
   flat = np.fromiter(digests, np.dtype("S8"), len(ids))
@@ -86,12 +86,12 @@ def id_words(ids: Sequence[str]) -> np.ndarray:
 
 @jax.jit
 def row_keys(rng_key: jax.Array, words: jax.Array, draw: jax.Array):
-  """Derives one key a row, from the example alone and not from its place.
+  """Derives one key per row, from the example alone and not from its place.
 
   Args:
-    rng_key: the key of the purpose (and step).
+    rng_key: The key of the purpose (and step).
     words: [B, 2] uint32 of `id_words`.
-    draw: [B] integer, which of the example's draws the row is.
+    draw: [B] integer, index of the row among the example's draws.
 
   Returns:
     [B] keys.
@@ -129,16 +129,16 @@ def minibatch(
 ) -> np.ndarray:
   """Picks the examples of one step.
 
-  Each epoch is a fresh permutation cut into whole minibatches; the remainder
-  is left out, so the indices of a minibatch are always distinct (two slots of
-  one memory row would make the leave-one-out scale depend on its own draw).
+  Each epoch is a new permutation, cut into whole minibatches. The remainder is
+  left out, so the indices of a minibatch are always distinct. (Two copies of
+  one memory row would make the leave-one-out scale depend on its own draw.)
 
   Args:
-    seed: the run's seed.
-    purpose: As for `purpose_key`; here "order" or "base_order".
-    step: the step, from 0.
-    num_examples: N.
-    batch_size: M, at most N.
+    seed: The run's seed.
+    purpose: "order" or "base_order" (`purpose_key`).
+    step: The step, from 0.
+    num_examples: Number of examples N.
+    batch_size: Minibatch size M, at most N.
 
   Returns:
     [M] int32 indices into the examples.
@@ -160,10 +160,10 @@ def _epoch(
 
 
 def test_vectors(seed: int) -> dict[str, list[int]]:
-  """The first words of the keys of PURPOSES, by which a generator is known.
+  """Returns the first words of the keys of PURPOSES, to identify a generator.
 
   Args:
-    seed: the run's seed.
+    seed: The run's seed.
   """
   return {
     purpose: jax.random.bits(purpose_key(seed, purpose, 1), (4,)).tolist()

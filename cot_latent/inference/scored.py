@@ -5,8 +5,8 @@ its memory, in column 0, and K draws from p(z|x). The next memory is one of
 them, taken with the probabilities of a kernel here. Each kernel leaves the
 weights l_j / sum l invariant, and so leaves p(z|x, y) invariant for every K.
 
-The parameters move, and l with them: the memory's l has to be computed anew in
-every step.
+The parameters move, and l with them, so the memory's l has to be computed again
+in every step.
 
 Reference: Andrieu, Lee and Vihola 2018 (i-SIR); Liu 1996, "Peskun's theorem
 and a modified discrete-state Gibbs sampler"; Phan et al. 2023, appendix A.
@@ -67,9 +67,10 @@ def metropolis_hastings(log_likelihood: jax.Array) -> jax.Array:
 
     l_j / max(sum_{i != 0} l_i, sum_{i != j} l_i),
 
-  and else the memory stays. With one draw that is min(1, l_1 / l_0); with
-  likelihoods of 0 and 1 each right draw is taken alike, and the memory stays
-  only if none is right. It stays less often than with `importance`.
+  and otherwise the memory stays. With one draw that is min(1, l_1 / l_0). With
+  likelihoods of 0 and 1 each correct draw has the same probability, and the
+  memory stays only if none is correct. It stays less often than with
+  `importance`.
 
   Args:
     log_likelihood: [..., J] nats of the candidates, the memory first.

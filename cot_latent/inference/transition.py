@@ -1,8 +1,8 @@
 """The Markov chain's step: an independence sampler with the model as proposal.
 
-With a 0/1 likelihood the Metropolis-Hastings ratio is 1 when the proposal is
-correct and 0 when it is wrong (0/0, both wrong, counts as a rejection), so the
-step accepts exactly the correct proposals and needs no random number.
+With a 0/1 likelihood the Metropolis-Hastings ratio is 1 if the proposal is
+correct and 0 if it is incorrect (0/0, both incorrect, counts as a rejection).
+So the step accepts exactly the correct proposals and needs no random number.
 """
 
 from typing import NamedTuple
@@ -16,12 +16,12 @@ class Transition(NamedTuple):
 
   Attributes:
     old_tokens: [M, T] int32, the memory before the step.
-    old_is_correct: [M] bool.
+    old_is_correct: [M] bool, its correctness.
     draw_tokens: [M, K, T] int32, fresh draws from p(z|x).
-    draw_is_correct: [M, K] bool.
-    accepted: [M, K] bool, the draw that became the memory; at most one a row.
+    draw_is_correct: [M, K] bool, their correctness.
+    accepted: [M, K] bool, the draw that became the memory; at most one per row.
     tokens: [M, T] int32, the memory after the step.
-    is_correct: [M] bool.
+    is_correct: [M] bool, its correctness.
   """
 
   old_tokens: jax.Array
@@ -64,17 +64,17 @@ def independence(
   Leaves p(z|x,y) invariant for every K.
 
   Args:
-    old_tokens: [M, T] int32.
-    old_is_correct: [M] bool.
-    draw_tokens: [M, K, T] int32, K >= 1, in the order in which they were drawn.
-    draw_is_correct: [M, K] bool.
+    old_tokens: [M, T] int32, the memory before the step.
+    old_is_correct: [M] bool, its correctness.
+    draw_tokens: [M, K, T] int32, K >= 1, in the order of drawing.
+    draw_is_correct: [M, K] bool, their correctness.
 
   Returns:
     The transition.
 
   Reference: Phan et al. 2023, Algorithm 1, lines 5-9 (there K = 1).
 
-  Example, a question whose second draw is the last correct one:
+  Example of a question whose second draw is the last correct draw:
 
     >>> old, draws = jnp.array([[7]]), jnp.array([[[1], [2], [3]]])
     >>> is_correct = jnp.array([[True, True, False]])

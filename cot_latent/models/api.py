@@ -1,4 +1,4 @@
-"""What the rest of the package needs of a model, whatever the model is.
+"""The interfaces of models for the rest of the package.
 
 This file imports no network. Anything with a `sample` method is a `Sampler`
 and can draw rationales; anything with a `log_prob` method is a `Scorer` and
@@ -13,8 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-# The token that fills rows up, as in SeqIO: before a prompt, and after the end
-# of a target.
+# Padding, as in SeqIO: before a prompt, and after the end of a target.
 PAD_ID = 0
 
 Params = Any  # a pytree of arrays
@@ -26,9 +25,9 @@ class Draws(NamedTuple):
 
   Attributes:
     tokens: [B, T] int32, `PAD_ID` after the end.
-    ended: [B] bool, False where the length limit cut the sequence.
-    log_prob: [B, T] float32, nats at temperature 1, 0 after the end; None from
-      a sampler that does not know them.
+    ended: [B] bool, False if the length limit cut the sequence.
+    log_prob: [B, T] float32, nats at temperature 1, 0 after the end; None if
+      the sampler does not know them.
   """
 
   tokens: Any
@@ -61,8 +60,8 @@ class Sampler(Protocol):
   ) -> Draws:
     """Draws one continuation of each prompt.
 
-    What is drawn for a row depends on its prompt and key alone, not on the
-    other rows.
+    The draws of a row depend on its prompt and key alone, not on the other
+    rows.
 
     Args:
       params: Parameters of the model.
@@ -71,9 +70,9 @@ class Sampler(Protocol):
       temperature: Divisor of the logits; 0 is greedy decoding.
       num_slots: Largest number of rows to decode at once; None is all B. A
         sampler that schedules its rows itself may ignore it.
-      report_done: Called now and then with the number of rows done so far;
-        a sampler may add how many tokens it has drawn, also for rows that are
-        not done, and how many rows ended by themselves.
+      report_done: Called now and then with the number of finished rows. A
+        sampler may add the number of tokens drawn, also for unfinished rows,
+        and the number of rows that ended by themselves.
 
     Returns:
       Draws on the host, the same on every process.

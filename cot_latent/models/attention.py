@@ -1,8 +1,8 @@
 """Key-value caches, and attention over several of them at once.
 
 Symbols: B rows, S positions of queries, C positions of keys, H heads, K heads
-of keys and values, Q = H / K * S queries that read one of those, D width of a
-head.
+of keys and values, Q = H / K * S queries that read one of these heads, D width
+of a head.
 """
 
 import functools
@@ -20,8 +20,8 @@ class LayerCache(NamedTuple):
   other (on a CPU one decoding step's attention takes a quarter of the time).
 
   Attributes:
-    keys: [B, K, C, D]; of a prefix that all rows share, [K, C, D].
-    values: As `keys`.
+    keys: [B, K, C, D]; for a prefix that all rows share, [K, C, D].
+    values: Values, of the same shape.
   """
 
   keys: jax.Array
@@ -29,11 +29,11 @@ class LayerCache(NamedTuple):
 
   @property
   def length(self) -> int:
-    """C."""
+    """Returns the number of positions C."""
     return self.keys.shape[-2]
 
   def write(self, new: "LayerCache", column: jax.Array | int) -> "LayerCache":
-    """Writes the keys and values of S positions, from a column on."""
+    """Writes the keys and values of S positions, beginning at a column."""
     update = jax.lax.dynamic_update_slice_in_dim
     return LayerCache(
       keys=update(self.keys, new.keys, column, axis=2),
@@ -63,7 +63,7 @@ def attend(
     query: Queries [B, H, S, D], scaled.
     parts: Pairs of a cache and its attention mask [B, S, C] bool; keys
       [K, C, D] are the same for all rows and are read once.
-    softcap: Number c by which scores become c tanh(score / c).
+    softcap: Number c; scores become c tanh(score / c).
 
   Returns:
     [B, H, S, D]; a position whose mask is all False gets a plain mean.
@@ -71,9 +71,9 @@ def attend(
   rows, _, length, width = query.shape
   num_kv = parts[0][0].keys.shape[-3]
   own = query.reshape(rows, num_kv, -1, width)  # [B, K, Q, D]
-  # What is shared is one product for all rows, [K, B Q, ...]; what is as large
-  # as the scores stays in that order: to transpose it takes longer than to
-  # compute it.
+  # The shared part is one product for all rows, [K, B Q, ...]. Arrays as large
+  # as the scores stay in that order, because transposing them takes longer than
+  # computing them.
   heads_first = _heads_first(own)
 
   def by_row(x):
@@ -91,7 +91,7 @@ def attend(
     )
     for cache, mask in parts
   ]
-  # The softmax over all parts, which are not put together for it.
+  # One softmax over all parts, without concatenating them.
   of_parts = [by_row(score.max(-1, keepdims=True)) for score in scores]
   highest = jax.lax.stop_gradient(functools.reduce(_larger, of_parts))
   total = attended = jnp.float32(0)
@@ -110,14 +110,14 @@ def _masked_scores(
   length: int,
   softcap: float | None,
 ) -> jax.Array:
-  """Computes the scores of one part, the lowest number where it is masked.
+  """Computes the scores of one part; masked scores are the lowest number.
 
   Args:
-    query: Queries [B, K, Q, D], or [K, B Q, D] where rows share the keys.
+    query: Queries [B, K, Q, D], or [K, B Q, D] if the rows share the keys.
     keys: Keys [B, K, C, D], or [K, C, D].
     mask: Attention mask [B, S, C] bool.
-    length: S.
-    softcap: As in `attend`.
+    length: Number of positions S.
+    softcap: Number c of `attend`.
 
   Returns:
     [B, K, Q, C] float32, or [K, B Q, C].
@@ -144,18 +144,18 @@ def _larger(one: jax.Array, other: jax.Array) -> jax.Array:
 
 
 def _heads_first(x: jax.Array) -> jax.Array:
-  """[K, B Q, ...] of [B, K, Q, ...]."""
+  """Reorders an array to [K, B Q, ...]."""
   return jnp.swapaxes(x, 0, 1).reshape(x.shape[1], -1, x.shape[-1])
 
 
 def _weighed(share: jax.Array, values: jax.Array) -> jax.Array:
-  """Sums values by their shares, in float32."""
+  """Sums values weighted by their shares, in float32."""
   if share.ndim == 4 and share.shape[2] == 1:
-    # This does nothing but read the cache. XLA's CPU compiler sums products
-    # with all cores, and multiplies a matrix by a vector with one.
+    # This only reads the cache. XLA's CPU compiler sums products with all
+    # cores, but multiplies a matrix by a vector with one.
     product = share[:, :, 0, :, None] * values
     summed = product.sum(-2, dtype=jnp.float32)[:, :, None]
-    # The next product, fused with this, would be summed by one core.
+    # Without this barrier the next product is fused, and summed by one core.
     return jax.lax.optimization_barrier(summed)
   return jnp.einsum(
     "kqc,kcd->kqd" if share.ndim == 3 else "bkqc,bkcd->bkqd",

@@ -1,8 +1,8 @@
 """A decoder-only model: prefix, prompt and target are one sequence.
 
 Prompts are padded on the left, so that every row's first new token is in the
-same column. What all rows begin with, soft tokens and the prefix, is fed in
-once, and its keys and values are read by all rows.
+same column. The common beginning of all rows (soft tokens and the prefix) is
+fed in once, and all rows read its keys and values.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from cot_latent.models.network import SOFT_PROMPT, Network, prompt_mask
 
 
 class Shared(NamedTuple):
-  """What all rows begin with.
+  """The common beginning of all rows.
 
   Attributes:
     cache: Keys and values [K, C, D] of the C soft tokens and tokens of the
@@ -30,7 +30,7 @@ class Shared(NamedTuple):
 
   @property
   def length(self) -> int:
-    """C."""
+    """Returns the number of positions C."""
     return self.cache[0].length if self.cache else 0
 
 
@@ -141,8 +141,8 @@ class CausalNetwork(Network):
     first = (shared.length + num_real)[:, None]
     positions = first + slot_position[:, None]
     ring_column = column % self.max_length
-    # Slot positions of the tokens in the ring's columns; a negative one is of
-    # the row that had the slot before.
+    # Slot positions of the tokens in the ring's columns; a negative one belongs
+    # to the row that had the slot before.
     back = (ring_column - jnp.arange(self.max_length)) % self.max_length
     key_position = slot_position[:, None] - back
     is_own = (key_position >= 0)[:, None]
@@ -180,7 +180,7 @@ class CausalNetwork(Network):
     return self.score_targets(params, x[:, prompts.shape[1] - 1 :], targets)
 
   def unembed(self, params: Params, x: jax.Array) -> jax.Array:
-    """Computes logits [..., V] of the decoder's outputs [..., E]."""
+    """Computes logits [..., V] from the decoder's outputs [..., E]."""
     return decoder.unembed(self.config, params, x, self.layout)
 
   def _forward(self, params, shared, tokens, is_real, soft_prompt=None):

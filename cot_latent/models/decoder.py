@@ -1,7 +1,7 @@
-"""A decoder-only transformer, as Llama, Qwen and Gemma are.
+"""A decoder-only transformer: Llama, Qwen and Gemma.
 
-RMSNorm, rotary positions, gated MLP; the rest is a matter of options, whose
-defaults make the model that is trained from scratch.
+RMSNorm, rotary positions, gated MLP; the rest are options. Their defaults make
+the model that is trained from scratch.
 
 Symbols: B rows, S positions fed in, C positions that can be attended to, H
 heads, K heads of keys and values, D width of a head, E width of the model, V
@@ -38,7 +38,7 @@ class DecoderConfig:
     rope_base: Base of the rotary positions' wavelengths, in positions.
     num_kv_heads: Heads of keys and values, K, a divisor of H; None is H.
     norm_eps: Number added to the mean square.
-    norm_offset: Number added to a norm's scales; Gemma's are stored less 1.
+    norm_offset: Number added to a norm's scales; Gemma's are stored minus 1.
     activation: Activation of the MLP's gate.
     tie_embeddings: Whether the input embedding is the output layer too.
     scale_embeddings: Whether embeddings are multiplied by the square root of E.
@@ -46,12 +46,12 @@ class DecoderConfig:
     qk_norm: Whether each head's query and key have an RMSNorm.
     post_norms: Whether there is a norm after attention and MLP too.
     query_scale: Factor of queries; None is D ** -0.5.
-    attention_softcap: Number c by which scores become c tanh(score / c).
+    attention_softcap: Number c; scores become c tanh(score / c).
     final_softcap: The same for the logits.
     sliding_window: Positions that a local layer sees, its own included.
     local_layers: Numbers of the layers that are local.
     local_rope_base: Base in the local layers; None is `rope_base`.
-    rope_scaling: Stretch of positions in the layers that are not local.
+    rope_scaling: Scaling of positions in the layers that are not local.
     dtype: Type of activations; logits and softmax are float32 always.
     param_dtype: Type of the parameters as they are stored.
     remat: Whether only a block's input is stored for the gradient and the rest
@@ -89,7 +89,7 @@ class DecoderConfig:
     if self.head_dim % 2:
       raise UserError(
         f"DecoderConfig.head_dim = {self.head_dim} must be even: rotary "
-        "positions turn pairs of coordinates"
+        "positions rotate pairs of coordinates"
       )
     for name in (
       "num_kv_heads",
@@ -113,7 +113,7 @@ class DecoderConfig:
 
   @property
   def kv_heads(self) -> int:
-    """K."""
+    """Returns the number of heads of keys and values, K."""
     return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
 
@@ -150,7 +150,7 @@ def layer_masks(
 
 
 def rotary_frequencies(config: DecoderConfig, is_local: bool) -> jax.Array:
-  """[D / 2] float32 radians per position, of one kind of layers."""
+  """Returns [D / 2] float32 radians per position, for one kind of layers."""
   if not is_local:
     base, scaling = config.rope_base, config.rope_scaling
   else:
@@ -256,7 +256,7 @@ class Block(nn.Module):
       x,
       "query_key_value",
       ((heads + 2 * kv_heads) * config.head_dim,),
-      ("embed", None),
+      ("embed", "heads"),
       use_bias=config.qkv_bias,
     )
     projected = projected.reshape(*shape[:2], -1, config.head_dim)
@@ -267,7 +267,9 @@ class Block(nn.Module):
     """Runs the gated MLP on x [B S, E]."""
     config = self.config
     if self.is_fused:
-      both = project(self, x, "gate_up", (2 * config.mlp_dim,), ("embed", None))
+      both = project(
+        self, x, "gate_up", (2 * config.mlp_dim,), ("embed", "mlp")
+      )
       gate, up = jnp.split(both, 2, axis=1)
     else:
       wide = ((config.mlp_dim,), ("embed", "mlp"))
@@ -282,7 +284,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-  """All but the output layer, which is `unembed`."""
+  """The network without the output layer, which is `unembed`."""
 
   config: DecoderConfig
   vocab_size: int

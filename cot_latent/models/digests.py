@@ -1,4 +1,4 @@
-"""Hashes over trees of arrays: whether two models are the same to the bit."""
+"""Hashes of trees of arrays: two models with equal hashes are equal."""
 
 import hashlib
 from typing import Any
@@ -11,10 +11,10 @@ from cot_latent.runtime import files
 
 
 def tree_sha256(tree: Any) -> str:
-  """The sha256 over a tree's paths, shapes, types and values.
+  """Returns the sha256 over a tree's paths, shapes, types and values.
 
   Args:
-    tree: of arrays; of several processes all must call this.
+    tree: Tree of arrays; all of several processes must call this.
   """
   total = hashlib.sha256()
   for key, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -28,7 +28,7 @@ def describe(shapes: Any) -> dict[str, Any]:
   """Describes a model by the shapes of its parameters.
 
   Args:
-    shapes: a tree of arrays, or of their shapes alone.
+    shapes: Tree of arrays, or of their shapes alone.
   """
   leaves = jax.tree_util.tree_leaves_with_path(shapes)
   labels = "".join(_label(key, leaf) for key, leaf in leaves)

@@ -1,11 +1,11 @@
 """An encoder-decoder: the encoder reads a prompt, the decoder writes a target.
 
-Prompts are padded on the left, before what all rows begin with. An encoder
-attends in both directions, so that its outputs for a common beginning depend on
-the rest: only the beginning's tokens can be shared.
+Prompts are padded on the left, before the common beginning of all rows. An
+encoder attends in both directions, so that its outputs for a common beginning
+depend on the rest: rows can share only the beginning's tokens.
 
-The decoder starts from padding's token, as T5 does; a row's token at slot
-position t thus has position t + 1.
+The decoder starts from the padding token, as in T5. So a row's token at slot
+position t has position t + 1.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from cot_latent.models.network import SOFT_PROMPT, Network, prompt_mask
 
 
 class Shared(NamedTuple):
-  """What all rows begin with.
+  """The common beginning of all rows.
 
   Attributes:
     prefix: Tokens [P'] int32.
@@ -38,8 +38,8 @@ class RowCache(NamedTuple):
   Attributes:
     encoded: Cache of the encoder's C positions, for the decoder.
     is_real: [B, C] bool, False on padding.
-    target: Cache of T positions, used as a ring: of the decoder's start and of
-      what is drawn, except the last token, which is never fed in.
+    target: Cache of T positions, used as a ring: for the start token and the
+      drawn tokens, except the last, which is never fed in.
   """
 
   encoded: KVCache
@@ -55,7 +55,7 @@ class EncoderDecoderNetwork(Network):
 
   @property
   def module(self) -> t5.T5:
-    """The Flax module, all but the output layer."""
+    """The Flax module, without the output layer."""
     return t5.T5(self.config, self.vocab_size, self.lora, self.layout)
 
   def init(self, rng_key: jax.Array) -> Params:
@@ -63,7 +63,7 @@ class EncoderDecoderNetwork(Network):
     return self.module.init(rng_key, jnp.ones((1, 1), jnp.int32))["params"]
 
   def encode_prefix(self, params: Params, prefix: jax.Array) -> Shared:
-    """Notes the prefix and the soft prompt; they are encoded with each row."""
+    """Stores the prefix and the soft prompt; each row encodes them."""
     return Shared(prefix, params.get(SOFT_PROMPT))
 
   def prefill(
@@ -104,7 +104,7 @@ class EncoderDecoderNetwork(Network):
     column: jax.Array,
   ) -> tuple[jax.Array, RowCache]:
     """Feeds one new token of each row in; see `Network.decode_step`."""
-    del shared  # is encoded in the rows' cache
+    del shared  # each row's cache has it encoded
     return self._feed(
       params, cache, tokens, cache.encoded, slot_position, column
     )
@@ -120,7 +120,7 @@ class EncoderDecoderNetwork(Network):
     return self.score_targets(params, x, targets)
 
   def unembed(self, params: Params, x: jax.Array) -> jax.Array:
-    """Computes logits [..., V] of the decoder's outputs [..., E]."""
+    """Computes logits [..., V] from the decoder's outputs [..., E]."""
     return t5.unembed(self.config, params, x, self.layout)
 
   def _encode(self, params, shared, prompts):
@@ -141,9 +141,9 @@ class EncoderDecoderNetwork(Network):
     return self.apply(params, *arguments, **fields, method="decode")
 
   def _feed(self, params, cache, tokens, encoded, slot_position, column):
-    """Feeds in tokens [B] at slot positions [B], the start's being -1."""
-    # How far back the tokens in the ring's columns are; the same in all rows,
-    # but a row that began later has fewer.
+    """Feeds in tokens [B] at slot positions [B]; the start token's is -1."""
+    # How far back the tokens in the ring's columns are. It is the same in all
+    # rows, but a row that began later has fewer tokens.
     back = (column - jnp.arange(self.max_length)) % self.max_length
     is_own = back <= slot_position[:, None] + 1
     x, ring, cross = self._decode(
@@ -162,15 +162,15 @@ class EncoderDecoderNetwork(Network):
 def _after_padding(
   shared: Shared, prompts: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Puts what all rows begin with between their padding and their prompts.
+  """Puts the common beginning between each row's padding and its prompt.
 
   Args:
     shared: The C - P soft tokens and tokens of the prefix.
     prompts: Tokens [B, P] int32.
 
   Returns:
-    Tokens [B, C] int32, arbitrary where soft tokens belong; and their places
-    [B, C] int32, counted from a row's beginning and below 0 on its padding.
+    Tokens [B, C] int32, arbitrary at soft tokens; and their positions [B, C]
+    int32, counted from a row's beginning and negative on its padding.
   """
   rows, longest = prompts.shape
   num_soft = 0 if shared.soft is None else len(shared.soft)
@@ -183,6 +183,6 @@ def _after_padding(
   tokens = jnp.concatenate(
     [jnp.broadcast_to(before, (rows, len(before))), prompts], axis=1
   )
-  # After the beginning the prompts are where they are in `tokens`.
+  # After the beginning, the prompts stay where they are in `tokens`.
   source = jnp.where(place < len(before), jnp.maximum(place, 0), column)
   return jnp.take_along_axis(tokens, source, axis=1), place

@@ -1,9 +1,9 @@
 """The language models of this package: a sampler and a scorer in one.
 
-What is sampled is exactly what is scored: the distribution is neither truncated
-nor otherwise changed, a sequence ends with the first token that ends it or
-completes a stop string (models/stops.py), and one that reaches the length limit
-is scored as it was drawn.
+Sampling and scoring use exactly the same distribution, which is not truncated
+or changed otherwise. A sequence ends with the first token that is an end token
+or completes a stop string (models/stops.py). A sequence that reaches the length
+limit is scored as it was drawn.
 
 Symbols: B rows, P prompt tokens, P' prefix tokens, T target tokens, V
 vocabulary.
@@ -45,7 +45,7 @@ class LanguageModel:
   """
 
   def __init__(self, network: Network):
-    """Compiles nothing yet.
+    """Stores the network; nothing is compiled yet.
 
     Args:
       network: Functions of parameters.
@@ -115,8 +115,8 @@ class LanguageModel:
       params: Parameters of the model.
       prompts: Tokens [B, P] int32, padded on the left.
       targets: Tokens [B, T] int32.
-      shared: Result of `encode_prefix`, whose prefix the prompts do not repeat;
-        None where there is no prefix.
+      shared: Result of `encode_prefix`; the prompts do not repeat its prefix.
+        None if there is no prefix.
 
     Returns:
       [B, T] float32 nats, 0 after the end.
@@ -151,7 +151,7 @@ def from_config(
   Args:
     config: Sizes and options; its type is the architecture.
     vocab_size: Size of the vocabulary, V.
-    ending: What ends a sequence; one token's id is short for that token alone.
+    ending: Tokens and strings that end a sequence, or the id of one end token.
     max_length: Length at which sampling stops, T.
     layout: Mesh and rules for parameters and rows; None is one device.
     lora: Low-rank updates; None has none.

@@ -1,4 +1,4 @@
-"""What both transformers are built from, and checks of their sizes.
+"""The parts of both transformers, and checks of their sizes.
 
 Symbols: B rows, S positions, E width of the model, V vocabulary.
 """
@@ -22,7 +22,7 @@ def check_sizes(config: Any, *names: str) -> None:
 
   Args:
     config: A dataclass instance; call this from its `__post_init__`.
-    *names: Fields that must be above 0, beside those that every transformer
+    *names: Fields that must be above 0, besides those that every transformer
       has.
 
   Raises:
@@ -125,13 +125,13 @@ def unembed(
   layout: partitioning.Layout | None = None,
   softcap: float | None = None,
 ) -> jax.Array:
-  """Computes logits, by the embedding where the output layer is tied to it.
+  """Computes logits, with the embedding if the output layer is tied to it.
 
   Args:
     params: Parameters of the model.
     x: Outputs of the last norm, [..., E].
     layout: Mesh and rules; None is one device.
-    softcap: Number c by which logits become c tanh(logit / c).
+    softcap: Number c; logits become c tanh(logit / c).
 
   Returns:
     [..., V] float32 logits.

@@ -44,7 +44,7 @@ class Lora:
 
   @property
   def scale(self) -> float:
-    """What the product is multiplied by."""
+    """Returns the factor of the product."""
     return self.alpha / self.rank
 
 

@@ -1,4 +1,4 @@
-"""What a language model computes, whatever its architecture.
+"""The functions of a language model, whatever its architecture.
 
 Symbols: B rows, P prompt tokens, P' prefix tokens, T target tokens, E width of
 the model, V vocabulary.
@@ -25,7 +25,7 @@ _CHUNK_BYTES = 2**27
 
 @dataclasses.dataclass(frozen=True)
 class Network(abc.ABC):
-  """Pure functions of parameters, to be compiled by whoever uses them.
+  """Pure functions of parameters; their caller compiles them.
 
   Attributes:
     config: Sizes and options, by whose type the architecture is chosen.
@@ -46,7 +46,7 @@ class Network(abc.ABC):
   @property
   @abc.abstractmethod
   def module(self) -> nn.Module:
-    """The Flax module, all but the output layer."""
+    """The Flax module, without the output layer."""
 
   @abc.abstractmethod
   def init(self, rng_key: jax.Array) -> Params:
@@ -154,11 +154,11 @@ class Network(abc.ABC):
 
 
 def prompt_mask(prompts: jax.Array) -> jax.Array:
-  """Marks the tokens of prompts, as against the padding before them.
+  """Marks the tokens of prompts, and not the padding before them.
 
-  An empty prompt keeps one padding token, as something to start from: a
-  position whose attention mask is all False would attend to the tokens after it
-  too.
+  An empty prompt keeps one padding token, so that there is something to start
+  from. A position whose attention mask is all False would also attend to the
+  tokens after it.
 
   Args:
     prompts: Tokens [B, P] int32, padded on the left.

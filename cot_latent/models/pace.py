@@ -1,4 +1,4 @@
-"""When a decoding loop comes back to the host, and what is drawn by then."""
+"""When a decoding loop returns to the host, and what is drawn by then."""
 
 import math
 import time
@@ -8,31 +8,31 @@ import numpy as np
 from cot_latent.models.api import PAD_ID, Draws
 from cot_latent.runtime import processes
 
-# Seconds of decoding, about, after which the host has a word.
+# About how many seconds of decoding pass until the host can act.
 SECONDS = 1.0
 _MOST = 2**16  # tokens
 
 
 class Pace:
-  """How many tokens are decoded until the host can report and be interrupted.
+  """Decides how many tokens to decode until the host reports or interrupts.
 
-  What is drawn does not depend on it.
+  The draws do not depend on it.
 
   Attributes:
-    tokens: Most tokens of one row that are decoded without a pause.
+    tokens: Maximum tokens of one row that are decoded without a pause.
   """
 
   def __init__(self):
-    """Begins with few tokens, so that something is known soon."""
+    """Begins with few tokens, so that a report comes soon."""
     self.tokens = 4
-    self._is_alone = processes.count() == 1  # others have other clocks
+    self._is_alone = processes.count() == 1  # other processes' clocks differ
     self._reported = -math.inf
 
   def is_over(self, began: float) -> bool:
-    """Notes how long decoding took, and says whether to report.
+    """Notes how long decoding took, and returns whether to report.
 
     Args:
-      began: When it began, by `time.monotonic`.
+      began: Time at which it began, by `time.monotonic`.
     """
     now = time.monotonic()
     if self._is_alone and now - began < SECONDS:

@@ -45,14 +45,14 @@ class MeshConfig:
   """How a run is spread over devices.
 
   It changes where things are computed, not what: random numbers are the same
-  on every mesh, and others agree up to rounding.
+  on every mesh, and other numbers agree up to rounding.
 
   Attributes:
-    data: Shards of a minibatch; None is as many as there are devices for.
+    data: Shards of a minibatch; None uses all remaining devices.
     model: Shards of the parameters, a divisor of the number of heads and of
       the width of the MLP.
     rules: Pairs of an array's axis and the axes of the mesh, "data" and
-      "model", along which it is sharded; earlier ones win.
+      "model", along which it is sharded; earlier rules win.
   """
 
   data: int | None = None
@@ -67,8 +67,8 @@ class MeshConfig:
     for name, axes in self.rules:
       if not {*_as_tuple(axes)} <= {*_AXES}:
         raise UserError(
-          f"MeshConfig.rules: {name!r} is cut along {axes!r}, but the axes of "
-          "the mesh are 'data' and 'model'"
+          f"MeshConfig.rules: {name!r} is sharded along {axes!r}, but the axes "
+          "of the mesh are 'data' and 'model'"
         )
 
 
@@ -77,7 +77,7 @@ class Layout:
   """A mesh, and the rules by which arrays are sharded over it.
 
   Attributes:
-    mesh: Mesh of the axes "data" and "model".
+    mesh: Mesh with the axes "data" and "model".
     rules: Rules as in `MeshConfig`.
   """
 
@@ -85,16 +85,16 @@ class Layout:
   rules: Rules
 
   def sharding(self, *names: str | None) -> jax.sharding.NamedSharding:
-    """The sharding of an array whose first axes have these names.
+    """Returns the sharding of an array whose first axes have these names.
 
     Without names every device has the whole array.
     """
     spec = nn.logical_to_mesh_axes(names, self.rules)
-    assert spec is not None  # of None alone
+    assert spec is not None  # it would be None only for None
     return jax.sharding.NamedSharding(self.mesh, spec)
 
   def num_shards(self, *names: str | None) -> list[int]:
-    """The number of shards of each of these axes."""
+    """Returns the number of shards of each of these axes."""
     spec = self.sharding(*names).spec
     return [
       math.prod(self.mesh.shape[axis] for axis in _as_tuple(axes))
@@ -104,7 +104,7 @@ class Layout:
   def sharding_of(
     self, shape: Sequence[int], *names: str | None
   ) -> jax.sharding.NamedSharding:
-    """As `sharding`, but axes that do not divide evenly stay whole."""
+    """Returns a sharding in which axes that do not divide evenly stay whole."""
     num_shards = self.num_shards(*names)
     fitting = [
       None if size % number else name
@@ -114,7 +114,7 @@ class Layout:
 
 
 def make_layout(config: MeshConfig) -> Layout | None:
-  """Makes a mesh of the devices of all processes; None where there is one.
+  """Makes a mesh of all processes' devices; None if there is one device.
 
   Raises:
     UserError: If the mesh does not fit the devices.
@@ -122,7 +122,7 @@ def make_layout(config: MeshConfig) -> Layout | None:
   num_devices = jax.device_count()
   data = config.data or max(1, num_devices // config.model)
   size = data * config.model
-  # In one process some devices may be left idle; several must all take part.
+  # One process may leave some devices idle; several processes must use all.
   fits = size == num_devices or (
     jax.process_count() == 1 and config.data and size < num_devices
   )
@@ -174,17 +174,17 @@ def constrain(layout: Layout | None, tree: Any, *names: str | None) -> Any:
 
 
 def param_shardings(layout: Layout, boxed: Any) -> Any:
-  """The shardings of parameters.
+  """Returns the shardings of parameters.
 
   Args:
     layout: Mesh and rules.
-    boxed: Shapes of parameters, with the names of their axes as Flax's
-      `with_logical_partitioning` gives them; those without names stay whole.
+    boxed: Shapes of parameters, with the names of their axes from Flax's
+      `with_logical_partitioning`; arrays without names stay whole.
 
   Raises:
-    UserError: If an axis does not divide into equal shards. A vocabulary stays
-      whole then (one of bytes has 259 tokens, which nothing divides), and so do
-      heads of keys and values, of which there may be fewer than devices.
+    UserError: If an axis does not divide into equal shards. Two kinds of axes
+      stay whole instead: a vocabulary (259 byte tokens do not divide evenly),
+      and heads of keys and values (there may be fewer than devices).
   """
 
   def place(leaf):
@@ -237,14 +237,14 @@ def place(layout: Layout | None, tree: Any, *names: str | None) -> Any:
 def place_rows(
   layout: Layout | None, array: Any, name: str = "batch", repeat: bool = True
 ) -> Any:
-  """Puts rows, as many as there are, on the devices, sharded.
+  """Puts any number of rows on the devices, sharded.
 
   Args:
     layout: Mesh and rules; None is one device.
     array: Rows [B, ...], the same on every process.
     name: Name of the axis of the rows.
-    repeat: Whether the rows that fill up to a multiple of the number of shards
-      repeat the last one; else they are zeros.
+    repeat: Whether padding rows, up to a multiple of the number of shards,
+      repeat the last row; otherwise they are zeros.
   """
   array = np.asarray(array)
   missing = padded(layout, name, len(array)) - len(array)
@@ -264,14 +264,14 @@ def on_mesh(layout: Layout | None, tree: Any) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-  """Brings whole arrays to every process, from wherever their shards are."""
+  """Returns whole arrays on every process, wherever their shards are."""
 
   def one(array):
     if not isinstance(array, jax.Array) or array.is_fully_addressable:
       return np.asarray(array)
     if not array.ndim:
       return multihost_utils.process_allgather(array, tiled=True)
-    # Block by block: a memory may be larger than a device.
+    # Block by block, because a memory may be larger than a device.
     size = max(1, _BLOCK_BYTES // max(1, array.nbytes // len(array)))
     size = min(size, len(array))
     whole = np.empty(array.shape, array.dtype)

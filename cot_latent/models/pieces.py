@@ -15,9 +15,9 @@ class Piece(NamedTuple):
   """A token.
 
   Attributes:
-    id: Its id, as a run has it.
-    text: The text that it adds, with bytes that are no letter as escapes; of a
-      special token, or of one that adds no text, its name.
+    id: The run's id of the token.
+    text: The text that it adds, with bytes that are no letter as escapes; the
+      name of a special token or of a token that adds no text.
     is_special: Whether `text` is a name.
   """
 
@@ -30,8 +30,8 @@ def pieces(vocabulary: Vocabulary, tokens: Iterable[int]) -> Iterator[Piece]:
   """Reads tokens one by one.
 
   Args:
-    vocabulary: Their tokenizer.
-    tokens: Their ids.
+    vocabulary: Vocabulary of the tokens.
+    tokens: Ids of the tokens.
 
   >>> [piece.text for piece in pieces(vocabularies.byte_vocabulary(), [75, 1])]
   ['H', '</s>']
@@ -47,7 +47,7 @@ def pieces(vocabulary: Vocabulary, tokens: Iterable[int]) -> Iterator[Piece]:
 
 
 def _special_ids(vocabulary: Vocabulary) -> frozenset[int]:
-  """Ids of special tokens that have a text all the same."""
+  """Returns the ids of special tokens that nevertheless have a text."""
   if vocabulary.name.startswith(hf_tokenizer.KIND):
     return hf_tokenizer.special_ids(vocabulary)
   return frozenset()

@@ -20,9 +20,9 @@ def distance_buckets(
 ) -> np.ndarray[Any, np.dtype[np.int32]]:
   """Sorts the distances on one side into buckets.
 
-  The first half of the buckets are a distance each, the others grow as powers
-  do, and the last one has all that is beyond. Computed in float32, as the
-  checkpoints were trained.
+  In the first half each distance has its own bucket. The other buckets grow
+  exponentially, and the last has all greater distances. Computed in float32, as
+  in the training of the checkpoints.
 
   Args:
     num_buckets: Number of buckets of one side.
@@ -50,10 +50,10 @@ def relative_bias(
 
   Args:
     table: Bias of each bucket and head, [R, H].
-    offset: Position of a key less that of the query, [B, S, C] int32.
+    offset: Position of a key minus that of the query, [B, S, C] int32.
     max_distance: Distance from which on keys share the last bucket.
-    is_causal: Whether keys never come after queries, and all buckets are for
-      those before; else half of them are.
+    is_causal: Whether keys never come after queries, so that all buckets are
+      for earlier keys; otherwise half of them are.
 
   Returns:
     [B, H, S, C] float32.

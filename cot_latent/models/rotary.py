@@ -21,15 +21,15 @@ from cot_latent.runtime.validation import check_positive, check_types
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-  """How rotary positions are stretched beyond the length of pretraining.
+  """How rotary positions are scaled beyond the length of pretraining.
 
   Attributes:
-    kind: "linear" divides all frequencies by `factor`; "llama3" only those
-      whose wavelength is long, with a smooth transition between.
-    factor: Factor of the stretch.
+    kind: "linear" divides all frequencies by `factor`; "llama3" divides only
+      those with long wavelengths, with a smooth transition.
+    factor: Factor of the scaling.
     low_freq_factor: Wavelengths over original_length / this are long.
     high_freq_factor: Wavelengths under original_length / this stay.
-    original_length: Positions of pretraining.
+    original_length: Number of positions in pretraining.
 
   Reference: Llama 3.1's configuration.
   """
@@ -54,8 +54,8 @@ class SinCos(NamedTuple):
   """Sines and cosines of the rotation angles.
 
   Attributes:
-    sin: [B, S, D / 2] float32.
-    cos: [B, S, D / 2] float32.
+    sin: Sines [B, S, D / 2] float32.
+    cos: Cosines [B, S, D / 2] float32.
   """
 
   sin: jax.Array
@@ -70,7 +70,7 @@ def frequencies(
   Args:
     head_dim: Width of a head, D, even.
     base: Base of the geometric series of wavelengths.
-    scaling: Stretch of the positions; None is no stretch.
+    scaling: Scaling of the positions; None is no scaling.
 
   Returns:
     [D / 2] float32, radians per position.
@@ -96,11 +96,11 @@ def sin_cos(
   Args:
     frequency: Radians per position, [D / 2].
     positions: Positions [B, S] int32, below `num_positions`.
-    num_positions: Length of the table that is looked up.
+    num_positions: Length of the table of angles.
   """
   angle = jnp.arange(num_positions)[:, None] * frequency
-  # From a table: XLA's CPU compiler would fuse the sines with their uses, and
-  # compute them again for each row, layer and head.
+  # From a table, because XLA's CPU compiler would fuse the sines with their
+  # uses and compute them again for each row, layer and head.
   return SinCos(jnp.sin(angle)[positions], jnp.cos(angle)[positions])
 
 

@@ -1,9 +1,8 @@
 """Draws from a network: a batch at once, or many rows through a few slots.
 
-Rationales differ in length. Where there are more rows than slots, those that
-are done leave their slots to the next ones, and when none are left, the slots
-become fewer. What is drawn for a row depends on its prompt and key alone, up to
-rounding.
+Rationales differ in length. If there are more rows than slots, finished rows
+leave their slots to the next rows; when none are left, the number of slots
+shrinks. The draws of a row depend on its prompt and key alone, up to rounding.
 
 Symbols: N rows, B slots, P prompt tokens, P' prefix tokens, T target tokens, V
 vocabulary.
@@ -22,13 +21,13 @@ from cot_latent.models import pace, partitioning
 from cot_latent.models.api import PAD_ID, Array, Draws, Params
 from cot_latent.models.network import Network, log_prob_of
 
-# Slots become fewer, by this factor, when no more rows than that are left, if
-# there are so many tokens to draw that it makes up for compiling once more.
+# The number of slots shrinks by this factor when no more rows than that are
+# left, if enough tokens remain to make up for one more compilation.
 _SHRINK, _WORTH_SHRINKING = 4, 2**12
 
 
 class DecodeState(NamedTuple):
-  """What the decoding loop carries, for the rows in B slots.
+  """The state of the decoding loop, for the rows in B slots.
 
   Attributes:
     draws: Draws so far.
@@ -59,7 +58,7 @@ class DecodingLoop:
   network: Network
 
   def is_done(self, state: DecodeState) -> jax.Array:
-    """[B] bool, True for rows of which no more is drawn."""
+    """Returns [B] bool, True for rows that are finished."""
     is_full = state.slot_position == self.network.max_length
     return state.draws.ended | is_full
 
@@ -73,10 +72,10 @@ class DecodingLoop:
     token = jnp.argmax(logits + temperature * noise, axis=-1)
     token = jnp.where(is_done, PAD_ID, token).astype(jnp.int32)
     chosen = jnp.where(is_done, 0, log_prob_of(logits, token))
-    # Rows that are done read padding, which changes nothing.
+    # Finished rows read padding, which changes nothing.
     read, is_end = self.network.ending.advance(state.read, token)
     rows = jnp.arange(len(slot_position))
-    # Outside for rows that are done, where nothing is written.
+    # Finished rows write outside, that is, nothing.
     place = jnp.where(is_done, self.network.max_length, slot_position)
     return state._replace(
       draws=Draws(
@@ -160,7 +159,7 @@ class DecodingLoop:
     key_data: jax.Array,
     temperature: jax.Array,
   ) -> Draws:
-    """Draws whole rows, and no more than that is compiled for it."""
+    """Draws whole rows; only the functions for that are compiled."""
     shared = self.network.encode_prefix(params, prefix)
     state = self.prefill(params, shared, prompts, key_data, temperature)
     state = self.decode(params, shared, state, temperature, len(prompts))
@@ -322,7 +321,7 @@ class SlotSampler:
 
 
 class _Queue:
-  """Which rows wait, which are in slots, and what is drawn; on the host.
+  """The rows that wait or are in slots, and their draws; on the host.
 
   Attributes:
     owner: Number of the row in each slot, [B]; -1 is none.

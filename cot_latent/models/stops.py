@@ -1,14 +1,14 @@
-"""What ends a sequence: tokens such as EOS, and stop strings in its text.
+"""The ends of a sequence: tokens such as EOS, and stop strings in its text.
 
-Stop strings are searched for in the bytes of the decoded text by an automaton
-(Aho and Corasick 1975), which is compiled over tokens: whether a stop stands
-within a token or across several, the sequence ends with the token that
-completes it. So the end is a function of the tokens alone, and sampler, scorer
-and checker find the same one.
+An automaton (Aho and Corasick 1975) searches the bytes of the decoded text for
+stop strings. It is compiled over tokens: whether a stop string is within a
+token or across several, the sequence ends with the token that completes it. So
+the end is a function of the tokens alone, and sampler, scorer and checker find
+the same end.
 
-Most tokens of a large vocabulary do the same to the automaton. Tokens that do
-are one class, so that what lies on a device is a class for each token, of a
-byte or two, and a small table of classes x states.
+Most tokens of a large vocabulary have the same effect on the automaton. Such
+tokens form one class. A device then stores a class for each token, of one or
+two bytes, and a small table of classes x states.
 
 Symbols: B rows, T target tokens, V vocabulary, S states, C classes.
 """
@@ -27,7 +27,8 @@ from cot_latent.models.vocabularies import Vocabulary
 
 Stop = tuple[str, ...]
 
-# UTF-8 by its first byte: how many bytes follow, and between which the next is.
+# First bytes of UTF-8: the number of following bytes, and the next byte's
+# range.
 _UTF8 = {
   **dict.fromkeys(range(0x00, 0x80), (0, 0, 0)),
   **dict.fromkeys(range(0xC2, 0xE0), (1, 0x80, 0xBF)),
@@ -42,13 +43,13 @@ _UTF8 = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Automaton:
-  """Finds stop strings, a token at a time.
+  """Finds stop strings, one token at a time.
 
-  It begins in state 0, and the last state is the end, which it never leaves.
-  Two are equal that have the same content.
+  It begins in state 0. The last state is the end, which it never leaves. Two
+  automata with the same content are equal.
 
   Attributes:
-    classes: [V] unsigned integers, each token's class.
+    classes: [V] unsigned integers, the class of each token.
     table: [C, S] unsigned integers, the next state.
   """
 
@@ -63,11 +64,11 @@ class Automaton:
 
   @property
   def end(self) -> int:
-    """The last state, S - 1."""
+    """Returns the last state, S - 1."""
     return self.table.shape[1] - 1
 
   def advance(self, state: jax.Array, tokens: jax.Array) -> jax.Array:
-    """[...] int32, the states after tokens [...] are read in states [...]."""
+    """Returns the states after reading tokens [...] in states [...], int32."""
     kind = jnp.asarray(self.classes)[tokens].astype(jnp.int32)
     return jnp.asarray(self.table)[kind, state].astype(jnp.int32)
 
@@ -77,13 +78,12 @@ class Automaton:
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-  """What ends a sequence.
+  """The tokens and strings that end a sequence.
 
   Attributes:
     ids: Tokens that end it, EOS and others.
-    stop: Strings that end it, as soon as they stand in its text.
-    automaton: Finds the strings, and knows `ids` too; None where there are no
-      strings.
+    stop: Strings that end it as soon as its text contains one.
+    automaton: Finds the strings, and also `ids`; None if there are no strings.
 
   Example:
 
@@ -96,22 +96,22 @@ class Ending:
   automaton: Automaton | None = None
 
   def start(self, rows: int) -> jax.Array | None:
-    """What `advance` keeps of rows in which nothing is written."""
+    """Returns the state of `advance` for rows without tokens."""
     return None if self.automaton is None else jnp.zeros(rows, jnp.int32)
 
   def advance(
     self, state: jax.Array | None, tokens: jax.Array
   ) -> tuple[jax.Array | None, jax.Array]:
-    """Reads a token of each row.
+    """Reads one token of each row.
 
     Args:
-      state: What is kept of the rows.
-      tokens: [B] int32, the next ones.
+      state: State of the rows.
+      tokens: [B] int32, the next tokens.
 
     Returns:
-      What is kept then, and [B] bool, whether the rows end with these tokens
-      or have ended before. (Without stop strings nothing is kept, and it is
-      whether they end with these.)
+      The new state; and [B] bool, whether the rows end with these tokens or
+      have ended before. (Without stop strings the state is None, and it is
+      whether they end with these tokens.)
     """
     if self.automaton is None or state is None:
       return None, self._is_end(tokens)
@@ -119,13 +119,13 @@ class Ending:
     return state, state == self.automaton.end
 
   def has_end(self, targets: jax.Array) -> jax.Array:
-    """[...] bool, whether targets [..., T] int32 have an end."""
+    """Returns [...] bool, whether targets [..., T] int32 have an end."""
     if self.automaton is None:
       return self._is_end(targets).any(axis=-1)
     return self._states(targets)[..., -1] == self.automaton.end
 
   def mask(self, targets: jax.Array) -> jax.Array:
-    """Marks the tokens that belong to a sequence: up to that which ends it.
+    """Marks the tokens of a sequence up to and including its end.
 
     Args:
       targets: [..., T] int32.
@@ -145,8 +145,8 @@ class Ending:
       targets: [B, T] int32.
 
     Returns:
-      [B] integers, the tokens up to and with that which ends the row, T where
-      none does; and [B] bool, whether one does.
+      [B] integers, the tokens up to and including the end, T if there is none;
+      and [B] bool, whether there is one.
     """
     automaton = self.automaton
     if automaton is None:
@@ -167,12 +167,12 @@ class Ending:
     """Decodes rows up to their ends.
 
     Args:
-      decode: Token ids -> text, a vocabulary's.
-      tokens: [B, T] int32.
+      decode: Token ids -> text, of a vocabulary.
+      tokens: [B, T] int32, the rows.
 
     Returns:
-      B texts, what stands before the stop string or before a token that ends;
-      and [B] bool, whether the row has an end.
+      B texts, each up to the stop string or the end token; and [B] bool,
+      whether the row has an end.
     """
     lengths, ended = self.lengths(tokens)
     texts = []
@@ -183,7 +183,7 @@ class Ending:
     return texts, ended
 
   def _states(self, targets: jax.Array) -> jax.Array:
-    """[..., 1 + T] int32, the automaton's states before and after tokens."""
+    """Returns [..., 1 + T] int32, the states before and after tokens."""
     automaton = self.automaton
     assert automaton is not None
 
@@ -206,13 +206,13 @@ class Ending:
 def compile_stop(
   vocabulary: Vocabulary, ids: Sequence[int], stop: Stop
 ) -> Ending:
-  """Compiles what ends a sequence.
+  """Compiles the ends of a sequence.
 
   Args:
-    vocabulary: Of the sequences.
-    ids: Tokens that end one, such as EOS.
-    stop: Strings that end one as soon as its text has one of them; none of
-      them is empty.
+    vocabulary: Vocabulary of the sequences.
+    ids: Tokens that end a sequence, such as EOS.
+    stop: Strings, none of them empty, that end a sequence as soon as its text
+      contains one.
 
   Returns:
     The ending.
@@ -235,7 +235,7 @@ def compile_stop(
 def before_stop(text: str, stop: Iterable[str]) -> str:
   """Cuts a text before the stop string that is completed first.
 
-  Of several that are completed by the same letter the longest counts.
+  If one letter completes several, the longest counts.
   """
   ends = [text.find(one) + len(one) for one in stop if one in text]
   if not ends:
@@ -253,7 +253,7 @@ def over_tokens(
   Args:
     tokens: The bytes of each of V tokens.
     ids: Tokens that end a sequence whatever the text.
-    stop: At least one string, none of them empty.
+    stop: One or more strings, none of them empty.
   """
   delta = over_bytes([text.encode() for text in stop])
   if tokens.drops_invalid:
@@ -261,7 +261,7 @@ def over_tokens(
   end = len(delta) - 1
   after = _run(delta, range(len(delta)), tokens.inside)
   if tokens.first is not None:
-    # A state more, in front: nothing has been written.
+    # One more state at the beginning: nothing has been written.
     starts = [b"" if added is None else added for added in tokens.first]
     begun = _run(delta, [0], starts) + 1
     begun[[added is None for added in tokens.first]] = 0
@@ -269,7 +269,7 @@ def over_tokens(
     end += 1
   after[list(ids)] = end
   rows = after.astype(np.min_scalar_type(end))
-  # As strings of bytes, which NumPy sorts thirty times as fast as rows.
+  # As byte strings, which NumPy sorts thirty times as fast as rows.
   strings = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1])))
   _, examples, classes = np.unique(
     strings.ravel(), return_index=True, return_inverse=True
@@ -282,11 +282,12 @@ def over_bytes(stop: Sequence[bytes]) -> np.ndarray:
   """Compiles byte strings to an automaton over bytes.
 
   Args:
-    stop: Not empty, nor is any of them.
+    stop: One or more byte strings, none of them empty.
 
   Returns:
-    [S, 256] integers, the next state. State 0 is the beginning, each other one
-    means that the text ends as a stop begins, and the last is the end.
+    [S, 256] integers, the next state. State 0 is the beginning. Each other
+    state means that the text ends with a beginning of a stop string; the last
+    state is the end.
   """
   begins = {one[:size] for one in stop for size in range(len(one))}
   states = sorted(begins, key=lambda begin: (len(begin), begin))
@@ -306,11 +307,11 @@ def over_bytes(stop: Sequence[bytes]) -> np.ndarray:
 
 
 def _without_invalid(delta: np.ndarray) -> np.ndarray:
-  """Has an automaton read a text from which bytes that are no UTF-8 are gone.
+  """Makes an automaton read a text without bytes that are invalid UTF-8.
 
-  As `bytes.decode(errors="ignore")` leaves them out. Its states are: that at
-  the last letter's end, that after the bytes of a letter that has begun, and
-  how the letter has to go on.
+  `bytes.decode(errors="ignore")` leaves out the same bytes. A state consists of
+  the state at the last letter's end, the state after the bytes of an incomplete
+  letter, and how that letter must continue.
   """
   end = len(delta) - 1
   last = (end, end, (0, 0, 0))
@@ -322,7 +323,7 @@ def _without_invalid(delta: np.ndarray) -> np.ndarray:
     if left and low <= byte <= high:
       begun, left = int(delta[begun, byte]), left - 1
       rest = (left, 0x80, 0xBF)
-    elif byte in _UTF8:  # what had begun was none
+    elif byte in _UTF8:  # the incomplete letter was invalid
       begun, rest = int(delta[settled, byte]), _UTF8[byte]
     else:
       return settled, settled, (0, 0, 0)
@@ -336,7 +337,7 @@ def _without_invalid(delta: np.ndarray) -> np.ndarray:
 def _listed(
   first: Any, last: Any, step: Callable[[Any, int], Any]
 ) -> np.ndarray:
-  """Numbers an automaton's states as they are found, but the last one last."""
+  """Numbers an automaton's states as they are found; the end is last."""
   number, found, rows = {first: 0}, [first], []
   for state in found:
     after = [step(state, byte) for byte in range(256)]
@@ -356,7 +357,7 @@ def _run(
   """[V, len(start)] states after each of V texts, begun in those of `start`."""
   lengths = np.array([len(text) for text in texts])
   content = np.frombuffer(b"".join(texts), np.uint8)
-  # The longest first, so that those that go on are the first ones.
+  # The longest texts first, so that unfinished texts are always the first.
   order = np.argsort(-lengths, kind="stable")
   begins = (np.cumsum(lengths) - lengths)[order]
   following = delta.astype(np.int32).ravel()

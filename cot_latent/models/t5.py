@@ -1,7 +1,7 @@
-"""An encoder-decoder transformer, as T5, Flan-T5, ByT5 and mT5 are.
+"""An encoder-decoder transformer: T5, Flan-T5, ByT5 and mT5.
 
 RMSNorm, relative positions that are learned biases of the attention's scores,
-and no scale of these scores.
+and no scaling of these scores.
 
 Symbols: B rows, S positions fed in, C positions that can be attended to, H
 heads, D width of a head, E width of the model, R buckets of relative positions,
@@ -42,14 +42,14 @@ class T5Config:
     num_buckets: Buckets of relative positions, R, even.
     max_distance: Distance from which on keys share the last bucket.
     norm_eps: Number added to the mean square.
-    activation: "gelu_tanh" of the MLP's gate, as in version 1.1; "relu" of an
-      MLP without one, as in 1.0.
-    tie_embeddings: Whether the input embedding is the output layer too, as in
+    activation: "gelu_tanh" for an MLP with a gate, as in version 1.1; "relu"
+      for an MLP without a gate, as in 1.0.
+    tie_embeddings: Whether the input embedding is also the output layer, as in
       1.0.
     scale_outputs: Whether the decoder's outputs are multiplied by E ** -0.5, as
       in 1.0.
-    dtype: Type of activations; logits and softmax are float32 always.
-    param_dtype: Type of the parameters as they are stored.
+    dtype: Type of activations; logits and softmax are always float32.
+    param_dtype: Type of stored parameters.
     remat: Whether only a block's input is stored for the gradient and the rest
       is computed again: less memory for a third more time.
   """
@@ -80,16 +80,16 @@ class T5Config:
     if self.max_distance <= self.num_buckets // 2:
       raise UserError(
         f"T5Config.max_distance = {self.max_distance} must be above half of "
-        f"num_buckets = {self.num_buckets}: so many buckets are one distance"
+        f"num_buckets = {self.num_buckets}: so many buckets have one distance"
       )
 
 
 class MaskAndOffset(NamedTuple):
-  """The attention mask of a stack's own positions, and how far keys are away.
+  """The attention mask of a stack's own positions, and the keys' offsets.
 
   Attributes:
     mask: Attention mask [B, S, C] bool; B and S may be 1 for all.
-    offset: Position of a key less that of the query, [B, S, C] int32; B may be
+    offset: Position of a key minus that of the query, [B, S, C] int32; B may be
       1 for all.
   """
 
@@ -98,7 +98,7 @@ class MaskAndOffset(NamedTuple):
 
 
 class MaskAndBias(NamedTuple):
-  """The attention mask, and what is added to the scores of each head.
+  """The attention mask, and the bias of each head's scores.
 
   Attributes:
     mask: Attention mask [B, S, C] bool; B and S may be 1 for all.
@@ -110,7 +110,7 @@ class MaskAndBias(NamedTuple):
 
 
 def causal_mask(length: int) -> MaskAndOffset:
-  """The causal attention mask of S positions that are fed in at once."""
+  """Returns the causal attention mask of S positions fed in at once."""
   place = np.arange(length)
   offset = (place - place[:, None])[None]
   return MaskAndOffset(offset <= 0, offset)
@@ -148,22 +148,22 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x, source, masked, column=None):
-    """Lets S positions attend to others, or to themselves.
+    """Lets S positions attend to other positions, or to themselves.
 
     Args:
       x: Activations [B, S, E].
-      source: What is attended to: activations [B, C, E], or a LayerCache of
-        their keys and values; None is x.
-      masked: MaskAndBias of it.
+      source: Activations [B, C, E] to attend to, or a LayerCache of their keys
+        and values; None is x.
+      masked: MaskAndBias of the source.
       column: Column of the LayerCache, a ring, where the keys and values of x
-        are written first, a scalar; None leaves it as it is.
+        are written first, a scalar; None leaves the cache unchanged.
 
     Returns:
       [B, S, E], and the keys and values that were attended to.
     """
     config = self.config
     normed = _norm(config, "norm")(x)
-    # The scores have no scale, and so the first queries have it.
+    # The scores are not scaled, so the initial queries include the scale.
     query = self._heads(normed, "query", config.head_dim**-0.5)
     cache = source
     if not isinstance(source, LayerCache) or column is not None:
@@ -213,7 +213,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-  """Attention, in a decoder attention to the encoder's, and MLP."""
+  """Attention, in a decoder attention to the encoder, and MLP."""
 
   config: T5Config
   lora: Lora | None
@@ -258,26 +258,27 @@ class Stack(nn.Module):
     encoded=None,
     encoded_mask=None,
   ):
-    """Feeds S positions in, given what was fed in earlier.
+    """Feeds in S positions, after those fed in earlier.
 
     Args:
       x: Activations [B, S, E].
-      own_mask: MaskAndOffset of the cache's C positions, or of the S.
+      own_mask: MaskAndOffset of the cache's C positions, or of the S positions.
       cache: KVCache of C positions, a ring, or None.
       column: Column of the cache for the first of the S positions, a scalar.
-      encoded: For a decoder the encoder's C' positions, [B, C', E] or the
-        KVCache of them.
+      encoded: For a decoder, the encoder's C' positions [B, C', E], or their
+        KVCache.
       encoded_mask: Attention mask [B, C'] bool, False on padding.
 
     Returns:
-      [B, S, E], after the last norm; the cache with the S positions written,
-      without a cache their keys and values; the KVCache of the encoder's.
+      [B, S, E], after the last norm; the cache with the S positions written, or
+      without a cache their keys and values; the KVCache of the encoder's
+      positions.
     """
     config = self.config
     number = (
       config.num_decoder_layers if self.is_causal else config.num_encoder_layers
     )
-    # All layers have the first one's.
+    # All layers use the first layer's biases.
     table: Any = self.param(
       "relative_bias",
       nn.with_logical_partitioning(
@@ -313,7 +314,7 @@ class Stack(nn.Module):
 
 
 class T5(nn.Module):
-  """All but the output layer, which is `unembed`."""
+  """The network without the output layer, which is `unembed`."""
 
   config: T5Config
   vocab_size: int
@@ -321,7 +322,7 @@ class T5(nn.Module):
   layout: partitioning.Layout | None = None
 
   def setup(self):
-    """Names the parts."""
+    """Defines the parts."""
     config = self.config
     self.embed = layers.embedding(config, self.vocab_size, 1.0)
     if not config.tie_embeddings:
@@ -345,7 +346,7 @@ class T5(nn.Module):
       tokens: Tokens [B, S] int32.
       is_real: [B, S] bool, False on padding.
       soft: Soft tokens [B, S, E], or None.
-      is_soft: [B, S] bool, True where they take the place of tokens.
+      is_soft: [B, S] bool, True where they replace tokens.
 
     Returns:
       [B, S, E].
@@ -394,8 +395,8 @@ def _norm(config: T5Config, name: str) -> RMSNorm:
 
 def _project(module, x, name, out_shape, names, gain=1.0):
   """Projects x [B, S, I] to [B, S, *out_shape], with the module's LoRA."""
-  # Layers see rows and positions as one axis: XLA's CPU gradient of a product
-  # that contracts over two axes takes four times as long.
+  # Layers see rows and positions as one axis, because XLA's CPU gradient of a
+  # product that contracts over two axes takes four times as long.
   flat = x.reshape(-1, x.shape[-1])
   flat = layers.project(module, flat, name, out_shape, names, gain=gain)
   return flat.reshape(*x.shape[:2], *out_shape)

@@ -1,14 +1,14 @@
 """The bytes that each token adds to the decoded text.
 
-A token of a byte-level BPE may be a part of a letter, so that its text alone
-does not say what it adds to a longer one. Its bytes do.
+A token of a byte-level BPE may be a part of a letter. Then its text alone does
+not tell what it adds to a longer text, but its bytes do.
 
-Decoding looks at a token's neighbours in three places:
-- SentencePiece drops a space at the beginning of a text, which `first` tells.
-- Bytes that are no UTF-8 are left out of a text (SeqIO's bytes), or become
-  U+FFFD (all others). The bytes are the same; `TokenBytes.drops_invalid` tells.
-- `byte_fallback` of a tokenizer.json makes U+FFFD of every byte token of a run
-  that is no UTF-8, of the valid ones too. Bytes are counted as they are.
+Decoding depends on a token's neighbours in three ways:
+- SentencePiece drops a space at the beginning of a text; see `first`.
+- Invalid UTF-8 is left out of a text (SeqIO's bytes), or becomes U+FFFD (all
+  other vocabularies). The bytes are the same; see `TokenBytes.drops_invalid`.
+- `byte_fallback` of a tokenizer.json turns every byte token of an invalid run
+  into U+FFFD, even the valid ones. Bytes are counted as they are.
 
 V vocabulary.
 """
@@ -21,21 +21,21 @@ from cot_latent.models.api import PAD_ID
 from cot_latent.models.hf import tokenizer as hf_tokenizer
 from cot_latent.models.vocabularies import Vocabulary
 
-_REPLACED = "\ufffd"  # what decoding makes of bytes that are no UTF-8
+_REPLACED = "\ufffd"  # decoding turns invalid UTF-8 into this
 _SPACE = "\u2581"  # SentencePiece's space
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class TokenBytes(NamedTuple):
-  """What tokens add to the decoded text.
+  """The bytes that tokens add to the decoded text.
 
   Attributes:
-    inside: V byte strings, what a token adds within a text; empty for one that
-      stands for no text.
-    first: V byte strings or None, what a token adds while nothing has been
-      written; None adds nothing, and the text has still to begin. Where it is
-      no list, the beginning is as any other place.
-    drops_invalid: Whether bytes that are no UTF-8 are left out of the text.
+    inside: V byte strings that tokens add within a text; empty for a token
+      without text.
+    first: V byte strings or None that tokens add at the beginning of a text.
+      None adds nothing, and the text has still to begin. If `first` itself is
+      None, the beginning is like any other place.
+    drops_invalid: Whether invalid UTF-8 is left out of the text.
   """
 
   inside: list[bytes]
@@ -47,11 +47,11 @@ def token_bytes(vocabulary: Vocabulary) -> TokenBytes:
   """Finds the bytes of every token.
 
   Args:
-    vocabulary: Bytes, a SentencePiece model or a tokenizer.json. Of any other
+    vocabulary: Bytes, a SentencePiece model or a tokenizer.json. In any other
       kind each token is decoded alone, and must not depend on its neighbours.
 
   Returns:
-    The bytes. Padding adds none, whatever the vocabulary says.
+    The bytes. Padding adds none, whatever the vocabulary.
   """
   if vocabulary.name.startswith(vocabularies.BYTES):
     found = TokenBytes(
@@ -78,7 +78,7 @@ def _of_tokenizer(vocabulary: Vocabulary) -> list[bytes]:
   found = []
   for token in range(vocabulary.size):
     text = vocabulary.decode([token])
-    # A part of a letter: the file's own name for the token has its bytes.
+    # A part of a letter: the token's name in the file has its bytes.
     if _REPLACED in text:
       found.append(_of_name(hf_tokenizer.token_name(vocabulary, token)))
     else:
@@ -96,9 +96,9 @@ def _of_name(name: str) -> bytes:
 
 
 def _byte_letters() -> dict[str, int]:
-  """The letter by which GPT-2's byte-level BPE writes each byte.
+  """Returns the letters by which GPT-2's byte-level BPE writes each byte.
 
-  Printable bytes of Latin-1 stand for themselves, the others are numbered from
+  Printable bytes of Latin-1 stand for themselves; the others are numbered from
   U+0100 on.
   """
   own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -126,7 +126,7 @@ def _of_pieces(vocabulary: Vocabulary) -> TokenBytes:
       inside.append(piece.replace(_SPACE, " ").encode())
       if piece.startswith(_SPACE):
         spaced.append(token)
-  # Ids behind the last piece are decoded as the unknown one.
+  # Ids after the last piece are decoded as the unknown token.
   unknown = inside[processor.unk_id()]
   inside += [unknown] * (vocabulary.size - len(inside))
   if not spaced or vocabulary.decode(spaced[:1]).startswith(" "):
@@ -135,7 +135,7 @@ def _of_pieces(vocabulary: Vocabulary) -> TokenBytes:
   for token in spaced:
     first[token] = inside[token][1:]
   for token, added in enumerate(first):
-    # What writes nothing may use the beginning up, or not.
+    # A token without text may end the beginning, or not.
     if not added and not vocabulary.decode([token, spaced[0]]).startswith(" "):
       first[token] = None
   return TokenBytes(inside, first)

@@ -10,8 +10,8 @@ import numpy as np
 from cot_latent.models.api import PAD_ID, Array
 from cot_latent.models.stops import Ending
 
-# The prefix's length is a multiple of this, and a shorter one than the second
-# is not worth splitting off.
+# The prefix's length is a multiple of the first number. A prefix shorter than
+# the second number is not worth splitting off.
 _PREFIX_STEP, _SHORTEST_PREFIX = 8, 32
 NO_PREFIX = np.zeros(0, np.int32)
 
@@ -23,8 +23,8 @@ def split_prefix(prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     prompts: Tokens [N, P] int32, padded on the left.
 
   Returns:
-    The prefix [P'] int32, whose length is a multiple of 8 so that there are few
-    sizes to compile for, or 0; and the rest [N, P - P'], of which no row is
+    The prefix [P'] int32, whose length is 0 or a multiple of 8, so that there
+    are few sizes to compile; and the rest [N, P - P'], in which no row is
     empty.
   """
   lengths = (np.cumsum(prompts != PAD_ID, axis=1) > 0).sum(axis=1)
@@ -37,14 +37,14 @@ def split_prefix(prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     is_same = (begins == begins[0]).all(axis=0)
     common = limit if is_same.all() else int(is_same.argmin())
     size = common // _PREFIX_STEP * _PREFIX_STEP
-    # What is left of a row must not begin as padding does.
+    # The rest of a row must not begin like padding.
     rows, first = np.arange(len(prompts)), longest - lengths
     while size and (prompts[rows, first + size] == PAD_ID).any():
       size -= _PREFIX_STEP
   if size < _SHORTEST_PREFIX:
     return NO_PREFIX, prompts
   prefix = begins[0, :size]
-  # The rows' ends stay where they are, and padding takes the prefix's place.
+  # The rows' ends stay in place, and padding replaces the prefix.
   place = np.arange(longest) < (longest - lengths + size)[:, None]
   return prefix, np.where(place, PAD_ID, prompts)[:, size:]
 
@@ -56,7 +56,7 @@ def compact_prompts(prompts: Array) -> tuple[np.ndarray, np.ndarray]:
     prompts: Tokens [N, P] int32, padded on the left.
 
   Returns:
-    The prefix [P'] int32, and the rest [N, W], W being one of few widths.
+    The prefix [P'] int32, and the rest [N, W], where W is one of few widths.
   """
   prefix, prompts = split_prefix(np.asarray(prompts))
   is_used = (prompts != PAD_ID).any(axis=0)
@@ -83,7 +83,7 @@ def trim_targets(targets: np.ndarray, ending: Ending) -> np.ndarray:
 
 
 def width_of(length: int) -> int:
-  """The next of 16, 24, 32, 48, 64, 96, ...: few widths to compile for."""
+  """Rounds up to one of 16, 24, 32, 48, 64, 96, ...: few to compile for."""
   size = 16
   while size < length:
     size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3

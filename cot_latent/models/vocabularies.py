@@ -1,4 +1,4 @@
-"""Tokenizers: what training needs of them, and whether they lose anything."""
+"""Tokenizers: their interface for training, and a check for lost text."""
 
 import dataclasses
 import functools
@@ -9,18 +9,18 @@ import numpy as np
 
 from cot_latent.errors import UserError
 
-BYTES = "ByteVocabulary"  # begins the name of each that is bytes
+BYTES = "ByteVocabulary"  # prefix of the names of byte vocabularies
 _NUM_SPECIAL = 3  # PAD, EOS and UNK of SeqIO's byte vocabulary come first
 NUM_BYTES = 256 + _NUM_SPECIAL
 _NUM_SHOWN = 8
 
 
 class ChatTemplate(NamedTuple):
-  """How a checkpoint wants a conversation written.
+  """A checkpoint's format for conversations.
 
   Attributes:
     source: The template, in Jinja.
-    variables: Special tokens that it may ask for, such as `bos_token`.
+    variables: Special tokens that it may use, such as `bos_token`.
     special: Each special token's text -> its id.
   """
 
@@ -31,23 +31,21 @@ class ChatTemplate(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-  """What training needs of a tokenizer.
+  """A tokenizer's interface for training.
 
   Attributes:
-    name: what it is, for the report.
-    size: V.
-    eos_id: the token that ends a sequence.
-    decode: token ids without EOS -> text; ids that stand for no text are
-      dropped.
-    encode: text -> token ids, without BOS and EOS.
-    model: the SentencePiece model or tokenizer.json, or b"" where there is
-      none.
-    bos_id: the token that every prompt begins with; None if none does.
-    padding_id: the tokenizer's own id that has changed places with 0, which
-      is padding here; 0 where nothing had to.
+    name: Name for the report.
+    size: Vocabulary size V.
+    eos_id: The token that ends a sequence.
+    decode: Token ids without EOS -> text; ids without text are dropped.
+    encode: Text -> token ids, without BOS and EOS.
+    model: The SentencePiece model or tokenizer.json, or b"" if there is none.
+    bos_id: The token that begins every prompt; None if there is none.
+    padding_id: The tokenizer's own id that was swapped with 0, which is padding
+      here; 0 if none was.
     end_ids: Tokens besides EOS that end a completion: a checkpoint's further
       EOS, and the end of a chat model's turn.
-    chat: How a conversation is written; None where the checkpoint does not say.
+    chat: Format of a conversation; None if the checkpoint has none.
   """
 
   name: str
@@ -67,10 +65,10 @@ class Vocabulary:
 
 
 def byte_vocabulary(extra_ids: int = 0) -> Vocabulary:
-  """SeqIO's ByteVocabulary, of which it needs nothing.
+  """Makes SeqIO's ByteVocabulary, without SeqIO.
 
   Args:
-    extra_ids: behind the bytes, that stand for no text; ByT5 has 125.
+    extra_ids: Number of ids without text after the bytes; ByT5 has 125.
   """
   return Vocabulary(
     f"{BYTES}(extra_ids={extra_ids})" if extra_ids else BYTES,
@@ -88,14 +86,14 @@ def sentencepiece_vocabulary(
   eos_id: int,
   bos_id: int | None = None,
 ) -> Vocabulary:
-  """A SentencePiece model, encoded and decoded as SeqIO does.
+  """Makes a vocabulary of a SentencePiece model, like SeqIO's.
 
   Args:
-    name: what it is, for the report.
-    model: the serialized model.
-    size: V, extra ids included.
-    eos_id: the token that ends a sequence.
-    bos_id: the token that begins a prompt, if one does.
+    name: Name for the report.
+    model: The serialized model.
+    size: Vocabulary size V, extra ids included.
+    eos_id: The token that ends a sequence.
+    bos_id: The token that begins a prompt, if one does.
   """
   return Vocabulary(
     name,
@@ -114,17 +112,17 @@ def check_round_trip(
   texts: Iterable[tuple[str, str]],
   what: str,
 ) -> None:
-  """Refuses a vocabulary that does not survive on these texts.
+  """Refuses a vocabulary that changes these texts.
 
   Args:
-    encode: text -> token ids.
-    decode: token ids -> text.
-    texts: pairs of an example's id and a text of it.
-    what: the vocabulary and the task, for the message.
+    encode: Text -> token ids.
+    decode: Token ids -> text.
+    texts: Pairs of an example's id and a text of it.
+    what: The vocabulary and the task, for the message.
 
   Raises:
-    UserError: naming the characters that are lost, or where the first text
-      that changes does so.
+    UserError: If a text changes; names the characters that are lost, or the
+      place of the first change.
   """
 
   def survives(text: str) -> bool:
@@ -133,7 +131,7 @@ def check_round_trip(
   broken = [(name, text) for name, text in texts if not survives(text)]
   if not broken:
     return
-  # Between letters, for white space at an end is often cut by itself.
+  # Between letters, because white space at an end is often cut by itself.
   characters = sorted(set().union(*(text for _, text in broken)))
   lost = [c for c in characters if not survives(f"a{c}a")]
   name, text = broken[0]
@@ -183,7 +181,7 @@ def processor(model: bytes):
 def _decode_pieces(model: bytes, tokens: Sequence[int]) -> str:
   pieces = processor(model)
   size, unknown = pieces.GetPieceSize(), pieces.unk_id()
-  # Ids behind the last piece, SeqIO's extra ids, have no text of their own.
+  # Ids after the last piece, SeqIO's extra ids, have no text of their own.
   return pieces.DecodeIds([t if t < size else unknown for t in tokens])
 
 

@@ -1,1 +1,1 @@
-"""What a run leaves for its readers: the report and its page."""
+"""The output of a run for its readers: the report and its page."""

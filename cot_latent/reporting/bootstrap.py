@@ -87,7 +87,7 @@ def over_seeds_and_questions(
 
 
 def _resampled(values: np.ndarray, stream: int) -> np.ndarray:
-  """[B, S] means over questions that are drawn anew, the same for all seeds."""
+  """[B, S] means over resampled questions, the same for all seeds."""
   num_seeds, num_questions = values.shape
   common = values.mean(axis=0)
   widened = common + _widening(num_seeds) * (values - common)

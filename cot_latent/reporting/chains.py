@@ -1,6 +1,6 @@
 """What each question's chain did, from the steps that drew for it.
 
-A step draws K rationales for each of its M questions; the last right one, if
+A step draws K rationales for each of its M questions; the last correct one, if
 any is, replaces the question's memory. A row of the journal says under `visits`
 which questions they were, how many of their draws were right, whether the
 memory is right afterwards, and its log-probability in that step.

@@ -186,7 +186,7 @@ def histogram(
 
 
 def key(index: int, is_line: bool = True) -> Markup:
-  """Draws the sample of a series' style that stands in a legend."""
+  """Draws the sample of a series' style for a legend."""
   style = style_of(index)
   if is_line:
     sample = Markup('<path class="line" d="M1,6H27"/>') + _marker(14, 6, style)

@@ -19,7 +19,7 @@ from cot_latent.reporting.bootstrap import Stratum
 
 
 class Estimate(NamedTuple):
-  """A mean with what is known about its error.
+  """A mean with its error.
 
   Attributes:
     num: how many values it is the mean of.
@@ -46,11 +46,11 @@ def estimate(values: Sequence[float]) -> Estimate:
   """Estimates a mean from independent values, with Student's 95% interval.
 
   Sums are exact and the quantile is rounded, so that the result is the same
-  to the last bit on every machine. That of `scipy.stats.ttest_1samp` is not,
-  and where values are nearly equal it loses digits.
+  to the last bit on every machine. `scipy.stats.ttest_1samp` differs between
+  machines, and loses digits if values are nearly equal.
 
   Args:
-    values: at least one. Of a single one there is no deviation or interval.
+    values: One value or more. A single value has no deviation or interval.
 
   Reference: Student 1908.
   """
@@ -102,14 +102,14 @@ def difference(
   """Estimates the mean difference of two methods, paired by seed.
 
   Args:
-    values: of the method, by seed.
-    baseline: of what it is compared with, for the same seeds.
+    values: Values of the method, by seed.
+    baseline: Values of the baseline, for the same seeds.
 
   Returns:
-    Of the method's values minus the baseline's.
+    Estimate of the method's values minus the baseline's.
 
   Raises:
-    ValueError: if the seeds differ.
+    ValueError: If the seeds differ.
   """
   if values.keys() != baseline.keys():
     raise ValueError(f"seeds differ: {[*values]} and {[*baseline]}")
@@ -130,7 +130,7 @@ def best(
     compare: The difference of one method to another, the more the better.
 
   Returns:
-    Its name; None where no method is, with one seed or one method too.
+    Its name; None if there is no such method, or only one seed or method.
   """
   for name in methods:
     others = [other for other in methods if other != name]

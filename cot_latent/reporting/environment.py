@@ -29,8 +29,8 @@ def describe(
   """Describes the machine.
 
   Args:
-    devices: names of the accelerators in use.
-    topology: how many processes there are, and how devices are arranged.
+    devices: Names of the accelerators in use.
+    topology: Number of processes, and arrangement of the devices.
   """
   return {
     "python": platform.python_version(),
@@ -48,19 +48,19 @@ def describe(
 
 
 def code(extra_module: str | None = None) -> tuple[dict[str, Any], str]:
-  """Names the code that runs: revision, changes, files and packages.
+  """Identifies the code that runs: revision, changes, files and packages.
 
   Args:
-    extra_module: one outside the package that counts as well.
+    extra_module: A module outside the package that counts as well.
 
   Returns:
     The section, and the changes to the package since the revision, as git
-    shows them. What else is changed, such as gin files, is hashed elsewhere.
+    shows them. Other changes, such as in gin files, are hashed elsewhere.
   """
   root = pathlib.Path(cot_latent.__file__).parent.parent
   revision = git(root, "rev-parse", "HEAD")
   status = git(root, "status", "--porcelain", *_PACKAGE) if revision else None
-  # A pager, a color or a tool of the user's must not change it.
+  # A pager, a color or a tool in the user's settings must not change it.
   plain = ("--no-ext-diff", "--no-color")
   diff = git(root, "diff", *plain, "HEAD", *_PACKAGE) or ""
   lock = root / _LOCK
@@ -77,7 +77,7 @@ def code(extra_module: str | None = None) -> tuple[dict[str, Any], str]:
 
 @functools.cache
 def _packages() -> dict[str, str]:
-  """The version of each installed package, read once a process."""
+  """Returns the version of each installed package; read once per process."""
   return {
     name.lower(): package.version
     for package in importlib.metadata.distributions()
@@ -86,12 +86,12 @@ def _packages() -> dict[str, str]:
 
 
 def argv() -> list[str]:
-  """The command, as it was typed."""
+  """Returns the command as it was typed."""
   return ["t5x", *sys.argv[1:]]
 
 
 def peak_memory() -> int:
-  """The most memory that this process has held, in bytes."""
+  """Returns the peak memory of this process, in bytes."""
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return peak * (1 if sys.platform == "darwin" else 1024)
 
@@ -99,16 +99,16 @@ def peak_memory() -> int:
 def code_differences(
   old: dict[str, Any], new: dict[str, Any]
 ) -> dict[str, Any]:
-  """Tells how the code of two processes differs, file and package by name.
+  """Lists how the code of two processes differs, file and package by name.
 
   Returns:
-    Dotted name -> [old value, new value]; the lock is left out, for the
-    packages tell what it led to.
+    Dotted name -> [old value, new value]. The lock file is left out, because
+    the packages tell what it led to.
   """
   found = {
     f"{name}.{key}": [old[name].get(key), new[name].get(key)]
     for name in ("files", "packages")
-    # What was imported by one alone had no part in the other's numbers.
+    # A file that only one of them imported did not affect the other's numbers.
     for key in sorted(old[name].keys() & new[name].keys())
     if old[name][key] != new[name][key]
   }
@@ -119,7 +119,7 @@ def code_differences(
 
 
 def _module_files(extra_module: str | None) -> dict[str, str]:
-  """The hash of each imported module of this project, by its name."""
+  """Returns the hash of each imported module of this project, by name."""
   names = [n for n in sys.modules if n.partition(".")[0] == "cot_latent"]
   found = {}
   for name in sorted([*names, *([extra_module] if extra_module else [])]):
@@ -130,7 +130,7 @@ def _module_files(extra_module: str | None) -> dict[str, str]:
 
 
 def _public_address(remote: str | None) -> str | None:
-  """A repository's address without user and password; None if it is a path."""
+  """Returns a repository's address without credentials; None for a path."""
   address = re.match(r"(\w+://)(?:[^/@]*@)?([^/].*)$", remote or "")
   if address and address[1] != "file://":
     return address[1] + address[2]
@@ -138,7 +138,7 @@ def _public_address(remote: str | None) -> str | None:
 
 
 def git(root: pathlib.Path, *arguments: str) -> str | None:
-  """Runs git on a package's own checkout; None where that is not one."""
+  """Runs git on a package's own checkout; None if there is no checkout."""
   if not (root / ".git").exists():
     return None
   try:

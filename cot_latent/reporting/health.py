@@ -1,8 +1,8 @@
-"""Whether a run was alive: signs that its numbers are worth nothing.
+"""Whether a run was alive: signs that its numbers are useless.
 
-Training that is dead mostly ends well by all appearances: a loss, an accuracy,
-exit status 0. What gives it away is in the metrics of its steps, and in how the
-completions of its last evaluation ended.
+Dead training mostly seems to end well: a loss, an accuracy, exit status 0. The
+metrics of its steps show it, and so does how the completions of its last
+evaluation ended.
 """
 
 import dataclasses
@@ -18,14 +18,15 @@ _Row = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """Beyond which a run is taken for dead.
+  """Limits beyond which a run counts as dead.
 
   Attributes:
-    most_truncated: share of the fresh draws, over all steps, that MAX_LENGTH
-      cut; likewise of the completions of the last evaluation.
-    most_unparseable: share of them that had no answer; likewise of the
+    most_truncated: Share of the fresh draws, over all steps, that MAX_LENGTH
+      cut; also of the completions of the last evaluation.
+    most_unparseable: Share of the fresh draws without an answer; also of the
       questions of the last evaluation.
-    most_steps_without_gradient: in a row, though not all draws were right.
+    most_steps_without_gradient: Number of successive steps without a gradient,
+      although not all draws were correct.
   """
 
   most_truncated: float = 0.5
@@ -42,11 +43,11 @@ class Limits:
 def measure(
   metrics: Sequence[_Row], limits: Mapping[str, float]
 ) -> dict[str, Any]:
-  """Sums up how alive a run was.
+  """Measures how alive a run was.
 
   Args:
-    metrics: a row a step.
-    limits: the fields of Limits.
+    metrics: One row per step.
+    limits: The fields of Limits.
 
   Returns:
     The section `diagnostics`; without steps only the limits are in it.
@@ -79,7 +80,7 @@ def measure(
 def red_flags(
   diagnostics: Mapping[str, Any], results: Sequence[_Row]
 ) -> list[str]:
-  """Says what makes a run's results worth nothing; mostly there is nothing.
+  """Lists signs that a run's results are useless; mostly there are none.
 
   Args:
     diagnostics: of `measure`.
@@ -96,10 +97,10 @@ def _signs_of_steps(diagnostics: Mapping[str, Any]) -> list[str]:
   )
   without = diagnostics["steps_without_gradient_in_a_row"]
   signs = {
-    "no question ever had a right rationale, so that nothing was learnt": (
+    "no question ever had a correct rationale, so that nothing was learnt": (
       diagnostics["steps_skipped"] == steps
     ),
-    "no fresh rationale was ever right": not diagnostics["steps_accepting"],
+    "no fresh rationale was ever correct": not diagnostics["steps_accepting"],
     f"{truncated:.0%} of the fresh rationales were cut by MAX_LENGTH": (
       truncated > limits["most_truncated"]
     ),
@@ -116,7 +117,7 @@ def _signs_of_steps(diagnostics: Mapping[str, Any]) -> list[str]:
 def signs_of_evaluation(
   results: Sequence[_Row], limits: Mapping[str, float]
 ) -> list[str]:
-  """Judges the last evaluation; what came before it may have been worse.
+  """Judges the last evaluation; earlier ones may have been worse.
 
   Args:
     results: Rows of evaluations, in the order of the journal.
@@ -145,7 +146,7 @@ def _curve(values: Sequence[float]) -> dict[str, float]:
 
 
 def _where_known(metrics: Sequence[_Row]) -> dict[str, dict[str, float]]:
-  """What only some methods measure, or only some steps."""
+  """Returns the metrics that only some methods measure, or only some steps."""
   found = {}
   for name, key in (
     ("eta", names.ETA),
@@ -160,9 +161,9 @@ def _where_known(metrics: Sequence[_Row]) -> dict[str, dict[str, float]]:
 
 
 def _gap(metrics: Sequence[_Row]) -> dict[str, float]:
-  """The most that sampler and scorer differed by, if any step compared them.
+  """Returns the largest gap between sampler and scorer, if it was measured.
 
-  The control variate takes both for the same distribution.
+  The control variate assumes that both have the same distribution.
   """
   found = [row[names.LOG_PROB_GAP] for row in metrics]
   gaps = [gap for gap in found if gap is not None]
@@ -170,7 +171,7 @@ def _gap(metrics: Sequence[_Row]) -> dict[str, float]:
 
 
 def _is_dead(row: _Row) -> bool:
-  """No gradient, and not for the reason that all is learnt."""
+  """Whether a step had no gradient, although not everything is learnt."""
   return row[names.GRADIENT_NORM] == 0 and row[names.ACCEPT_RATE] < 1
 
 

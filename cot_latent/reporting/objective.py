@@ -1,7 +1,7 @@
 """The objective, log p(y|x), estimated from draws that are checked anyway.
 
-A question's draw is right with probability pi = p(y|x). From s right ones of n
-draws follow, for k up to n,
+A draw for a question is correct with probability pi = p(y|x). From s correct
+draws of n follow, for k up to n,
 
   pass@k = 1 - C(n-s, k) / C(n, k),          of mean 1 - (1-pi)^k,
   L_n = -sum_{k<=n} C(n-s, k) / (k C(n, k)), of mean -sum_{k<=n} (1-pi)^k / k,
@@ -29,7 +29,7 @@ def all_wrong(num_draws: int) -> np.ndarray:
     num_draws: n, at least 1.
 
   Returns:
-    [n + 1, n], C(n-s, k) / C(n, k) for s = 0..n right draws and k = 1..n.
+    [n + 1, n], C(n-s, k) / C(n, k) for s = 0..n correct draws and k = 1..n.
 
   Example, of two draws:
 
@@ -44,14 +44,14 @@ def all_wrong(num_draws: int) -> np.ndarray:
 
 
 def pass_at(num_draws: int, k: int) -> np.ndarray:
-  """Gives pass@k by the number of right draws.
+  """Gives pass@k by the number of correct draws.
 
   Args:
     num_draws: n.
     k: From 1 to n.
 
   Returns:
-    [n + 1], for s = 0..n right draws.
+    [n + 1], for s = 0..n correct draws.
 
   Example:
 
@@ -62,13 +62,13 @@ def pass_at(num_draws: int, k: int) -> np.ndarray:
 
 
 def log_likelihood(num_draws: int) -> np.ndarray:
-  """Gives the log-likelihood, cut at order n, by the number of right draws.
+  """Gives the log-likelihood, cut at order n, by the number of correct draws.
 
   Args:
     num_draws: n.
 
   Returns:
-    [n + 1] nats, for s = 0..n right draws.
+    [n + 1] nats, for s = 0..n correct draws.
 
   Example:
 
@@ -83,7 +83,7 @@ def summarise(num_correct: Sequence[int], num_draws: int) -> dict[str, Any]:
   """Estimates both of a set of questions, as a report has them.
 
   Args:
-    num_correct: Right draws of each question.
+    num_correct: Correct draws of each question.
     num_draws: n, the same for each.
 
   Returns:
@@ -107,7 +107,7 @@ def _estimates(counts: tuple[int, ...]) -> list[tuple[float, float, float]]:
   """Values and ends of the log-likelihood and of pass@k.
 
   Args:
-    counts: How many questions have s = 0..n right draws.
+    counts: How many questions have s = 0..n correct draws.
   """
   num_draws = len(counts) - 1
   table = np.stack(

@@ -1,10 +1,10 @@
-"""Opens reports that were written before, by whomever.
+"""Opens finished reports, whoever wrote them.
 
-Every command that reads a report gets it from here, so that none of them takes
-an edited one for what a run left, or ends in a traceback on a report that lacks
-something. `open_report` checks the form, the seals and the digest, and of the
-files beside the report those that the command is about to read. A report that
-was copied away from these files can be read alone.
+Every command gets its reports from here. So no command takes an edited report
+for a run's own, or ends in a traceback on an incomplete report. `open_report`
+checks the form, the seals, the digest, and the files beside the report that the
+command is about to read. A report that was copied without these files can be
+read alone.
 """
 
 import pathlib
@@ -17,12 +17,12 @@ from cot_latent.runtime import files
 
 
 class Opened(NamedTuple):
-  """A report that is as its run left it.
+  """A report that is unchanged since its run.
 
   Attributes:
     report: The report.
-    parts: The content of each part that was asked for, by its path; None for
-      one that is not there. Of the journal, what the report knows of.
+    parts: Content of each requested part, by its path; None for a missing part.
+      Of the journal, only the rows that the report covers.
   """
 
   report: dict[str, Any]
@@ -33,18 +33,17 @@ def open_report(path: pathlib.Path, *parts: str) -> Opened:
   """Opens a report for reading.
 
   Args:
-    path: The report's file.
+    path: Path of the report.
     *parts: Paths of the files beside it that are going to be read.
 
   Raises:
-    UserError: If the report, or one of these parts, is not as the run left it;
-      says which.
+    UserError: If the report or one of these parts was changed; names it.
   """
   report = record.read_file(path)
   seals.check(report, str(path))
   if seals.digest(report) != report["digest"]:
     raise UserError(
-      f"{path}: its digest is not that of what it holds: {seals.REMEDY}"
+      f"{path}: its digest does not fit its content: {seals.REMEDY}"
     )
   schema.check_verdicts(report, str(path))
   contents: dict[str, bytes | None] = dict.fromkeys(parts)
@@ -63,24 +62,24 @@ def read_part(
   """Reads a file beside a report, and compares its hash.
 
   Args:
-    folder: The report's.
-    part: The report's entry for it.
+    folder: The report's folder.
+    part: The report's entry for the file.
 
   Returns:
-    The content, None if the file is not there or has a fault; and the fault,
+    The content, None if the file is missing or has a fault; and the fault,
     None if there is none.
   """
   path = folder / part["path"]
   try:
     is_inside = path.resolve().is_relative_to(folder.resolve())
     if not is_inside:
-      return None, "lies outside the run's folder"
+      return None, "is outside the run's folder"
     if not path.exists():
       return None, None
     if not path.is_file():
       return None, "is not a file"
     with path.open("rb") as file:
-      # Of the journal, which a run goes on writing, what it was then.
+      # A running run extends its journal; only the part covered is hashed.
       is_journal = part["path"] == record.JOURNAL
       content = file.read(part["num_bytes"] + (0 if is_journal else 1))
   except OSError as error:
@@ -96,14 +95,14 @@ def parse_rows(content: bytes, where: str) -> list[dict[str, Any]]:
   """Reads the rows of a journal.
 
   Args:
-    content: The journal's.
-    where: How an error names it, such as its path.
+    content: Content of the journal.
+    where: Its name in errors, such as its path.
 
   Returns:
     The rows, each with its step and kind.
 
   Raises:
-    UserError: If a line is no row that a run writes; names the line.
+    UserError: If a line is not a row that a run writes; names the line.
   """
   rows = []
   for number, line in enumerate(content.splitlines(), start=1):
@@ -111,24 +110,24 @@ def parse_rows(content: bytes, where: str) -> list[dict[str, Any]]:
     try:
       row = files.parse_json(line)
     except (ValueError, RecursionError):
-      raise UserError(f"{place}: no JSON: {seals.REMEDY}") from None
+      raise UserError(f"{place}: not JSON: {seals.REMEDY}") from None
     schema.check_row(row, place)
     rows.append(row)
   return rows
 
 
 def load_report(place: str | pathlib.Path) -> dict[str, Any]:
-  """Reads a run's report, checked, with the metrics of each step.
+  """Reads a run's report, checks it, and adds the metrics of each step.
 
   Args:
-    place: The report's file, or the run's folder.
+    place: Path of the report, or of the run's folder.
 
   Returns:
-    The report as report.schema.json describes it. Where the journal is beside
-    it, "metrics" has a row for each step, and "samples" some completions.
+    The report as report.schema.json describes it. If the journal is beside it,
+    "metrics" has a row for each step, and "samples" has some completions.
 
   Raises:
-    UserError: If it is no report, or was edited.
+    UserError: If it is not a report, or was edited.
 
   Example:
 

@@ -1,4 +1,4 @@
-"""The report of a run: how it is made of the journal's rows, read and checked.
+"""The report of a run: how it is made from the journal's rows, read, checked.
 
 What is large is stored beside report.json: the journal, with what was measured
 at every step and a few samples, of which the report is made; the outputs and
@@ -64,7 +64,7 @@ def of_kind(rows: Sequence[_Row], kind: str) -> list[_Row]:
   ]
 
 
-def build(
+def build_report(
   header: Mapping[str, Any],
   rows: Sequence[_Row],
   status: str,
@@ -153,7 +153,7 @@ def measured(
 
 
 def _start(usage: Sequence[_Row]) -> dict[str, Any]:
-  """What it took to get going, once a checkpoint was saved.
+  """Returns the cost of the start, once a checkpoint was saved.
 
   Of several processes, one after the other, that which compiled most counts.
   """
@@ -168,7 +168,7 @@ def _start(usage: Sequence[_Row]) -> dict[str, Any]:
 
 
 def journal_part(rows: Sequence[_Row]) -> dict[str, Any]:
-  """Names the journal as it stands, for what is added later not to count."""
+  """Identifies the journal as it is now, so that later rows do not count."""
   content = "".join(map(files.to_json_line, rows)).encode()
   return {
     "path": JOURNAL,
@@ -178,7 +178,7 @@ def journal_part(rows: Sequence[_Row]) -> dict[str, Any]:
 
 
 def sealed(report: Mapping[str, Any]) -> dict[str, Any]:
-  """The report with digest and seals of what it is now."""
+  """Returns the report with digest and seals of its current content."""
   bare = {k: v for k, v in report.items() if k not in (*seals.SEALS, "digest")}
   bare["digest"] = seals.digest(bare)
   return bare | seals.seal(bare)
@@ -223,7 +223,7 @@ def read_file(path: pathlib.Path) -> dict[str, Any]:
   """Reads a report.
 
   Raises:
-    UserError: if it is none, or one that this version cannot read.
+    UserError: If it is not a report, or if this version cannot read it.
   """
   foreign = UserError(f"{path} is not a report of this program")
   try:
@@ -243,7 +243,7 @@ def read_file(path: pathlib.Path) -> dict[str, Any]:
 
 
 def read_whole(directory: pathlib.Path) -> dict[str, Any]:
-  """Reads a run's report with the metrics and samples that lie beside it."""
+  """Reads a run's report with the metrics and samples beside it."""
   path = directory / JOURNAL
   rows = files.read_rows(path, None)
   for number, row in enumerate(rows, start=1):
@@ -254,21 +254,21 @@ def read_whole(directory: pathlib.Path) -> dict[str, Any]:
 def check_same_run(
   directory: pathlib.Path, old: dict[str, Any], header: dict[str, Any]
 ) -> None:
-  """Checks that a folder's run is the one that is asked for.
+  """Checks that a folder holds the run that is asked for.
 
   Args:
     directory: The run's folder.
     old: The report in the folder.
-    header: The header of the run that is to be resumed there.
+    header: The header of the run that will resume there.
 
   Raises:
-    UserError: naming the first thing that differs.
+    UserError: If the runs differ; names the first difference.
   """
   for section, name, was, now_is in what_differs(old, header):
     raise UserError(
       f"MODEL_DIR {directory} belongs to another run: {section} {name} "
       f"was {was!r:.60} there and is {now_is!r:.60} here; choose another "
-      "MODEL_DIR, or use the old configuration to go on with it"
+      "MODEL_DIR, or use the old configuration to resume it"
     )
 
 

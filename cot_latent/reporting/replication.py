@@ -1,8 +1,9 @@
-"""How far two runs agree: to the bit, in their choices, or in what they found.
+"""How far two runs agree: to the bit, in their choices, or in their findings.
 
-What can be expected depends on what they share. The same machine type, software
-and number of devices: every bit. Another number of devices: every random choice
-until rounding turns one. Other hardware or software: the statistics.
+The expected agreement depends on what they share. With the same machine type,
+software and number of devices it is every bit. With another number of devices
+it is every random choice, until rounding changes one. With other hardware or
+software it is the statistics.
 """
 
 import math
@@ -19,18 +20,18 @@ BITWISE, CHOICES, CONSISTENT, DIFFERENT = (
   "different",
 )
 _TOLERANCE = 0.01  # of floating-point metrics, relative
-_LEAST_SIZE = 1e-3  # what a metric's size is taken for at least
+_LEAST_SIZE = 1e-3  # smaller metrics count as this large
 _SHOWN = 5
 
 
 class Comparison(NamedTuple):
-  """What two runs have in common.
+  """The agreement of two runs.
 
   Attributes:
     verdict: BITWISE, CHOICES, CONSISTENT or DIFFERENT.
-    evidence: why, a line each.
-    differences: what differs in the reports and then in the steps, a line each,
-      the first difference of a kind first.
+    evidence: Reasons, one line each.
+    differences: Differences in the reports and then in the steps, one line
+      each, the first difference of a kind first.
   """
 
   verdict: str
@@ -42,8 +43,8 @@ def compare(one: pathlib.Path, other: pathlib.Path) -> Comparison:
   """Compares two runs by their reports, and what is beside them.
 
   Args:
-    one: a report.json.
-    other: another.
+    one: Path of a report.json.
+    other: Path of another.
 
   Raises:
     UserError: if one of them is no report, or it, its journal or its outputs
@@ -80,7 +81,7 @@ def compare(one: pathlib.Path, other: pathlib.Path) -> Comparison:
 def _shared_rows(
   path: pathlib.Path, journal: bytes | None
 ) -> list[dict[str, Any]] | None:
-  """The rows that a repetition must share; None without a journal."""
+  """Returns the rows that a repetition must share; None without a journal."""
   if journal is None:
     return None
   rows = reading.parse_rows(journal, str(path.with_name(record.JOURNAL)))
@@ -92,7 +93,7 @@ def _shared_rows(
 def _section_differences(
   a: Mapping[str, Any], b: Mapping[str, Any]
 ) -> list[str]:
-  """Names what differs in the reports, section by section."""
+  """Lists what differs in the reports, section by section."""
   found = [
     f"{section}: {name} is {was!r:.60} and {now_is!r:.60}"
     for section, name, was, now_is in record.what_differs(a, b)
@@ -123,7 +124,7 @@ def _step_differences(
   """Compares two journals row by row.
 
   Returns:
-    The first difference, and if all random choices are the same, what says so.
+    The first difference; and, if all random choices are equal, a line about it.
   """
   found: list[str] = []
   worst, where = 0.0, ""
@@ -135,7 +136,7 @@ def _step_differences(
     for name, was, now_is in seals.differences(one, other):
       found = found or [f"{at}: {name} is {was!r:.60} and {now_is!r:.60}"]
       if one["kind"] in ("params", "sample", "output"):
-        continue  # what is left of them is in choices and results
+        continue  # the remaining fields are in choices and results
       gap = _gap(was, now_is)
       if gap > _TOLERANCE:
         return found, None
@@ -151,7 +152,7 @@ def _step_differences(
 
 
 def _gap(was: Any, now_is: Any) -> float:
-  """The relative difference of two floats; infinite for all else."""
+  """Returns the relative difference of two floats; otherwise infinity."""
   if not (isinstance(was, float) and isinstance(now_is, float)):
     return math.inf
   return abs(was - now_is) / max(abs(was), abs(now_is), _LEAST_SIZE)

@@ -1,9 +1,9 @@
 """The log of a run, which both trainers fill: its journal and its report.
 
-What is measured goes into the journal at once, row by row. From the journal
-report.json and its page are made, whole each time: when the run starts, at
+Measurements are written to the journal at once, row by row. report.json and its
+page are made from the journal, completely each time: when the run starts, at
 every checkpoint and at the end. So a reader always finds a valid report, and a
-killed run has all rows that its last checkpoint counts on.
+killed run has all rows on which its last checkpoint relies.
 """
 
 import contextlib
@@ -29,18 +29,18 @@ class Events(Protocol):
     """Shows a number."""
 
   def flush(self) -> Any:
-    """Returns when all numbers are written."""
+    """Returns once all numbers are written."""
 
   def close(self) -> Any:
     """Flushes, and ends the file."""
 
 
 class Evaluation(NamedTuple):
-  """What an evaluation found, as rows without step and kind.
+  """The results of an evaluation, as rows without step and kind.
 
   Attributes:
-    results: A row for each task; the first is of all questions.
-    num_sampled: Sequences that were drawn.
+    results: One row per task; the first row is for all questions.
+    num_sampled: Number of sequences drawn.
     output: The file with the completions.
     samples: Completions that the report shows.
   """
@@ -54,12 +54,12 @@ class Evaluation(NamedTuple):
 class RunLog:
   """The journal of one run, its report, and its events if they are wanted.
 
-  Of several processes only the first one writes. The others have the same
-  rows, and write nothing.
+  Only the first of several processes writes. The others have the same rows, but
+  write nothing.
 
   Attributes:
-    rows: The journal's rows in their order, each with `step` and `kind`.
-    events: Where TensorBoard's numbers go; None shows none. It is closed with
+    rows: The journal's rows in order, each with `step` and `kind`.
+    events: Writer of TensorBoard's events; None writes none. It is closed with
       the log.
   """
 
@@ -77,13 +77,13 @@ class RunLog:
 
     Args:
       directory: The run's folder.
-      header: The sections of the report that the journal does not give.
-      resume_at: The step of the checkpoint that the run resumes from; rows
+      header: Sections of the report that do not come from the journal.
+      resume_at: The step of the checkpoint from which the run resumes; rows
         after it are dropped. None at the start drops all rows.
-      compiled: Counts the functions that this process has compiled for the run
+      compiled: Returns how many functions this process has compiled for the run
         so far, and the seconds that it took (`compilation.since`).
       is_first: Whether this is the process that writes.
-      began: When the run began, by `time.perf_counter`; None is now.
+      began: Time when the run began, by `time.perf_counter`; None is now.
 
     Raises:
       UserError: If the journal lacks steps that were taken before.
@@ -105,14 +105,14 @@ class RunLog:
 
   @contextlib.contextmanager
   def phase(self, name: str, **fields: Any) -> Iterator[_Row]:
-    """Times a phase before the first step; one that fails has no row.
+    """Times a phase before the first step; a failed phase has no row.
 
     Args:
-      name: What the phase does, such as memory_start.
-      **fields: What is known of it, such as `num_sampled` sequences.
+      name: Name of the phase, such as memory_start.
+      **fields: Further fields, such as `num_sampled` sequences.
 
     Yields:
-      The fields, to add what is known at the end; `seconds_before`, which
+      The fields, so that the phase can add to them. `seconds_before`, which
       earlier processes took for a part of it, is added to the time.
     """
     began = time.perf_counter()
@@ -121,22 +121,22 @@ class RunLog:
     self.took(name, time.perf_counter() - began + before, **fields)
 
   def took(self, name: str, seconds: float, **fields: Any) -> None:
-    """Notes a phase that was timed already; `phase` has the arguments."""
+    """Records a phase that was timed already; see `phase`."""
     self._add(0, "phase", phase=name, seconds=seconds, **fields)
 
   def phase_row(self, name: str) -> _Row:
-    """What was noted of a phase, by this process or by one before it."""
+    """Returns the row of a phase, from this process or an earlier one."""
     phases = record.of_kind(self.rows, "phase")
     (row,) = (row for row in phases if row["phase"] == name)
     return row
 
   def step(self, step: int, metrics: Mapping[str, Any]) -> None:
-    """Notes what a step measured.
+    """Records the measurements of a step.
 
     Args:
-      step: Steps of the method that are taken, this one included.
+      step: Number of steps taken, this one included.
       metrics: Numbers by name. Those with a slash in their names are shown in
-        TensorBoard, except None, which stands for what is not finite.
+        TensorBoard, except None, which stands for a number that is not finite.
     """
     if self._first_step_seconds is None:
       self._first_step_seconds = time.perf_counter() - self._began
@@ -146,12 +146,12 @@ class RunLog:
   def evaluated(
     self, step: int, seconds: float, evaluation: Evaluation
   ) -> None:
-    """Notes an evaluation.
+    """Records an evaluation.
 
     Args:
       step: The step after which it was made.
-      seconds: How long it took.
-      evaluation: What it found.
+      seconds: Time that it took.
+      evaluation: Its results.
     """
     for row in evaluation.results:
       self._add(step, "result", **row)
@@ -168,11 +168,11 @@ class RunLog:
       self.sample(step, row)
 
   def output(self, step: int, row: _Row) -> None:
-    """Notes a file beside the report: its path, sha256 and num_bytes."""
+    """Records a file beside the report: its path, sha256 and num_bytes."""
     self._add(step, "output", **row)
 
   def sample(self, step: int, row: _Row) -> None:
-    """Notes a completion that the report shows."""
+    """Records a completion that the report shows."""
     self._add(step, "sample", **row)
 
   def stuck(self, step: int, row: _Row) -> None:
@@ -180,11 +180,11 @@ class RunLog:
     self._add(step, "stuck", **row)
 
   def params(self, step: int, sha256: str) -> None:
-    """Notes the hash of what is trained, as it is after a step."""
+    """Records the hash of the trained parameters after a step."""
     self._add(step, "params", sha256=sha256)
 
   def saving(self, step: int) -> None:
-    """Brings all rows to the disk, before a checkpoint counts on them."""
+    """Writes all rows to the disk, before a checkpoint relies on them."""
     if self.events:
       self.events.flush()
     self._add(
@@ -197,20 +197,20 @@ class RunLog:
     self._sync()
 
   def checkpoint(self, step: int, **fields: str) -> None:
-    """Notes a checkpoint, and brings the report up to date.
+    """Records a checkpoint, and updates the report.
 
     Args:
-      step: Of the checkpoint.
-      **fields: What the checkpoint is known by, such as `sha256`.
+      step: Step of the checkpoint.
+      **fields: Identification of the checkpoint, such as `sha256`.
     """
     self._add(step, "checkpoint", **fields)
     self._sync()
     self.write("running")
 
   def note_resumed(self, step: int, sha256: str) -> None:
-    """Notes the checkpoint that the run resumes from, if no row has it.
+    """Records the checkpoint from which the run resumes, if no row has it.
 
-    It has none where a process was killed between checkpoint and row.
+    It has none if a process was killed between checkpoint and row.
     """
     rows = record.of_kind(self.rows, "checkpoint")
     if not any(row["step"] == step for row in rows):
@@ -220,16 +220,16 @@ class RunLog:
     """Writes report.json and report.html.
 
     Args:
-      status: running, complete, failed or interrupted; a run that is complete
-        and was not alive is written down as suspect.
-      error: What went wrong, in a line.
+      status: Running, complete, failed or interrupted. A complete run that was
+        not alive is recorded as suspect.
+      error: The error, in one line.
 
     Returns:
-      The report; {} of a process that writes nothing.
+      The report; {} from a process that writes nothing.
     """
     if self._journal is None:
       return {}
-    report = record.build(self._header, self.rows, status, error)
+    report = record.build_report(self._header, self.rows, status, error)
     path = self._directory / "report.json"
     files.write_atomically(path, files.to_json(report))
     html = page.render(report | record.split(self.rows))
@@ -240,11 +240,11 @@ class RunLog:
     """Closes the events, writes the last report, and closes the journal.
 
     Args:
-      status: As for `write`.
-      error: What went wrong, in a line.
+      status: Status of the run, as in `write`.
+      error: The error, in one line.
 
     Returns:
-      As `write`.
+      The report, as in `write`.
     """
     self._close_events()
     report = self.write(status, error)
@@ -253,11 +253,11 @@ class RunLog:
 
   @contextlib.contextmanager
   def guarded(self) -> Iterator[None]:
-    """Has the report say what ended the run; closes all in the end."""
+    """Makes the report record the error that ends the run; then closes all."""
     try:
       yield
     except BaseException as error:
-      # Nothing, such as a full disk, must hide what went wrong first.
+      # Nothing, such as a full disk, may hide the first error.
       with contextlib.suppress(Exception):
         self._close_events()
       with contextlib.suppress(Exception):
@@ -296,14 +296,14 @@ def ending(
   error: BaseException | None,
   interruptions: tuple[type[BaseException], ...] = INTERRUPTIONS,
 ) -> tuple[str, str | None]:
-  """How a report says what ended its run early.
+  """Describes for a report what ended its run early.
 
   Args:
-    error: What ended it; None where nobody knows.
-    interruptions: Errors that are no failure of the run's.
+    error: The error that ended it; None if it is unknown.
+    interruptions: Errors that are not failures of the run.
 
   Returns:
-    The status, and what went wrong, in a line.
+    The status, and the error in one line.
   """
   if error is None or isinstance(error, interruptions):
     return "interrupted", None
@@ -315,7 +315,7 @@ def drop_evaluation(directory: pathlib.Path, step: int) -> None:
 
   Args:
     directory: The run's folder.
-    step: One that the run resumes from and evaluates once more.
+    step: Step from which the run resumes, and which it evaluates again.
   """
   path = directory / record.JOURNAL
   rows = [

@@ -106,7 +106,7 @@ def _fault(validator: Any, value: Any) -> str | None:
 
 @functools.cache
 def _validator(kind: str | None) -> Any:
-  """What checks the rows of a kind, or reports."""
+  """Returns the validator of a kind of rows, or of reports."""
   part = load()
   if kind is not None:
     part = {"$ref": f"#/$defs/rows/{kind}", "$defs": part["$defs"]}

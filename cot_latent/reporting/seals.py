@@ -1,10 +1,10 @@
-"""Hashes by which a report is known again: as it was left, and as it came out.
+"""Hashes that identify a report: its text, and what its run computed.
 
-Two questions, two hashes. Was the file changed since its run wrote it? `hashes`
-has one of each section, and `seal` is over these. Did another run compute the
-same thing? `digest` is over what a run computes, and over nothing that two runs
-of the same thing differ in: times, places, machines, restarts. They guard
-against slips, not against forgers, who would compute them again.
+There are two questions, and a hash for each. Was the file changed since its run
+wrote it? `hashes` has the hash of each section, and `seal` is over these. Did
+another run compute the same? `digest` is over what a run computes, and not over
+anything in which two equal runs differ: times, places, machines, restarts. The
+hashes guard against slips, not against forgers, who could compute them again.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ from cot_latent.errors import UserError
 from cot_latent.reporting import metric_names
 
 SEALS = ("hashes", "seal")
-REMEDY = "take it again from its run's folder, or run it again"
-# Settings that do not change what a run computes: where it is stored and reads
-# from, how often it saves, when it counts as dead, and on how many devices it
-# runs (which changes rounding).
+REMEDY = "copy it again from its run's folder, or run it again"
+# Settings that do not change what a run computes: its folder and its sources,
+# how often it saves, when it counts as dead, and on how many devices it runs
+# (which changes rounding).
 FREE_FIELDS = (
   "model_dir",
   "checkpoint_period",
@@ -34,7 +34,7 @@ FREE_FIELDS = (
   "tuning.source.data_dir",
   "tuning.source.cache",
 )
-# Files that are told apart by what is in them: the report's section on the data
+# Files that are identified by their content: the report's section on the data
 # has the hash.
 _BY_CONTENT = (
   "task.source.vocabulary",
@@ -52,26 +52,25 @@ _Row = Mapping[str, Any]
 
 
 def seal(report: Mapping[str, Any]) -> dict[str, Any]:
-  """Computes the seals of a report that has none yet."""
+  """Computes the seals of a report without seals."""
   hashes = {name: sha256(section) for name, section in report.items()}
   return {"hashes": hashes, "seal": sha256(hashes)}
 
 
 def check(report: Mapping[str, Any], where: str = "the report") -> None:
-  """Checks that a report is as its run left it.
+  """Checks that a report is unchanged since its run.
 
   Args:
-    report: as it was read.
-    where: how to name it in an error, such as its file.
+    report: The report.
+    where: Its name in errors, such as its file.
 
   Raises:
-    UserError: naming the first section, by the alphabet, that was changed.
+    UserError: If a section was changed; names the first one in the alphabet.
   """
   hashes, sealed = (report.get(name) for name in SEALS)
   if not isinstance(hashes, dict) or not isinstance(sealed, str):
     raise UserError(
-      f"{where} has no hashes, and nothing tells whether it was edited: "
-      f"{REMEDY}"
+      f"{where} has no hashes, so nothing tells whether it was edited: {REMEDY}"
     )
   for name in sorted((report.keys() | hashes.keys()) - {*SEALS}):
     if name not in hashes:
@@ -85,12 +84,12 @@ def check(report: Mapping[str, Any], where: str = "the report") -> None:
 
 
 def digest(report: Mapping[str, Any]) -> str:
-  """The hash over what a run computed, `journal_content` included."""
+  """Returns the hash over what a run computed, `journal_content` included."""
   return sha256(computed(report))
 
 
 def computed(report: Mapping[str, Any]) -> dict[str, Any]:
-  """What a run computed and what that depends on, of a report."""
+  """Returns what a run computed and what that depends on, from a report."""
   experiment = report["configuration"]["experiment"]
   return {
     "experiment": {
@@ -107,22 +106,22 @@ def computed(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_place(name: str, value: Any) -> Any:
-  """A setting as far as it matters: the place of a vocabulary does not."""
+  """Returns a setting without what does not matter: a vocabulary's path."""
   is_place = name in _BY_CONTENT and value is not None
   return "a file" if is_place else value
 
 
 def decisive_randomness(report: Mapping[str, Any]) -> dict[str, Any]:
-  """The section without its prose."""
+  """Returns the section without its prose."""
   section = report["randomness"].items()
   return {name: value for name, value in section if name != "rule"}
 
 
 def journal_content(rows: Iterable[_Row]) -> str:
-  """The hash over the rows of a journal that a repetition must share.
+  """Returns the hash over the journal's rows that a repetition must share.
 
   Args:
-    rows: each with its `kind`.
+    rows: Rows, each with its `kind`.
   """
   total = hashlib.sha256()
   for row in rows:
@@ -132,12 +131,12 @@ def journal_content(rows: Iterable[_Row]) -> str:
 
 
 def is_shared(kind: str) -> bool:
-  """Whether two runs of the same thing share the rows of a kind."""
+  """Whether two equal runs share the rows of a kind."""
   return kind in _SHARED_KINDS
 
 
 def shared_fields(row: _Row) -> dict[str, Any]:
-  """Leaves out of a row what a repetition need not share: times."""
+  """Returns a row without times, which a repetition need not share."""
   own = _OWN_FIELDS if row.get("kind") != "metrics" else ()
   return {
     name: value
@@ -186,7 +185,7 @@ def _is_list(value: Any) -> bool:
 
 
 def sha256(value: Any) -> str:
-  """The sha256 over a value's JSON, as it is after being written and read."""
+  """Returns the sha256 over a value's JSON, as written and read again."""
   return hashlib.sha256(_canonical(json.loads(json.dumps(value)))).hexdigest()
 
 

@@ -5,12 +5,12 @@ import re
 from collections.abc import Collection, Mapping
 
 _SIGNIFICANT_DIGITS = 12
-# Tasks that differ by the number of objects alone count as one.
+# Tasks that differ only by the number of objects count as one.
 _NUM_OBJECTS = re.compile(r"_(three|five|seven)_objects(?=_v\d+$|$)")
 
 
 def rounded(value: float) -> float:
-  """A number to 12 digits, fewer than versions of scipy and machines agree on.
+  """Rounds a number to 12 digits, on which scipy's versions and machines agree.
 
   >>> rounded(2 / 3)
   0.666666666667
@@ -19,11 +19,11 @@ def rounded(value: float) -> float:
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-  """Gives the Wilson score interval of a proportion, of 95%, to 12 digits.
+  """Returns the 95% Wilson score interval of a proportion, to 12 digits.
 
   Args:
-    correct: Successes.
-    total: Trials, at least one.
+    correct: Number of successes.
+    total: Number of trials, at least one.
 
   Returns:
     Lower and upper end, within [0, 1].
@@ -33,7 +33,7 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
   >>> wilson_interval(171, 200)
   (0.799513324692, 0.89710649358)
   """
-  import scipy.stats  # slow to import, and most commands need none of it
+  import scipy.stats  # slow to import, and most commands do not need it
 
   trials = scipy.stats.binomtest(correct, total)
   low, high = trials.proportion_ci(method="wilson")
@@ -54,14 +54,14 @@ def t_quantile(degrees: float) -> float:
 
 
 def averages(counts: Mapping[str, tuple[int, int]]) -> dict[str, float]:
-  """Averages the accuracies of several tasks, in each of the ways in use.
+  """Averages the accuracies of several tasks, in each of the usual ways.
 
   Args:
-    counts: task -> (correct, total).
+    counts: Task -> (correct, total).
 
   Returns:
-    By name: "N tasks", the mean over tasks; "G tasks, N grouped", the same
-    after averaging tasks that differ by their number of objects alone, if there
+    By name: "N tasks", the mean over tasks; "G tasks, N grouped", the mean
+    after averaging tasks that differ only by their number of objects, if there
     are any; "examples", over all questions. For all of BIG-Bench Hard, N is 27
     and G is 23.
 

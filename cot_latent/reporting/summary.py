@@ -26,7 +26,7 @@ _DIAGNOSTICS = (
 
 
 def plan_text(plan: Mapping[str, Any]) -> str:
-  """Tells what a run will cost, by phase."""
+  """Describes the cost of a run, by phase."""
   sampled, scored = plan["sampled_by_phase"], plan["scored_by_phase"]
   lines = [f"{'sequences':<14}{'sampled':>12}{'scored, at most':>18}"]
   for label, key in _PLAN_ROWS:
@@ -41,7 +41,7 @@ def plan_text(plan: Mapping[str, Any]) -> str:
 
 
 def left_out_text(data: Mapping[str, Any]) -> str:
-  """Tells what became of examples that were too long, "" if there were none.
+  """Describes what happened to examples that were too long, "" if none were.
 
   Returns:
     A line for those left out and one for those truncated.
@@ -63,7 +63,7 @@ def left_out_text(data: Mapping[str, Any]) -> str:
 
 
 def overview(report: Mapping[str, Any]) -> str:
-  """Describes a run, finished or not: what it is, found and cost."""
+  """Describes a run, finished or not: its identity, results and cost."""
   identity, code = report["identity"], report["code"]
   revision = code["revision"] or "no revision"
   modified = ", modified" if code["is_modified"] else ""
@@ -183,7 +183,7 @@ def _chain_lines(diagnostics: Mapping[str, Any]) -> list[str]:
 
 
 def _t5x_lines(report: Mapping[str, Any]) -> list[str]:
-  """What T5X did, where the run was one inside it."""
+  """Describes T5X, if the run was inside it."""
   part = report.get("t5x")
   if part is None:
     return []
@@ -201,7 +201,7 @@ def _t5x_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def _start_lines(cost: Mapping[str, Any]) -> list[str]:
-  """What it took to get going, where the report says so."""
+  """Describes the time until the first step, if the report has it."""
   lines = []
   if cost.get("first_step_seconds") is not None:
     seconds = cost["first_step_seconds"]
@@ -223,8 +223,8 @@ def _field(name: str, value: Any) -> str:
 
 
 def report_text(report: Mapping[str, Any], directory: pathlib.Path) -> str:
-  """Tells held-out accuracy before and after, and where the report is."""
-  # Of a mixture the whole comes first, and its tasks after it.
+  """Describes held-out accuracy before and after, and where the report is."""
+  # For a mixture the whole comes first, and then its tasks.
   whole = next((row.get("task") for row in report["results"]), None)
   results = [row for row in report["results"] if row.get("task") == whole]
   decoders = dict.fromkeys(row["decoder"] for row in results)

@@ -1,4 +1,4 @@
-"""Whether a report says what its run did: everything that can be recomputed."""
+"""Checks of a report: everything in it that can be computed again."""
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +14,12 @@ Rescore = Callable[[Mapping[str, Any]], tuple[str | None, bool, int]]
 
 
 class Check(NamedTuple):
-  """What was checked.
+  """The result of one check.
 
   Attributes:
-    what: in a few words.
-    found: None if all is well, else what is wrong.
-    is_done: False if what it needs is not there.
+    what: Name of the check.
+    found: The fault; None if there is none.
+    is_done: False if the check could not be made.
   """
 
   what: str
@@ -30,13 +30,13 @@ class Check(NamedTuple):
 def verify(
   report: Mapping[str, Any], folder: pathlib.Path, rescore: Rescore | None
 ) -> list[Check]:
-  """Checks a report, and all that is stored beside it.
+  """Checks a report, and all files that belong to it.
 
   Args:
-    report: that fits its schema.
-    folder: that it is stored in.
-    rescore: reads answers out of stored completions; None if that cannot be
-      done for the report's task.
+    report: A report that fits its schema.
+    folder: The report's folder.
+    rescore: Extracts answers from stored completions; None if the report's task
+      cannot be scored again.
 
   Returns:
     The checks in the order in which they were made.
@@ -46,7 +46,7 @@ def verify(
     Check("hashes of its sections", _complaint(seals.check, report)),
     Check(
       "digest",
-      None if seals.digest(report) == report["digest"] else "it is another",
+      None if seals.digest(report) == report["digest"] else "it differs",
     ),
   ]
   contents = {}
@@ -57,7 +57,7 @@ def verify(
     checks.append(Check(part["path"], fault, is_done))
   journal = contents.get(record.JOURNAL)
   if journal is None:
-    checks.append(Check("what comes from the journal", None, is_done=False))
+    checks.append(Check("sections from the journal", None, is_done=False))
   else:
     checks += _check_journal(report, journal)
   for part in report["parts"]:
@@ -80,27 +80,29 @@ def _check_journal(report: Mapping[str, Any], content: bytes) -> list[Check]:
   try:
     rows = reading.parse_rows(content, record.JOURNAL)
   except UserError as error:
-    return [Check("what comes from the journal", str(error))]
+    return [Check("sections from the journal", str(error))]
   try:
     again = record.measured(rows, report["diagnostics"]["limits"])
   except ValueError as error:  # lists of a forged row that do not fit
-    return [Check("what comes from the journal", f"it is none: {error}")]
+    return [
+      Check("sections from the journal", f"its lists do not fit: {error}")
+    ]
   checks = []
   for name, section in again.items():
     had = report[name]
     if isinstance(section, dict):
       had = {key: had.get(key) for key in section}
     elif name == "parts":
-      own = (record.DIFF, record.CONFIG)  # which the journal knows nothing of
+      own = (record.DIFF, record.CONFIG)  # which the journal does not have
       had = [part for part in had if part["path"] not in own]
     differences = seals.differences(had, section)
     found = None
     if differences:
       where, was, now_is = differences[0]
-      found = f"{where} is {was!r:.60} and the journal gives {now_is!r:.60}"
+      found = f"{where} is {was!r:.60}, but the journal gives {now_is!r:.60}"
     checks.append(Check(f"{name} from the journal", found))
   is_same = seals.journal_content(rows) == report["journal_content"]
-  checks.append(Check("journal_content", None if is_same else "it is another"))
+  checks.append(Check("journal_content", None if is_same else "it differs"))
   return checks
 
 
@@ -123,9 +125,9 @@ def _check_outputs(
     lines = [files.parse_json(line) for line in content.splitlines()]
     found = _misjudged(lines, rescore) if rescore else None
     found = found or _miscount(own, lines)
-  # What was forged may have any form.
+  # A forged file may have any form.
   except (ValueError, KeyError, TypeError, AttributeError) as error:
-    found = f"it is not what a run writes ({type(error).__name__}: {error})"
+    found = f"a run does not write this ({type(error).__name__}: {error})"
   return Check(what, found, is_done=rescore is not None)
 
 
@@ -139,8 +141,8 @@ def _misjudged(
       return f"line {number}: {error}"
     if (extracted, is_correct) != (line["extracted"], line["is_correct"]):
       return (
-        f"line {number}: the answer {line['extracted']!r:.40} was counted, and "
-        f"scored again it is {extracted!r:.40}"
+        f"line {number}: the answer {line['extracted']!r:.40} was counted, but "
+        f"scoring again gives {extracted!r:.40}"
       )
     if line.get("num_correct", num_correct) != num_correct:
       return (

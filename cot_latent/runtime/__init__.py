@@ -1,1 +1,1 @@
-"""Files, locks, signals and processes: what touches the machine."""
+"""Files, locks, signals and processes: everything that touches the machine."""

@@ -1,4 +1,4 @@
-"""Compiled functions: kept on disk between runs, and counted."""
+"""Compiled functions: stored on disk between runs, and counted."""
 
 import contextlib
 import os
@@ -11,12 +11,12 @@ _WORTH_KEEPING = 0.1  # seconds to compile
 
 
 class Compilations(NamedTuple):
-  """What a process has compiled so far.
+  """Counts of the compilations of a process.
 
   Attributes:
-    num_compiled: functions, each for the shapes that it was called with.
-    num_read: functions that were found on disk instead.
-    seconds: for both.
+    num_compiled: Functions that were compiled, each shape counted apart.
+    num_read: Functions that were read from disk instead.
+    seconds: Time for both.
   """
 
   num_compiled: int = 0
@@ -29,12 +29,12 @@ _is_watching = False
 
 
 def keep_on_disk() -> None:
-  """Keeps compiled functions for the processes that come later.
+  """Stores compiled functions for later processes.
 
-  JAX's own settings come first: JAX_COMPILATION_CACHE_DIR names the folder, and
-  JAX_ENABLE_COMPILATION_CACHE=false keeps nothing. Else the folder is
-  cot_latent/compiled in the user's own for caches; where that cannot be
-  written, nothing is kept.
+  JAX's own settings win: JAX_COMPILATION_CACHE_DIR names the folder, and
+  JAX_ENABLE_COMPILATION_CACHE=false stores nothing. Otherwise the folder is
+  cot_latent/compiled in the user's cache folder. If it cannot be written,
+  nothing is stored.
   """
   if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
     return
@@ -50,7 +50,7 @@ def keep_on_disk() -> None:
 
 
 def watch() -> None:
-  """Begins to count, once a process."""
+  """Begins to count, once per process."""
   global _is_watching
   if not _is_watching:
     _is_watching = True
@@ -59,12 +59,12 @@ def watch() -> None:
 
 
 def so_far() -> Compilations:
-  """What has been compiled since `watch`."""
+  """Returns the counts since `watch`."""
   return _so_far
 
 
 def since(before: Compilations) -> dict[str, float]:
-  """What has been compiled since `so_far` gave `before`, for the journal."""
+  """Returns the counts since `so_far` returned `before`, for the journal."""
   return {
     name: now - then
     for name, now, then in zip(
@@ -82,7 +82,7 @@ def _note(event: str, **_) -> None:
 
 
 def _note_duration(event: str, duration_secs: float, **_) -> None:
-  # Of what is read from disk too, which is taken off again above.
+  # This includes functions read from disk, which are subtracted above.
   global _so_far
   if event == "/jax/core/compile/backend_compile_duration":
     _so_far = _so_far._replace(

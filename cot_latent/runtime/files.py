@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and a journal that survives a kill."""
+"""Files that are either whole or absent, and a journal that survives a kill."""
 
 import errno
 import hashlib
@@ -13,12 +13,12 @@ from cot_latent.errors import UserError
 
 
 def partial_path(path: pathlib.Path) -> pathlib.Path:
-  """Where a file's new content is written before it takes the file's place."""
+  """Returns the path for a file's new content, before it replaces the file."""
   return path.with_name(f".{path.name}.partial")
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-  """Replaces a file's content; on any failure the old content stays."""
+  """Replaces a file's content; after any failure the old content stays."""
   partial = partial_path(path)
   data = content.encode() if isinstance(content, str) else content
   try:
@@ -37,10 +37,10 @@ def check_output(flag: str, output: str) -> None:
 
   Args:
     flag: The flag that names the file, for messages.
-    output: The file; also a FIFO, a device or a link.
+    output: Path of the file; it may be a FIFO, a device or a link.
 
   Raises:
-    UserError: if there is no such folder, or if nothing may be written there.
+    UserError: If the folder does not exist, or the file cannot be written.
   """
   path = pathlib.Path(output)
   try:
@@ -61,14 +61,14 @@ def check_output(flag: str, output: str) -> None:
 
 
 def check_output_folder(flag: str, output: str) -> None:
-  """Refuses a folder of outputs whose place a file has.
+  """Refuses a folder for outputs if a file is in its place.
 
   Args:
     flag: The flag that names the folder, for messages.
-    output: The folder, which need not exist.
+    output: Path of the folder, which need not exist.
 
   Raises:
-    UserError: if it, or what it would be in, is no folder.
+    UserError: If the path, or a parent of it, is not a folder.
   """
   for place in (pathlib.Path(output), *pathlib.Path(output).parents):
     if place.exists() and not place.is_dir():
@@ -76,21 +76,21 @@ def check_output_folder(flag: str, output: str) -> None:
 
 
 def write_output(path: pathlib.Path, content: str | bytes) -> None:
-  """Writes a file that a flag names, whatever that is.
+  """Writes to the path of a flag, whatever it is.
 
-  A regular file is replaced at once, or stays as it was; where only the file
-  may be written and not its folder, it is written in place. A link stays, and
-  what it leads to is written. A FIFO, a device, a terminal and the command's
-  own output (`/dev/stdout`) are written to.
+  A regular file is replaced at once, or stays as it was. If the file may be
+  written but not its folder, it is written in place. A link stays, and its
+  target is written. A FIFO, a device, a terminal and the command's own output
+  (`/dev/stdout`) are written to.
 
   Args:
-    path: The file.
+    path: Path of the file.
     content: Text, as UTF-8, or bytes.
   """
   data = content.encode() if isinstance(content, str) else content
   for stream in (sys.stdout, sys.stderr):
     if _is_stream(path, stream):
-      # Opened again, a file would be written over from its beginning.
+      # If opened again, the file would be overwritten from its beginning.
       stream.flush()
       with open(os.dup(stream.fileno()), "wb") as file:
         file.write(data)
@@ -108,10 +108,10 @@ def write_output(path: pathlib.Path, content: str | bytes) -> None:
 
 
 def _is_stream(path: pathlib.Path, stream: TextIO) -> bool:
-  """Whether a path leads to what a stream of this process writes to."""
+  """Whether a path leads to the file that this process's stream writes to."""
   try:
     return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
-  except (OSError, ValueError):  # none there, or no file behind the stream
+  except (OSError, ValueError):  # no such file, or a stream without a file
     return False
 
 
@@ -126,11 +126,11 @@ def to_json_line(value: Any) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-  """Reads what `to_json` or `to_json_line` wrote, and nothing else.
+  """Reads only JSON that `to_json` or `to_json_line` can write.
 
   Raises:
-    ValueError: If it is no JSON, or has a number that these do not write: NaN,
-      infinity, or a whole one of more than 64 bits.
+    ValueError: If it is not JSON, or has a number that these do not write: NaN,
+      infinity, or an integer of more than 64 bits.
   """
   return json.loads(
     text,
@@ -141,7 +141,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _refuse(text: str) -> float:
-  raise ValueError(f"{text:.40} is no number of JSON's")
+  raise ValueError(f"{text:.40} is not a JSON number")
 
 
 def _finite(text: str) -> float:
@@ -155,28 +155,28 @@ def _of_64_bits(text: str) -> int:
 
 
 def sha256(content: bytes) -> str:
-  """The sha256 of bytes, in hex."""
+  """Returns the sha256 of bytes, in hexadecimal."""
   return hashlib.sha256(content).hexdigest()
 
 
 def short_hash(value: Any) -> str:
-  """The first 8 hex digits of the sha256 over a value's JSON."""
+  """Returns the first 8 hexadecimal digits of the sha256 of a value's JSON."""
   return sha256(to_json_line(value).encode())[:8]
 
 
 class Journal:
-  """What a run has measured so far, a JSON object with a `step` a line.
+  """The measurements of a run: one JSON object with a `step` per line.
 
-  The file is made with the first row. Lines are flushed as they come, so that
-  a killed process loses none that a later checkpoint counts on.
+  The first row creates the file. Each line is flushed at once, so that a killed
+  process loses no row that a later checkpoint relies on.
   """
 
   def __init__(self, path: pathlib.Path, resume_at: int | None):
     """Opens the journal.
 
     Args:
-      path: of the file.
-      resume_at: keep lines up to this step; None starts afresh.
+      path: Path of the file.
+      resume_at: Keep rows up to this step; None starts an empty journal.
     """
     self.rows: list[dict[str, Any]] = []
     if resume_at is not None:
@@ -195,7 +195,7 @@ class Journal:
     self.rows.append(row)
 
   def sync(self) -> None:
-    """Returns when all rows are on the disk, not only with the system."""
+    """Waits until all rows are on the disk, not only with the system."""
     if self._file:
       os.fsync(self._file.fileno())
 
@@ -208,14 +208,14 @@ class Journal:
 def read_rows(
   path: pathlib.Path, last_step: int | None
 ) -> list[dict[str, Any]]:
-  """Reads a journal's rows up to a step; none where there is no journal.
+  """Reads a journal's rows up to a step; no rows if there is no journal.
 
   Args:
-    path: of the file.
-    last_step: the step; None reads all.
+    path: Path of the file.
+    last_step: The last step to read; None reads all.
 
   Raises:
-    UserError: if it cannot be read, or a line is no row; names the line.
+    UserError: If it cannot be read, or a line is not a row; names the line.
   """
   if not path.exists():
     return []
@@ -228,13 +228,13 @@ def read_rows(
     try:
       row = parse_json(line)
     except (ValueError, RecursionError):
-      break  # it is torn: a process was killed while it wrote
+      break  # an incomplete line: a process was killed while it wrote
     if not line.endswith(b"\n"):
       break
     if not _is_row(row):
       raise UserError(
-        f"{path}, line {number} is not a row of a journal: it has no step or "
-        "no kind"
+        f"{path}, line {number} is not a row of a journal: it lacks a step or "
+        "a kind"
       )
     rows.append(row)
   return [row for row in rows if last_step is None or row["step"] <= last_step]

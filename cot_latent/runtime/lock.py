@@ -1,11 +1,11 @@
-"""Locks by which processes keep out of each other's way.
+"""Locks that keep processes from using the same folder or file.
 
-A lock is the system's, on an open file (`filelock`): it is released when the
-process that holds it ends, however it ends, and the file that stays behind
-locks nothing. The file says which process held it last. Network file systems
-keep such locks between machines if they are set up to (NFS since version 4);
-where they do not, only processes of one machine see each other. Where there are
-no locks at all, that is said, and nothing is protected.
+A lock belongs to the operating system and is on an open file (`filelock`). It
+is released when its process ends, however it ends; the file that remains locks
+nothing. The file names the last process that held it. Network file systems keep
+such locks between machines if they are set up for it (NFS since version 4). If
+they are not, only processes of one machine see each other. If there are no
+locks at all, a warning says so, and nothing is protected.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ _MAX_NOTE = 80  # characters
 
 @contextlib.contextmanager
 def hold(folder: pathlib.Path) -> Iterator[None]:
-  """Holds a run's folder.
+  """Locks a run's folder.
 
   Raises:
-    UserError: if another process holds it.
+    UserError: If another process holds it.
   """
   path = folder / NAME
   lock = _lock(path)
@@ -47,11 +47,11 @@ def hold(folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def wait(path: pathlib.Path, notice: str) -> Iterator[None]:
-  """Waits until no other process makes a file, and keeps them from it.
+  """Waits until no other process makes a file, and locks it.
 
   Args:
-    path: The file to be made.
-    notice: What is printed if there is something to wait for.
+    path: Path of the file to make.
+    notice: Text to print if another process holds the lock.
   """
   lock = _lock(path.with_name(f".{path.name}{NAME}"))
   try:
@@ -72,12 +72,12 @@ def _released(lock: filelock.BaseFileLock) -> Iterator[None]:
 
 
 def _lock(path: pathlib.Path) -> filelock.BaseFileLock:
-  # A lock that is only a file's existence would survive its process.
+  # A lock made by a file's existence would survive its process.
   return filelock.FileLock(path, fallback_to_soft=False)
 
 
 def _acquire(lock: filelock.BaseFileLock, timeout: float) -> None:
-  """Takes a lock, and notes who has it; -1 waits as long as it takes."""
+  """Takes a lock, and notes the holder; a timeout of -1 waits for ever."""
   path = pathlib.Path(lock.lock_file)
   try:
     lock.acquire(timeout=timeout)
@@ -85,7 +85,7 @@ def _acquire(lock: filelock.BaseFileLock, timeout: float) -> None:
     if isinstance(error, filelock.Timeout) or error.errno not in _NO_LOCKS:
       raise
     terminal.say(
-      f"{path.parent} has no locks ({error.strerror}): see to it that no "
+      f"{path.parent} has no locks ({error.strerror}): make sure that no "
       "other process uses it",
       is_error=True,
     )
@@ -94,7 +94,7 @@ def _acquire(lock: filelock.BaseFileLock, timeout: float) -> None:
 
 
 def _holder(path: pathlib.Path) -> str:
-  """Says which process holds a lock, if its file does."""
+  """Describes the process that holds a lock, if its file names it."""
   try:
     note = path.read_text(encoding="utf-8")[:_MAX_NOTE]
   except (OSError, UnicodeDecodeError):

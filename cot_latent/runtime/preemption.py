@@ -1,4 +1,4 @@
-"""SIGTERM, by which clusters announce that a process will be killed."""
+"""SIGTERM: clusters send it before they kill a process."""
 
 import contextlib
 import signal
@@ -17,7 +17,7 @@ def handled() -> Iterator[None]:
   """Turns SIGTERM into Preempted, raised at once.
 
   The signal may come while Python runs a finalizer or a callback of the
-  garbage collector, where exceptions are ignored: then it is raised anew.
+  garbage collector, where exceptions are ignored: then it is raised again.
   """
 
   def stop(number, frame):
@@ -27,7 +27,7 @@ def handled() -> Iterator[None]:
 
   def ignored(unraisable):
     if unraisable.exc_type is Preempted:
-      # From another thread, for what is ignored here has to end first.
+      # From another thread, because the code that ignores it must end first.
       thread = threading.Timer(_AGAIN, signal.raise_signal, [signal.SIGTERM])
       thread.daemon = True
       thread.start()
@@ -44,7 +44,7 @@ def handled() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-  """Keeps SIGTERM back; raises Preempted at the end if it has come.
+  """Holds SIGTERM back; raises Preempted at the end if it has come.
 
   Yields:
     A function that tells whether it has come.
@@ -58,7 +58,7 @@ def deferred() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-  """Keeps SIGTERM back, for a moment; then it means what it meant before."""
+  """Holds SIGTERM back briefly; afterwards the earlier handler gets it."""
   asked = threading.Event()
   with _handler(lambda number, frame: asked.set()):
     yield
@@ -68,7 +68,7 @@ def held_back() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _handler(function) -> Iterator[None]:
-  # Python runs handlers in the main thread, and only there may they be set.
+  # Python runs and sets handlers only in the main thread.
   if threading.current_thread() is not threading.main_thread():
     yield
     return

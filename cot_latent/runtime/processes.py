@@ -1,8 +1,8 @@
-"""Several processes that make one run, each with devices of its own.
+"""Several processes that make one run, each with its own devices.
 
 All of them load the data, take every step and write their parts of a
-checkpoint. The first one alone writes journal, report, outputs and events, and
-speaks on the terminal.
+checkpoint. Only the first writes the journal, the report, outputs and events,
+and prints on the terminal.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from jax.experimental import multihost_utils
 from cot_latent.errors import RunError, UserError
 from cot_latent.runtime import files
 
-# What a collective says when it fails, whatever exception JAX makes of it; out
-# of memory is another one.
+# Parts of the messages of a failed collective, whatever exception JAX raises.
+# Running out of memory is a different error.
 _LOST = re.compile(
   "(UNKNOWN|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|INTERNAL): "
 )
@@ -32,13 +32,13 @@ def join(
   """Joins the other processes of the run, before JAX computes anything.
 
   Args:
-    address: HOST:PORT of the first process; None finds all three out from
-      SLURM, Open MPI or a TPU's environment.
-    num_processes: how many there are.
-    index: which one this is, from 0.
+    address: HOST:PORT of the first process; None reads all three from SLURM,
+      Open MPI or a TPU's environment.
+    num_processes: Number of processes.
+    index: Index of this process, from 0.
 
   Raises:
-    UserError: if they are not given and cannot be found out.
+    UserError: If they are not given and no environment has them.
   """
   try:
     jax.distributed.initialize(address, num_processes, index)
@@ -51,23 +51,23 @@ def join(
 
 
 def is_first() -> bool:
-  """Whether this is the process that writes and speaks."""
+  """Whether this process writes files and prints."""
   return jax.process_index() == 0
 
 
 def count() -> int:
-  """How many processes make the run."""
+  """Returns the number of processes of the run."""
   return jax.process_count()
 
 
 def check_agreement(value: Any) -> None:
-  """Checks that all processes were asked for the same thing; waits for them.
+  """Checks that all processes have the same value; waits for all of them.
 
   Args:
-    value: anything that JSON can hold.
+    value: Anything that JSON can hold.
 
   Raises:
-    UserError: on each process that differs from the first.
+    UserError: In each process that differs from the first.
   """
   if jax.process_count() == 1:
     return
@@ -82,17 +82,17 @@ def check_agreement(value: Any) -> None:
 
 
 def wait_for_all(name: str) -> None:
-  """Returns when all processes have come to the place of this name."""
+  """Returns when all processes have reached the place of this name."""
   multihost_utils.sync_global_devices(name)
 
 
-def first_says(value: bool) -> bool:
-  """What the first process says, for what may look different elsewhere."""
+def value_on_first(value: bool) -> bool:
+  """Returns the first process's value, because the others may see another."""
   return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
-def any_says(value: bool) -> bool:
-  """Whether it is so in any process, for what comes at different times."""
+def is_true_on_any(value: bool) -> bool:
+  """Whether the value is true in any process; it may change at any time."""
   if jax.process_count() == 1:
     return value
   return bool(multihost_utils.process_allgather(np.asarray(value)).any())
@@ -100,7 +100,7 @@ def any_says(value: bool) -> bool:
 
 @contextlib.contextmanager
 def one_line() -> Iterator[None]:
-  """Says in one line what it means that others cannot be reached any more."""
+  """Turns the error of unreachable processes into one line."""
   try:
     yield
   except (RuntimeError, ValueError) as error:
@@ -109,14 +109,15 @@ def one_line() -> Iterator[None]:
     raise RunError(
       f"process {jax.process_index()} stops, most likely because another one "
       f"has ended ({str(error).splitlines()[0]:.100}); start all again, and "
-      "they go on from the last checkpoint, or from the start"
+      "they resume from the last checkpoint, or from the start"
     ) from error
 
 
 def leave(status: int) -> None:
   """Ends this process at once, so that the others notice and end too.
 
-  An orderly end would wait for them, and they for this one's part of a step.
+  An orderly end would wait for the others, which wait for this process's part
+  of a step.
   """
   sys.stdout.flush()
   sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""How far a long piece of work is, on the terminal."""
+"""Progress of long work, on the terminal."""
 
 import sys
 import time
@@ -7,10 +7,10 @@ from cot_latent.runtime import processes, terminal
 
 
 class _Line:
-  """A line on the terminal, said now and then.
+  """A line on the terminal, printed now and then.
 
-  A terminal's line is rewritten; elsewhere, in a log, a new line comes less
-  often. Of several processes only the first one says it.
+  On a terminal the line is rewritten. In a log a new line is printed, less
+  often. Only the first of several processes prints it.
   """
 
   def __init__(self, name: str, total: int):
@@ -22,12 +22,12 @@ class _Line:
     self._last = time.monotonic()
 
   def is_due(self, time_now: float, is_last: bool) -> bool:
-    """Whether it is time to say something."""
+    """Whether it is time to print."""
     is_early = time_now - self._last < self._period and not is_last
     return not is_early and not self._is_silent
 
   def say(self, time_now: float, done: int, note: str) -> None:
-    """Says `name  30/200  note`."""
+    """Prints `name  30/200  note`."""
     self._last = time_now
     text = f"{self._name:<14} {done:>5}/{self.total}  {note}".rstrip()
     start, end = ("\r\x1b[K", "") if self._is_terminal else ("", "\n")
@@ -37,21 +37,21 @@ class _Line:
 
 
 class Progress:
-  """Says `name  30/200  about 12 s left  note`, now and then."""
+  """Prints `name  30/200  about 12 s left  note`, now and then."""
 
   def __init__(self, name: str, total: int, start: int = 0):
     """Starts the clock.
 
     Args:
-      name: of the work.
-      total: steps there are.
-      start: steps done before.
+      name: Name of the work.
+      total: Total number of steps.
+      start: Steps done before.
     """
     self._line, self._start = _Line(name, total), start
     self._began = time.monotonic()
 
   def __call__(self, done: int, note: str = "") -> None:
-    """Reports that `done` steps are over; prints if it is time to."""
+    """Reports that `done` steps are over; prints if it is time."""
     time_now, total = time.monotonic(), self._line.total
     is_last = done >= total
     if not self._line.is_due(time_now, is_last):
@@ -64,11 +64,11 @@ class Progress:
 
 
 class DrawingProgress:
-  """Says how far drawing is, also within a batch that is being decoded.
+  """Prints the progress of drawing, also while a batch is being decoded.
 
-  As `name  30/200  5,120 tokens, 140/s  80% ended  about 95 s left`. The first
-  line comes with the first tokens, when all is compiled, and the rate is of the
-  time since then.
+  For example `name  30/200  5,120 tokens, 140/s  80% ended  about 95 s left`.
+  The first line is printed with the first tokens, after compilation. The rate
+  is that of the time since then.
   """
 
   def __init__(self, name: str, total: int, longest: int):
@@ -77,7 +77,7 @@ class DrawingProgress:
     Args:
       name: Name of what is drawn.
       total: Number of rows.
-      longest: Most tokens that a row may have.
+      longest: Maximum number of tokens in a row.
     """
     self._line, self._longest = _Line(name, total), longest
     self._began = time.monotonic()
@@ -87,13 +87,13 @@ class DrawingProgress:
   def __call__(
     self, rows: int, tokens: int | None = None, ended: int | None = None
   ) -> None:
-    """Reports what is drawn so far; prints if it is time to.
+    """Reports what is drawn so far; prints if it is time.
 
     Args:
-      rows: Rows that are done.
-      tokens: Tokens of all rows, those that are not done included; None if the
-        sampler does not tell.
-      ended: How many of the rows that are done ended by themselves.
+      rows: Number of finished rows.
+      tokens: Tokens of all rows, unfinished rows included; None if the sampler
+        does not report them.
+      ended: Number of finished rows that reached an end by themselves.
     """
     time_now, total = time.monotonic(), self._line.total
     if tokens is not None and self._first is None:
@@ -121,6 +121,6 @@ class DrawingProgress:
     self._line.say(time_now, rows, "  ".join(notes))
 
   def _tokens_left(self, rows: int, tokens: int) -> float:
-    """Tokens that are still to be drawn, if rows end as they did so far."""
+    """Estimates the tokens still to draw, if rows end as they did so far."""
     mean = min(self._longest, tokens / rows) if rows else self._longest
     return max(0.0, self._line.total * mean - tokens)

@@ -1,4 +1,4 @@
-"""Data files read and checked; a fault is reported with its file and row."""
+"""Data files, read and checked; an error names the file and the row."""
 
 import codecs
 import json
@@ -15,7 +15,7 @@ def read_text(path: pathlib.Path) -> str:
   """Reads a data file.
 
   Raises:
-    UserError: if it cannot be read, is not UTF-8 or is empty.
+    UserError: If it cannot be read, is not UTF-8 or is empty.
   """
   try:
     # Some editors begin a file with a byte order mark.
@@ -36,8 +36,13 @@ def read_text(path: pathlib.Path) -> str:
 def parse_json(path: pathlib.Path, text: str, line: int | None = None):
   """Parses JSON of a data file.
 
+  Args:
+    path: Path of the file, for messages.
+    text: The JSON.
+    line: Its line in the file; None if it is the whole file.
+
   Raises:
-    UserError: naming the file and the line of the fault.
+    UserError: Names the file and the line of the fault.
   """
   try:
     return json.loads(text)
@@ -56,7 +61,7 @@ def require_strings(path: pathlib.Path, place: str, row, names) -> None:
   JSON can escape half a surrogate pair, which no encoding can write.
 
   Raises:
-    UserError: naming the file, the row and the field.
+    UserError: Names the file, the row and the field.
   """
   if not isinstance(row, dict):
     raise UserError(f"{path}, {place}: expected an object, got {row!r:.60}")
@@ -76,13 +81,13 @@ def require_strings(path: pathlib.Path, place: str, row, names) -> None:
 def read_jsonl(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
   """Reads a file of JSON lines.
 
-  Empty lines at the end are passed over.
+  Empty lines at the end are skipped.
 
   Yields:
     The place of each row, for messages, and the row; no row is checked.
 
   Raises:
-    UserError: if it cannot be read, or naming the line that is not JSON.
+    UserError: If it cannot be read, or if a line is not JSON; names the line.
   """
   # Not splitlines(), which also cuts at U+2028 inside a JSON string.
   lines = read_text(path).rstrip(" \t\r\n").split("\n")

@@ -1,4 +1,4 @@
-"""TensorFlow started without its notices on the terminal, or not at all."""
+"""Starts TensorFlow without its notices on the terminal."""
 
 import os
 import sys
@@ -9,13 +9,13 @@ from cot_latent.errors import UserError
 
 
 def start_tensorflow() -> None:
-  """Imports SeqIO and TensorFlow, whose C++ side writes to the terminal.
+  """Imports SeqIO and TensorFlow, and hides what their C++ side prints.
 
-  It does so before any setting can stop it. If the import fails, what was held
-  back is shown.
+  It prints before any setting can stop it. If the import fails, the hidden
+  output is shown.
 
   Raises:
-    UserError: if one of them is not installed.
+    UserError: If SeqIO or TensorFlow is not installed.
   """
   if "seqio" in sys.modules:
     return
@@ -26,7 +26,7 @@ def start_tensorflow() -> None:
       import seqio  # noqa: F401
       import tensorflow as tf
 
-      tf.config.list_physical_devices()  # has a notice of its own
+      tf.config.list_physical_devices()  # prints a notice of its own
     except ModuleNotFoundError as error:
       raise UserError(
         f"this needs {error.name}, which is not installed: install it, or "
@@ -42,9 +42,9 @@ def start_tensorflow() -> None:
 
 
 def keep_tensorboard_from_tensorflow() -> None:
-  """Makes TensorBoard's writer do without TensorFlow though it is installed.
+  """Makes TensorBoard's writer work without TensorFlow, even if installed.
 
-  TensorBoard does so where it finds a module of this name.
+  TensorBoard does so if it finds a module of this name.
   """
   name = "tensorboard.compat.notf"
   sys.modules.setdefault(name, types.ModuleType(name))

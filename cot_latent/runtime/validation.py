@@ -1,4 +1,4 @@
-"""Checks of configuration values, which gin itself does not make."""
+"""Checks of configuration values, because gin itself makes none."""
 
 import dataclasses
 import math
@@ -14,10 +14,10 @@ def check_types(config) -> None:
   """Checks each field of a dataclass against its annotation.
 
   Args:
-    config: a dataclass instance; call this from its `__post_init__`.
+    config: A dataclass instance; call this from its `__post_init__`.
 
   Raises:
-    UserError: naming the field, what it holds and what it should hold.
+    UserError: Names the field, its value and its type.
   """
   cls = type(config)
   hints = typing.get_type_hints(cls)
@@ -25,8 +25,8 @@ def check_types(config) -> None:
     value, hint = getattr(config, field.name), hints[field.name]
     try:
       typeguard.check_type(value, hint)
-      # A bool is an int to Python, but never what is meant by a number; and
-      # 1e999 is infinite.
+      # A bool is an int to Python, but never meant as a number; and 1e999 is
+      # infinite.
       fits = not isinstance(value, bool) or _admits_bool(hint)
       fits &= not isinstance(value, float) or math.isfinite(value)
     except typeguard.TypeCheckError:
@@ -44,7 +44,7 @@ def check_positive(config, *names: str) -> None:
   """Checks that fields are above 0.
 
   Raises:
-    UserError: naming the first field that is not.
+    UserError: Names the first field that is not.
   """
   for name in names:
     if not getattr(config, name) > 0:
@@ -55,10 +55,10 @@ def check_positive(config, *names: str) -> None:
 
 
 def check_within(config, name: str, low: float, high: float) -> None:
-  """Checks that a field is between two ends, both allowed.
+  """Checks that a field is between two bounds, both included.
 
   Raises:
-    UserError: naming the field and the ends.
+    UserError: Names the field and the bounds.
   """
   value = getattr(config, name)
   if not low <= value <= high:
@@ -73,7 +73,7 @@ def _admits_bool(hint) -> bool:
 
 
 def _name(hint) -> str:
-  """Names a type as the reader of a message knows it."""
+  """Names a type in the words of an error message."""
   if typing.get_origin(hint) is typing.Literal:
     return "one of " + ", ".join(map(repr, typing.get_args(hint)))
   if isinstance(hint, types.UnionType):

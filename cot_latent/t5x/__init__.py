@@ -1,6 +1,6 @@
-"""The same E-step inside T5X. Nothing else imports T5X, which is optional."""
+"""The same E-step inside T5X. Only this folder imports T5X."""
 
 from cot_latent.t5x import one_line
 
-# Gin comes here before a mistake in what it reads further could end it.
+# Gin is imported here, before an error in what it reads could end the import.
 one_line.install_in_script()

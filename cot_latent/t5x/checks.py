@@ -1,6 +1,6 @@
-"""What T5X would do otherwise than the method has it, found before it starts.
+"""Finds settings with which T5X would differ from the method, before it starts.
 
-Each message names the binding that is to be changed.
+Each message names the binding that must change.
 """
 
 import copy
@@ -24,24 +24,24 @@ from cot_latent.reporting import record
 from cot_latent.t5x import storage
 from cot_latent.tasks import common
 
-# What `t5x rerun` and T5X write has the bindings of T5X's own files as well.
+# Files that `t5x rerun` and T5X write contain bindings of T5X's own files too.
 RERUN = "rerun.gin"
 _WHOLE = (RERUN, record.CONFIG)
 _SCRIPT = ("__main__", "t5x.train")
 
 
 class Settings(NamedTuple):
-  """What T5X's `train` is given; None where gin binds nothing.
+  """The arguments of T5X's `train`; None where gin binds nothing.
 
   Attributes:
-    random_seed: of initial parameters.
-    use_hardware_rng: whether random numbers depend on the hardware.
-    save_dataset: whether checkpoints hold the training iterator.
-    save: whether there are checkpoints.
-    save_dtype: of the parameters in checkpoints.
-    restore_path: of the checkpoint that a run begins with.
-    relative_steps: to be taken whenever a process starts.
-    ignored: what is bound for T5X's own trainer, and not for this project's.
+    random_seed: Seed of the initial parameters.
+    use_hardware_rng: Whether random numbers depend on the hardware.
+    save_dataset: Whether checkpoints hold the training iterator.
+    save: Whether there are checkpoints.
+    save_dtype: Type of the parameters in checkpoints.
+    restore_path: Path of the initial checkpoint.
+    relative_steps: Steps to take whenever a process starts.
+    ignored: Bindings of T5X's own trainer that this project's ignores.
   """
 
   random_seed: Any
@@ -55,7 +55,7 @@ class Settings(NamedTuple):
 
 
 def gin_settings() -> Settings:
-  """Reads the bindings that T5X hands to nobody who could check them."""
+  """Reads the bindings that T5X passes on without any check."""
   return Settings(
     random_seed=_bound("train.random_seed"),
     use_hardware_rng=_bound("train.use_hardware_rng"),
@@ -69,7 +69,7 @@ def gin_settings() -> Settings:
 
 
 def evaluates_first() -> bool:
-  """Whether T5X evaluates whenever a run begins or goes on."""
+  """Whether T5X evaluates whenever a run begins or resumes."""
   return bool(_bound("train.run_eval_before_training"))
 
 
@@ -82,10 +82,10 @@ def evaluates_greedily() -> bool:
 
 
 def check_command() -> None:
-  """Checks what this process was told, if it runs T5X's train.py.
+  """Checks the arguments of this process, if it runs T5X's train.py.
 
   Raises:
-    UserError: as `check_bindings`.
+    UserError: As in `check_bindings`.
   """
   if flags.FLAGS.is_parsed() and "gin_file" in flags.FLAGS:
     check_bindings(flags.FLAGS.gin_file or [], flags.FLAGS.gin_bindings)
@@ -97,12 +97,12 @@ def check_bindings(names: Sequence[str], bindings: Sequence[str]) -> None:
   T5X's own files bind things that a run may not read; these are left alone.
 
   Args:
-    names: Gin files as they were given, which gin has read.
-    bindings: Lines such as "SEED = 3", read after them.
+    names: Gin files as they were given; gin has read them.
+    bindings: Lines such as "SEED = 3", read after the files.
 
   Raises:
-    UserError: for a file of the embedded trainer, for a binding that nothing
-      can read, and for a task that is not registered.
+    UserError: For a file of the embedded trainer, for a binding that nothing
+      can read, or for a task that is not registered.
   """
   sources = gin_sources.Sources(gin_sources.with_included(names), bindings)
   for name in sorted(gin_tables.bound()):
@@ -111,7 +111,7 @@ def check_bindings(names: Sequence[str], bindings: Sequence[str]) -> None:
       place = sources.place(gin_sources.Key(*name, parameter))
       raise UserError(
         f"{place or 'the configuration'}: this is for the embedded trainer, "
-        "and another file for T5X: give files of one of the two"
+        "and another file is for T5X: give files of one of the two"
       )
   unread.refuse(sources, _is_called, _is_left)
   _check_task("train/DatasetConfig")
@@ -119,21 +119,21 @@ def check_bindings(names: Sequence[str], bindings: Sequence[str]) -> None:
 
 
 def _is_called(selector: str) -> bool:
-  """Whether T5X calls a function that no binding refers to."""
+  """Whether T5X calls a function to which no binding refers."""
   if selector.startswith("gin."):
     return False
   if _is_their_trainer(selector):
-    return True  # or `check_settings` says what to bind in its place
+    return True  # otherwise `check_settings` names the binding to set
   function = gin_tables.registered(selector)
   is_script = function.__name__ == "train" and function.__module__ in _SCRIPT
   return is_script or gin_tables.is_decorated(selector)
 
 
 def _is_left(name: str, is_macro: bool) -> bool:
-  """Whether a gin file may bind what nothing reads.
+  """Whether a gin file may have a binding that nothing reads.
 
-  T5X's files bind more than a run needs. So do this package's, of settings that
-  only some models have; of macros they say what they provide.
+  T5X's files bind more than a run needs. This package's files bind settings
+  that only some models have, and declare the macros that they provide.
   """
   path = gin_sources.find_file(name).resolve()
   (theirs,) = t5x.__path__
@@ -146,10 +146,10 @@ def _is_left(name: str, is_macro: bool) -> bool:
 
 
 def _check_task(config: str) -> None:
-  """Checks that the task of a data set is registered."""
+  """Checks that the task of a dataset is registered."""
   name = _bound(f"{config}.mixture_or_task_name")
   if not isinstance(name, str):
-    return  # T5X says that there is none
+    return  # T5X reports the missing name itself
   if module := _bound(f"{config}.module"):
     importlib.import_module(module)
   try:
@@ -158,8 +158,8 @@ def _check_task(config: str) -> None:
     raise UserError(f"MIXTURE_OR_TASK_NAME = {name!r}: {error}") from None
   if found != name:
     raise UserError(
-      f"MIXTURE_OR_TASK_NAME = {name!r} has no version, and T5X knows whole "
-      f"names alone: set MIXTURE_OR_TASK_NAME = {found!r}"
+      f"MIXTURE_OR_TASK_NAME = {name!r} has no version, and T5X knows only "
+      f"full names: set MIXTURE_OR_TASK_NAME = {found!r}"
     )
 
 
@@ -171,7 +171,7 @@ def check_lengths(prompt_length: int, max_length: int) -> None:
     max_length: Tokens of a rationale.
 
   Raises:
-    UserError: if it has others.
+    UserError: If it has other lengths.
   """
   wanted = {"inputs": prompt_length, "targets": max_length}
   for scope in ("train", "infer_eval"):
@@ -179,22 +179,22 @@ def check_lengths(prompt_length: int, max_length: int) -> None:
     if given is not None and dict(given) != wanted:
       raise UserError(
         f"TASK_FEATURE_LENGTHS = {dict(given)} ({scope}/utils.DatasetConfig."
-        f"task_feature_lengths), and the run's task has {wanted}: set "
+        f"task_feature_lengths), but the run's task has {wanted}: set "
         "PROMPT_LENGTH and MAX_LENGTH, from which it is made"
       )
 
 
 def check_checkpoint(model_dir: str) -> None:
-  """Checks that there is the checkpoint that a run begins with.
+  """Checks that a run's initial checkpoint exists.
 
-  A bucket is not looked into, and neither is anything where MODEL_DIR has
-  checkpoints of its own, with which T5X then begins.
+  Buckets are not checked. Nothing is checked if MODEL_DIR has checkpoints of
+  its own, because T5X then starts from those.
 
   Args:
     model_dir: The run's folder.
 
   Raises:
-    UserError: if it is not there, or is a folder of checkpoints.
+    UserError: If it is missing, or is a folder of checkpoints.
   """
   path = _bound("RestoreCheckpointConfig.path")
   if not isinstance(path, str) or "://" in path:
@@ -213,7 +213,7 @@ def check_checkpoint(model_dir: str) -> None:
       f"one of them, such as {str(inside[-1])!r}"
     )
   if not (place / "state").is_dir() and not (place / "checkpoint").is_file():
-    what = "has no checkpoint" if place.exists() else "is not there"
+    what = "has no checkpoint" if place.exists() else "does not exist"
     raise UserError(
       f"INITIAL_CHECKPOINT_PATH = {path!r} {what}: give a checkpoint's own "
       "folder, such as MODEL_DIR/checkpoint_1500"
@@ -221,24 +221,24 @@ def check_checkpoint(model_dir: str) -> None:
 
 
 def check_settings(settings: Settings, seed: int) -> None:
-  """Checks that a run can be repeated and gone on with.
+  """Checks that a run can be repeated and resumed.
 
   Args:
-    settings: of T5X's `train`.
-    seed: from which all else is drawn.
+    settings: Arguments of T5X's `train`.
+    seed: Seed of all other randomness.
 
   Raises:
-    UserError: naming the binding.
+    UserError: If it cannot; names the binding.
   """
   if settings.random_seed is None:
     raise UserError(
-      "RANDOM_SEED = None takes the clock and the hardware's generator, and no "
+      "RANDOM_SEED = None uses the clock and the hardware's generator, so no "
       "run could be repeated: set RANDOM_SEED = %SEED"
     )
   if settings.random_seed != seed:
     raise UserError(
       f"RANDOM_SEED = {settings.random_seed!r} and SEED = {seed!r}: set "
-      "RANDOM_SEED = %SEED, so that one seed says all"
+      "RANDOM_SEED = %SEED, so that one seed sets both"
     )
   if settings.use_hardware_rng:
     raise UserError(
@@ -247,19 +247,19 @@ def check_settings(settings: Settings, seed: int) -> None:
     )
   if settings.save is not None and settings.save_dataset is not True:
     raise UserError(
-      "utils.SaveCheckpointConfig.save_dataset must be True: the rationale "
-      "memory lies in that part of a checkpoint"
+      "utils.SaveCheckpointConfig.save_dataset must be True: that part of a "
+      "checkpoint holds the rationale memory"
     )
   if settings.save_dtype not in (None, "float32"):
     raise UserError(
       f"utils.SaveCheckpointConfig.dtype = {settings.save_dtype!r}: a run "
-      "would go on from rounded parameters; set 'float32'"
+      "would resume from rounded parameters; set 'float32'"
     )
   if settings.relative_steps:
     raise UserError(
       f"TRAIN_STEPS_RELATIVE = {settings.relative_steps}: a run that is "
-      "resumed would take as many once more; set TRAIN_STEPS to the steps of "
-      "the checkpoint and these"
+      "resumed would take that many steps again; set TRAIN_STEPS to the steps "
+      "of the checkpoint plus these"
     )
   path = settings.restore_path
   if isinstance(path, str):
@@ -275,16 +275,16 @@ def check_model(model: Any) -> None:
   """Checks that T5X's loss is the weighted sum of log-probabilities.
 
   Args:
-    model: T5X's.
+    model: Model of T5X.
 
   Raises:
-    UserError: naming the binding.
+    UserError: If it is not; names the binding.
   """
   name = type(model).__name__
   if type(model).loss_fn is not models.BaseTransformerModel.loss_fn:
     raise UserError(
-      f"MODEL is a {name}, whose loss is another one than T5X's "
-      "EncoderDecoderModel and DecoderOnlyModel have: the method needs theirs"
+      f"MODEL is a {name}, whose loss differs from that of T5X's "
+      "EncoderDecoderModel and DecoderOnlyModel: the method needs theirs"
     )
   if model._z_loss:
     raise UserError(
@@ -305,8 +305,8 @@ def check_model(model: Any) -> None:
     )
   if rate := _dropout_rate(model.module):
     raise UserError(
-      f"DROPOUT_RATE = {rate}: what is scored must be what was drawn, without "
-      "dropout; set DROPOUT_RATE = 0.0"
+      f"DROPOUT_RATE = {rate}: sequences must be scored as they were drawn, "
+      "without dropout; set DROPOUT_RATE = 0.0"
     )
   known = inspect.signature(model.decode_fn).parameters
   if "logit_callback_fn" not in known:
@@ -320,11 +320,11 @@ def check_loss_draws_nothing(model: Any, batch: Any) -> None:
   """Checks that a network has no dropout, however it is configured.
 
   Args:
-    model: T5X's, of which nothing is computed.
-    batch: features.
+    model: Model of T5X; nothing of it is computed.
+    batch: Features of a batch.
 
   Raises:
-    UserError: if the loss depends on random numbers.
+    UserError: If the loss depends on random numbers.
   """
   shapes = {name: array.shape for name, array in batch.items()}
   types = {name: array.dtype for name, array in batch.items()}
@@ -336,12 +336,12 @@ def check_loss_draws_nothing(model: Any, batch: Any) -> None:
   if "random_bits" in str(trace(params, batch, key)):
     raise UserError(
       f"the loss of {type(model.module).__name__} draws random numbers, as "
-      "dropout does: what is scored must be what was drawn; turn it off"
+      "dropout does: sequences must be scored as they were drawn; turn it off"
     )
 
 
 def _ignored() -> tuple[str, ...]:
-  """Names of what is bound for T5X's trainer alone."""
+  """Returns names that are bound for T5X's trainer alone."""
   return tuple(
     sorted(
       name
@@ -358,7 +358,7 @@ def _is_their_trainer(selector: str) -> bool:
 
 
 def _dropout_rate(module: Any) -> float:
-  """The highest rate that a module or its configuration has as a field."""
+  """Returns the highest rate in a field of a module or its configuration."""
   places = [module, getattr(module, "config", None)]
   rates = [
     value
@@ -370,9 +370,9 @@ def _dropout_rate(module: Any) -> float:
 
 
 def _bound(name: str) -> Any:
-  """The value that gin binds, macros resolved; None where it binds none."""
+  """Returns the bound value, macros resolved; None if nothing is bound."""
   try:
-    # Gin resolves a reference where it is copied.
+    # Gin resolves a reference when it is copied.
     return copy.deepcopy(gin.query_parameter(name))
   except ValueError:
     return None

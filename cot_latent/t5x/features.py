@@ -1,4 +1,4 @@
-"""Prompts and targets as the features that T5X's models read.
+"""Prompts and targets as the features of T5X's models.
 
 B rows, P prompt tokens, T target tokens.
 """
@@ -16,12 +16,12 @@ Features = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Converter:
-  """Makes features of one model, all of the same widths.
+  """Makes features for one model, all of the same widths.
 
   Attributes:
-    is_decoder_only: whether prompt and target are one sequence.
-    prompt_length: P.
-    target_length: T.
+    is_decoder_only: Whether prompt and target are one sequence.
+    prompt_length: Prompt length P.
+    target_length: Target length T.
   """
 
   is_decoder_only: bool
@@ -31,19 +31,19 @@ class Converter:
   def convert(
     self, prompts: np.ndarray, targets: np.ndarray, weights: np.ndarray
   ) -> Features:
-    """Makes what T5X's loss reads.
+    """Makes the features that T5X's loss reads.
 
     Args:
-      prompts: [B, P] int32, padded in front or behind.
-      targets: [B, T] int32, padded behind.
-      weights: [B] float32, of each row's log-probability.
+      prompts: [B, P] int32, padded before or after the prompt.
+      targets: [B, T] int32, padded after the target.
+      weights: [B] float32, weights of the rows' log-probabilities.
 
     Returns:
-      The features of SeqIO's converters, unpacked, but that
+      The features of SeqIO's converters, unpacked, except that
       `decoder_loss_weights` is the row's weight on its target's tokens.
     """
     on_targets = weights[:, None] * (targets != PAD_ID).astype(np.float32)
-    prompts = behind(prompts, self.prompt_length)
+    prompts = pad_after(prompts, self.prompt_length)
     if not self.is_decoder_only:
       return {
         "encoder_input_tokens": prompts,
@@ -59,14 +59,14 @@ class Converter:
       "decoder_loss_weights": _joined(
         np.zeros(prompts.shape, np.float32), on_targets, lengths
       ),
-      # The first target is foretold where the prompt's last token is read.
+      # The first target is predicted where the prompt's last token is read.
       "decoder_causal_attention": (
         np.arange(tokens.shape[1]) <= lengths[:, None]
       ).astype(np.int32),
     }
 
   def zeros(self, rows: int) -> Features:
-    """Features of so many empty rows."""
+    """Returns features of empty rows."""
     return self.convert(
       np.zeros((rows, self.prompt_length), np.int32),
       np.zeros((rows, self.target_length), np.int32),
@@ -77,10 +77,10 @@ class Converter:
 def converter(
   model: models.BaseTransformerModel, prompt_length: int, target_length: int
 ) -> Converter:
-  """Makes the converter that a model needs.
+  """Makes the converter for a model.
 
   Raises:
-    UserError: if it is neither an encoder-decoder nor decoder-only.
+    UserError: If the model is neither encoder-decoder nor decoder-only.
   """
   if not isinstance(
     model, models.EncoderDecoderModel | models.DecoderOnlyModel
@@ -93,8 +93,8 @@ def converter(
   return Converter(is_decoder_only, prompt_length, target_length)
 
 
-def behind(rows: np.ndarray, width: int) -> np.ndarray:
-  """Moves the padding of rows [B, P] behind them, and makes them so wide."""
+def pad_after(rows: np.ndarray, width: int) -> np.ndarray:
+  """Moves the padding of rows [B, P] to the end, and pads them to `width`."""
   moved = np.zeros((len(rows), width), np.int32)
   for place, row in enumerate(rows):
     tokens = row[row != PAD_ID]
@@ -103,14 +103,14 @@ def behind(rows: np.ndarray, width: int) -> np.ndarray:
 
 
 def _shifted(tokens: np.ndarray) -> np.ndarray:
-  """What is read where [B, S] tokens are foretold."""
+  """Returns the inputs from which tokens [B, S] are predicted."""
   return np.pad(tokens, ((0, 0), (1, 0)))[:, :-1]
 
 
 def _joined(
   first: np.ndarray, second: np.ndarray, lengths: np.ndarray
 ) -> np.ndarray:
-  """Puts each row of `second` [B, T] behind so many columns of `first`."""
+  """Writes each row of `second` [B, T] after `first`'s columns of its row."""
   joined = np.pad(first, ((0, 0), (0, second.shape[1])))
   rows = np.arange(len(first))[:, None]
   joined[rows, lengths[:, None] + np.arange(second.shape[1])] = second

@@ -1,8 +1,8 @@
-"""The fitted control variate inside T5X: what its two terms' gradients measure.
+"""The fitted control variate inside T5X: products of the two terms' gradients.
 
-T5X's step gives the gradient of one weighted sum. Where eta is fitted, the two
-terms are differentiated once more, each by itself, before that step; it uses
-the parameters up. So a fit costs about two more gradients here (FIT_PERIOD).
+T5X's step computes the gradient of one weighted sum. When eta is fitted, each
+of the two terms is differentiated once more, before that step, because the step
+donates the parameters. So a fit costs about two more gradients (FIT_PERIOD).
 """
 
 from collections.abc import Callable
@@ -13,23 +13,23 @@ import jax.numpy as jnp
 from t5x import trainer, utils
 
 
-def build(
+def build_measurement(
   model: Any,
   partitioner: Any,
   train_state_axes: Any,
   num_microbatches: int | None,
 ) -> Callable[[Any, Any, Any], jax.Array]:
-  """Builds what measures the terms.
+  """Compiles the measurement of the terms.
 
   Args:
-    model: T5X's.
-    partitioner: T5X's.
-    train_state_axes: Of T5X's state.
-    num_microbatches: Of a step.
+    model: Model of T5X.
+    partitioner: Partitioner of T5X.
+    train_state_axes: Axes of T5X's state.
+    num_microbatches: Number of parts of a step's rows.
 
   Returns:
     (T5X's state, features of the rows of A, features of those of B) -> [3]
-    |A|^2, <A, B> and |B|^2. The two differ by their weights.
+    |A|^2, <A, B> and |B|^2. The features differ only in their weights.
   """
   spec = partitioner.data_partition_spec
 
@@ -51,12 +51,12 @@ def build(
 
 
 def fetch(measured: jax.Array) -> Any:
-  """Waits for what was measured, [3] on the host."""
+  """Waits for the measurement, and returns [3] on the host."""
   return utils.get_local_data(measured)
 
 
 def _product(one: Any, other: Any) -> jax.Array:
-  """The scalar product of two trees, in float32."""
+  """Returns the scalar product of two trees, in float32."""
   parts = jax.tree.map(
     lambda a, b: jnp.vdot(a.astype(jnp.float32), b.astype(jnp.float32)),
     one,

@@ -1,7 +1,7 @@
-"""What a report says of a run inside T5X before it begins.
+"""The sections of a T5X run's report that are known before it begins.
 
-With it what it says of T5X itself: its revision, what gin binds, and how
-parameters and rows are cut.
+They describe T5X too: its revision, the gin bindings, and how parameters and
+rows are sharded.
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ from cot_latent.reporting.health import Limits
 from cot_latent.runtime import files, processes
 from cot_latent.t5x.latent import Latent
 
-# Bindings that do not change what a run computes: where it lies, what it begins
-# with (the report has the parameters' hash), how it is spread and saved. The
-# whole configuration stands in the report all the same.
+# Bindings that do not change what a run computes: its folder, its initial
+# checkpoint (the report has the parameters' hash), its devices and its saving.
+# The report has the whole configuration all the same.
 _FREE_MACROS = (
   "CHECKPOINT_PERIOD",
   "DATA_DIR",
@@ -47,9 +47,9 @@ _FREE_ENDINGS = (
   "Limits",
   "Partitioner",
   "Report",
-  "vocabulary",  # by the hash that the section on the data has
+  "vocabulary",  # identified by its hash in the section on the data
 )
-# Of these endings: whether the optimizer is the checkpoint's or a new one.
+# With these endings: whether the optimizer is the checkpoint's or a new one.
 _DECISIVE_PARAMETERS = ("assignment_map",)
 _FREE_PARAMETERS = (
   "cache",
@@ -69,13 +69,13 @@ _FREE_PARAMETERS = (
 
 
 class Plan(NamedTuple):
-  """What T5X's settings make of an experiment.
+  """The settings of T5X that belong to an experiment.
 
   Attributes:
     model_dir: The run's folder.
     steps: Steps of the method.
-    period: Steps between evaluations; 0 evaluates at the beginning alone.
-    limits: Beyond which the run counts as dead.
+    period: Steps between evaluations; 0 evaluates only at the beginning.
+    limits: Limits beyond which the run counts as dead.
   """
 
   model_dir: str
@@ -84,7 +84,7 @@ class Plan(NamedTuple):
   limits: Limits
 
 
-def build(
+def build_header(
   latent: Latent,
   test: Examples,
   plan: Plan,
@@ -98,14 +98,14 @@ def build(
   Args:
     latent: The experiment.
     test: The held-out questions.
-    plan: What T5X's settings make of it.
+    plan: The settings of T5X.
     began_at: T5X's step at which the memory was made.
-    params: T5X's parameters.
-    partitioner: T5X's.
-    num_microbatches: Parts that a step's rows are cut into.
+    params: Parameters of T5X.
+    partitioner: Partitioner of T5X.
+    num_microbatches: Number of parts of a step's rows.
 
   Returns:
-    The sections, and what is changed in the code.
+    The sections, and the changes to the code.
   """
   settings = _experiment(latent, plan)
   source = latent.config.source
@@ -115,7 +115,7 @@ def build(
     for name, value in seals.leaves(settings)
     if not seals.is_free(name)
   }
-  sections, diff = header.build(
+  sections, diff = header.build_header(
     identity={
       "run_id": f"{source.task}-{latent.method.name}-s{latent.seed}-"
       f"{files.short_hash(decisive)}",
@@ -165,8 +165,8 @@ def read_old(
   part = old.get("t5x")
   if is_new and part is not None and part["began_at"] != began_at:
     raise UserError(
-      f"{path} is of a run that began at T5X's step {part['began_at']}, and "
-      f"this one begins at {began_at}: choose another MODEL_DIR"
+      f"{path} is a run that began at T5X's step {part['began_at']}, but "
+      f"this run begins at {began_at}: choose another MODEL_DIR"
     )
   return old
 
@@ -174,13 +174,13 @@ def read_old(
 def take_over(
   sections: dict[str, Any], old: Mapping[str, Any], resume_at: int | None
 ) -> None:
-  """Keeps what the process that began the run wrote down.
+  """Keeps the sections that the process that began the run wrote.
 
   Args:
-    sections: This process's; changed in place.
+    sections: Sections of this process; changed in place.
     old: The report of the run.
-    resume_at: The method's step that the run resumes from; None where it
-      starts once more.
+    resume_at: The method's step from which the run resumes; None if it starts
+      again.
   """
   resumption = header.take_over(sections, old)
   resumption["environment"] |= {
@@ -193,11 +193,11 @@ def take_over(
 
 
 def name_config(sections: dict[str, Any], content: bytes) -> None:
-  """Puts the hash of what T5X wrote as config.gin among the parts.
+  """Adds the hash of T5X's config.gin to the report's parts.
 
   Args:
-    sections: Changed in place.
-    content: Of config.gin.
+    sections: Sections of the report; changed in place.
+    content: Content of config.gin.
   """
   others = [p for p in sections["parts"] if p["path"] != record.CONFIG]
   sections["parts"] = [
@@ -211,11 +211,11 @@ def name_config(sections: dict[str, Any], content: bytes) -> None:
 
 
 def revision() -> dict[str, Any]:
-  """Names the code of T5X: of a checkout, or as it was installed.
+  """Identifies the code of T5X, from a checkout or an installation.
 
   Returns:
-    The git revision and whether it was changed since, or the revision that it
-    was installed from; None for what nothing says.
+    The git revision and whether it was changed since, or the revision from
+    which it was installed; None for what is unknown.
   """
   spec = importlib.util.find_spec("t5x.train")
   assert spec is not None  # it runs
@@ -240,7 +240,7 @@ def revision() -> dict[str, Any]:
 def describe_partitioning(
   partitioner: partitioning.BasePartitioner, num_microbatches: int | None
 ) -> dict[str, Any]:
-  """Says how parameters and rows are cut."""
+  """Describes how parameters and rows are sharded."""
   submesh = getattr(partitioner, "_model_parallel_submesh", None)
   rules = getattr(partitioner, "_logical_axis_rules", None) or ()
   return {
@@ -255,7 +255,7 @@ def describe_partitioning(
 
 
 def bindings() -> dict[str, str]:
-  """All that gin binds and that may change what a run computes, as texts."""
+  """Returns all bindings that may change what a run computes, as texts."""
   found = {}
   for (scope, selector), parameters in sorted(gin_tables.bound().items()):
     if selector == "gin.macro":
@@ -273,10 +273,10 @@ def bindings() -> dict[str, str]:
 
 
 def configuration() -> dict[str, Any]:
-  """The report's section on where the configuration came from.
+  """Returns the report's section on the origin of the configuration.
 
-  T5X reads gin files itself and keeps no list of them; `resolved` is what it
-  writes as config.gin.
+  T5X reads gin files itself and keeps no list of them; `resolved` is the text
+  that it writes as config.gin.
   """
   return {
     "gin_files": [],
@@ -287,7 +287,7 @@ def configuration() -> dict[str, Any]:
 
 
 def _experiment(latent: Latent, plan: Plan) -> dict[str, Any]:
-  """What the run is, by the names that the embedded trainer's have."""
+  """Describes the run, with the names of the embedded trainer."""
   return {
     "task": plans.as_dict(latent.config),
     "method": plans.as_dict(latent.method),
@@ -313,7 +313,7 @@ def _data(latent: Latent, test: Examples) -> dict[str, Any]:
 
 
 def _costs(latent: Latent, plan: Plan, num_test: int) -> dict[str, Any]:
-  """Counts what the run will cost."""
+  """Counts the cost of the run."""
   num_evaluations = 1
   if plan.period:
     num_evaluations += -(-plan.steps // plan.period)
@@ -327,9 +327,9 @@ def _costs(latent: Latent, plan: Plan, num_test: int) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-  """A value as gin writes it, what it refers to by its whole name.
+  """Writes a value as gin does, with full names of what it refers to.
 
-  As they are written, names depend on what a gin file imports.
+  The names as written would depend on the imports of a gin file.
   """
   if isinstance(value, gin_config.ConfigurableReference):
     name = "/".join(filter(None, value.config_key))

@@ -1,11 +1,12 @@
-"""The experiment inside T5X: which questions, which method, and their state.
+"""The experiment inside T5X: questions, method, and their state.
 
-T5X saves and restores its training iterator with each checkpoint, and that is
-how the rationale memory comes to be stored in it. What a step learns from is
-made in the step itself, of the current parameters; the iterator only gives
-features of the right shapes.
+T5X saves and restores its training iterator with each checkpoint; the rationale
+memory is stored as part of that iterator. The data that a step learns from are
+made in the step itself, from the current parameters. The iterator only returns
+features of the correct shapes.
 
-M questions a minibatch, N training questions, P prompt tokens, T target tokens.
+M questions per minibatch, N training questions, P prompt tokens, T target
+tokens.
 """
 
 import dataclasses
@@ -35,21 +36,21 @@ from cot_latent.t5x.features import Features
 from cot_latent.tasks import common
 
 _SUFFIX = ".memory.npz"
-_POOL = "pool_"  # before the names of a pool's arrays
-_FIT = "fit_"  # before the names of a fit's numbers
+_POOL = "pool_"  # prefix of the names of a pool's arrays
+_FIT = "fit_"  # prefix of the names of a fit's numbers
 
 
 @dataclasses.dataclass
 class Chains:
-  """The memory, and when that was.
+  """The memory, and the step to which it belongs.
 
   Attributes:
-    memory: one chain a training question; None before it is made.
-    began_at: T5X's step when it was made; T5X goes on counting where the
-      pretrained checkpoint stopped.
-    step: T5X's step that it belongs to.
-    pool: the rationales of the present outer loop; None without such loops.
-    fit: What is known of a fitted control variate; None without one.
+    memory: One chain per training question; None before it is made.
+    began_at: T5X's step when it was made; T5X counts on from the pretrained
+      checkpoint's step.
+    step: T5X's step to which it belongs.
+    pool: Rationales of the current outer loop; None without such loops.
+    fit: State of a fitted control variate; None without one.
   """
 
   memory: MemoryState | None = None
@@ -60,11 +61,11 @@ class Chains:
 
 
 class RationaleIterator(dataset_iterator.DatasetIterator):
-  """Gives empty batches, and carries the chains through checkpoints.
+  """Returns empty batches, and carries the chains through checkpoints.
 
   Attributes:
-    chains: the memory.
-    before_saving: called with T5X's step and the sha256 of the chains as they
+    chains: The memory.
+    before_saving: Called with T5X's step and the sha256 of the chains as they
       are stored.
   """
 
@@ -72,10 +73,10 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
     """Makes an iterator whose chains are still to be made.
 
     Args:
-      empty: features of this process's part of a minibatch.
-      fingerprint: of the training questions and the length of rationales.
-      model_dir: the run's folder. Its own checkpoints must have the memory;
-        one elsewhere is a model to begin with, and its memory is not read.
+      empty: Features of this process's part of a minibatch.
+      fingerprint: Hash of the training questions and the length of rationales.
+      model_dir: The run's folder. Its own checkpoints must have the memory. A
+        checkpoint elsewhere is an initial model, whose memory is not read.
     """
     self.chains = Chains()
     self.before_saving: Callable[[int, str], None] | None = None
@@ -123,11 +124,11 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
   def restore(self, filename) -> None:
     """Reads the chains of the run's own checkpoint.
 
-    Those of another run belong to it: a run that begins with its model makes
-    new ones.
+    The chains of another run are not read: a run that begins with its model
+    makes new ones.
 
     Raises:
-      UserError: if the checkpoint has none, or those of other questions.
+      UserError: If the checkpoint has no chains, or those of other questions.
     """
     file = storage.absolute(f"{filename}{_SUFFIX}")
     if self._model_dir not in file.parents:
@@ -135,7 +136,7 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
     path = _find(file)
     if path is None:
       raise UserError(
-        f"no rationale memory in {file.parent}: this is no checkpoint of "
+        f"no rationale memory in {file.parent}: this is not a checkpoint of "
         "such a run, or part of it is lost; choose another MODEL_DIR"
       )
     with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
@@ -156,21 +157,22 @@ class RationaleIterator(dataset_iterator.DatasetIterator):
 
 
 class Latent:
-  """What T5X's `train` is given in place of its data set.
+  """The replacement for the dataset of T5X's `train`.
 
-  T5X calls it for the training iterator; `LatentTrainer` finds in it what the
+  T5X calls it for the training iterator; `LatentTrainer` reads from it what the
   E-step needs.
 
   Attributes:
-    config: the questions and their lengths.
-    task: vocabulary and answers.
+    config: The questions and their lengths.
+    task: Vocabulary and answers.
     examples: N training questions.
-    method: how rationales are drawn and weighed.
-    seed: all randomness derives from it.
-    batch_size: M.
-    converter: makes T5X's features.
-    iterator: what T5X trains on, with the memory; None before T5X asks for it.
-    model_dir: the run's folder.
+    method: How rationales are drawn and weighed.
+    seed: Seed of all randomness.
+    batch_size: Questions M in a minibatch.
+    converter: Makes T5X's features.
+    iterator: T5X's training iterator, with the memory; None before T5X asks for
+      it.
+    model_dir: The run's folder.
   """
 
   def __init__(
@@ -185,15 +187,15 @@ class Latent:
     """Checks all that can be checked and loads the questions.
 
     Args:
-      model: T5X's, to be checked; T5X builds one of its own.
-      task: the questions.
-      method: the E-step.
-      seed: T5X's random_seed as well.
-      batch_size: M.
-      model_dir: the run's folder.
+      model: Model of T5X, to be checked; T5X builds one of its own.
+      task: The questions.
+      method: Method of the E-step.
+      seed: Seed of the run; also T5X's random_seed.
+      batch_size: Questions M in a minibatch.
+      model_dir: The run's folder.
 
     Raises:
-      UserError: if T5X would compute something else than the method.
+      UserError: If T5X would compute something else than the method.
     """
     one_line.install()
     checks.check_command()
@@ -205,7 +207,7 @@ class Latent:
     if task.length_factor is not None:
       raise UserError(
         "TaskConfig.length_factor is for the embedded trainer: T5X's lengths "
-        "are made of MAX_LENGTH; leave it out"
+        "are made from MAX_LENGTH; leave it out"
       )
     if method.scores_answers():
       raise UserError(
@@ -240,10 +242,10 @@ class Latent:
     feature_converter_cls: Any,
     **settings: Any,
   ) -> RationaleIterator:
-    """Gives T5X its training iterator; see `t5x.utils.GetDatasetCallable`.
+    """Returns T5X's training iterator; see `t5x.utils.GetDatasetCallable`.
 
     Raises:
-      UserError: if T5X was given another size of a minibatch.
+      UserError: If T5X has another minibatch size.
     """
     del shard_id, feature_converter_cls, settings
     if cfg.batch_size != self.batch_size:
@@ -261,26 +263,27 @@ class Latent:
 
 @functools.cache
 def vocabulary(path: str | None = None) -> seqio.Vocabulary:
-  """The vocabulary of model and task.
+  """Returns the vocabulary of model and task.
 
   Args:
-    path: a SentencePiece model, or the folder of a checkpoint; None is bytes.
+    path: Path of a SentencePiece model, or of a checkpoint's folder; None is
+      bytes.
   """
-  checks.check_command()  # T5X's own training asks for nothing else of these
+  checks.check_command()  # T5X's own training calls nothing else of these
   return common.load_vocabulary(path)
 
 
 def task_name(source: Source) -> str:
-  """The SeqIO task that T5X's evaluation asks: the same one.
+  """Returns the SeqIO task of T5X's evaluation, the same as in training.
 
   Args:
-    source: which, and in what form.
+    source: The task and its form.
 
   Returns:
-    Its name; a form that is not the registered one gets a name of its own.
+    The task's name; a form that is not the registered one gets a new name.
 
   Raises:
-    UserError: if there is no such task, or it cannot be had in this form.
+    UserError: If there is no such task, or it does not exist in this form.
   """
   from cot_latent.data import seqio_task
 
@@ -300,15 +303,15 @@ def task_name(source: Source) -> str:
 
 
 def _taken(arrays: dict[str, Any], prefix: str) -> dict[str, Any]:
-  """Takes the arrays out whose names begin so, by the rest of their names."""
+  """Takes out the arrays with this prefix; returns them without the prefix."""
   names = [name for name in arrays if name.startswith(prefix)]
   return {name.removeprefix(prefix): arrays.pop(name) for name in names}
 
 
 def _find(path: epath.Path) -> epath.Path | None:
-  """Finds the file, or that of another process: all hold the same.
+  """Finds the file, or that of another process: all of them have the same data.
 
-  Its name has the number of processes, which may be another one now.
+  Its name has the number of processes, which may have changed.
   """
   if path.exists():
     return path

@@ -1,6 +1,6 @@
-"""T5X's Trainer, each of whose steps is an E-step and then T5X's own step.
+"""T5X's Trainer; each of its steps is an E-step and then T5X's own step.
 
-M questions a minibatch, K draws each, S sequences that are differentiated.
+M questions per minibatch, K draws each, S sequences that are differentiated.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from cot_latent.errors import RunError, UserError
 from cot_latent.inference import fitting, memory, rng
 from cot_latent.reporting import metric_names
 from cot_latent.runtime import processes
-from cot_latent.runtime.progress import Progress
+from cot_latent.runtime.progress import DrawingProgress
 from cot_latent.t5x import fitted, header, loops, sampler
 from cot_latent.t5x.latent import Chains, Latent
 from cot_latent.t5x.report import Report
@@ -37,10 +37,10 @@ _NORM, _THEIR_NORM = "latent/grad/norm", "weight_gradient_norm"
 
 
 class GradientNorm(trainer.WeightMetricsComputer):
-  """Of T5X's metrics on parameters the one that a report has."""
+  """The one of T5X's metrics on parameters that a report has."""
 
   def compute_metrics(self, gradients, old_train_state, new_train_state):
-    """Measures the whole gradient's length."""
+    """Measures the norm of the whole gradient."""
     del old_train_state, new_train_state
     squares = [jnp.vdot(part, part) for part in jax.tree.leaves(gradients)]
     norm = jnp.sqrt(sum(squares)).astype(jnp.float32)
@@ -57,17 +57,17 @@ class LatentTrainer(trainer.Trainer):
     report: Report | None = None,
     **settings: Any,
   ):
-    """Takes what T5X's Trainer takes; makes the memory if there is none.
+    """Takes the arguments of T5X's Trainer; makes the memory if there is none.
 
     Args:
-      *arguments: of `t5x.trainer.Trainer`.
-      latent: which questions and which method.
-      report: where all is noted; None notes nothing.
-      **settings: of `t5x.trainer.Trainer`.
+      *arguments: Arguments of `t5x.trainer.Trainer`.
+      latent: The questions and the method.
+      report: Report of the run; None records nothing.
+      **settings: Further arguments of `t5x.trainer.Trainer`.
 
     Raises:
-      UserError: if the memory is not that of the parameters, or if processes
-        were asked for different things.
+      UserError: If the memory does not belong to the parameters, or if
+        processes have different configurations.
     """
     settings.setdefault("weight_metrics_computer", GradientNorm())
     super().__init__(*arguments, **settings)
@@ -90,14 +90,14 @@ class LatentTrainer(trainer.Trainer):
       latent.config.max_length,
       batch_size=latent.batch_size * latent.method.num_draws,
     )
-    # Few sizes are compiled, and each must be cut evenly.
+    # Few sizes are compiled, and each must be sharded evenly.
     parts = max(self._num_microbatches or 1, 1)
     self._unit = sampler.padded(self._partitioner, 1) * parts
     self._start_memory(int(utils.get_local_data(self.train_state.step)))
 
   @property
   def chains(self) -> Chains:
-    """The memory, which T5X's checkpoints hold as their data set."""
+    """The chains, which T5X's checkpoints store as part of their dataset."""
     iterator = self._latent.iterator
     if iterator is None:
       raise UserError(
@@ -132,7 +132,8 @@ class LatentTrainer(trainer.Trainer):
     loops.keep_first(latent, self.train_state)
     began = time.perf_counter()
     chains.memory = self._e_step.start_memory(
-      self.train_state.params, Progress("memory", len(latent.examples))
+      self.train_state.params,
+      DrawingProgress("memory", len(latent.examples), latent.config.max_length),
     )
     if self._report:
       is_empty = latent.method.memory_start == "empty"
@@ -158,13 +159,13 @@ class LatentTrainer(trainer.Trainer):
     self._latent.iterator.before_saving = self._report.saving
 
   def train(self, batch_iter, num_steps, start_step=None):
-    """Takes steps as T5X does, but for what a step is."""
+    """Takes steps as T5X does, except for the content of a step."""
     self._compiled_train_step = self._latent_step
     with self._report.guarded() if self._report else contextlib.nullcontext():
       return super().train(batch_iter, num_steps, start_step)
 
   def close(self) -> None:
-    """Ends what T5X began, and the report."""
+    """Closes what T5X opened, and the report."""
     super().close()
     if self._report is None:
       return
@@ -174,7 +175,7 @@ class LatentTrainer(trainer.Trainer):
 
   def compile_train(self, batch) -> None:
     """Compiles T5X's step for the most sequences that a step may have."""
-    del batch  # of questions without rationales
+    del batch  # it has no rationales
     latent = self._latent
     size = self._padded(latent.method.max_scored(latent.batch_size))
     super().compile_train(self._place(latent.converter.zeros(size)))
@@ -182,7 +183,7 @@ class LatentTrainer(trainer.Trainer):
 
   def _latent_step(self, train_state, batch):
     """An E-step, and T5X's step on the sequences that have weight."""
-    del batch  # it has the shapes alone
+    del batch  # only its shapes are used
     began = time.perf_counter()
     step = int(utils.get_local_data(train_state.step))
     train_state, collected = loops.begin(
@@ -221,10 +222,10 @@ class LatentTrainer(trainer.Trainer):
       now = time.perf_counter()
       update = UpdateInfo(
         learning_rate=_number(metrics["learning_rate"]),
-        is_finite=True,  # or the run had ended
+        is_finite=True,  # otherwise the run would have ended
         norm=_norm(metrics),
         loss=_number(metrics["loss"]),
-        log_prob_gap=None,  # T5X's loop does not say what it drew by
+        log_prob_gap=None,  # T5X's loop returns no log-probabilities
         gradient_seconds=now - differentiating,
         rest_seconds=differentiating
         - began
@@ -242,7 +243,7 @@ class LatentTrainer(trainer.Trainer):
     return train_state, metrics
 
   def _weigh(self, params: Any, step: int) -> tuple[WeightedRows, StepInfo]:
-    """The E-step at T5X's step, counted from 0."""
+    """Takes the E-step at T5X's step, counted from 0."""
     latent, chains = self._latent, self.chains
     assert chains.memory is not None
     own_step = step - chains.began_at
@@ -260,11 +261,11 @@ class LatentTrainer(trainer.Trainer):
     return rows, info
 
   def _measure(self, train_state: Any, rows: WeightedRows) -> Any:
-    """What a fitted control variate is fitted to; None where it is not."""
+    """Measures the terms for the control variate's fit; None if none is due."""
     if rows.terms is None:
       return None
     if self._measures is None:
-      self._measures = fitted.build(
+      self._measures = fitted.build_measurement(
         self._model,
         self._partitioner,
         self._train_state_axes,
@@ -276,7 +277,7 @@ class LatentTrainer(trainer.Trainer):
     return fitted.fetch(self._measures(train_state, kept, subtracted))
 
   def _convert(self, rows: WeightedRows, weights: np.ndarray):
-    """Features of the rows, filled up with some that have no weight."""
+    """Returns features of the rows, padded with rows of weight 0."""
     more = self._padded(len(rows.weights)) - len(rows.weights)
     targets = np.pad(rows.targets, ((0, more), (0, 0)))
     prompts = np.pad(rows.prompts, ((0, more), (0, 0)))
@@ -292,7 +293,7 @@ class LatentTrainer(trainer.Trainer):
     )
 
   def _step_for(self, size: int, train_state):
-    """T5X's partitioned step, compiled for this number of rows."""
+    """Returns T5X's partitioned step, compiled for this number of rows."""
     if size not in self._steps:
       self._steps[size] = self._partitioner.compile(
         self._partitioned_train_step,
@@ -302,7 +303,7 @@ class LatentTrainer(trainer.Trainer):
     return self._steps[size]
 
   def _nothing(self, train_state, batch):
-    """The metrics of a step that is not taken."""
+    """Returns the metrics of a skipped step."""
     if self._empty_metrics is None:
       step = self._partitioned_train_step
       _, shapes = jax.eval_shape(step, train_state, batch)
@@ -318,18 +319,18 @@ class LatentTrainer(trainer.Trainer):
 
 
 def _norm(metrics) -> float | None:
-  """The gradient's length; None if nothing measures it."""
+  """Returns the gradient's norm; None if it is not measured."""
   norm = metrics.get(_NORM, metrics.get(_THEIR_NORM))
   return None if norm is None else _number(norm)
 
 
 def _number(metric: Any) -> float:
-  """What one step adds to a metric."""
+  """Returns the sum that one step adds to a metric."""
   return float(utils.get_local_data(metric.total))
 
 
 def _share(chains: Chains, latent: Latent) -> None:
-  """Gives all processes the first one's chains: not all restore them."""
+  """Gives all processes the first one's chains: some do not restore them."""
   is_there, began_at, step = multihost_utils.broadcast_one_to_all(
     np.array([chains.memory is not None, chains.began_at, chains.step])
   ).tolist()

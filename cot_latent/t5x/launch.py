@@ -1,4 +1,4 @@
-"""`t5x train` with a gin file that asks for T5X's own train."""
+"""`t5x train` for a gin file that needs T5X's own train."""
 
 import contextlib
 import pathlib
@@ -28,19 +28,19 @@ def run(
   flags: Sequence[str] = (),
   check: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> None:
-  """Runs T5X's train.py as the script that it is.
+  """Runs T5X's train.py as a script.
 
   Args:
-    gin_files: as T5X takes them.
-    bindings: lines such as "SEED = 3".
-    search_paths: folders to look gin files up in.
-    flags: further ones of T5X's.
-    check: is given the report's header before anything is trained, and raises
-      UserError if it should not be.
+    gin_files: Gin files, as T5X takes them.
+    bindings: Lines such as "SEED = 3".
+    search_paths: Folders in which gin files are looked up.
+    flags: Further flags of T5X.
+    check: Called with the report's header before any training; raises
+      UserError if the run must not start.
 
   Raises:
-    UserError: for a mistake in the configuration.
-    RunError: if the run cannot go on.
+    UserError: For a mistake in the configuration.
+    RunError: If the run cannot continue.
   """
   arguments = [f"--gin_file={name}" for name in gin_files]
   arguments += [f"--gin_bindings={binding}" for binding in bindings]
@@ -52,7 +52,7 @@ def run(
     with _said():
       runpy.run_module(_MODULE, run_name="__main__", alter_sys=True)
   except (UserError, RunError) as error:
-    # Its type may be one that gin made of ours.
+    # Its type may be one that gin made from ours.
     kind = UserError if isinstance(error, UserError) else RunError
     raise kind(_first_line(error)) from None
   except Exception as error:
@@ -72,21 +72,21 @@ def repeat(
   checkpoint: str | None,
   check: Callable[[Mapping[str, Any]], None],
 ) -> None:
-  """Runs again what a report is of, from the configuration that T5X read.
+  """Repeats the run of a report, from the configuration that T5X read.
 
   Args:
-    old: the report of a run inside T5X.
-    folder: the new run's.
-    data_dir: as DATA_DIR; None takes what the run had.
-    checkpoint: as INITIAL_CHECKPOINT_PATH; None takes what the run had.
-    check: as for `run`.
+    old: The report of a run inside T5X.
+    folder: The new run's folder.
+    data_dir: Value of DATA_DIR; None uses the old run's.
+    checkpoint: Value of INITIAL_CHECKPOINT_PATH; None uses the old run's.
+    check: Called with the report's header, as in `run`.
 
   Raises:
-    UserError: for a mistake in the configuration, or by `check`.
-    RunError: if the run cannot go on.
+    UserError: For a mistake in the configuration, or from `check`.
+    RunError: If the run cannot continue.
 
-  Whatever ends it before there is a report, a folder that was empty or not
-  there is so again.
+  If the run ends before there is a report, a folder that was empty or missing
+  is so again.
   """
   folder = folder.absolute()
   was_there = folder.exists()
@@ -116,18 +116,18 @@ def dry_run(
   bindings: Sequence[str],
   search_paths: Sequence[str],
 ) -> str:
-  """Checks a configuration and says what the run would do.
+  """Checks a configuration and describes what the run would do.
 
   Args:
-    gin_files: as T5X takes them.
-    bindings: lines such as "SEED = 3".
-    search_paths: folders to look gin files up in.
+    gin_files: Gin files, as T5X takes them.
+    bindings: Lines such as "SEED = 3".
+    search_paths: Folders in which gin files are looked up.
 
   Returns:
     The configuration, and the cost.
 
   Raises:
-    UserError: for a mistake in it.
+    UserError: For a mistake in the configuration.
   """
   from t5x import train as train_script
 
@@ -144,13 +144,13 @@ def parse(
   bindings: Sequence[str],
   search_paths: Sequence[str],
 ) -> Any:
-  """Reads a configuration as train.py does, mistakes in one line.
+  """Reads a configuration as train.py does; mistakes become one line.
 
   Args:
-    train_script: the module t5x.train, which stands for the main one.
-    gin_files: as T5X takes them.
-    bindings: lines such as "SEED = 3".
-    search_paths: folders to look gin files up in.
+    train_script: The module t5x.train, which replaces the main module.
+    gin_files: Gin files, as T5X takes them.
+    bindings: Lines such as "SEED = 3".
+    search_paths: Folders in which gin files are looked up.
 
   Returns:
     T5X's train as gin configures it.
@@ -171,13 +171,13 @@ def parse(
 
 
 def describe(train: Any) -> str:
-  """Makes what the run is given, with all its checks, and counts.
+  """Builds the run's arguments, with all their checks, and counts the cost.
 
   Args:
     train: T5X's train, as gin configures it.
 
   Returns:
-    A few lines; where no rationales are drawn, that T5X trains by itself.
+    A few lines; if no rationales are drawn, a line about T5X's own training.
   """
   bound = gin.get_bindings(train, resolve_references=False)
   latent = _resolved(bound.get("get_dataset_fn"))
@@ -202,7 +202,7 @@ def describe(train: Any) -> str:
 
 @contextlib.contextmanager
 def _said() -> Iterator[None]:
-  """Has the report say what ended the run, wherever that was."""
+  """Makes the report record the error that ended the run, wherever it was."""
   try:
     yield
   except (Exception, KeyboardInterrupt, Preempted) as error:
@@ -212,7 +212,7 @@ def _said() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _as_main(module: Any) -> Iterator[None]:
-  """Has a module stand for the main one, which T5X's gin files import."""
+  """Makes a module stand for the main module, which T5X's gin files import."""
   before = sys.modules["__main__"]
   sys.modules["__main__"] = module
   try:
@@ -222,14 +222,14 @@ def _as_main(module: Any) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-  """What it says without what gin appends: the calls that it came from."""
+  """Returns the message without the calls that gin appends."""
   return str(error).partition("\n")[0]
 
 
 def _resolved(value: Any) -> Any:
-  """The value that a binding stands for."""
+  """Resolves the value of a binding."""
   try:
-    # Gin resolves a reference where it is copied.
+    # Gin resolves a reference when it is copied.
     return value.__deepcopy__({}) if hasattr(value, "__deepcopy__") else value
   except UserError as error:
     raise UserError(str(error).partition("\n")[0]) from None

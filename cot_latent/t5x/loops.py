@@ -1,10 +1,10 @@
 """Outer loops inside T5X.
 
-When one begins, a pool of rationales is drawn with T5X's parameters, and the
-fit begins from the state that the run began with, parameters and optimizer.
-That is kept in the run's folder and read again each time: no device has to
-hold it, and a run that goes on reads the same. (Of T5X's checkpoints, among
-which it is the first one, T5X deletes the old.)
+When a loop begins, T5X's parameters draw a pool of rationales. The fit then
+begins from the initial state of the run, parameters and optimizer. That state
+is stored in the run's folder and read again each time: no device has to hold
+it, and a resumed run reads the same state. (T5X deletes its own old
+checkpoints, of which that state would be the first.)
 
 Reference: see `cot_latent.em.outer_loops`, which has the method.
 """
@@ -18,7 +18,7 @@ from cot_latent.em import outer_loops
 from cot_latent.em.estep import EStep
 from cot_latent.em.outer_loops import Pool
 from cot_latent.errors import UserError
-from cot_latent.runtime.progress import Progress
+from cot_latent.runtime.progress import DrawingProgress
 from cot_latent.t5x import storage
 from cot_latent.t5x.latent import Chains, Latent
 
@@ -27,7 +27,7 @@ _ENDLESS = int(np.iinfo(np.int32).max)
 
 
 def empty_pool(latent: Latent) -> Pool | None:
-  """The pool before the first step; None for a method without loops."""
+  """Returns the pool before the first step; None without loops."""
   method = latent.method
   if method.loops is None:
     return None
@@ -37,26 +37,26 @@ def empty_pool(latent: Latent) -> Pool | None:
 
 
 def keep_first(latent: Latent, train_state: Any) -> None:
-  """Keeps what fits begin from, if there may be a second one.
+  """Stores the state that fits begin from, if there may be a second fit.
 
   Args:
-    latent: the experiment.
-    train_state: T5X's before the run's first step.
+    latent: The experiment.
+    train_state: T5X's state before the run's first step.
   """
   if latent.method.loops is not None and latent.method.loops.begins_anew():
     storage.keep_state(_first(latent), train_state.state_dict())
 
 
 def check(latent: Latent, chains: Chains) -> None:
-  """Checks that a run that goes on has what its loops need.
+  """Checks that a resumed run has what its loops need.
 
   Args:
-    latent: the experiment.
-    chains: as a checkpoint had them.
+    latent: The experiment.
+    chains: Chains from a checkpoint.
 
   Raises:
-    UserError: if the pool is another method's, or what fits begin from is
-      lost.
+    UserError: If the pool is another method's, or if the state that fits begin
+      from is lost.
   """
   method, pool, empty = latent.method, chains.pool, empty_pool(latent)
   if (pool and pool.tokens.shape) != (empty and empty.tokens.shape):
@@ -73,8 +73,8 @@ def check(latent: Latent, chains: Chains) -> None:
     return
   if not storage.absolute(_first(latent)).is_dir():
     raise UserError(
-      f"{_first(latent)} is lost, from which method {method.name!r} begins "
-      "each outer loop: choose another MODEL_DIR"
+      f"{_first(latent)} is lost, but method {method.name!r} begins each "
+      "outer loop from it: choose another MODEL_DIR"
     )
 
 
@@ -85,22 +85,21 @@ def begin(
   train_state: Any,
   step: int,
 ) -> tuple[Any, outer_loops.Collected | None]:
-  """Where a loop begins, fills the pool and starts the fit again.
+  """If a loop begins, fills the pool and restarts the fit.
 
   Args:
     latent: The experiment.
-    chains: Gets the new pool, and the memory of it.
-    e_step: Draws.
-    train_state: T5X's before the step, whose parameters draw; where a fit is
-      started again it is used up.
-    step: T5X's, of the steps taken so far.
+    chains: Chains; they get the new pool and its memory.
+    e_step: Draws the rationales.
+    train_state: T5X's state before the step, whose parameters draw; donated if
+      a fit is restarted.
+    step: T5X's count of the steps taken so far.
 
   Returns:
-    T5X's state to continue with, and what was drawn; None where no loop
-    begins.
+    T5X's state to continue with, and the rationales; None if no loop begins.
 
   Raises:
-    RunError: if what fits begin from cannot be read.
+    RunError: If the state that fits begin from cannot be read.
   """
   method, pool = latent.method, chains.pool
   own_step = step - chains.began_at
@@ -112,25 +111,28 @@ def begin(
   loop = int(pool.loop) + 1
   total = len(latent.examples) * method.num_draws
   collected = outer_loops.collect(
-    e_step, train_state.params, loop, Progress(f"loop {loop}", total)
+    e_step,
+    train_state.params,
+    loop,
+    DrawingProgress(f"loop {loop}", total, e_step.max_length),
   )
   pool = outer_loops.next_pool(e_step, pool, collected, own_step, _ENDLESS)
   chains.memory = outer_loops.remember(
     chains.memory, pool.tokens, pool.is_correct, own_step + 1
   )
   chains.pool = pool
-  if loop > 0:  # the first one begins as the run does
+  if loop > 0:  # the first loop begins with the run's own state
     train_state = _begin_fit(train_state, _first(latent), method.loops.restart)
   return train_state, collected
 
 
 def is_over(latent: Latent, chains: Chains, step: int) -> bool:
-  """Whether the last loop was over before a step, so that nothing is fitted.
+  """Whether the last loop was over before a step, so that no more is fitted.
 
   Args:
-    latent: the experiment.
-    chains: with the pool.
-    step: T5X's, of the steps taken before.
+    latent: The experiment.
+    chains: Chains with the pool.
+    step: T5X's count of the steps taken before.
   """
   loops, pool = latent.method.loops, chains.pool
   if loops is None or pool is None:
@@ -142,10 +144,10 @@ def end(latent: Latent, chains: Chains, step: int, loss: float) -> None:
   """Ends the loop if a minibatch is fitted well enough.
 
   Args:
-    latent: the experiment.
-    chains: with the pool.
-    step: T5X's, this one included.
-    loss: of the step, in nats a sequence.
+    latent: The experiment.
+    chains: Chains with the pool.
+    step: T5X's count of the steps taken, this one included.
+    loss: Loss of the step, in nats per sequence.
   """
   own_step = step - chains.began_at
   chains.pool = outer_loops.end_early(
@@ -154,22 +156,22 @@ def end(latent: Latent, chains: Chains, step: int, loss: float) -> None:
 
 
 def _begin_fit(train_state: Any, first: str, restart: bool) -> Any:
-  """Begins a fit as the run began, but that T5X's step goes on.
+  """Begins a fit from the run's initial state, but keeps T5X's step.
 
   Args:
-    train_state: T5X's, of which nothing may be used any more.
-    first: where the first state is kept.
-    restart: whether parameters begin anew too, and not the optimizer alone.
+    train_state: T5X's state; donated, so that it cannot be used any more.
+    first: Path of the initial state.
+    restart: Whether the parameters restart too, and not the optimizer alone.
 
   Returns:
-    T5X's state, which lies where the old one does.
+    T5X's state, with the shardings of the old one.
   """
   now = train_state.state_dict()
   like = storage.described(now)
   if not restart:
     like["target"] = jax.tree.map(lambda leaf: storage.NOT_READ, like["target"])
   replaced = [now["state"]["param_states"]] + [now["target"]] * restart
-  # As T5X's step does, give the place away: there may be none for two states.
+  # Donates the old state, as T5X's step does: two may not fit in memory.
   jax.tree.map(lambda array: array.delete(), replaced)
   state = storage.kept_state(first, like)
   state["state"]["step"] = now["state"]["step"]

@@ -1,6 +1,6 @@
-"""How T5X's train.py ends where it is run by itself: as `t5x train` does.
+"""How T5X's train.py ends if it is run by itself: as `t5x train` does.
 
-`python -m t5x.train` has no place where a mistake or SIGTERM could be caught.
+`python -m t5x.train` has no place where an error or SIGTERM could be caught.
 """
 
 import contextlib
@@ -14,15 +14,15 @@ from cot_latent.runtime import preemption, terminal
 
 _STATUS = {UserError: 2, RunError: 1}
 _EXIT_PREEMPTED = 143
-# What JAX says in an IndivisibleError.
+# The message of JAX's IndivisibleError.
 _INDIVISIBLE = r"is partitioned (\d+) times, but the dimension size is (\d+)"
 _held = contextlib.ExitStack()  # until the process ends
 
 
 def install() -> None:
-  """Has Python say a mistake without a traceback, and mind SIGTERM.
+  """Makes Python print a mistake without a traceback, and handles SIGTERM.
 
-  Where somebody minds it already, as `t5x train` does, that stays.
+  An existing handler, such as that of `t5x train`, stays.
   """
   before = sys.excepthook
   if getattr(before, "__module__", "") == __name__:
@@ -48,14 +48,14 @@ def install() -> None:
 
 
 def install_in_script() -> None:
-  """The same, if this process runs T5X's train.py by itself."""
+  """Calls `install` if this process runs T5X's train.py by itself."""
   spec = getattr(sys.modules["__main__"], "__spec__", None)
   if spec is not None and spec.name == "t5x.train":
     install()
 
 
 def explain(error: BaseException) -> None:
-  """Raises a line in place of an error of T5X's that a user can correct.
+  """Turns an error of T5X's that a user can fix into one line.
 
   Args:
     error: Anything that ended T5X's train.py.
@@ -71,8 +71,8 @@ def explain(error: BaseException) -> None:
     raise UserError(
       f"an array's axis of {size} cannot be cut into {parts} parts, as for "
       "heads that the devices do not divide: set NUM_PARTITIONS to a divisor. "
-      "T5X's mesh of CPUs ignores NUM_PARTITIONS and cuts by all devices, so "
-      "there run with fewer of them"
+      "T5X's mesh of CPUs ignores NUM_PARTITIONS and shards over all devices, "
+      "so run with fewer of them there"
     ) from None
   if isinstance(error, Exception) and _is_of_parsing(error):
     with gin_errors.explained("in the configuration"):
@@ -80,7 +80,7 @@ def explain(error: BaseException) -> None:
 
 
 def _is_of_parsing(error: Exception) -> bool:
-  """Whether an error came up while T5X read the configuration."""
+  """Whether an error was raised while T5X read the configuration."""
   trace = error.__traceback__
   while trace:
     code = trace.tb_frame.f_code

@@ -1,7 +1,7 @@
-"""The report of a run inside T5X: the embedded trainer's, step for step.
+"""The report of a run inside T5X, with steps as in the embedded trainer's.
 
-T5X's step counts those of the pretrained checkpoint too. In a report steps are
-the method's, from 0; its part `t5x` says at which of T5X's they began.
+T5X's step also counts the steps of the pretrained checkpoint. A report counts
+the method's steps from 0; its part `t5x` has T5X's step at which they began.
 """
 
 import atexit
@@ -30,10 +30,11 @@ from cot_latent.t5x import checks, header
 from cot_latent.t5x.latent import Latent
 from cot_latent.t5x.storage import Store
 
-# What looks at a header before anything is written. It is a module's variable
-# because T5X's own script is between `launch.run`, which sets it, and a report.
+# Called with a header before anything is written. It is a module variable
+# because T5X's own script runs between `launch.run`, which sets it, and the
+# report.
 check_header: Callable[[Mapping[str, Any]], None] | None = None
-_open: set["Report"] = set()  # in this process, for `end_by`
+_open: set["Report"] = set()  # of this process, for `end_by`
 
 _PREDICTIONS = seqio.metrics.ModelOutputType.PREDICTION
 _INTERRUPTIONS = (*runlog.INTERRUPTIONS, trainer.PreemptionError)
@@ -49,19 +50,19 @@ class StoredLog(RunLog):
     resume_at: int | None,
     **settings: Any,
   ):
-    """Opens the log as `RunLog` does, of which the last arguments are.
+    """Opens the log; see `RunLog`, which takes the last arguments.
 
     Args:
       store: The run's folder.
-      sections: The sections of the report that the journal does not give.
-      resume_at: The step that the run resumes from; None at the start.
-      **settings: As for `RunLog`.
+      sections: Sections of the report that do not come from the journal.
+      resume_at: The step from which the run resumes; None at the start.
+      **settings: Further arguments of `RunLog`.
     """
     super().__init__(store.folder, sections, resume_at, **settings)
     self._store, self._sections = store, sections
 
   def write(self, status: str, error: str | None = None) -> dict[str, Any]:
-    """Writes report.json and report.html, and puts all where it belongs."""
+    """Writes report.json and report.html, and copies files to the bucket."""
     content = self._store.config()
     if content is not None:
       header.name_config(self._sections, content)
@@ -75,7 +76,7 @@ class Report:
   """Writes the journal, report.json and its page while T5X trains.
 
   Attributes:
-    test: the held-out questions.
+    test: The held-out questions.
   """
 
   def __init__(
@@ -89,11 +90,11 @@ class Report:
     """Loads the held-out questions; writes nothing.
 
     Args:
-      latent: the experiment.
-      model_dir: the run's folder.
+      latent: The experiment.
+      model_dir: The run's folder.
       total_steps: T5X's step at which the run ends.
-      evaluation_period: steps between T5X's evaluations.
-      limits: beyond which the run counts as dead.
+      evaluation_period: Steps between T5X's evaluations.
+      limits: Limits beyond which the run counts as dead.
     """
     self._began = time.perf_counter()
     compilation.watch()
@@ -114,7 +115,7 @@ class Report:
 
   @property
   def task(self):
-    """Vocabulary and answers."""
+    """The task, with vocabulary and answers."""
     return self._latent.task
 
   def open(
@@ -129,27 +130,27 @@ class Report:
     """Begins the report, or resumes it after a checkpoint.
 
     Args:
-      step: T5X's.
+      step: T5X's step.
       began_at: T5X's step at which the memory was made.
-      is_new: whether it is made now.
-      params: T5X's.
-      partitioner: of the run.
-      num_microbatches: of a step.
+      is_new: Whether it is made now.
+      params: Parameters of T5X.
+      partitioner: Partitioner of the run.
+      num_microbatches: Number of parts of a step's rows.
 
     Raises:
-      UserError: if the folder belongs to another run or is in use, if steps
+      UserError: If the folder belongs to another run or is in use, if steps
         are missing in its journal, or if TRAIN_STEPS is less than the steps of
-        the checkpoint that it begins with.
+        the initial checkpoint.
     """
     self._began_at = began_at
     end = self._total_steps
     if is_new and end < step:
       raise UserError(
         f"TRAIN_STEPS = {end} counts the {step} steps of the checkpoint too: "
-        f"set TRAIN_STEPS = {step} and what is to be trained"
+        f"set TRAIN_STEPS to {step} plus the steps to be trained"
       )
     self._steps, own = end - began_at, step - began_at
-    sections, diff = header.build(
+    sections, diff = header.build_header(
       self._latent,
       self.test,
       header.Plan(self._model_dir, self._steps, self._period, self._limits),
@@ -175,18 +176,18 @@ class Report:
         )
       header.take_over(sections, old, resume_at)
     self._log = self._open_log(sections, resume_at, None if old else diff)
-    # T5X has many places outside of steps and evaluations where it may end.
+    # T5X may end at many places outside of steps and evaluations.
     atexit.register(_end_as_python_does)
     _open.add(self)
     self._log.write("running")
 
   def begun(self, params: Any, seconds: float, num_sampled: int) -> None:
-    """Notes that the memory was made.
+    """Records that the memory was made.
 
     Args:
-      params: T5X's.
-      seconds: that it took.
-      num_sampled: sequences.
+      params: Parameters of T5X.
+      seconds: Time that it took.
+      num_sampled: Number of sequences drawn.
     """
     if self._log is None:
       return
@@ -194,14 +195,14 @@ class Report:
     self._log.params(0, digests.tree_sha256(params))
 
   def step(self, step: int, metrics: Mapping[str, Any]) -> None:
-    """Notes what was measured in a step of T5X's."""
+    """Records the measurements of a step of T5X's."""
     if self._log is not None:
       self._log.step(step - self._began_at, metrics)
 
   def evaluated(
     self, step: int, outputs: Sequence[Output], seconds: float
   ) -> None:
-    """Notes what T5X's evaluation found, and keeps the completions."""
+    """Records the results of T5X's evaluation, and stores the completions."""
     if self._log is None or not outputs:
       return
     own = step - self._began_at
@@ -218,7 +219,7 @@ class Report:
     self._log.write("running")
 
   def saving(self, step: int, memory_sha256: str) -> None:
-    """Brings all up to date before a checkpoint counts on it."""
+    """Writes everything that a checkpoint relies on, before it is saved."""
     if self._log is None:
       return
     own = step - self._began_at
@@ -251,7 +252,7 @@ class Report:
 
   @contextlib.contextmanager
   def guarded(self) -> Iterator[None]:
-    """Has the report say what ended the run."""
+    """Makes the report record the error that ends the run."""
     try:
       yield
     except BaseException as error:
@@ -259,8 +260,8 @@ class Report:
       raise
 
   def end_by(self, error: BaseException | None) -> None:
-    """Ends the report with what ended the run; None is not known."""
-    # Nothing, such as a full disk, must hide what went wrong first.
+    """Ends the report with the error that ended the run; None is unknown."""
+    # Nothing, such as a full disk, may hide the first error.
     with contextlib.suppress(Exception):
       self._end(*runlog.ending(error, _INTERRUPTIONS))
 
@@ -273,7 +274,7 @@ class Report:
     _open.discard(self)
 
   def _hold(self) -> None:
-    """Makes the folder, and keeps other processes out of it."""
+    """Makes and locks the folder."""
     self._store.fetch()
     if processes.is_first() and not self._store.is_remote:
       self._store.folder.mkdir(parents=True, exist_ok=True)
@@ -286,7 +287,7 @@ class Report:
     if is_first and diff:
       files.write_atomically(folder / record.DIFF, diff)
     if resume_at is not None and is_first and checks.evaluates_first():
-      # T5X evaluates after it has saved, and once more where it resumes.
+      # T5X evaluates after it has saved, and again when it resumes.
       runlog.drop_evaluation(folder, resume_at)
     return StoredLog(
       self._store,
@@ -299,7 +300,7 @@ class Report:
 
 
 class Evaluator:
-  """A SeqIO evaluator that shows what it was answered to a report."""
+  """A SeqIO evaluator that passes its answers to a report."""
 
   def __init__(
     self,
@@ -310,16 +311,16 @@ class Evaluator:
     """Makes the evaluator.
 
     Args:
-      make: SeqIO's, with gin's settings.
-      report: where answers are noted; None notes none.
-      **settings: that T5X gives it.
+      make: SeqIO's evaluator, with gin's settings.
+      report: Report of the run; None records no answers.
+      **settings: Arguments from T5X.
     """
     self._made = make(**settings)
     self._report = report
     if report is not None and not checks.evaluates_greedily():
-      # A report's results are greedy ones, or majorities of samples.
+      # A report's results are greedy, or majorities of samples.
       terminal.say(
-        "the evaluation draws samples (decoding.temperature_sample), so that "
+        "the evaluation draws samples (decoding.temperature_sample), so "
         "the report leaves it out: set topk = 1",
         is_error=True,
       )
@@ -327,7 +328,7 @@ class Evaluator:
     self._ids: dict[str, list[str]] = {}
 
   def __getattr__(self, name: str) -> Any:
-    """All else is SeqIO's."""
+    """Returns any other attribute of SeqIO's evaluator."""
     return getattr(self._made, name)
 
   def evaluate(self, *, step: int | None = None, **settings: Any) -> Any:
@@ -366,10 +367,10 @@ class Evaluator:
 
 
 def end_by(error: BaseException | None) -> None:
-  """Ends the reports of this process that nothing else has ended.
+  """Ends the reports of this process that are still open.
 
   Args:
-    error: that ends the run; None is not known.
+    error: Error that ends the run; None if it is unknown.
   """
   for each in tuple(_open):
     each.end_by(error)

@@ -20,8 +20,7 @@ from cot_latent.t5x.features import Converter
 class T5XSampler:
   """Draws with a T5X model.
 
-  It does not tell log-probabilities: T5X's loop keeps none of what is drawn
-  this way.
+  It returns no log-probabilities, because T5X's loop does not keep them.
   """
 
   def __init__(
@@ -32,14 +31,14 @@ class T5XSampler:
     converter: Converter,
     ending: Ending,
   ):
-    """Compiles nothing yet.
+    """Stores the settings; nothing is compiled yet.
 
     Args:
-      model: T5X's, which ends a row with EOS by itself.
-      partitioner: Of the run.
-      param_axes: Where its parameters are placed.
-      converter: Makes its features.
-      ending: What ends a row, EOS and others.
+      model: Model of T5X, which ends a row at EOS by itself.
+      partitioner: Partitioner of the run.
+      param_axes: Axes of the parameters.
+      converter: Makes the model's features.
+      ending: Tokens and strings that end a row, EOS included.
     """
     self._partitioner, self._converter = partitioner, converter
     self._ending = ending
@@ -60,13 +59,13 @@ class T5XSampler:
     num_slots: int | None = None,
     report_done: Callable[[int], None] | None = None,
   ) -> Draws:
-    """Draws as `models.api.Sampler` says."""
+    """Draws as described in `models.api.Sampler`."""
     keys = np.asarray(jax.random.key_data(rng_keys))
     total = len(prompts)
     size = padded(self._partitioner, min(total, num_slots or total))
     parts = []
     for begin in range(0, total, size):
-      # Behind the end the last row again.
+      # Repeats the last row to fill the batch.
       rows = np.minimum(np.arange(begin, begin + size), total - 1)
       drawn = self._sample_batch(params, prompts[rows], keys[rows], temperature)
       parts.append(drawn[: total - begin])
@@ -106,12 +105,12 @@ def _predict(model, converter, ending, params, batch, key_data, temperature):
   tokens, _ = model.predict_batch_with_aux(
     params,
     batch,
-    num_decodes=1,  # several come sorted by how probable they are
+    num_decodes=1,  # several would be sorted by their probability
     return_all_decodes=False,
     decoder_params={
       "max_decode_steps": limit,
       "max_decode_steps_hard_limit": None,
-      # The callback makes the largest logit a draw at temperature 1.
+      # The callback turns the largest logit into a draw at temperature 1.
       "temperature": 0.0,
       "topk": 0,
       "topp": 0.0,
@@ -125,20 +124,20 @@ def _predict(model, converter, ending, params, batch, key_data, temperature):
 def row_noise(
   key_data: jax.Array, start: jax.Array, temperature: jax.Array
 ) -> Callable[[jax.Array, Any], jax.Array]:
-  """Makes a callback of T5X's decoding by which each row draws by its own key.
+  """Makes a callback for T5X's decoding with a random key per row.
 
   The largest logit plus Gumbel noise is a draw from the whole distribution at
-  temperature 1. With T5X's one key for all rows a draw would depend on the
-  row's place and on the size of the batch.
+  temperature 1. T5X has one key for all rows, so that a draw would depend on
+  the row's place and on the batch size.
 
   Args:
-    key_data: [B, 2] uint32, of the rows' keys.
-    start: [B] int32, where each row's first token is drawn.
-    temperature: scalar; 0 adds no noise.
+    key_data: [B, 2] uint32, the rows' keys.
+    start: [B] int32, position of each row's first drawn token.
+    temperature: Scalar; 0 adds no noise.
 
   Returns:
-    (logits [B, V], state of the loop) -> [B, V]. Padding is never drawn: T5X's
-    attention does not see a token 0.
+    (logits [B, V], state of the loop) -> [B, V]. Padding is never drawn,
+    because T5X's attention masks token 0.
   """
 
   def add_noise(logits, state):
@@ -158,20 +157,20 @@ def row_noise(
 def row_ends(
   ending: Ending, start: jax.Array, length: int
 ) -> Callable[[Any], Any]:
-  """Makes a callback of T5X's decoding that ends rows at any end.
+  """Makes a callback for T5X's decoding that ends rows at any ending.
 
-  T5X's loop knows one EOS and keeps nothing else of rows, so that a row is read
+  T5X's loop knows one EOS and has no further state per row, so each row is read
   from its first token at every step. An ended row writes padding.
 
   Args:
-    ending: What ends a row.
-    start: [B] int32, where each row's first token is drawn.
-    length: T.
+    ending: Tokens and strings that end a row.
+    start: [B] int32, position of each row's first drawn token.
+    length: Target length T.
 
   Returns:
-    State of the loop -> the state, in which rows that have an end are ended.
+    State of the loop -> the state in which rows at an ending have ended.
   """
-  # The token that is drawn at a place stands behind it.
+  # The token drawn at a position is stored at the next position.
   columns = start[:, None] + 1 + jnp.arange(length)
 
   def end_rows(state):
@@ -184,7 +183,7 @@ def row_ends(
 
 
 def padded(partitioner: partitioning.BasePartitioner, rows: int) -> int:
-  """The next number of rows that the data axis can cut evenly."""
+  """Returns the next number of rows that the data axis divides evenly."""
   size = partitioner.data_mesh_size
   return -(-rows // size) * size
 
@@ -192,7 +191,7 @@ def padded(partitioner: partitioning.BasePartitioner, rows: int) -> int:
 def place_rows(
   partitioner: partitioning.BasePartitioner, array: np.ndarray
 ) -> jax.Array:
-  """Puts rows where the partitioner wants them; every process has them all."""
+  """Places rows on the devices; every process has all of them."""
   sharding = jax.sharding.NamedSharding(
     partitioner.mesh, partitioner.data_partition_spec
   )

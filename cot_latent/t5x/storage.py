@@ -1,7 +1,8 @@
-"""What is stored beside T5X's own checkpoints, on a disk or in a bucket.
+"""Files beside T5X's own checkpoints, on a disk or in a bucket.
 
-Journal and report are written with what only a disk has: appending, replacing
-at once. In a bucket, where T5X may keep its checkpoints, they are put whole.
+Writing the journal and the report needs a disk: lines are appended, and files
+are replaced at once. If T5X's checkpoints are in a bucket, whole files are
+copied there.
 """
 
 import pathlib
@@ -20,25 +21,25 @@ NOT_READ = ocp.PLACEHOLDER
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-  """The path from the root on.
+  """Returns the absolute path.
 
   Args:
-    path: as a user gives it. One in a bucket has its root already, and
-      `resolve` would take it for a relative one.
+    path: Path as a user gives it. A path in a bucket is absolute already, and
+      `resolve` would treat it as relative.
   """
   place = epath.Path(path)
   return place if place.is_absolute() else place.resolve()
 
 
 def check_absolute(name: str, path: str) -> None:
-  """Checks a path that T5X hands to Orbax, which takes no relative one.
+  """Checks a path that T5X passes to Orbax, which takes no relative paths.
 
   Args:
-    name: of the macro.
-    path: its value.
+    name: Name of the macro.
+    path: Value of the macro.
 
   Raises:
-    UserError: naming the macro.
+    UserError: If the path is relative; names the macro.
   """
   if not epath.Path(path).is_absolute():
     raise UserError(
@@ -48,20 +49,20 @@ def check_absolute(name: str, path: str) -> None:
 
 
 class Store:
-  """Where a report is written.
+  """The folder of a report.
 
   Attributes:
-    home: MODEL_DIR.
-    is_remote: whether it is in a bucket.
-    folder: on this machine's disk; the same if MODEL_DIR is there.
+    home: Path MODEL_DIR.
+    is_remote: Whether it is in a bucket.
+    folder: Path on this machine's disk; the same if MODEL_DIR is on it.
   """
 
   def __init__(self, model_dir: str, is_remote: bool | None = None):
-    """Makes nothing yet.
+    """Sets the paths; nothing is written yet.
 
     Args:
-      model_dir: MODEL_DIR.
-      is_remote: None tells it from the name.
+      model_dir: Path MODEL_DIR.
+      is_remote: Whether it is in a bucket; None tells it from the name.
     """
     self.home = epath.Path(model_dir)
     self.is_remote = "://" in model_dir if is_remote is None else is_remote
@@ -69,7 +70,7 @@ class Store:
     self._put: dict[str, tuple[int, int]] = {}
 
   def fetch(self) -> None:
-    """Brings what earlier processes wrote here."""
+    """Copies here what earlier processes wrote."""
     if not self.is_remote:
       return
     self.folder = pathlib.Path(tempfile.mkdtemp(prefix="cot_latent-"))
@@ -79,7 +80,7 @@ class Store:
         (self.folder / name).write_bytes(content)
 
   def push(self) -> None:
-    """Puts what was written since into the bucket."""
+    """Copies what was written since then to the bucket."""
     if not self.is_remote:
       return
     for path in sorted(p for p in self.folder.rglob("*") if p.is_file()):
@@ -93,32 +94,32 @@ class Store:
         self._put[name] = mark
 
   def config(self) -> bytes | None:
-    """What T5X wrote as config.gin, if it has."""
+    """Returns T5X's config.gin, if it has been written."""
     path = self.home / record.CONFIG
     return path.read_bytes() if path.exists() else None
 
 
 def keep_state(path: str, state: Any) -> None:
-  """Keeps arrays beside T5X's checkpoints; each process writes its part.
+  """Stores arrays beside T5X's checkpoints; each process writes its part.
 
   Args:
-    path: of a folder, replaced if it is there. It appears when it is whole.
-    state: the arrays.
+    path: Path of a folder, replaced if it exists. It appears once it is whole.
+    state: Tree of arrays.
   """
   with ocp.PyTreeCheckpointer() as writer:
     writer.save(epath.Path(path), state, force=True)
 
 
 def kept_state(path: str, like: Any) -> Any:
-  """Reads what was kept, each process no more than its part.
+  """Reads stored arrays; each process reads only its part.
 
   Args:
-    path: as for `keep_state`.
-    like: arrays of the same shapes that lie where these shall, or what
-      `described` makes of them; `NOT_READ` stands for what is to be left.
+    path: Path of the folder that `keep_state` wrote.
+    like: Arrays with the wanted shapes and shardings, or `described` of them;
+      `NOT_READ` stands for arrays to skip.
 
   Raises:
-    RunError: if it is lost, or of something else.
+    RunError: If the folder is lost, or holds something else.
   """
   like = described(like)
   restore_args = ocp.checkpoint_utils.construct_restore_args(like)
@@ -133,7 +134,7 @@ def kept_state(path: str, like: Any) -> Any:
 
 
 def described(tree: Any) -> Any:
-  """Shapes, types and places of arrays, without what is in them."""
+  """Returns shapes, types and shardings of arrays, without their content."""
 
   def describe(leaf):
     if leaf is NOT_READ:

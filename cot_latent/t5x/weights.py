@@ -1,8 +1,8 @@
-"""Models moved between T5X and the embedded trainer.
+"""Converts models between T5X and the embedded trainer.
 
-The embedded trainer begins with a folder of Hugging Face's form, T5X with a
+The embedded trainer begins with a folder in Hugging Face's format, T5X with a
 checkpoint of its own. Parameters of T5X's T5 become those of the embedded
-trainer's, and back.
+trainer's T5, and back.
 
 H heads, D width of a head, E width of the model, R buckets of relative
 positions.
@@ -31,19 +31,19 @@ Tree = dict[str, Any]
 
 
 def to_folder(checkpoint: str, source: str, folder: str) -> int:
-  """Writes a T5X checkpoint as a folder that the embedded trainer begins with.
+  """Writes a T5X checkpoint as a folder for the embedded trainer.
 
   Args:
-    checkpoint: T5X's, of `t5x.examples.t5`.
-    source: the folder of a model of the same sizes, whose config.json and
-      tokenizer are taken over.
-    folder: to be made.
+    checkpoint: Path of a T5X checkpoint of `t5x.examples.t5`.
+    source: Folder of a model of the same sizes, whose config.json and tokenizer
+      are copied.
+    folder: Path of the folder to write.
 
   Returns:
     The checkpoint's step.
 
   Raises:
-    UserError: if they are not of one model.
+    UserError: If checkpoint and source are of different models.
   """
   stored = read(checkpoint)
   config = _config(source)
@@ -54,17 +54,18 @@ def to_folder(checkpoint: str, source: str, folder: str) -> int:
 def from_folder(source: str, directory: str) -> str:
   """Writes a folder's model as a T5X checkpoint of step 0.
 
-  It has no optimizer: a run begins with it by gin/t5x/parameters_only.gin.
+  It has no optimizer state: a run begins with it by
+  gin/t5x/parameters_only.gin.
 
   Args:
-    source: the folder, such as `t5x export` makes.
-    directory: in which checkpoint_0 is made.
+    source: Folder such as `t5x export` makes.
+    directory: Folder in which checkpoint_0 is made.
 
   Returns:
     The checkpoint's path.
 
   Raises:
-    UserError: if it is there already, or if this is no T5.
+    UserError: If the checkpoint exists, or if the model is not a T5.
   """
   config = _config(source)
   params = hf_weights.load(source, config, hf_config.vocab_size(source))
@@ -78,16 +79,16 @@ def from_folder(source: str, directory: str) -> str:
 def _config(folder: str) -> T5Config:
   config = hf_config.read_config(folder)
   if not isinstance(config, T5Config):
-    raise UserError(f"{folder} is no T5, which alone moves to T5X and back")
+    raise UserError(f"{folder} is not a T5; only a T5 converts to and from T5X")
   return config
 
 
 class Stored(NamedTuple):
-  """What is of use in another trainer.
+  """The parts of a checkpoint that another trainer can use.
 
   Attributes:
-    params: T5X's parameters, arrays of numpy.
-    step: at which they were saved.
+    params: Parameters of T5X, numpy arrays.
+    step: Step at which they were saved.
   """
 
   params: dict[str, Any]
@@ -98,10 +99,10 @@ def read(path: str) -> Stored:
   """Reads a checkpoint in T5X's native form or in Orbax's.
 
   Args:
-    path: of the checkpoint, such as MODEL_DIR/checkpoint_1500.
+    path: Path of the checkpoint, such as MODEL_DIR/checkpoint_1500.
 
   Raises:
-    UserError: if there is none.
+    UserError: If there is no checkpoint.
   """
   folder = storage.absolute(path)  # Orbax takes no other
   if (folder / "state").is_dir():
@@ -110,8 +111,8 @@ def read(path: str) -> Stored:
     state = checkpoints.load_t5x_checkpoint(str(folder))
   else:
     raise UserError(
-      f"{path} is no checkpoint of T5X's: give one's own folder, such as "
-      "MODEL_DIR/checkpoint_1500"
+      f"{path} is not a checkpoint of T5X: give a checkpoint's own folder, "
+      "such as MODEL_DIR/checkpoint_1500"
     )
   params = jax.tree.map(np.asarray, state["target"])
   return Stored(params, int(np.asarray(state["state"]["step"])))
@@ -121,13 +122,13 @@ def write(path: str, params: dict[str, Any]) -> None:
   """Writes parameters alone as a checkpoint of step 0, in Orbax's form.
 
   Args:
-    path: of the checkpoint, such as DIR/checkpoint_0. It appears when it is
-      whole.
-    params: T5X's.
+    path: Path of the checkpoint, such as DIR/checkpoint_0. It appears once it
+      is whole.
+    params: Parameters of T5X.
   """
   folder = storage.absolute(path)
   partial = folder.with_name(f"{folder.name}.partial")
-  if partial.exists():  # somebody was ended here before
+  if partial.exists():  # an earlier process was ended here
     partial.rmtree()
   state = {
     "target": jax.tree.map(np.asarray, params),
@@ -135,7 +136,7 @@ def write(path: str, params: dict[str, Any]) -> None:
   }
   with ocp.PyTreeCheckpointer() as writer:
     writer.save(partial / "state", state)
-  # T5X looks for this part too; without a memory in it one is begun.
+  # T5X looks for this part too; without a memory in it, a new memory is made.
   (partial / "dataset").mkdir()
   partial.rename(folder)
 
@@ -144,14 +145,14 @@ def from_t5x(config: T5Config, params: Mapping[str, Any]) -> Tree:
   """Renames and reshapes T5X's parameters.
 
   Args:
-    config: of the embedded model.
+    config: Configuration of the embedded model.
     params: `target` of a T5X checkpoint, of `t5x.examples.t5`.
 
   Returns:
     Parameters of `models.t5.T5`.
 
   Raises:
-    UserError: if they are of another model, or of a kind that T5X has not.
+    UserError: If they are of another model, or of a kind that T5X lacks.
   """
   _check_kind(config)
   flat = _flat(params)
@@ -163,7 +164,7 @@ def from_t5x(config: T5Config, params: Mapping[str, Any]) -> Tree:
 
 
 def to_t5x(config: T5Config, params: Mapping[str, Any]) -> Tree:
-  """The other way; see `from_t5x`."""
+  """Inverts `from_t5x`."""
   _check_kind(config)
   flat = _flat(params)
   pairs = list(_pairs(config))
@@ -174,14 +175,14 @@ def to_t5x(config: T5Config, params: Mapping[str, Any]) -> Tree:
 
 
 def plain(tree: Any) -> Any:
-  """Makes dicts of a tree's mappings, whatever they are."""
+  """Turns all mappings of a tree into dicts."""
   if isinstance(tree, Mapping):
     return {name: plain(part) for name, part in tree.items()}
   return tree
 
 
 class _Pair(NamedTuple):
-  """One array by its two names, and how each becomes the other."""
+  """One array by its two names, and the conversions between its two forms."""
 
   own: str
   theirs: str
@@ -191,7 +192,7 @@ class _Pair(NamedTuple):
 
 def _read_orbax(folder: epath.Path) -> dict[str, Any]:
   with ocp.PyTreeCheckpointer() as reader:
-    # Whatever devices it was written by.
+    # From whatever devices it was written.
     wanted = jax.tree.map(
       lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray),
       reader.metadata(folder).item_metadata.tree,
@@ -209,7 +210,7 @@ def _check_kind(config: T5Config) -> None:
     raise UserError(
       f"a T5 with tie_embeddings = {config.tie_embeddings} and scale_outputs = "
       f"{config.scale_outputs}: T5X's has both or neither, so that this one "
-      "cannot be moved"
+      "cannot be converted"
     )
 
 
@@ -219,12 +220,12 @@ def _check_names(flat, wanted: set[str], what: str) -> None:
     name = min(missing or others)
     verb = "lacks" if missing else "has"
     raise UserError(
-      f"{what} {verb} {name}: it is no T5 of these layers and this kind"
+      f"{what} {verb} {name}: it is not a T5 of these layers and this kind"
     )
 
 
 def _pairs(config: T5Config) -> Iterator[_Pair]:
-  """All arrays of a model."""
+  """Yields all arrays of a model."""
   yield _same("embed/embedding", "token_embedder/embedding")
   if not config.tie_embeddings:
     yield _same("unembedding", "decoder/logits_dense/kernel")
@@ -289,7 +290,7 @@ def _same(own: str, theirs: str) -> _Pair:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Moves a model; see --help."""
+  """Converts a model; see --help."""
   parser = argparse.ArgumentParser(prog="python -m cot_latent.t5x.weights")
   commands = parser.add_subparsers(required=True, dest="command")
   out = commands.add_parser("to_folder", help="T5X to the embedded trainer")

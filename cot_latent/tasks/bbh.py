@@ -1,8 +1,8 @@
 """BIG-Bench Hard: 27 tasks, each split 60/40 as in the TRICE paper.
 
-There are no rationales for training questions: a target is the answer alone, in
-its sentence. The authors' three worked examples of each task can be put before
-its questions (gin/prompts/few_shot.gin).
+There are no rationales for training questions: a target is the sentence with
+the answer alone. The authors' three worked examples of each task can be put
+before its questions (gin/prompts/few_shot.gin).
 
 Reference: Suzgun et al. 2022; Phan et al. 2023, section 4.
 """
@@ -24,9 +24,9 @@ class _Task(NamedTuple):
   """A task of the benchmark.
 
   Attributes:
-    kind: what its answers look like.
-    is_algorithmic: whether its authors count it so, or else as one of natural
-      language (their Table 2).
+    kind: Kind of its answers.
+    is_algorithmic: Whether its authors count it as algorithmic; the other tasks
+      are about natural language (their Table 2).
   """
 
   kind: Kind
@@ -65,7 +65,7 @@ TASKS = {
 
 
 def sizes(num_rows: int) -> dict[str, int]:
-  """The sizes of the splits: floor(0.6 N) to train on."""
+  """Returns the sizes of the splits: floor(0.6 N) training questions."""
   num_train = num_rows * 6 // 10
   return {"train": num_train, "test": num_rows - num_train}
 
@@ -76,15 +76,15 @@ def register(
   """Registers a task of your own whose file has BIG-Bench Hard's format.
 
   Args:
-    name: the task's name.
-    path: a JSON file, `{"examples": [{"input": ..., "target": ...}]}`. It is
-      split 60/40 as the benchmark's own.
-    answer: what answers look like (`checkers.Kind`): "choice", "integer",
+    name: The task's name.
+    path: A JSON file, `{"examples": [{"input": ..., "target": ...}]}`. It is
+      split 60/40 like the benchmark's own files.
+    answer: Kind of the answers (`checkers.Kind`): "choice", "integer",
       "text", ..., or the possible answers, such as ("Yes", "No"). A row with
       another answer is an error.
 
   Raises:
-    UserError: for a bad name or kind; for a fault of the file when it is read.
+    UserError: For a bad name or kind; for a fault of the file when it is read.
   """
   file = pathlib.Path(path)
 
@@ -116,7 +116,7 @@ def _register(name: str) -> None:
 
   common.register(
     f"bbh_{name}_v1",
-    lambda data_dir: source.make(tfds_name, ["train", "test"], data_dir),
+    lambda data_dir: source.make_source(tfds_name, ["train", "test"], data_dir),
     lambda: sizes(bbh.TASKS[name]),
     answer=TASKS[name].kind,
     exemplars=read_exemplars,

@@ -1,9 +1,9 @@
 """Chained arithmetic modulo MODULUS: a synthetic task that needs its rationale.
 
-`base` holds flawed rationales, each with the answer that it reaches: what an
-untuned model might have learnt from. `train` and `test` hold other questions,
-with right answers; their rationales are right too, and of the methods only
-`cot_supervised` reads them.
+`base` holds flawed rationales, each with the answer that it reaches: an untuned
+model might have learnt from such text. `train` and `test` hold other questions,
+with correct answers and rationales; of the methods only `cot_supervised` reads
+these rationales.
 
 `chain` is for the quickstart. `chain_guesses` is for the study: its base
 rationales are mostly guesses, and its train split is as small as those of
@@ -19,15 +19,15 @@ from cot_latent.data import prompts
 from cot_latent.tasks import common
 
 NUM_TERMS, MODULUS = 4, 7
-SLIP_RATE = 0.1  # of a wrong result in each step of a flawed rationale
+SLIP_RATE = 0.1  # of an incorrect result in each step of a flawed rationale
 
 
 class Kind(NamedTuple):
   """A task.
 
   Attributes:
-    sizes: of the splits.
-    guess_rate: the share of base rationales that have no steps at all.
+    sizes: Sizes of the splits.
+    guess_rate: The share of base rationales that have no steps at all.
   """
 
   sizes: Mapping[str, int]
@@ -41,7 +41,7 @@ KINDS = {
 
 
 def _below(rng: random.Random, n: int) -> int:
-  """An integer in [0, n); only `random()` itself is the same everywhere."""
+  """Draws an integer in [0, n); only `random()` is the same everywhere."""
   return int(rng.random() * n)
 
 
@@ -59,8 +59,9 @@ def write_rationale(terms: list[int], slips: list[int]) -> tuple[str, str]:
   """Writes a rationale and the answer that it reaches.
 
   Args:
-    terms: of the sum.
-    slips: for each term after the first what is added to its right result.
+    terms: Terms of the sum.
+    slips: For each term after the first, the number added to its correct
+      result.
 
   Returns:
     The text, `3+6=2, 2+2=4, 4+5=2. The answer is 2.`, and the answer.
@@ -90,12 +91,12 @@ def flawed_rationale(
 def examples(split: str, kind: Kind) -> Iterator[dict[str, str]]:
   """Makes a split's examples.
 
-  No question of `train` or `test` comes twice or stands in `base`, which may
-  repeat its own.
+  No question of `train` or `test` is repeated, or is in `base`. Questions of
+  `base` may be repeated.
 
   Args:
-    split: base, train or test.
-    kind: which task's.
+    split: One of base, train and test.
+    kind: The task.
   """
   rng = random.Random("chain")
   seen: set[str] = set()

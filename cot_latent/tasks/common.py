@@ -1,7 +1,7 @@
-"""What every task shares: features, prompts, postprocessor and metric.
+"""Parts of every task: features, prompts, postprocessor and metric.
 
-A task is registered once, with SeqIO and in `INFO`. From there it can be built
-in other forms: with other prompts, another vocabulary, another data folder.
+A task is registered once, with SeqIO and in `INFO`. From there it can be made
+in other forms: with other prompts, another vocabulary or another data folder.
 """
 
 import dataclasses
@@ -36,21 +36,21 @@ _VERSION = re.compile(r"_v(\d+)$")
 
 
 class Info(NamedTuple):
-  """A registered task, beyond what SeqIO knows of it.
+  """Settings of a registered task that SeqIO does not know.
 
   Attributes:
-    source: data folder or None -> where the examples come from.
-    sizes: -> number of examples of each split.
-    kind: what answers look like.
-    form: how a target states its answer.
-    prompts: how questions are put, unless a run says otherwise.
-    rationale_splits: the splits whose targets hold rationales, and not answers
+    source: Data folder or None -> source of the examples.
+    sizes: () -> number of examples of each split.
+    kind: Kind of the answers.
+    form: Form in which a target states its answer.
+    prompts: How questions are put, unless a run sets other prompts.
+    rationale_splits: The splits whose targets hold rationales, and not answers
       alone.
-    exemplars: data folder or None -> worked examples, with `question`,
-      `answer` and `targets`; there may be none.
-    lesson: a worked example that shows how an answer is stated, for
+    exemplars: Data folder or None -> worked examples, with `question`,
+      `answer` and `targets`; may be empty.
+    lesson: A worked example that shows how an answer is stated, for
       bootstrapping.
-    extract: completion -> answer or None, in place of the form's own rule.
+    extract: Completion -> answer or None, in place of the form's own rule.
   """
 
   source: Callable[[str | None], seqio.DataSource]
@@ -85,20 +85,20 @@ def register(
   """Registers a SeqIO task.
 
   Args:
-    name: the task's name; one that ends with a version, such as `_v1`, can be
-      asked for without it.
-    source: see `Info`; `rows_source` makes one of a function.
-    sizes: see `Info`.
-    answer: see `Info.kind` and `checkers.Kind`.
-    form: see `Info`.
-    prompts: see `Info`.
-    rationale_splits: see `Info`.
-    exemplars: see `Info`.
-    lesson: see `Info`.
-    extract: see `Info`.
+    name: The task's name. A name that ends with a version, such as `_v1`, can
+      be used without the version.
+    source: See `Info`; `rows_source` makes one of a function.
+    sizes: See `Info`.
+    answer: See `Info.kind` and `checkers.Kind`.
+    form: See `Info`.
+    prompts: See `Info`.
+    rationale_splits: See `Info`.
+    exemplars: See `Info`.
+    lesson: See `Info`.
+    extract: See `Info`.
 
   Raises:
-    UserError: if the name is taken or bad, or if there is no such kind or form.
+    UserError: If the name is taken or bad, or if the kind or form is unknown.
   """
   checkers.check_kind(answer)
   if form not in get_args(answer_forms.Form):
@@ -126,11 +126,11 @@ def register_mixture(name: str, tasks: Sequence[str]) -> None:
   """Registers a mixture; each task is drawn in proportion to its size.
 
   Args:
-    name: the mixture's name.
-    tasks: full names of tasks of `INFO`.
+    name: The mixture's name.
+    tasks: Full names of tasks of `INFO`.
 
   Raises:
-    UserError: if the name is taken or bad, or if there is no such task.
+    UserError: If the name is taken or bad, or if a task is unknown.
   """
   _check_name(name)
   for task in tasks:
@@ -149,22 +149,22 @@ def variant(
   data_dir: str | None = None,
   bos: bool | None = None,
 ) -> str:
-  """Registers a task anew in another form, for SeqIO and T5X.
+  """Registers a task again in another form, for SeqIO and T5X.
 
   Args:
-    task: a task of `INFO`, with or without its version.
-    name: the new task's name.
-    prompts: how questions are put; None takes the task's own.
-    vocabulary: as `load_vocabulary` takes it; None is bytes.
-    data_dir: the folder with the task's files; None fetches them.
-    bos: whether prompts begin with BOS; None as the checkpoint's files say.
+    task: A task of `INFO`, with or without its version.
+    name: The new task's name.
+    prompts: How questions are put; None uses the task's own prompts.
+    vocabulary: Path as for `load_vocabulary`; None is bytes.
+    data_dir: Folder with the task's files; None downloads them.
+    bos: Whether prompts begin with BOS; None follows the checkpoint's files.
 
   Returns:
-    The new name, so that gin can use the call in place of a task's name; the
+    The new name, so that gin can use the call in place of a task's name. The
     same call again changes nothing.
 
   Raises:
-    UserError: if the name is taken or bad, if there is no such task, or if the
+    UserError: If the name is taken or bad, if the task is unknown, or if the
       vocabulary cannot be used.
   """
   settings = (resolve(task), prompts, vocabulary, data_dir, bos)
@@ -182,23 +182,23 @@ def variant(
   return name
 
 
-def build(
+def build_variant(
   name: str,
   prompts: Prompts | None = None,
   vocabulary: str | None = None,
   data_dir: str | None = None,
   bos: bool | None = None,
 ) -> seqio.Task:
-  """Builds a registered task in another form; see `variant`."""
+  """Makes a registered task in another form; see `variant`."""
   loaded = load_vocabulary(vocabulary, bos)
   return _build(name, INFO[name], prompts, loaded, data_dir)
 
 
 def resolve(name: str) -> str:
-  """Finds the registered task or mixture, the newest version if none is given.
+  """Finds a registered task or mixture; without a version, the newest.
 
   Raises:
-    UserError: if there is none.
+    UserError: If there is no such task.
   """
   names = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
   if name in names:
@@ -218,11 +218,11 @@ def resolve(name: str) -> str:
 def rows_source(
   read: Callable[[str], Iterable[Row]], splits: Sequence[str]
 ) -> Callable[[str | None], seqio.DataSource]:
-  """Makes a task's source of a function, split -> rows."""
+  """Makes a task's source from a function, split -> rows."""
 
   def dataset_fn(split, shuffle_files=False, seed=None):
     del shuffle_files, seed  # the order is the file's
-    # All at once: TensorFlow would wrap what a generator of its own raises.
+    # All at once: TensorFlow would wrap an exception of a generator.
     rows = list(read(split))
     return tf.data.Dataset.from_tensor_slices(
       {
@@ -244,12 +244,12 @@ def load_vocabulary(
   """Loads a vocabulary.
 
   Args:
-    path: a SentencePiece model; the folder of a Hugging Face checkpoint, or a
-      tokenizer.json in one; a GGUF file; None is bytes.
-    bos: whether prompts begin with BOS; None as the checkpoint's files say.
+    path: Path of a SentencePiece model, of a Hugging Face checkpoint's folder
+      or its tokenizer.json, or of a GGUF file; None is bytes.
+    bos: Whether prompts begin with BOS; None follows the checkpoint's files.
 
   Raises:
-    UserError: if it cannot be used.
+    UserError: If it cannot be used.
   """
   place = None if path is None else pathlib.Path(path)
   if place is not None and not place.exists():
@@ -280,11 +280,11 @@ def read_exemplars(
   """Reads the worked examples that prompts ask for.
 
   Returns:
-    Rows with `question`, `answer` and `targets`; none yet where a run is to
+    Rows with `question`, `answer` and `targets`; no rows if a run is still to
     draw them itself.
 
   Raises:
-    UserError: if there are none, or if the file is malformed.
+    UserError: If there are no worked examples, or if the file is malformed.
   """
   if prompts.exemplars in ("none", "bootstrapped"):
     return ()
@@ -310,14 +310,14 @@ def read_exemplars(
 def worked_rationales(
   name: str, prompts: Prompts | None, data_dir: str | None
 ) -> list[str]:
-  """What the worked examples of a task, or of a mixture's tasks, answer.
+  """Returns the rationales of worked examples of a task or mixture.
 
   Args:
-    name: of the task or mixture.
-    prompts: say which worked examples; None takes each task's own prompts.
-      Where a run draws them itself, or there are none, a task's own stand for
-      them, and where it has none, training questions.
-    data_dir: of the task's files.
+    name: Name of the task or mixture.
+    prompts: Prompts with worked examples; None uses each task's own prompts.
+      If a run draws the examples itself, or there are none, those of the task
+      are used instead, and if it has none, training questions.
+    data_dir: Folder of the task's files.
   """
   found: list[str] = []
   for one in MIXTURES.get(name := resolve(name), [name]):
@@ -332,10 +332,10 @@ def worked_rationales(
 
 
 def _training_rows(source: seqio.DataSource, number: int) -> list[Row]:
-  """The questions of `train[:number]`, with what the data have of them.
+  """Reads the questions of `train[:number]`, with their rationales, if any.
 
   Raises:
-    UserError: if there is no such split.
+    UserError: If there is no such split.
   """
   if "train" not in source.splits:
     raise UserError(
@@ -377,7 +377,7 @@ def _check_pieces(
 ) -> seqio.SentencePieceVocabulary:
   try:
     tokenizer = vocabulary.tokenizer
-  except Exception as error:  # protobuf's and SentencePiece's own kinds
+  except Exception as error:  # protobuf and SentencePiece have their own kinds
     raise UserError(
       f"VOCABULARY: {path} is not a SentencePiece model ({error!s:.100})"
     ) from None
@@ -440,7 +440,7 @@ def _build(
 
 
 def _accuracy(targets, predictions) -> dict[str, float]:
-  """The share of right predictions; a missing one is never right."""
+  """Returns the share of correct predictions; None is never correct."""
   right = [
     prediction is not None and prediction == target
     for target, prediction in zip(targets, predictions, strict=True)

@@ -7,8 +7,8 @@ from cot_latent.data.answers import forms as answer_forms
 from cot_latent.tasks import common
 from cot_latent.tasks.datasets import gsm8k, source
 
-# What shows a model the tags, where it is to write its own first rationales
-# (Phan et al. 2023, appendix F).
+# Shows a model the tags if it is to write its own first rationales (Phan et al.
+# 2023, appendix F).
 _LESSON = {
   "question": "What is 1 plus 1?",
   "answer": "2",
@@ -17,7 +17,9 @@ _LESSON = {
 
 common.register(
   "gsm8k_v1",
-  lambda data_dir: source.make(gsm8k.Gsm8k.name, list(gsm8k.SPLITS), data_dir),
+  lambda data_dir: source.make_source(
+    gsm8k.Gsm8k.name, list(gsm8k.SPLITS), data_dir
+  ),
   lambda: gsm8k.SPLITS,
   answer="integer",
   form="tag",

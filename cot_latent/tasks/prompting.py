@@ -17,7 +17,7 @@ from cot_latent.tasks.vocabularies import (
 
 Row = Mapping[str, str]  # `id`, `question`, `answer`, `targets`
 
-# A prompt's name -> that of its tokens in an example.
+# Name of a prompt -> name of its tokens in an example.
 _IDS = {"prior": "inputs", "guide": "guide_ids"}
 
 
@@ -27,18 +27,18 @@ def add_prompts(
   prompts: Prompts,
   read: Callable[[], Sequence[Row]],
 ) -> tf.data.Dataset:
-  """Adds prompts, what stands before them, and the tokens of both.
+  """Adds prompts, the worked examples before them, and the tokens of both.
 
-  `prior` and `guide` are made of the question (and the answer), `prior_prefix`
-  and `guide_prefix` of the worked examples. Prefix and prompt are encoded as
-  the one text that they are. BOS comes first where the vocabulary is a
-  checkpoint's that has one.
+  `prior` and `guide` are made from the question (and the answer),
+  `prior_prefix` and `guide_prefix` from the worked examples. Prefix and prompt
+  are encoded as one text. BOS comes first if the vocabulary belongs to a
+  checkpoint with BOS.
 
   Args:
     dataset: Examples with `question`, `answer` and `targets`.
     output_features: The task's features, with the vocabulary.
     prompts: How questions are put.
-    read: Reads the worked examples.
+    read: Function that reads the worked examples.
 
   Raises:
     UserError: If the prompts need a chat template and there is none.
@@ -76,7 +76,7 @@ def _add_chat(
   prompts: Chat,
   exemplars: Sequence[Row],
 ) -> tf.data.Dataset:
-  """The same for conversations, which worked examples are a part of."""
+  """Adds prompts as conversations, with the worked examples in them."""
   if not isinstance(vocabulary, HuggingFaceVocabulary):
     raise UserError(
       "gin/prompts/chat.gin needs a checkpoint with a tokenizer.json and a "
@@ -109,7 +109,7 @@ def _add_chat(
 
 
 def _with_targets(example, prompts: Prompts):
-  """The example, its target the answer alone where that is wanted."""
+  """Returns the example; its target is the answer alone for direct prompts."""
   return example | ({"targets": example["answer"]} if prompts.is_direct else {})
 
 

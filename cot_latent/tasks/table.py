@@ -27,24 +27,24 @@ def register(
   kind: checkers.Kind = "text",
   form: answer_forms.Form = "sentence",
 ) -> None:
-  """Registers a task of a table.
+  """Registers a task whose rows are in a table.
 
   Args:
-    name: the task's name.
-    path: a file whose name ends with .csv (with a header) or .jsonl, which is
-      split 60/40 by the question's text as BIG-Bench Hard is; or one file a
-      split, such as {"train": "a.csv", "test": "b.csv"}.
-    question: the column of questions.
-    answer: the column of answers.
-    rationale: the column of rationales, if there is one; they serve a base
-      model and supervised baselines alone.
-    kind: what answers look like (`checkers.Kind`). A row with another answer is
-      an error.
-    form: how the model is to state its answer: "sentence" (`So the answer is
-      X.`) or, for numbers, "tag" (`<answer>X</answer>`).
+    name: The task's name.
+    path: Path of a file whose name ends with .csv (with a header) or .jsonl. It
+      is split 60/40 by the questions' text, as in BIG-Bench Hard. Or one path
+      per split, such as {"train": "a.csv", "test": "b.csv"}.
+    question: Name of the column of questions.
+    answer: Name of the column of answers.
+    rationale: Name of the column of rationales, if there is one; only a base
+      model and supervised baselines use them.
+    kind: Kind of the answers (`checkers.Kind`). A row with another answer is an
+      error.
+    form: Form in which the model states its answer: "sentence" (`So the answer
+      is X.`) or, for numbers, "tag" (`<answer>X</answer>`).
 
   Raises:
-    UserError: for bad arguments; for a fault of a file when it is read.
+    UserError: For bad arguments; for a fault of a file when it is read.
   """
   paths = dict(path) if isinstance(path, Mapping) else {"": path}
   columns = (question, answer) + ((rationale,) if rationale else ())
@@ -90,7 +90,7 @@ def _make_rows(
       number = checkers.normalize_number(answer)
       if number is None:
         raise UserError(
-          f"{path}, {place}: the answer {answer!r:.60} is no number, which "
+          f"{path}, {place}: the answer {answer!r:.60} is not a number, which "
           "form='tag' needs; register the task with form='sentence'"
         )
       answer = number
@@ -110,7 +110,7 @@ def _make_rows(
 def _read(
   path: pathlib.Path, columns: tuple[str, ...]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Yields rows with their places; a number in JSON is taken as its text."""
+  """Yields rows with their places; a number in JSON becomes its text."""
   if path.suffix == ".jsonl":
     for place, row in text_files.read_jsonl(path):
       if isinstance(row, dict):
@@ -130,14 +130,14 @@ def _read(
           f"{', '.join(reader.fieldnames or ())}"
         )
       for row in reader:
-        if None in row:  # the rest of a text with a comma, say
+        if None in row:  # for example, the rest of a text with a comma
           raise UserError(
             f"{path}, line {reader.line_num}: more cells than the header has; "
             'a text with commas needs "quotes"'
           )
         yield f"line {reader.line_num}", row
     except csv.Error as error:
-      # That of the inner reader, which has met the fault.
+      # The line number of the inner reader, which has found the fault.
       raise UserError(
         f"{path}, line {reader.reader.line_num}: not valid CSV ({error})"
       ) from None

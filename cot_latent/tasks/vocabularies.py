@@ -14,32 +14,32 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
   """A tokenizer.json, with padding at id 0; see `models/hf/tokenizer.py`.
 
   Attributes:
-    wrapped: the vocabulary as training has it, which does the work.
+    wrapped: The vocabulary as training uses it, which does the work.
   """
 
   def __init__(self, wrapped: Vocabulary):
-    """Wraps what `models.hf.tokenizer.read_vocabulary` gives."""
+    """Wraps the vocabulary from `models.hf.tokenizer.read_vocabulary`."""
     super().__init__()
     self.wrapped = wrapped
 
   @property
   def bos_id(self) -> int | None:
-    """The token that every prompt begins with; `encode` does not put it."""
+    """Returns the first token of every prompt; `encode` does not add it."""
     return self.wrapped.bos_id
 
   @property
   def eos_id(self) -> int:
-    """The token that ends a target."""
+    """Returns the token that ends a target."""
     return self.wrapped.eos_id
 
   @property
   def unk_id(self) -> int | None:
-    """What stands for text without a token; None where all text has some."""
+    """Returns the token for unknown text; None if all text has tokens."""
     return hf_tokenizer.unknown_id(self.wrapped)
 
   @property
   def padding_id(self) -> int:
-    """The tokenizer's own id that has changed places with 0."""
+    """Returns the tokenizer's own padding id, which was swapped with 0."""
     return self.wrapped.padding_id
 
   @property
@@ -95,12 +95,12 @@ class CheckpointPieces(seqio.SentencePieceVocabulary):
   def __init__(
     self, path: pathlib.Path, size: int | None = None, bos_id: int | None = None
   ):
-    """Opens it.
+    """Opens the model.
 
     Args:
-      path: the model's file.
-      size: V; None is the number of pieces.
-      bos_id: the token that every prompt begins with, if one does.
+      path: Path of the model's file.
+      size: Vocabulary size V; None is the number of pieces.
+      bos_id: First token of every prompt, if prompts begin with BOS.
     """
     spec = seqio.vocabularies.sentencepiece_model_pb2.NormalizerSpec(
       add_dummy_prefix=False
@@ -110,15 +110,15 @@ class CheckpointPieces(seqio.SentencePieceVocabulary):
 
   @property
   def bos_id(self) -> int | None:
-    """The token that every prompt begins with; `encode` does not put it."""
+    """Returns the first token of every prompt; `encode` does not add it."""
     return self._bos_id
 
   @property
   def padding_id(self) -> int:
-    """Padding is at 0 already."""
+    """Returns 0, because padding is at 0 already."""
     return 0
 
   @property
   def vocab_size(self) -> int:
-    """The rows of the embedding, of which pieces may leave some."""
+    """Returns the embedding's number of rows; it may exceed that of pieces."""
     return self._size or self._base_vocab_size

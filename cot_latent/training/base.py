@@ -41,32 +41,32 @@ def fit(
   report_step: Callable[[int], None],
   params: Any = None,
 ):
-  """Fits a model to the targets of a split, whatever they are worth.
+  """Fits a model to the targets of a split, correct or not.
 
   Half of each minibatch is under the hinted prompt, so that the model learns
-  to write rationales towards a given answer: what the memory starts from.
+  to write rationales towards a given answer, with which the memory starts.
 
   Args:
     model: The language model.
-    config: How long and how fast.
+    config: Settings of the fit.
     examples: N examples with targets; each answer is the one that its target
       reaches.
     seed: Seed of the order of examples, and of new parameters.
     report_step: Function called with the number of steps done.
-    params: Parameters to begin with; None makes new ones. They are donated.
+    params: Initial parameters; None makes new ones. They are donated.
 
   Returns:
     The fitted parameters.
 
   Raises:
-    RunError: if a gradient is not finite.
+    RunError: If a gradient is not finite.
   """
   if params is None:
     params = model.init(rng.purpose_key(seed, "params"))
   optimizer = mstep.build_optimizer(config.optimizer)
   learning_rate = mstep.learning_rate(config.optimizer, config.steps)
   opt_state = mstep.init_optimizer(model, optimizer, params)
-  step_fn = mstep.build(model, optimizer)
+  step_fn = mstep.build_step(model, optimizer)
   batch_size = config.batch_size
   weights = np.full(batch_size, 1 / batch_size, np.float32)
   length = max(examples.guides.shape[1], examples.prompts.shape[1])
@@ -107,11 +107,11 @@ def fit_once(
   report_step: Callable[[int], None],
   start: Any = None,
 ) -> tuple[Any, bool]:
-  """Fits the base model of a run, or reads it where another run has fitted it.
+  """Fits the base model of a run, or reads it if another run has fitted it.
 
   Args:
     folder: Folder of base models, each named by a hash of all that makes it;
-      None keeps none.
+      None stores none.
     model: The language model.
     config: The run.
     examples: N examples with targets.
@@ -122,21 +122,21 @@ def fit_once(
     The fitted parameters, and whether they were read.
 
   Raises:
-    RunError: if a gradient is not finite.
-    UserError: if the file is damaged, or the folder is none.
+    RunError: If a gradient is not finite.
+    UserError: If the file is damaged, or the folder is not a folder.
   """
   base = config.base
   assert isinstance(base, BaseConfig)
   seed = config.seed if base.seed is None else base.seed
   if folder is not None:
     path = folder / f"{_name(config, examples, start)}.npz"
-    if processes.first_says(path.is_file()):
+    if processes.value_on_first(path.is_file()):
       return _read(path, model.init(rng.purpose_key(0, "params"))), True
     try:
       folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
       raise UserError(
-        f"BASE_DIR {folder} is a file or lies in one: give a folder"
+        f"BASE_DIR {folder} is a file or is in one: give a folder"
       ) from None
     is_first = processes.is_first()
     with (
@@ -145,7 +145,7 @@ def fit_once(
       else contextlib.nullcontext()
     ):
       # The other run may have fitted it by now.
-      if processes.first_says(path.is_file()):
+      if processes.value_on_first(path.is_file()):
         return _read(path, model.init(rng.purpose_key(0, "params"))), True
       params = fit(model, base, examples, seed, report_step, start)
       whole = partitioning.to_host(params)
@@ -155,26 +155,26 @@ def fit_once(
   return fit(model, base, examples, seed, report_step, start), False
 
 
-def make(
+def make_base(
   folder: pathlib.Path | None,
   model: LanguageModel,
   config: Experiment,
   data: Data,
 ) -> tuple[Any, bool]:
-  """Fits, reads or loads the base model, as the run wants it.
+  """Fits, reads or loads the base model, as the configuration asks.
 
   Args:
-    folder: as for `fit_once`.
-    model: the language model, without anything that is added to it.
-    config: the run.
-    data: its data.
+    folder: Folder of base models, as in `fit_once`.
+    model: The language model, without anything that is added to it.
+    config: The run.
+    data: Data of the run.
 
   Returns:
-    All parameters, and whether they were there already.
+    All parameters, and whether they existed already.
 
   Raises:
-    RunError: if a gradient is not finite.
-    UserError: if a file cannot be used.
+    RunError: If a gradient is not finite.
+    UserError: If a file cannot be used.
   """
   if isinstance(config.base, BaseConfig):
     assert data.base is not None
@@ -190,34 +190,34 @@ def make(
 def folder_of(
   config: Experiment, directory: pathlib.Path
 ) -> pathlib.Path | None:
-  """Where the base model of a run is stored; None where it is not.
+  """Returns the folder of a run's base model; None if it is not stored.
 
   Args:
     config: The run.
-    directory: Its folder.
+    directory: The run's folder.
   """
   if config.base_dir is not None:
     return pathlib.Path(config.base_dir)
-  # What is frozen is in no checkpoint: it must be found again.
+  # No checkpoint holds frozen parameters, so they must be found again.
   return None if trains_all(config) else directory / "base"
 
 
 def read(
   directory: pathlib.Path, model: LanguageModel, config: Experiment, data: Data
 ) -> Any:
-  """Reads the base model that a run was fitted beside, and fits none.
+  """Reads the base model of a run; never fits one.
 
   Args:
     directory: The run's folder.
     model: The language model, without anything that is added to it.
     config: The run, whose base model was fitted and is frozen.
-    data: Its data.
+    data: Data of the run.
 
   Returns:
     All parameters.
 
   Raises:
-    UserError: If it is not stored, or damaged.
+    UserError: If it is not stored, or is damaged.
   """
   base, folder = config.base, folder_of(config, directory)
   assert isinstance(base, BaseConfig)
@@ -236,7 +236,7 @@ def read(
 def _start(
   config: Experiment, base: BaseConfig, data: Data, model: LanguageModel
 ) -> Any:
-  """Loads what a fit begins with; None is a new model."""
+  """Loads the parameters that a fit begins with; None is a new model."""
   if base.start is None:
     return None
   return load(config, base.start, data.task.vocabulary, model.layout)
@@ -252,9 +252,9 @@ def load(
 
   Args:
     config: The run, whose model it is.
-    checkpoint: Where it is stored.
-    vocabulary: The task's.
-    layout: How arrays are spread over devices; None is one device.
+    checkpoint: The checkpoint's location.
+    vocabulary: Vocabulary of the task.
+    layout: Placement of arrays on the devices; None is one device.
 
   Returns:
     All parameters.
@@ -279,14 +279,14 @@ def _write(path: pathlib.Path, params: Any) -> None:
 
 
 def _name(config: Experiment, examples: Examples, start: Any = None) -> str:
-  """Names a base model after all that makes it."""
+  """Names a base model by a hash of all that makes it."""
   settings = as_dict(config)
   source = ("data_dir", "cache", "module")
   task = {
     k: v for k, v in settings["base"]["source"].items() if k not in source
   }
   base = settings["base"] | {"source": task}
-  if start is not None:  # the weights count, and not where they are stored
+  if start is not None:  # the weights count, not where they are stored
     base["start"] = digests.tree_sha256(start)
     del task["vocabulary"]
   return files.short_hash(

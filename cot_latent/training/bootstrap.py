@@ -1,8 +1,8 @@
 """Worked examples drawn from the base model itself, to put before questions.
 
 Reference: Phan et al. 2023, section 5 ("bootstrapped" prompts): rationales of
-the untuned model for random training questions, of which those are kept that
-reach the known answer, whatever else they say.
+the untuned model for random training questions. Those that reach the known
+answer are kept, whatever else they say.
 """
 
 import json
@@ -31,12 +31,12 @@ class Exemplar(NamedTuple):
   """A training question with a rationale that the base model wrote for it.
 
   Attributes:
-    id: the question's.
-    task: its task.
-    question: its text.
-    answer: the known answer, which the rationale reaches.
-    completion: the rationale.
-    tokens: its tokens, without EOS or stop string.
+    id: Id of the question.
+    task: Name of its task.
+    question: Text of the question.
+    answer: The known answer, which the rationale reaches.
+    completion: Text of the rationale.
+    tokens: Tokens of the rationale, without EOS or stop string.
   """
 
   id: str
@@ -58,10 +58,10 @@ def room(data: Data, prompt_length: int) -> int:
 
   Args:
     data: The questions, without the examples.
-    prompt_length: The tokens that a prompt may have.
+    prompt_length: Maximum tokens of a prompt.
   """
   if data.soft_task is not None:
-    return np.iinfo(np.int32).max  # embeddings take none of the prompt's
+    return np.iinfo(np.int32).max  # embeddings take no tokens of the prompt
   longest = max(
     int((array != PAD_ID).sum(axis=1).max())
     for examples in (data.train, data.test)
@@ -80,18 +80,18 @@ def draw(
   """Draws exemplars for each task of a mixture, or for the one task.
 
   Args:
-    drawer: Of the N training questions; its task says how many exemplars are
-      wanted.
-    params: Of the base model.
-    seed: The run's.
-    room: Tokens that the exemplars of a task may take in all.
-    parts: Phase whose parts, a batch each, are kept; None keeps nothing.
+    drawer: Drawer for the N training questions; its task has the number of
+      exemplars.
+    params: Parameters of the base model.
+    seed: The run's seed.
+    room: Tokens that the exemplars of a task may take together.
+    parts: Phase that stores one part per batch; None stores nothing.
 
   Returns:
     The exemplars, and how many sequences were sampled.
 
   Raises:
-    RunError: if too few right rationales are found that fit.
+    RunError: If too few correct rationales that fit are found.
   """
   task, examples = drawer.task, drawer.examples
   wanted = task.prompts.num_exemplars
@@ -120,7 +120,7 @@ def draw(
         break
     else:
       raise RunError(
-        f"the base model wrote only {len(kept)} right rationales for {name} "
+        f"the base model wrote only {len(kept)} correct rationales for {name} "
         f"that fit into PROMPT_LENGTH, and {wanted} are wanted: set a larger "
         "PROMPT_LENGTH or fewer Prompts.num_exemplars, in another MODEL_DIR"
       )
@@ -134,10 +134,10 @@ def put_before(
   """Puts each task's exemplars before its questions.
 
   Args:
-    task: says how exemplars are separated.
-    own: the training questions, among them those of the exemplars.
-    exemplars: of all tasks.
-    others: the questions to put them before; may be the same.
+    task: Task that defines how exemplars are separated.
+    own: The training questions, among them those of the exemplars.
+    exemplars: Exemplars of all tasks.
+    others: The questions to put them before; may be the same.
 
   Returns:
     The questions with longer prompts and guides. A training question that is
@@ -155,9 +155,9 @@ def put_before(
 
 
 def use(data: Data, exemplars: Sequence[Exemplar]) -> Data:
-  """Puts worked examples before all questions but the base model's.
+  """Puts worked examples before all questions except the base model's.
 
-  Or makes them what a soft prompt begins as.
+  If a soft prompt needs them, it begins as the examples instead.
   """
   train, test = data.train, data.test
   if data.soft_task is None:
@@ -188,9 +188,9 @@ def as_sample(one: Exemplar) -> dict[str, Any]:
 
 
 def write(directory: pathlib.Path, exemplars: Sequence[Exemplar]) -> str:
-  """Writes them to the run's folder, where other runs can read them too.
+  """Writes exemplars to the run's folder, where other runs can read them too.
 
-  Of several processes only the first one does.
+  Only the first of several processes writes.
 
   Returns:
     The sha256 of the file.
@@ -203,14 +203,14 @@ def write(directory: pathlib.Path, exemplars: Sequence[Exemplar]) -> str:
 
 
 def read(directory: pathlib.Path, sha256: str) -> list[Exemplar]:
-  """Reads what `write` wrote.
+  """Reads the exemplars that `write` wrote.
 
   Args:
-    directory: the run's folder.
-    sha256: what `write` gave.
+    directory: The run's folder.
+    sha256: Hash that `write` returned.
 
   Raises:
-    UserError: if it is not there or was changed.
+    UserError: If the file is missing or was changed.
   """
   path = directory / _FILE
   try:
@@ -234,15 +234,15 @@ def _right_rationales(
   report_drawn: Callable[[int], None],
   parts: Phase | None,
 ) -> Iterator[Exemplar]:
-  """Draws rationales for some questions in random order; yields right ones.
+  """Draws rationales for questions in random order; yields correct ones.
 
   Args:
-    drawer: Of the N training questions.
-    params: Of the base model.
+    drawer: Drawer for the N training questions.
+    params: Parameters of the base model.
     own: Indices of the questions to draw for.
-    rng_keys: One for each pass over them.
+    rng_keys: One key for each pass over them.
     report_drawn: Called with the size of each batch.
-    parts: Phase whose parts are kept, if they are.
+    parts: Phase that stores the draws; None stores nothing.
   """
   examples, size = drawer.examples, drawer.batch_size
   lesson = dict.fromkeys(examples.tasks, drawer.task.lesson)
@@ -273,19 +273,19 @@ def _right_rationales(
 
 
 def _without_end(task: Task, tokens: np.ndarray, text: str) -> list[int]:
-  """The tokens of a completion without what ended it."""
+  """Returns the tokens of a completion without its end."""
   written = tokens[tokens != PAD_ID].tolist()
   if written[-1] in task.ending.ids:
     return written[:-1]
-  return task.vocabulary.encode(text)  # a stop may begin within a token
+  return task.vocabulary.encode(text)  # a stop string may begin within a token
 
 
 def _tokens(
   task: Task, examples: Examples, one: Exemplar
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Writes an exemplar as it stands before a prompt, and before a guide.
+  """Returns an exemplar's tokens before a prompt, and before a guide.
 
-  BOS is left out, for it stands before all of them.
+  BOS is left out, because it comes before all exemplars.
   """
   row = list(examples.ids).index(one.id)
   prompt, guide = (

@@ -18,16 +18,16 @@ _MANIFEST = "sha256.json"
 class Checkpoints:
   """The checkpoints of one run; the last two are kept.
 
-  Beside what Orbax writes, each has a manifest: the hash of every file. One
-  without it was not finished. One with other hashes is damaged, and the one
-  before it is used.
+  Beside Orbax's files, each checkpoint has a manifest: the hash of every file.
+  A checkpoint without a manifest is unfinished. A checkpoint with other hashes
+  is damaged, and the one before it is used.
   """
 
   def __init__(self, directory: pathlib.Path):
-    """Opens the folder, which is made if it is not there.
+    """Opens the folder, or creates it.
 
     Raises:
-      UserError: if there are checkpoints and all of them are damaged.
+      UserError: If there are checkpoints and all of them are damaged.
     """
     self._directory = directory.absolute()
     if processes.is_first():
@@ -41,10 +41,10 @@ class Checkpoints:
     )
 
   def save(self, state: TrainState) -> str:
-    """Saves a state; on return the checkpoint is whole and on disk.
+    """Saves a state; afterwards the checkpoint is whole and on disk.
 
     Returns:
-      The sha256 over it; "" in all processes but the first.
+      The sha256 over it; "" in all processes except the first.
     """
     self._manager.save(state.step, args=ocp.args.StandardSave(_tree(state)))
     self._manager.wait_until_finished()
@@ -54,11 +54,11 @@ class Checkpoints:
     return self.sha256(state.step)
 
   def latest_step(self) -> int | None:
-    """The step of the last whole checkpoint, if there is one."""
+    """Returns the step of the last whole checkpoint, if there is one."""
     return self._manager.latest_step()
 
   def sha256(self, step: int) -> str:
-    """The sha256 over a checkpoint that is whole."""
+    """Returns the sha256 over a whole checkpoint."""
     manifest = self._directory / str(step) / _MANIFEST
     return files.sha256(manifest.read_bytes())
 
@@ -66,24 +66,24 @@ class Checkpoints:
     """Restores the last checkpoint.
 
     Args:
-      like: a state of the same structure, shapes and types, which lies where
-        this one shall. Only the rows that fill memory and pool up to an even
-        number may be more or fewer, as on another number of devices.
+      like: A state of the same structure, shapes, types and shardings. Only the
+        number of rows that pad memory and pool to an even size may differ, as
+        on another number of devices.
     """
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
     tree = self._manager.restore(
       self._manager.latest_step(),
       args=ocp.args.StandardRestore(abstract, strict=False),
     )
-    # What was not saved is as it was made: frozen, or empty.
+    # Values that were not saved stay as they are: frozen, or empty.
     return like._replace(**tree | {"step": int(tree["step"])})
 
   def restore_params(self, like: Any) -> Any:
-    """Restores what is trained, and nothing else, of the last checkpoint.
+    """Restores only the trained parameters of the last checkpoint.
 
     Args:
-      like: arrays of the same shapes and types, or what stands for them, which
-        lie where these shall.
+      like: Arrays, or their descriptions, with the same shapes and types and
+        the wanted shardings.
     """
     abstract = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, like)}
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
@@ -98,12 +98,12 @@ class Checkpoints:
     return restored["params"]
 
   def close(self) -> None:
-    """Waits for what is under way."""
+    """Waits for writes in progress."""
     self._manager.close()
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
-  """A state as Orbax takes it: every leaf an array, and nothing empty."""
+  """Returns a state as Orbax needs it: every leaf an array, nothing empty."""
   parts = state._asdict() | {"step": np.asarray(state.step)}
   return {
     name: part
@@ -117,7 +117,7 @@ def _write_manifest(folder: pathlib.Path) -> None:
 
 
 def _hashes(folder: pathlib.Path) -> dict[str, str]:
-  """The sha256 of each file, by its path in the folder."""
+  """Returns the sha256 of each file, by its path in the folder."""
   return {
     path.relative_to(folder).as_posix(): files.sha256(path.read_bytes())
     for path in sorted(folder.rglob("*"))
@@ -126,7 +126,7 @@ def _hashes(folder: pathlib.Path) -> dict[str, str]:
 
 
 def _fault(folder: pathlib.Path) -> str | None:
-  """Says what is wrong with a checkpoint; "" if it was never finished."""
+  """Returns a checkpoint's fault; "" if it was never finished."""
   try:
     manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
   except FileNotFoundError:
@@ -145,7 +145,7 @@ def _fault(folder: pathlib.Path) -> str | None:
 
 
 def _set_aside_damaged(directory: pathlib.Path) -> None:
-  """Renames checkpoints that cannot be used, down to the last that can."""
+  """Renames unusable checkpoints, down to the last usable one."""
   if not directory.is_dir():
     return
   folders = [p for p in directory.iterdir() if p.name.isdecimal()]
@@ -167,7 +167,7 @@ def _set_aside_damaged(directory: pathlib.Path) -> None:
     )
   is_used = "the one before is used"
   if len(bad) == len(folders):
-    is_used = "there is none before, and the run begins anew"
+    is_used = "there is none before, and the run begins again"
   for folder, fault in bad:
     what = f"damaged ({fault})" if fault else "not finished"
     kept = _free_name(folder.with_name(f"unusable-{folder.name}"))

@@ -1,6 +1,6 @@
-"""What a run consists of, as plain data. Gin fills these in.
+"""The configuration of a run, as plain data. Gin fills it in.
 
-M questions a minibatch, K draws a question, L sequences scored a step.
+M questions per minibatch, K draws per question, L sequences scored per step.
 """
 
 import dataclasses
@@ -29,14 +29,14 @@ class OptimizerConfig:
   """Adam with clipping, warm-up and cosine decay.
 
   Attributes:
-    learning_rate: the highest.
-    warmup_steps: of linear growth from 0.
-    decay_steps: of cosine decay after that; None is all the steps there are.
-    final_ratio: the last learning rate over the highest; 1 is constant.
-    clip_norm: of the whole gradient, or None.
-    b1: decay of the first moment.
-    b2: decay of the second moment.
-    eps: added to the root of the second moment.
+    learning_rate: Highest learning rate.
+    warmup_steps: Steps of linear growth from 0.
+    decay_steps: Steps of cosine decay after that; None is all remaining steps.
+    final_ratio: Last learning rate over the highest; 1 is constant.
+    clip_norm: Maximum norm of the whole gradient, or None.
+    b1: Decay of the first moment.
+    b2: Decay of the second moment.
+    eps: Term added to the root of the second moment.
   """
 
   learning_rate: float
@@ -64,8 +64,8 @@ class Checkpoint:
   """A pretrained base model.
 
   Attributes:
-    path: The folder of a Hugging Face checkpoint, with safetensors, or a GGUF
-      file.
+    path: Folder of a Hugging Face checkpoint with safetensors, or path of a
+      GGUF file.
   """
 
   path: str
@@ -76,18 +76,18 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class BaseConfig:
-  """Fitting a base model to a task's rationales before the run.
+  """Settings for fitting a base model to a task's rationales before the run.
 
   Attributes:
-    source: The task that it is fitted to, with the same vocabulary.
+    source: Task with the rationales; its vocabulary is the run's.
     split: Split of that task.
     over_long: What happens to an example that does not fit (`Task.load`).
     steps: Optimizer steps.
-    batch_size: Examples a step, half of them under the hinted prompt.
+    batch_size: Examples per step, half of them under the hinted prompt.
     optimizer: Optimizer of the fit.
-    start: Pretrained model that the fit begins with; None is a new model.
-    seed: Seed of the fit; None is the run's. Runs with several seeds share one
-      base model if it is set.
+    start: Pretrained model with which the fit begins; None is a new model.
+    seed: Seed of the fit; None is the run's. If it is set, runs with several
+      seeds share one base model.
   """
 
   source: Source
@@ -108,7 +108,7 @@ class BaseConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-  """A model that a program hands to the trainer, known by name and hash.
+  """A model that a program passes to the trainer, known by name and hash.
 
   Attributes:
     name: Name for the report.
@@ -127,13 +127,13 @@ class EvaluationConfig:
   """How held-out questions are answered and scored.
 
   Attributes:
-    batch_size: rows decoded together; fixed, for the numbers depend on it.
-    period: steps between greedy evaluations; the first and the last step are
+    batch_size: Rows decoded together; fixed, because the numbers depend on it.
+    period: Steps between greedy evaluations; the first and the last step are
       always evaluated, greedily and by self-consistency.
-    num_samples: votes a question for self-consistency (40 in the paper); 0
+    num_samples: Votes per question for self-consistency (40 in the paper); 0
       leaves self-consistency out.
-    part_batches: Batches of rows that are drawn, and kept on the disk, as one
-      part; fixed, because the numbers depend on it as on the batch size.
+    part_batches: Batches of rows that are drawn and stored on disk as one part;
+      fixed, because the numbers depend on it as on the batch size.
   """
 
   batch_size: int
@@ -149,31 +149,30 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """One run.
+  """The configuration of one run.
 
   Attributes:
-    model: sizes of the language model.
-    task: the questions.
-    method: the E-step.
-    optimizer: the M-step.
-    base: how the base model is made, or where it is.
-    evaluation: of held-out questions.
-    model_dir: the folder for checkpoints, logs and the report; None takes
-      runs/ and the run's id.
-    seed: all randomness derives from it.
-    steps: of the method.
-    batch_size: M.
-    checkpoint_period: steps between checkpoints.
-    base_dir: a folder in which runs with the same base model share it; None
-      fits it in each run.
-    max_nonfinite_steps: how many steps in a row may have a gradient that is
-      not finite; they are skipped, and one more ends the run.
-    limits: beyond which the report says that the run was dead.
-    tuning: what is trained: None is all parameters, `SoftPrompt` or `Lora`.
-    rows_at_once: rows that are differentiated at once, each time as wide as the
-      longest of them; gradients are summed. None is a quarter of the
-      minibatch.
-    mesh: how the run is spread over devices; that may change when it goes on.
+    model: Sizes of the language model.
+    task: The questions.
+    method: Method of the E-step.
+    optimizer: Optimizer of the M-step.
+    base: How the base model is made, or where it is.
+    evaluation: Evaluation on held-out questions.
+    model_dir: Folder for checkpoints, logs and the report; None is runs/ and
+      the run's id.
+    seed: Seed of all randomness.
+    steps: Training steps of the method.
+    batch_size: Questions M in a minibatch.
+    checkpoint_period: Steps between checkpoints.
+    base_dir: Folder in which runs with the same base model share it; None fits
+      it in each run.
+    max_nonfinite_steps: Number of successive steps that may have a gradient
+      that is not finite. Such steps are skipped; one more ends the run.
+    limits: Limits beyond which the report calls the run dead.
+    tuning: What is trained: None is all parameters, `SoftPrompt` or `Lora`.
+    rows_at_once: Rows that are differentiated at once, padded to the longest of
+      them; gradients are summed. None is a quarter of the minibatch.
+    mesh: Arrangement of the devices; it may change when the run resumes.
   """
 
   model: DecoderConfig | T5Config | Given
@@ -208,7 +207,7 @@ class Experiment:
       raise UserError("Experiment.base_dir is empty; None shares nothing")
     for name in ("model_dir", "base_dir"):
       path = getattr(self, name)
-      # As a path of a disk it would be a folder here, named "gs:".
+      # As a path on a disk it would be a folder here, named "gs:".
       if path and "://" in path:
         raise UserError(
           f"Experiment.{name} = {path!r} is a bucket's address, and a folder "
@@ -217,14 +216,14 @@ class Experiment:
 
 
 def pretrained(config: Experiment) -> Checkpoint | None:
-  """The checkpoint that a run begins with, fitted further or not; or None."""
+  """Returns the initial checkpoint, fitted further or not; or None."""
   if isinstance(config.base, BaseConfig):
     return config.base.start
   return config.base if isinstance(config.base, Checkpoint) else None
 
 
 def run_id(config: Experiment) -> str:
-  """Names a run after what it computes, wherever it lies or reads from."""
+  """Names a run by what it computes, whatever its folders."""
 
   def placeless(part):
     source = dataclasses.replace(
@@ -263,29 +262,28 @@ def run_id(config: Experiment) -> str:
 def trains_all(experiment: Experiment) -> bool:
   """Whether a run changes all parameters of its base model.
 
-  Of a run that does not, one without steps among them, no checkpoint holds the
-  base model.
+  If it does not, or has no steps, no checkpoint holds the base model.
   """
   return experiment.tuning is None and experiment.steps > 0
 
 
 def base_rows(experiment: Experiment) -> int:
-  """Counts the sequences that the base model is fitted to."""
+  """Counts the sequences to which the base model is fitted."""
   base = experiment.base
   return base.steps * base.batch_size if isinstance(base, BaseConfig) else 0
 
 
 def plan(experiment: Experiment, num_train: int, num_test: int) -> dict:
-  """Counts what a run will cost, before it starts.
+  """Counts the cost of a run, before it starts.
 
   Args:
-    experiment: the run.
-    num_train: N, training questions.
-    num_test: held-out questions.
+    experiment: The run.
+    num_train: Training questions N.
+    num_test: Held-out questions.
 
   Returns:
-    Sequences sampled and scored (differentiated), in all and by phase; the
-    scored ones are an upper bound, since a row without weight is left out.
+    Sequences sampled and scored (differentiated), in all and by phase. The
+    scored counts are upper bounds, because a row without weight is left out.
   """
   steps, evaluation = experiment.steps, experiment.evaluation
   num_greedy = 1 + -(-steps // evaluation.period)

@@ -30,28 +30,28 @@ def export(
 ) -> int:
   """Writes the model of a run's last checkpoint.
 
-  Low-rank updates are merged into it; tokenizer and config.json are those of
-  the checkpoint that the run began with.
+  Low-rank updates are merged into the model; tokenizer and config.json are
+  those of the run's initial checkpoint.
 
   Args:
-    config: the run.
-    directory: its folder.
-    folder: to be made.
-    dtype: of the tensors; None is each one's own in the source.
+    config: The run.
+    directory: The run's folder.
+    folder: Path of the folder to write.
+    dtype: Type of the tensors; None keeps each tensor's type in the source.
 
   Returns:
-    The step whose parameters they are.
+    The step of the parameters.
 
   Raises:
-    UserError: if the run began with no such checkpoint, has saved none, or
+    UserError: If the run began with no such checkpoint, has saved none, or
       tunes a soft prompt, or if the folder exists.
   """
   began_with = pretrained(config)
   if began_with is None:
     raise UserError(
-      f"the run in {directory} made its base model itself, and there is no "
-      "architecture of transformers that it is: only what began as a "
-      "checkpoint of Hugging Face becomes one"
+      f"the run in {directory} made its base model itself, and transformers "
+      "has no such architecture: only a run that began with a Hugging Face "
+      "checkpoint can be exported"
     )
   if isinstance(config.tuning, tuning.SoftPrompt):
     raise UserError(
@@ -59,7 +59,7 @@ def export(
       "is: take the prompt from its outputs/ (the file ends in soft_prompt.npy)"
     )
   if folder.exists():
-    raise UserError(f"{folder} exists: give a folder that is to be made")
+    raise UserError(f"{folder} exists: give a folder that does not exist yet")
   saved_in = directory / "checkpoints"
   if not saved_in.is_dir():
     raise UserError(f"no checkpoints in {directory}: give the run's own folder")

@@ -1,4 +1,4 @@
-"""Anybody's model in the embedded trainer: a sampler and a scorer."""
+"""Any model in the embedded trainer, from a sampler and a scorer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from cot_latent.models.stops import Ending
 
 
 class GivenModel:
-  """What the trainer asks of a language model, by a sampler and a scorer.
+  """Makes a language model for the trainer from a sampler and a scorer.
 
   Attributes:
     model: Anything with `sample` and `log_prob` (models/api.py).
@@ -46,7 +46,7 @@ class GivenModel:
     return self._endings[ending]
 
   def init(self, rng_key: jax.Array) -> Any:
-    """Copies the parameters, since a step takes their place in memory."""
+    """Copies the parameters, because a step donates its input."""
     del rng_key
     return jax.tree.map(jnp.array, self.params)
 
@@ -60,7 +60,7 @@ class GivenModel:
     num_slots: int | None = None,
     report_done: Callable[[int], None] | None = None,
   ) -> Draws:
-    """Draws by the model, as many rows at once as it may.
+    """Draws with the model, as many rows at once as it may.
 
     A sampler need not know of slots: it is given `num_slots` rows at a time.
     """
@@ -84,7 +84,7 @@ class GivenModel:
     )
 
   def encode_prefix(self, params: Any, prefix: Array) -> Array:
-    """Shares nothing between rows: a prefix stays tokens."""
+    """Returns the prefix as tokens: rows share no computation."""
     del params
     return jnp.asarray(prefix)
 

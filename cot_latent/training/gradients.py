@@ -1,7 +1,7 @@
 """Gradients of weighted log-probabilities, summed over parts of the rows.
 
-S rows of T target tokens. What all rows share of their beginning is computed
-once, and the gradient with respect to it is summed like the others.
+S rows of T target tokens. The common beginning of all rows is computed once,
+and the gradient with respect to it is summed like the rest.
 """
 
 from typing import Any, NamedTuple
@@ -18,10 +18,9 @@ class Part(NamedTuple):
   """Rows that are differentiated together.
 
   Attributes:
-    rows: [size] which rows; the last part is filled up with its last one.
-    weights: [size] float32, 0 of rows that only fill up.
-    share: [2] float32, by what the part's gradient is multiplied for A and
-      for B.
+    rows: [size] indices of the rows; the last part repeats its last row.
+    weights: [size] float32, 0 for repeated rows.
+    share: [2] float32, factors of the part's gradient in A and B.
   """
 
   rows: np.ndarray
@@ -34,19 +33,19 @@ def parts_by_term(
 ) -> list[Part]:
   """Cuts rows into parts whose gradient serves both terms.
 
-  Within a part the weights of A and of B are in one proportion: rows of A
-  alone, rows of B alone, and rows of both, of which few proportions occur (for
-  K = 1 one: all accepted draws have the same beta).
+  In a part the weights of A and of B are proportional: rows of A alone, rows of
+  B alone, and rows of both. Only few proportions occur for the latter (for
+  K = 1 one, because all accepted draws have the same beta).
 
   Args:
     lengths: [S] tokens of each row.
     terms: [2, S] float32 weights of A and of B.
-    size: of a part.
+    size: Rows of a part.
   """
   kept, subtracted = terms
   in_kept = kept != 0
   ratio = np.divide(subtracted, kept, where=in_kept, out=np.zeros_like(kept))
-  ratio = np.round(ratio, 5)  # equal but for rounding
+  ratio = np.round(ratio, 5)  # equal except for rounding
   parts = []
   for value in np.unique(ratio[in_kept]):
     weights = np.where(in_kept & (ratio == value), kept, 0)
@@ -68,7 +67,7 @@ def split(lengths: np.ndarray, weights: np.ndarray, size: int) -> list[Part]:
     size: of a part.
 
   Returns:
-    At least one part.
+    One part or more.
   """
   order = np.argsort(-lengths, kind="stable")
   order = order[weights[order] != 0]
@@ -81,13 +80,14 @@ def split(lengths: np.ndarray, weights: np.ndarray, size: int) -> list[Part]:
 
 
 class Sums(NamedTuple):
-  """What parts of the rows add up.
+  """Sums over parts of the rows.
 
   Attributes:
-    loss: scalar.
-    gradient: of the loss with respect to what is trained, but for the way that
-      leads through what all rows share.
-    shared_gradient: with respect to the floating-point arrays of that.
+    loss: Scalar, the loss.
+    gradient: Gradient with respect to the trained parameters, excluding the
+      path through the shared prefix.
+    shared_gradient: Gradient with respect to the floating-point arrays of the
+      shared prefix.
   """
 
   loss: Any
@@ -96,12 +96,12 @@ class Sums(NamedTuple):
 
 
 def begin(model: LanguageModel, params: Any, frozen: Any, prefix: Any) -> Any:
-  """Computes what all rows share."""
+  """Computes the prefix that all rows share."""
   return model.encode_prefix(tuning.merge(params, frozen), prefix)
 
 
 def zeros(params: Any, shared: Any) -> Sums:
-  """The sums over no rows."""
+  """Returns the sums over no rows."""
   like = Sums(jnp.float32(0), params, _inexact(shared))
   return jax.tree.map(jnp.zeros_like, like)
 
@@ -122,7 +122,8 @@ def of_part(
       those with weight count in a row's log-probability.
 
   Returns:
-    What the part adds to the sums, and the rows' log-probabilities in nats.
+    The part's contribution to the sums, and the rows' log-probabilities in
+    nats.
   """
 
   def surrogate(params, inexact):
@@ -144,7 +145,7 @@ def of_part(
 def whole(
   model: LanguageModel, params: Any, frozen: Any, prefix: Any, sums: Sums
 ) -> Any:
-  """The gradient, with the way through what all rows share."""
+  """Returns the gradient, including the path through the shared prefix."""
   _, way_back = jax.vjp(
     lambda params: _inexact(begin(model, params, frozen, prefix)), params
   )
@@ -153,7 +154,7 @@ def whole(
 
 
 def _inexact(tree: Any) -> list[jax.Array]:
-  """The leaves that can be differentiated by."""
+  """Returns the leaves that have a gradient."""
   return [
     leaf
     for leaf in jax.tree.leaves(tree)
@@ -162,7 +163,7 @@ def _inexact(tree: Any) -> list[jax.Array]:
 
 
 def _replace_inexact(tree: Any, inexact: list[jax.Array]) -> Any:
-  """Puts other leaves where `_inexact` took some."""
+  """Replaces the leaves that `_inexact` returned."""
   left = iter(inexact)
   return jax.tree.map(
     lambda leaf: (

@@ -25,7 +25,7 @@ def limited(
     open_task: Opens its task, for the vocabulary.
 
   Returns:
-    The run with another `task.max_length`, where it has a `length_factor`.
+    The run; with a `length_factor`, `task.max_length` is changed.
 
   Raises:
     UserError: If the task is a cache, which has no worked examples.
@@ -38,7 +38,7 @@ def limited(
       "TaskConfig.length_factor needs the task's worked examples, and a cache "
       "has none: set LENGTH_FACTOR = None and MAX_LENGTH"
     )
-  from cot_latent.tasks import common  # it starts TensorFlow
+  from cot_latent.tasks import common  # starts TensorFlow
 
   tuning, task = config.tuning, open_task(source)
   shown = tuning.source if isinstance(tuning, SoftPrompt) else None

@@ -17,18 +17,19 @@ from cot_latent.training.tuning import SoftPrompt
 
 
 class Data(NamedTuple):
-  """What a run reads.
+  """The data of a run.
 
   Attributes:
-    task: vocabulary and answers.
-    base_task: the task that the base model is fitted to; None if it is not
+    task: The task, with vocabulary and answers.
+    base_task: The task to which the base model is fitted; None if it is not
       fitted.
-    base: what the base model is fitted to, with targets, or None.
+    base: Examples with targets to which the base model is fitted, or None.
     train: N questions with a memory.
-    test: held-out questions.
-    soft_tokens: [L] int32, that a soft prompt begins as; None if nothing says.
-    soft_task: the task with the worked examples that a soft prompt begins as,
-      where the run has to draw them; else None.
+    test: Held-out questions.
+    soft_tokens: [L] int32, initial tokens of a soft prompt; None if there are
+      none.
+    soft_task: The task with the worked examples as which a soft prompt begins,
+      if the run has to draw them; otherwise None.
   """
 
   task: Task
@@ -47,11 +48,11 @@ def load_data(
   """Loads the three splits of the experiment's task.
 
   Args:
-    config: the experiment.
-    open_task: opens its tasks.
+    config: The experiment.
+    open_task: Opens its tasks.
 
   Raises:
-    UserError: if the data are missing, malformed, too long or too few.
+    UserError: If the data are missing, malformed, too long or too few.
   """
   settings = config.task
   task = open_task(settings.source)
@@ -91,7 +92,7 @@ def _check_checkpoint(folder: str, vocabulary: Vocabulary) -> None:
 
 
 def _load_base(config, task: Task, open_task):
-  """Loads what the base model is fitted to, if it is."""
+  """Loads the examples to which the base model is fitted, if it is."""
   base = config.base
   if not isinstance(base, experiment.BaseConfig):
     return None, None
@@ -114,7 +115,7 @@ def _load_base(config, task: Task, open_task):
 
 
 def _soft_tokens(config, task: Task, open_task):
-  """Finds what a soft prompt begins as: tokens, or a task to draw them for.
+  """Finds a soft prompt's initial tokens, or a task to draw them for.
 
   Returns:
     The tokens, or None; the task, or None; and the stop strings of its prompts.
@@ -135,9 +136,9 @@ def _soft_tokens(config, task: Task, open_task):
   if source_task.prompts.exemplars == "bootstrapped":
     if task.prompts.exemplars == "bootstrapped":
       raise UserError(
-        "the worked examples that the run draws become the soft prompt or "
-        "stand before each question: SoftPrompt.source and the task both want "
-        "them"
+        "the worked examples that the run draws either become the soft prompt "
+        "or come before each question, but SoftPrompt.source and the task both "
+        "use them: leave one out"
       )
     return None, source_task, source_task.prompts.stop
   split = config.task.train_split

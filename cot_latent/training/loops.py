@@ -1,4 +1,4 @@
-"""Outer loops in the embedded trainer: when one begins, and from what."""
+"""Outer loops in the embedded trainer: when they begin, and from what state."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from cot_latent.em.outer_loops import Pool
 from cot_latent.em.step_info import StepInfo
 from cot_latent.em.weighted_rows import WeightedRows
 from cot_latent.models import partitioning
-from cot_latent.runtime.progress import Progress
+from cot_latent.runtime.progress import DrawingProgress
 from cot_latent.training.experiment import Experiment
 from cot_latent.training.state import TrainState
 
@@ -23,14 +23,14 @@ def first_state(
   state: TrainState,
   layout: partitioning.Layout | None = None,
 ) -> TrainState:
-  """Adds a pool that the first step fills, where there are outer loops.
+  """Adds a pool that the first step fills, if there are outer loops.
 
   And a copy of the base model's parameters, where the method needs them.
 
   Args:
-    config: the run.
-    state: before any step.
-    layout: where the pool's rows lie.
+    config: The run.
+    state: The state before any step.
+    layout: Placement of the pool's rows on the devices.
   """
   method = config.method
   if method.has_reference():
@@ -40,13 +40,13 @@ def first_state(
     return state
   num_examples, length = len(state.memory.tokens), config.task.max_length
   pool = outer_loops.empty_pool(num_examples, method.num_draws, length, layout)
-  # A copy, for the M-step takes over the parameters' place in memory.
+  # A copy, because the M-step donates the parameters.
   base = jax.tree.map(jnp.copy, state.params) if method.loops.restart else None
   return state._replace(pool=pool, base_params=base)
 
 
 def loop_steps(config: Experiment, pool: Pool | None) -> int:
-  """Steps of the present loop, or of the run where there are no loops."""
+  """Returns the steps of the current loop, or of the run without loops."""
   loops = config.method.loops
   if loops is None or pool is None:
     return config.steps
@@ -60,18 +60,18 @@ def step(
   state: TrainState,
   index: np.ndarray,
 ) -> tuple[TrainState, WeightedRows, StepInfo]:
-  """Weighs a minibatch of the pool; first fills that where a loop begins.
+  """Weighs a minibatch of the pool; if a loop begins, fills the pool first.
 
   Args:
-    e_step: Of the run.
+    e_step: The run's E-step.
     config: The run.
-    init_optimizer: Parameters -> fresh state of the optimizer.
-    state: Before the step.
+    init_optimizer: Parameters -> initial optimizer state.
+    state: The state before the step.
     index: [M] int32, distinct questions.
 
   Returns:
-    The state, with new pool, memory, parameters and optimizer where a loop
-    begins; the weighted rows; and what was measured.
+    The state (if a loop begins, with new pool, memory, parameters and optimizer
+    state); the weighted rows; and the measurements.
   """
   pool, collected = state.pool, None
   assert pool is not None
@@ -80,7 +80,10 @@ def step(
     loop = int(pool.loop) + 1
     total = len(e_step.examples) * config.method.num_draws
     collected = outer_loops.collect(
-      e_step, state.model_params(), loop, Progress(f"loop {loop}", total)
+      e_step,
+      state.model_params(),
+      loop,
+      DrawingProgress(f"loop {loop}", total, e_step.max_length),
     )
     pool = outer_loops.next_pool(
       e_step, pool, collected, state.step, config.steps
@@ -98,7 +101,7 @@ def _begin_loop(
   init_optimizer: Callable[[Any], Any],
   layout: partitioning.Layout | None,
 ) -> TrainState:
-  """Takes a new pool over, and starts the fit again if it is to."""
+  """Installs a new pool, and restarts the fit if the loops ask for it."""
   chains = outer_loops.remember(
     state.memory, pool.tokens, pool.is_correct, state.step + 1, layout=layout
   )

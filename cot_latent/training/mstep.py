@@ -1,6 +1,6 @@
 """The M-step: one optimizer step on a weighted sum of log-probabilities.
 
-The only place that differentiates.
+Only this file differentiates.
 """
 
 import functools
@@ -45,18 +45,18 @@ def build_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 def init_optimizer(
   model: LanguageModel, optimizer: optax.GradientTransformation, params: Any
 ) -> Any:
-  """Makes an optimizer's first state, whose moments lie where params do."""
+  """Makes an optimizer's first state; its moments are sharded like params."""
   return partitioning.on_mesh(model.layout, optimizer.init(params))
 
 
 class Scores(NamedTuple):
-  """Log-probabilities that stay on the device until they are looked at.
+  """Log-probabilities that stay on the device until they are fetched.
 
   Attributes:
-    num_rows: S.
-    rows: For each part of the rows, which have weight: integers.
-    log_prob: For each part, at least as many nats; those behind are of rows
-      that only fill the part up.
+    num_rows: Number of rows S.
+    rows: For each part, the integer indices of its rows.
+    log_prob: For each part, nats of its rows, followed by nats of the rows that
+      pad the part.
   """
 
   num_rows: int
@@ -64,10 +64,10 @@ class Scores(NamedTuple):
   log_prob: list[jax.Array]
 
   def fetch(self) -> np.ndarray:
-    """Waits for the step.
+    """Waits for the step, and returns the log-probabilities.
 
     Returns:
-      [S] float32 nats; nan of rows without weight, which are not scored.
+      [S] float32 nats; nan for rows without weight, which are not scored.
     """
     scores = np.full(self.num_rows, np.nan, np.float32)
     for rows, log_prob in zip(self.rows, self.log_prob, strict=True):
@@ -76,19 +76,19 @@ class Scores(NamedTuple):
 
 
 class Updated(NamedTuple):
-  """What a step gives.
+  """The results of a step.
 
   Attributes:
-    params: that are trained.
-    opt_state: Optax's.
-    norm: scalar, of the gradient before clipping.
-    is_finite: scalar bool, of norm and loss; where it is False, parameters and
-      optimizer are as they were before.
-    loss: scalar, -sum_s weights[s] * log p(targets[s] | prompts[s]) before the
-      step. Where weights are signed it means nothing.
-    log_prob: of the sequences before the step.
-    measured: [3] |A|^2, <A, B> and |B|^2 of the two terms' gradients, where
-      they were asked for (`fitting.update`).
+    params: Trained parameters.
+    opt_state: State of Optax's optimizer.
+    norm: Scalar, norm of the gradient before clipping.
+    is_finite: Scalar bool, whether norm and loss are finite. If not, parameters
+      and optimizer state are unchanged.
+    loss: Scalar, -sum_s weights[s] * log p(targets[s] | prompts[s]) before the
+      step. With signed weights it has no meaning.
+    log_prob: Log-probabilities of the sequences before the step.
+    measured: [3] |A|^2, <A, B> and |B|^2 of the two terms' gradients, if they
+      were asked for (`fitting.update`).
   """
 
   params: Any
@@ -100,28 +100,28 @@ class Updated(NamedTuple):
   measured: jax.Array | None = None
 
 
-def build(
+def build_step(
   model: LanguageModel,
   optimizer: optax.GradientTransformation,
   rows_at_once: int | None = None,
 ) -> Callable[..., Updated]:
-  """Builds the step, on the mesh of the model if it has one.
+  """Builds the step, on the model's mesh if it has one.
 
-  Rows are differentiated in parts, the longest first, so that each part is but
-  as wide as its own longest row and there are few shapes to compile for. What
-  all rows begin with is computed once for all parts: they add up the gradient
-  with respect to it too, which then goes the way back once.
+  Rows are differentiated in parts, the longest rows first. So each part is only
+  as wide as its own longest row, and there are few shapes to compile. The
+  common beginning of all rows is computed once for all parts. They sum the
+  gradient with respect to it too, which is then propagated back once.
 
   Args:
-    model: the language model.
-    optimizer: gives the direction.
-    rows_at_once: rows of a part; None is all.
+    model: The language model.
+    optimizer: Optimizer that returns the direction.
+    rows_at_once: Rows of a part; None is all.
 
   Returns:
     (params, opt_state, frozen params, learning rate, prompts [S, P],
     targets [S, T], weights [S]) -> Updated. It ascends
     sum_s weights[s] * log p(targets[s] | prompts[s]). Parameters and optimizer
-    come back laid out as they were. With `terms` [2, S] and `eta` as well, the
+    state keep their shardings. With `terms` [2, S] and `eta` as well, the
     gradients of the two terms A and B are summed apart, and it ascends
     A - eta B: each row is still differentiated once. With `token_weights`
     [S, T] those multiply the tokens' log-probabilities, and `weights` only
@@ -189,7 +189,7 @@ def build(
 
 
 def _places(tree: Any) -> Any:
-  """The shardings of a tree's arrays, hashable."""
+  """Returns the shardings of a tree's arrays, hashable."""
   leaves, treedef = jax.tree.flatten(tree)
   return tuple(leaf.sharding for leaf in leaves), treedef
 
@@ -198,10 +198,10 @@ def _compile(model: LanguageModel, optimizer, places, by_term: bool):
   """Compiles the step's functions: begin, zeros, add and finish.
 
   Args:
-    model: the language model.
-    optimizer: gives the direction.
-    places: of parameters and optimizer, as `_places` gives them; None is one
-      device.
+    model: The language model.
+    optimizer: Optimizer that returns the direction.
+    places: Shardings of parameters and optimizer state, from `_places`; None is
+      one device.
     by_term: Whether two terms are summed apart, in a pair of sums.
   """
   zero_places = added_places = updated_places = None
@@ -262,7 +262,7 @@ def _compile(model: LanguageModel, optimizer, places, by_term: bool):
 
 
 def _update(optimizer, params, opt_state, rate, gradient, loss):
-  """Takes the optimizer's step, unless something is not finite."""
+  """Takes the optimizer's step if everything is finite."""
   norm = optax.tree.norm(gradient)
   is_finite = jnp.isfinite(norm) & jnp.isfinite(loss)
   updates, new_state = optimizer.update(gradient, opt_state, params)

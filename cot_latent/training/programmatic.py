@@ -1,4 +1,4 @@
-"""Training from Python: a task, a model and a method that a program has."""
+"""Training from Python, with a task, a model and a method of the program."""
 
 from collections.abc import Collection
 from typing import Any
@@ -14,7 +14,7 @@ from cot_latent.training import experiment
 from cot_latent.training import train as trainer
 from cot_latent.training.given import GivenModel
 
-# What a report of gin files has in these places.
+# The values of a report of gin files in these places.
 _NO_GIN = {"gin_files": [], "bindings": [], "resolved": "", "operative": ""}
 
 
@@ -45,23 +45,23 @@ def train(
   Args:
     task: Questions and answers, such as those of `Task.from_rows`.
     model: Anything that is a `Sampler` and a `Scorer` (models/api.py), in JAX.
-      It draws up to and including what ends a sequence, and at most
+      It draws up to and including the end of a sequence, and at most
       `max_length` tokens.
     params: Parameters of the model, a tree of arrays; they stay as they are.
     steps: Optimizer steps.
-    max_length: Most tokens of a rationale with its answer and end, T.
+    max_length: Maximum tokens T of a rationale with its answer and end.
     method: How rationales are drawn and weighed; None is TRICE with the control
       variate, its memory started from the hinted prompt.
-    batch_size: Questions in a minibatch, M.
+    batch_size: Questions M in a minibatch.
     learning_rate: Highest learning rate of Adam.
-    clip_norm: Largest norm of the gradient; None does not clip.
+    clip_norm: Maximum norm of the gradient; None does not clip.
     model_dir: Folder of the run; None names one in runs/.
-    seed: Seed that all randomness derives from.
+    seed: Seed of all randomness.
     test_split: Split of the held-out questions; None is "test", or "train" in a
       task without one.
-    eval_period: Steps between evaluations; None evaluates at both ends alone.
+    eval_period: Steps between evaluations; None evaluates only at both ends.
     eval_batch_size: Rows decoded together outside of steps.
-    num_votes: Samples a question for self-consistency; 0 leaves it out.
+    num_votes: Samples per question for self-consistency; 0 leaves it out.
 
   Returns:
     The report, with the metrics of each step under "metrics".
@@ -110,8 +110,9 @@ def _check_model(model: Any) -> None:
   for protocol in (Sampler, Scorer):
     if not isinstance(model, protocol):
       raise UserError(
-        f"train(model=...): {type(model).__name__} is no {protocol.__name__}; "
-        "it needs the methods sample and log_prob of cot_latent.models.api"
+        f"train(model=...): {type(model).__name__} is not a "
+        f"{protocol.__name__}; it needs the methods sample and log_prob of "
+        "cot_latent.models.api"
       )
 
 

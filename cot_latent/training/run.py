@@ -27,7 +27,7 @@ from cot_latent.training.state import TrainState
 
 
 class Run:
-  """The loop of one run, which takes its steps and has them noted."""
+  """The loop of one run, which takes its steps and records them."""
 
   def __init__(
     self,
@@ -40,11 +40,11 @@ class Run:
     """Builds the M-step; computes nothing.
 
     Args:
-      setup: What the run computes with.
-      data: What it reads, with the worked examples that it drew.
-      log: Where all is noted.
-      checkpoints: Where states are saved.
-      parts: Where draws are kept until a checkpoint holds what they led to.
+      setup: Models, optimizer and devices of the run.
+      data: Data of the run, with the worked examples that it drew.
+      log: Log of the run.
+      checkpoints: Checkpoints of the run.
+      parts: Stored draws, kept until a checkpoint holds their results.
     """
     self.config, self.directory = setup.config, setup.directory
     self.task, self.layout = setup.task, setup.layout
@@ -56,21 +56,21 @@ class Run:
     if setup.config.method.scores_answers():
       self.held_out = setup.held_out(data.test)
     self.e_step = setup.e_step(data)
-    self.m_step = mstep.build(
+    self.m_step = mstep.build_step(
       setup.scorer(),
       setup.optimizer,
       setup.config.rows_at_once or -(-setup.config.batch_size // 4),
     )
 
   def run(self, state: TrainState, is_new: bool) -> None:
-    """Takes all steps that are still to be taken.
+    """Takes all remaining steps.
 
     Args:
-      state: The state that the run starts or resumes from.
+      state: The state from which the run starts or resumes.
       is_new: Whether it starts, so that nothing is evaluated or saved yet.
 
     Raises:
-      Preempted: If the process is to end; the state is saved by then.
+      Preempted: If the process must end; the state is saved by then.
       RunError: If too many steps in a row have no finite gradient.
     """
     if is_new:
@@ -86,11 +86,11 @@ class Run:
   def take_steps(
     self, state: TrainState, is_preempted: Callable[[], bool]
   ) -> None:
-    """Takes all steps; where the process is to end, saves and stops."""
+    """Takes all steps; if the process must end, saves and stops."""
     config = self.config
     progress = Progress(config.method.name, config.steps, state.step)
     while True:
-      if processes.any_says(is_preempted()):
+      if processes.is_true_on_any(is_preempted()):
         if self.checkpoints.latest_step() != state.step:
           self.save(state)
         raise Preempted
@@ -130,8 +130,8 @@ class Run:
     rate = 0.0 if is_over else float(self.learning_rate(state))
     state = state._replace(step=state.step + 1)
     differentiating = time.perf_counter()
-    # Without a valid row there is no estimate. With one whose terms all cancel
-    # the estimate is 0, and the optimizer takes its step (Algorithm 1).
+    # Without a valid row there is no estimate. If all terms cancel, the
+    # estimate is 0, and the optimizer takes its step (Algorithm 1).
     eta = None if state.fit is None else state.fit.eta()
     norm, loss, is_finite, gap = 0.0, 0.0, True, None
     if not info.is_skipped() and not is_over:
@@ -178,13 +178,13 @@ class Run:
     """Ends the run if too many steps in a row had no finite gradient.
 
     Args:
-      step: one that has none; it is not in the journal yet.
+      step: Step without a finite gradient; it is not in the journal yet.
     """
     most = self.config.max_nonfinite_steps
     rows = [
       row
       for row in record.of_kind(self.log.rows, "metrics")
-      if not row[metric_names.IS_SKIPPED]  # which had no gradient at all
+      if not row[metric_names.IS_SKIPPED]  # skipped steps had no gradient
     ]
     before = rows[len(rows) - most :] if len(rows) >= most else None
     if before is None or any(row[metric_names.IS_FINITE] for row in before):
@@ -196,14 +196,14 @@ class Run:
     )
 
   def is_over(self, state: TrainState) -> bool:
-    """Whether the last outer loop is over, so that nothing is fitted."""
+    """Whether the last outer loop is over, so that no more is fitted."""
     outer, pool = self.config.method.loops, state.pool
     if outer is None or pool is None:
       return False
     return pool.is_over(outer, state.step)
 
   def learning_rate(self, state: TrainState) -> jax.Array:
-    """The schedule's value before a step; each outer loop begins it again.
+    """Returns the schedule's value; each outer loop restarts the schedule.
 
     Skipped steps count, as in Algorithm 1, where it is a function of the step.
     """
@@ -229,7 +229,7 @@ class Run:
     return state._replace(memory=chains), rows, info
 
   def evaluate(self, state: TrainState) -> None:
-    """Answers the held-out questions and writes the outputs down."""
+    """Answers the held-out questions and stores the outputs."""
     settings, step = self.config.evaluation, state.step
     is_end = step in (0, self.config.steps)
     ways: list[tuple[str, int | None]] = [("greedy", None)]
@@ -291,19 +291,19 @@ class Run:
     return found, time.perf_counter() - began + phase.seconds_read
 
   def warn(self, results: Sequence[dict[str, Any]]) -> None:
-    """Says at once if an evaluation is worth nothing."""
+    """Warns at once if an evaluation is useless."""
     limits = dataclasses.asdict(self.config.limits)
     for sign in health.signs_of_evaluation(results, limits):
       if processes.is_first():
         terminal.say(f"suspect: {sign}", is_error=True)
 
   def note_params(self, state: TrainState) -> None:
-    """Puts the hash of the trainable parameters down."""
+    """Records the hash of the trained parameters."""
     params = state.params or state.frozen  # nothing is trained without steps
     self.log.params(state.step, digests.tree_sha256(params))
 
   def keep_results(self, state: TrainState) -> None:
-    """Writes what can be used without a checkpoint: memory, soft prompt."""
+    """Writes results for use without a checkpoint: memory, soft prompt."""
     ids, step = self.data.train.ids, state.step
     self.log.output(
       step, results.write_memory(self.directory, step, ids, state.memory)
@@ -323,7 +323,7 @@ class Run:
       self.log.stuck(state.step, row)
 
   def save(self, state: TrainState) -> None:
-    """Saves a checkpoint and brings the report up to date."""
+    """Saves a checkpoint and updates the report."""
     self.log.saving(state.step)
     sha256 = self.checkpoints.save(state)
     self.log.checkpoint(state.step, sha256=sha256)
@@ -340,7 +340,7 @@ def _apart(rows: WeightedRows) -> dict[str, np.ndarray]:
 def _fitted(
   fit: fitting.Fit | None, updated: mstep.Updated
 ) -> fitting.Fit | None:
-  """What is known of the control variate after a step, if it measured any."""
+  """Returns a step's metrics of the control variate, if it measured any."""
   if fit is None or updated.measured is None:
     return fit
   return fitting.update(fit, updated.measured)

@@ -1,4 +1,4 @@
-"""What a run computes with: its models, its optimizer, its devices."""
+"""The models, optimizer and devices of a run."""
 
 import functools
 import pathlib
@@ -22,16 +22,16 @@ from cot_latent.training.loading import Data
 
 
 class Setup(NamedTuple):
-  """What stays the same during a run, its data apart.
+  """The constants of a run, except its data.
 
   Attributes:
     config: The experiment.
     directory: The run's folder.
-    task: Its vocabulary, and what an answer is.
-    layout: How arrays are spread over devices; None on a single one.
+    task: The task, with vocabulary and answers.
+    layout: Placement of arrays on the devices; None is a single device.
     base_model: The model without anything that is added to it.
     model: The model that is trained.
-    optimizer: Optax's, without the learning rate.
+    optimizer: Optax optimizer, without the learning rate.
   """
 
   config: Experiment
@@ -67,32 +67,32 @@ class Setup(NamedTuple):
     )
 
   def scorer(self) -> LanguageModel:
-    """The model that scores what a method learns from.
+    """Returns the model that scores the sequences a method learns from.
 
     With a likelihood that the model computes, words such as "So the answer is"
-    end a rationale, and the answer behind them is scored too.
+    end a rationale, and the answer after them is scored too.
     """
     if not self.config.method.scores_answers():
       return self.model
     return self.model.with_ending(answers.unstopped(self.task.ending))
 
   def answer_scorer(self, examples: Examples) -> AnswerScorer:
-    """Makes what scores rationales of questions, and their known answers.
+    """Makes the scorer of questions' rationales and known answers.
 
     Raises:
-      UserError: If it is not said how an answer is stated.
+      UserError: If nothing tells how an answer is stated.
     """
     likelihood = self.config.method.likelihood
     assert isinstance(likelihood, AnswerGivenRationale)
     return AnswerScorer(
       self.scorer(),
-      answers.make(likelihood, self.task, examples),
+      answers.build_answers(likelihood, self.task, examples),
       examples.prompts,
       self.config.evaluation.batch_size,
     )
 
   def held_out(self, examples: Examples) -> HeldOut:
-    """Makes what measures the log-likelihood of held-out questions."""
+    """Makes the measurement of held-out questions' log-likelihood."""
     likelihood = self.config.method.likelihood
     assert isinstance(likelihood, AnswerGivenRationale)
     scorer = self.answer_scorer(examples)
@@ -103,26 +103,26 @@ class Setup(NamedTuple):
   def drawer(
     self, model: LanguageModel, task: Task, examples: Examples
   ) -> Drawer:
-    """Makes what draws for many questions at once, as the run wants it."""
+    """Makes the drawer for many questions at once, with the run's settings."""
     settings = self.config.evaluation
     return Drawer(
       model, task, examples, settings.batch_size, settings.part_batches
     )
 
 
-def build(
+def build_setup(
   config: Experiment,
   directory: pathlib.Path,
   task: Task,
   given: Any = None,
 ) -> Setup:
-  """Builds what a run computes with; nothing is computed yet.
+  """Builds models, optimizer and devices of a run; nothing is computed yet.
 
   Args:
     config: The experiment.
     directory: The run's folder.
-    task: Its task.
-    given: The model, where a program hands one over.
+    task: Task of the run.
+    given: The model, if a program passes one.
   """
   layout = partitioning.make_layout(config.mesh)
   model = given or build_model(config, task, layout, config.tuning)
@@ -149,7 +149,7 @@ def build_model(
   Args:
     config: The experiment.
     task: A task with the model's vocabulary.
-    layout: How arrays are spread over devices.
+    layout: Placement of arrays on the devices.
     tuning: What is trained; low-rank updates are parts of the model.
   """
   assert not isinstance(config.model, Given)  # it comes with its functions

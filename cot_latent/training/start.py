@@ -1,4 +1,4 @@
-"""The state that a run starts from: a new one, or its last checkpoint's."""
+"""The initial state of a run: a new state, or that of its last checkpoint."""
 
 from typing import Any
 
@@ -24,13 +24,13 @@ def begin(
   """Makes or loads the base model, draws worked examples, fills the memory.
 
   Args:
-    setup: What the run computes with.
-    data: What was loaded.
-    log: Where each phase is noted.
-    parts: Where draws are kept, and found again.
+    setup: Models, optimizer and devices of the run.
+    data: The loaded data.
+    log: Log of each phase.
+    parts: Stored draws; found again after a kill.
 
   Returns:
-    The data with the worked examples put to use, and the state of step 0.
+    The data with the worked examples in use, and the state of step 0.
 
   Raises:
     RunError: If the base model cannot be fitted, or writes too few correct
@@ -63,20 +63,20 @@ def begin(
 def resume(
   setup: Setup, data: Data, log: RunLog, checkpoints: Checkpoints
 ) -> tuple[Data, TrainState]:
-  """Restores the last checkpoint, and what no checkpoint holds.
+  """Restores the last checkpoint, and the parts that no checkpoint holds.
 
   Args:
-    setup: What the run computes with.
-    data: What was loaded.
-    log: The log, with what the run noted when it began.
-    checkpoints: The run's; there is one.
+    setup: Models, optimizer and devices of the run.
+    data: The loaded data.
+    log: The log, with the rows from the beginning of the run.
+    checkpoints: Checkpoints of the run; there is at least one.
 
   Returns:
-    The data with the worked examples put to use, and the state.
+    The data with the worked examples in use, and the state.
 
   Raises:
-    UserError: If the worked examples or the frozen parameters are not those
-      that the run began with.
+    UserError: If the worked examples or the frozen parameters differ from those
+      with which the run began.
   """
   config = setup.config
   if bootstrap.is_wanted(data):
@@ -95,10 +95,10 @@ def resume(
 
 
 def _base_params(setup: Setup, data: Data) -> tuple[Any, bool]:
-  """Makes or loads the base model, and tells whether it was there already."""
+  """Makes or loads the base model, and returns whether it existed already."""
   config = setup.config
   folder = base.folder_of(config, setup.directory)
-  return base.make(folder, setup.base_model, config, data)
+  return base.make_base(folder, setup.base_model, config, data)
 
 
 def _draw_exemplars(
@@ -122,7 +122,7 @@ def _draw_exemplars(
 
 
 def _add_trained(setup: Setup, data: Data, params: Any) -> TrainState:
-  """Parts the base model, with what is added to it, for what is trained."""
+  """Splits the base model, with anything added to it, into what is trained."""
   config = setup.config
   if not config.tuning and not experiment.trains_all(config):
     return TrainState({}, None, None, 0, frozen=params)
@@ -137,7 +137,7 @@ def _add_trained(setup: Setup, data: Data, params: Any) -> TrainState:
 
 
 def _first_state(setup: Setup, state: TrainState) -> TrainState:
-  """Makes the state before any step, of parameters and memory."""
+  """Makes the state before any step, from parameters and memory."""
   state = state._replace(
     opt_state=setup.init_optimizer(state.params),
     fit=fitting.begin() if setup.config.method.is_fitted() else None,
@@ -146,18 +146,18 @@ def _first_state(setup: Setup, state: TrainState) -> TrainState:
 
 
 def _frozen_hash(setup: Setup, params: Any) -> dict[str, str]:
-  """What tells whether a frozen base model is the same; {} if none is."""
+  """Returns the hash of a frozen base model; {} if nothing is frozen."""
   if experiment.trains_all(setup.config):
     return {}
   return {"frozen_sha256": digests.tree_sha256(params)}
 
 
 def params_sha256(state: TrainState, log: RunLog) -> str:
-  """The hash of all parameters that a state draws with.
+  """Returns the hash of all parameters with which a state draws.
 
   Args:
     state: The state.
-    log: The log, which has the hash of what is frozen.
+    log: The log, which has the hash of the frozen parameters.
   """
   frozen = log.phase_row("base").get("frozen_sha256", "")
   trained = digests.tree_sha256(state.params)
@@ -165,7 +165,7 @@ def params_sha256(state: TrainState, log: RunLog) -> str:
 
 
 def _check_frozen(setup: Setup, params: Any, log: RunLog) -> None:
-  """Checks that frozen parameters are those that the run began with."""
+  """Checks that frozen parameters are those with which the run began."""
   began_with = log.phase_row("base")
   if _frozen_hash(setup, params).items() <= began_with.items():
     return

@@ -1,4 +1,4 @@
-"""What a run carries from step to step."""
+"""The state that a run carries from step to step."""
 
 from typing import Any, NamedTuple
 
@@ -8,17 +8,17 @@ from cot_latent.training import tuning
 
 
 class TrainState(NamedTuple):
-  """All of it.
+  """The whole state.
 
   Attributes:
-    params: that are trained.
-    opt_state: Optax's.
-    memory: one chain a training question; None before it is made.
-    step: how many steps were taken.
-    pool: of the present outer loop; None without such loops.
-    base_params: what a loop begins from; None where none does.
-    frozen: the model's other parameters, if any; no checkpoint holds them.
-    fit: What is known of a fitted control variate; None without one.
+    params: Trained parameters.
+    opt_state: State of Optax's optimizer.
+    memory: One chain per training question; None before it is made.
+    step: Number of steps taken.
+    pool: Rationales of the current outer loop; None without such loops.
+    base_params: Parameters from which each loop begins; None if not needed.
+    frozen: The model's other parameters, if any; no checkpoint holds them.
+    fit: State of a fitted control variate; None without one.
   """
 
   params: Any
@@ -31,5 +31,5 @@ class TrainState(NamedTuple):
   fit: Fit | None = None
 
   def model_params(self) -> Any:
-    """All parameters of the model."""
+    """Returns all parameters of the model."""
     return tuning.merge(self.params, self.frozen)

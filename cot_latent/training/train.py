@@ -27,17 +27,17 @@ from cot_latent.training.run import Run
 
 
 class Prepared(NamedTuple):
-  """A checked experiment: all but the folder is ready.
+  """A checked experiment; only its folder is not ready yet.
 
   Attributes:
     config: The experiment.
     directory: The run's folder.
     data: What the run reads.
     header: The sections of the report that do not change during the run.
-    diff: What is changed in the code, as git shows it; "" for nothing.
+    diff: Changes to the code, as git shows them; "" for none.
     resumption: How this process differs from the one that began the run.
     old: The report in the run's folder, if the run has begun already.
-    given: The model, where a program hands one over.
+    given: The model, if a program passes one.
   """
 
   config: experiment.Experiment
@@ -64,10 +64,10 @@ def prepare(
 
   Args:
     config: The experiment.
-    gin_record: What the configuration came from, for the report.
-    open_task: Opens the experiment's tasks; several runs may share what was
-      opened.
-    given: The model, where a program hands one over.
+    gin_record: Origin of the configuration, for the report.
+    open_task: Opens the experiment's tasks; several runs may share opened
+      tasks.
+    given: The model, if a program passes one.
 
   Raises:
     UserError: If the data or the precision cannot be used, or if the folder
@@ -94,23 +94,23 @@ def prepare(
 
 
 def train(prepared: Prepared) -> dict[str, Any]:
-  """Runs an experiment, or resumes it where it was stopped.
+  """Runs an experiment, or resumes it after a stop.
 
   If the run is complete already, nothing is done.
 
   Args:
-    prepared: What `prepare` gave. Its header is changed in place.
+    prepared: Result of `prepare`. Its header is changed in place.
 
   Returns:
     The report, which is also written to the experiment's folder, with the
-    metrics and samples that are stored beside it. Of several processes only
-    the first one has the report.
+    metrics and samples that are stored beside it. Only the first of several
+    processes has the report.
 
   Raises:
-    UserError: If the folder is in use, or if several processes were asked for
-      different things.
+    UserError: If the folder is in use, or if the processes have different
+      configurations.
     RunError: If the run cannot continue, such as without a finite gradient.
-    Preempted: If the process is to end; the state is saved by then.
+    Preempted: If the process must end; the state is saved by then.
   """
   compilation.keep_on_disk()
   compilation.watch()
@@ -140,7 +140,7 @@ def train(prepared: Prepared) -> dict[str, Any]:
 
 
 def _train(prepared: Prepared) -> dict[str, Any]:
-  """Runs an experiment whose folder is held."""
+  """Runs an experiment whose folder is locked."""
   config, directory = prepared.config, prepared.directory
   sections, is_first = prepared.header, processes.is_first()
   open_log = functools.partial(
@@ -153,7 +153,7 @@ def _train(prepared: Prepared) -> dict[str, Any]:
   if prepared.old is None and is_first:
     if prepared.diff:
       files.write_atomically(directory / record.DIFF, prepared.diff)
-    # The report comes first: by it a killed run's folder is known again.
+    # The report comes first: it identifies the folder of a killed run.
     open_log(None).write("running")
   with contextlib.closing(Checkpoints(directory / "checkpoints")) as saved:
     resume_at = saved.latest_step()
@@ -171,7 +171,7 @@ def _train(prepared: Prepared) -> dict[str, Any]:
         tf_startup.keep_tensorboard_from_tensorflow()
         log.events = summary.Writer(str(directory / "tensorboard"))
       task, given = prepared.data.task, prepared.given
-      built = setup.build(config, directory, task, given)
+      built = setup.build_setup(config, directory, task, given)
       parts = DrawnParts(directory)
       if resume_at is None:
         data, state = start.begin(built, prepared.data, log, parts)
@@ -193,11 +193,11 @@ def _header(
   """Writes the sections of the report that do not change during a run.
 
   Returns:
-    The sections, and what is changed in the code.
+    The sections, and the changes to the code.
   """
   layout = partitioning.make_layout(config.mesh)
   model = given or setup.build_model(config, loaded.task, layout, config.tuning)
-  return header.build(
+  return header.build_header(
     identity={
       "run_id": name,
       "task": loaded.task.name,

@@ -1,7 +1,7 @@
 """What is trained: all parameters, a soft prompt, or low-rank updates.
 
-Parameters are nested dicts. What is trained and what is frozen are two such
-trees, no leaf of which is in both, and the model takes them merged.
+Parameters are nested dicts. Trained and frozen parameters are two such trees
+without common leaves, and the model takes them merged.
 
 Symbols: L soft tokens, E width of the model, V vocabulary.
 """
@@ -29,18 +29,18 @@ Tree = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class SoftPrompt:
-  """L embeddings before every prompt, and nothing else, are trained.
+  """Trains L embeddings before every prompt, and nothing else.
 
   They begin as the embeddings of a text, which is cut or repeated to L tokens,
-  of tokens at random, or as they are in a file.
+  as those of random tokens, or as they are in a file.
 
   Attributes:
-    length: L; None takes that of the text or file.
-    text: the text.
-    source: a task, of whose training prompts the beginning that all share is
-      the text; few-shot prompts share their worked examples, as in the paper.
-    path: of a file that `numpy.save` wrote, [L, E], as google-research's
-      prompt-tuning keeps them.
+    length: Number L of embeddings; None uses the length of the text or file.
+    text: The text.
+    source: A task; the text is the common beginning of its training prompts.
+      Few-shot prompts share their worked examples, as in the paper.
+    path: Path of a file that `numpy.save` wrote, [L, E], as in
+      google-research's prompt-tuning.
 
   Reference: Lester et al. 2021, "The Power of Scale for Parameter-Efficient
   Prompt Tuning"; Phan et al. 2023, section 5.
@@ -81,14 +81,14 @@ def begin(
   tokens: np.ndarray | None,
   rng_key: jax.Array,
 ) -> tuple[Tree, Tree | None]:
-  """Adds to a base model what is trained, if that is not the model itself.
+  """Adds trained parameters to a base model that is not trained itself.
 
   Args:
-    tuning: what is trained.
-    params: of the base model.
-    model: with what is added to it.
-    tokens: that a soft prompt begins as, if there are any.
-    rng_key: for what begins at random.
+    tuning: What is trained.
+    params: Parameters of the base model.
+    model: The model, with anything that is added to it.
+    tokens: Initial tokens of a soft prompt, if any.
+    rng_key: Key for random initial values.
 
   Returns:
     What is trained, and what is frozen.
@@ -100,13 +100,13 @@ def begin(
       SOFT_PROMPT: make_soft_prompt(tuning, embeddings(params), tokens, rng_key)
     }
   else:
-    # Compiled, for nothing else of the model to be made.
+    # Compiled, so that only these parameters of the model are made.
     added = jax.jit(lambda key: split(model.init(key), tuning)[0])(rng_key)
   return partitioning.on_mesh(model.layout, added), params
 
 
 def split(params: Tree, tuning: Tuning) -> tuple[Tree, Tree | None]:
-  """Parts a model's parameters into what is trained and what is frozen."""
+  """Splits a model's parameters into trained and frozen ones."""
   if tuning is None:
     return params, None
   flat = traverse_util.flatten_dict(params)
@@ -123,7 +123,7 @@ def split(params: Tree, tuning: Tuning) -> tuple[Tree, Tree | None]:
 
 
 def merge(trained: Tree, frozen: Tree | None) -> Tree:
-  """Joins what `split` has parted; leaves are not copied."""
+  """Joins the results of `split`; leaves are not copied."""
   if not frozen:
     return trained
   return traverse_util.unflatten_dict(
@@ -132,7 +132,7 @@ def merge(trained: Tree, frozen: Tree | None) -> Tree:
 
 
 def embeddings(params: Tree) -> jax.Array:
-  """The input embeddings [V, E] of a model of any family."""
+  """Returns the input embeddings [V, E] of a model of any family."""
   return params["embed"]["embedding"]
 
 
@@ -142,19 +142,19 @@ def make_soft_prompt(
   tokens: np.ndarray | None,
   rng_key: jax.Array,
 ) -> jax.Array:
-  """Makes the soft prompt that training begins with.
+  """Makes the initial soft prompt.
 
   Args:
-    config: says how.
+    config: Settings of the soft prompt.
     table: [V, E], the model's input embeddings.
-    tokens: of the text or of the source; None where there is neither.
-    rng_key: draws tokens at random.
+    tokens: Tokens of the text or of the source; None if there is neither.
+    rng_key: Key for random tokens.
 
   Returns:
     [L, E] float32.
 
   Raises:
-    UserError: if the file is none, or of another width.
+    UserError: If the path is not such a file, or has another width.
   """
   if config.path is not None:
     made = read_soft_prompt(pathlib.Path(config.path))
@@ -171,7 +171,7 @@ def make_soft_prompt(
     return jnp.asarray(made)
   if tokens is None:
     assert config.length is not None
-    # The commonest tokens of a vocabulary have the lowest ids; special ones
+    # The most common tokens of a vocabulary have the lowest ids; special tokens
     # come first.
     highest = min(5_000, len(table))
     tokens = np.asarray(
@@ -188,7 +188,7 @@ def read_soft_prompt(path: pathlib.Path) -> np.ndarray:
   """Reads a soft prompt, [L, E] float32.
 
   Raises:
-    UserError: if the file holds something else.
+    UserError: If the file holds something else.
   """
   try:
     with path.open("rb") as file:
@@ -202,14 +202,14 @@ def read_soft_prompt(path: pathlib.Path) -> np.ndarray:
   if getattr(array, "ndim", 0) != 2 or not np.issubdtype(
     array.dtype, np.floating
   ):
-    raise UserError(f"SoftPrompt.path: {path} holds no [L, E] array of numbers")
+    raise UserError(f"SoftPrompt.path: {path} has no [L, E] array of numbers")
   if not len(array) or not np.isfinite(array).all():
     raise UserError(f"SoftPrompt.path: {path} is empty or not finite")
   return array.astype(np.float32)
 
 
 def soft_prompt_bytes(trained: Tree) -> bytes:
-  """A trained soft prompt as the content of a file of `numpy.save`."""
+  """Returns a trained soft prompt as the content of a `numpy.save` file."""
   stream = io.BytesIO()
   array = np.asarray(trained[SOFT_PROMPT], np.float32)
   np.save(stream, array, allow_pickle=False)

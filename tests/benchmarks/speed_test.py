@@ -51,7 +51,7 @@ def test_rationales_have_the_mean_length_that_was_asked_for():
 
 
 @pytest.mark.slow
-def test_fewer_draws_are_right_at_lower_acceptance(found):
+def test_fewer_draws_are_correct_at_lower_acceptance(found):
   steps = found["W3"]["steps"]
   low, high = (
     steps[f"L = 4, acceptance {acceptance}"]["accept_rate"]

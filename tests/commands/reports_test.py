@@ -84,7 +84,7 @@ def test_a_report_by_itself_is_verified_as_far_as_it_can_be(run, capsys):
   shutil.copy(run / "report.json", alone)
   status, text = call(capsys, "verify", alone)
   assert status == 0
-  assert "not checked, for it is not there: " in text
+  assert "skipped: " in text
   assert "outputs/000004-test-greedy.jsonl" in text
   assert text.endswith("kept.json: 3 checks passed\n")
 
@@ -193,7 +193,7 @@ def test_a_part_outside_the_folder_is_not_read(run, capsys):
   reseal(run / "report.json", parts=[part])
   status, text = call(capsys, "verify", run)
   assert status == 1
-  assert "../x: lies outside the run's folder" in text
+  assert "../x: is outside the run's folder" in text
 
 
 # compare
@@ -294,7 +294,7 @@ def test_a_run_is_repeated_from_its_report_alone(run, capsys, tmp_path):
   assert ": bitwise equal\n  digest " in text
   status, text = call(capsys, "rerun", alone, f"--output={output}")
   assert status == 2
-  assert "holds a run that is complete already" in text
+  assert "already holds a complete run" in text
 
 
 def test_a_run_inside_t5x_is_not_repeated_without_t5x(
@@ -308,7 +308,7 @@ def test_a_run_inside_t5x_is_not_repeated_without_t5x(
   output = tmp_path / "again"
   status, text = call(capsys, "rerun", path, f"--output={output}")
   assert status == 2
-  assert f"{path} is for T5X, which is not installed: docs/t5x.md" in text
+  assert f"{path} needs T5X, which is not installed: docs/t5x.md" in text
   assert not output.exists()
 
 
@@ -351,17 +351,17 @@ def change_configuration(report):
 
 
 REFUSALS = [
-  (change_code, "code files.cot_latent.cli was", "say --allow=code"),
-  (change_package, "packages packages.jax was '0.1'", "say --allow=packages"),
+  (change_code, "code files.cot_latent.cli was", "add --allow=code"),
+  (change_package, "packages packages.jax was '0.1'", "add --allow=packages"),
   (change_data, "data splits.test.fingerprint was '0'", "--allow=data"),
   (change_generator, "randomness test_vectors.draw[0]", "--allow=randomness"),
   (change_configuration, "configuration steps was 5 and is 4", "report it"),
 ]
 
 
-@pytest.mark.parametrize(("change", "what", "mend"), REFUSALS)
+@pytest.mark.parametrize(("change", "what", "fix"), REFUSALS)
 def test_what_would_be_no_repetition_is_refused(
-  run, change, what, mend, capsys, tmp_path
+  run, change, what, fix, capsys, tmp_path
 ):
   path = run / "report.json"
   report = json.loads(path.read_text())
@@ -372,7 +372,7 @@ def test_what_would_be_no_repetition_is_refused(
   status, text = call(capsys, "rerun", path, f"--output={output}")
   assert status == 2
   assert what in text
-  assert mend in text
+  assert fix in text
   assert len(text.splitlines()) == 1
   assert path.read_bytes() == before
   assert not output.exists()
@@ -411,7 +411,10 @@ def test_an_edited_report_is_not_repeated(run, capsys):
     (["show", "{folder}"], "no report {folder}/report.json"),
     (["compare", "{folder}/a", "{folder}/b"], "no report {folder}/a"),
     (["rerun", "{folder}/x.json"], "x.json is not a report of this program"),
-    (["rerun", "{folder}/x.json", "--allow=jax"], "'jax' is none of code, pac"),
+    (
+      ["rerun", "{folder}/x.json", "--allow=jax"],
+      "'jax' is not one of code",
+    ),
   ],
 )
 def test_mistakes(arguments, said, tmp_path, capsys):
@@ -441,7 +444,7 @@ def test_a_running_run_cannot_be_repeated(run, capsys):
   reseal(run / "report.json", status="running")
   status, text = call(capsys, "rerun", run)
   assert status == 2
-  assert "is of a run that is running" in text
+  assert "is a run that is running" in text
 
 
 def test_a_dead_run_fails_under_strict(tmp_path, capsys):

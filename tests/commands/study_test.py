@@ -1,4 +1,4 @@
-"""A study runs every arm with every seed, and goes on where it stopped."""
+"""A study runs every arm with every seed, and resumes where it stopped."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from cot_latent.configuration import parsing
 from cot_latent.em import training_data
 from cot_latent.errors import UserError
 from cot_latent.reporting import record, seals
-from cot_latent.reporting.tables import make as make_tables
+from cot_latent.reporting.tables.make import make_tables
 from tests.reporting import made_up
 from tests.training.kills import act_at
 
@@ -139,7 +139,7 @@ def sizes_of(configs):
   }
 
 
-def test_the_paper_s_hyperparameters():
+def test_the_papers_hyperparameters():
   """Phan et al. 2023, appendix F."""
   bbh = arms_of("paper_bbh", TASK="bbh_snarks")
   gsm8k = arms_of("paper_gsm8k")
@@ -213,7 +213,7 @@ def check_shared(arms):
       assert getattr(config.task, limit) == getattr(like.task, limit), name
 
 
-def test_the_paper_s_arms_share_a_base_model():
+def test_the_papers_arms_share_a_base_model():
   bbh = arms_of("paper_bbh", TASK="bbh_snarks")
   for arms in (bbh, arms_of("paper_gsm8k")):
     check_shared(arms)
@@ -254,7 +254,7 @@ def write_report(folder, config, task):
     ("paper_table3", "bbh", "paper_bbh"),
   ],
 )
-def test_the_paper_s_studies_fill_its_tables(
+def test_the_papers_studies_fill_its_tables(
   tmp_path, table, folder, study_name
 ):
   runs = study.plan(str(STUDIES / study_name), 1, None, [])
@@ -273,16 +273,16 @@ def test_the_paper_s_studies_fill_its_tables(
   spec.parent.mkdir()
   source = made_up.ROOT / "reports/tables" / spec.name
   spec.write_text(source.read_text())
-  text = make_tables.make(spec)
+  text = make_tables(spec)
   assert "not run" not in text
   assert "75.0" in text
   shorter = parse_arm(f"{study_name}/direct", **macros, MAX_LENGTH=256)
   write_report(tmp_path / folder, shorter, f"{next(iter(tasks))}_v1")
   with pytest.raises(UserError, match="max_length is 256 and not"):
-    make_tables.make(spec)
+    make_tables(spec)
 
 
-def test_a_dry_run_of_the_paper_s_study_prints_every_run(capsys):
+def test_a_dry_run_of_the_papers_study_prints_every_run(capsys):
   assert cli.main(["study", "gin/studies/paper_bbh", "--dry_run"]) == 0
   lines = capsys.readouterr().out.splitlines()
   assert len(lines) == len({*lines}) == 27 * 7 * 5

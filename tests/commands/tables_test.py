@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from cot_latent import cli
-from cot_latent.reporting.tables import make as make_tables
+from cot_latent.reporting.tables.make import make_tables
 from tests.reporting import made_up
 
 
@@ -12,7 +12,7 @@ def test_the_table_is_printed(tmp_path, capfd):
   path = made_up.write_case(tmp_path)
   assert cli.main(["tables", str(path)]) == 0
   out, err = capfd.readouterr()
-  assert out == (tmp_path / "chain.md").read_text() == make_tables.make(path)
+  assert out == (tmp_path / "chain.md").read_text() == make_tables(path)
   assert err == ""
 
 

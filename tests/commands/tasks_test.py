@@ -137,7 +137,7 @@ def test_a_task_is_shown_as_the_model_sees_it(t5x):
   assert head.splitlines()[:4] == [
     "chain_v1: 200 examples in split 'test' of base, train, test",
     "answers: an integer",
-    f"conventions: {', '.join(bbh_conventions.make('integer'))}",
+    f"conventions: {', '.join(bbh_conventions.conventions('integer'))}",
     "vocabulary: ByteVocabulary, 259 tokens",
   ]
   assert list(examples) == ["chain/test/00000", "chain/test/00001"]
@@ -330,7 +330,7 @@ def navigate_lines(data_dir):
     # By the answer itself, or by both.
     ({"target": "Yes"} | says("Yes"), True, True),
     (of(3) | {"target": rows[3]["target"]} | says(wrong(3)), False, False),
-    # Cut at the limit: no answer here, but for the authors.
+    # Cut at the limit: no answer here, except for the authors.
     ({"target": "Yes", "ended": False} | says("Yes"), None, True),
     ({"target": "Yes", "ended": True} | says("Yes"), True, True),
     # Text that runs on.
@@ -443,7 +443,7 @@ def test_a_convention_that_reads_the_question(t5x, refused, write, data_dir):
   out = t5x("score", write(line | {"question": question}), *flags)
   (rule,) = (
     way
-    for way in bbh_conventions.make("choice").values()
+    for way in bbh_conventions.conventions("choice").values()
     if way.name == "lm_eval_flexible"
   )
   expected = checkers.is_correct(rule, "a dog", "(B)", question)
@@ -636,7 +636,9 @@ def test_verdicts_are_whole_or_as_they_were(write, monkeypatch, capsys):
   assert cli.main(arguments) == 1
   captured = capsys.readouterr()
   assert captured.out == ""
-  assert captured.err.startswith("t5x: error: the disk is full; make room")
+  assert captured.err.startswith(
+    "t5x: error: the disk is full; free some space"
+  )
   assert captured.err.count("\n") == 1
   assert verdicts.read_text() == "of yesterday\n"
   assert sorted(path.parent.iterdir()) == [path, verdicts]

@@ -1,4 +1,4 @@
-"""Each mistake in a configuration gives one line: what, where, how to mend."""
+"""Each mistake in a configuration gives one line: what, where, how to fix."""
 
 import dataclasses
 import hashlib

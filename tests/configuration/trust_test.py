@@ -16,7 +16,7 @@ DYNAMIC = "from __gin__ import dynamic_registration\n"
 
 @pytest.fixture
 def trap(tmp_path, monkeypatch):
-  """A module that leaves a file behind when it is imported, and the file."""
+  """A module that writes a file when it is imported, and the file."""
   left = tmp_path / "left"
   code = f"import pathlib\npathlib.Path({str(left)!r}).touch()\n"
   code += "def spring(): pass\ndef name(): return 'trap'\n"
@@ -94,7 +94,7 @@ def test_a_module_that_is_named_is_imported(trap):
 )
 def test_what_starts_programs_or_writes_files_is_not_called(lines):
   text = f"{quickstart()}\n{lines}\n"
-  assert "which is nothing that a report may name" in refusal(text)
+  assert "which a report may not name" in refusal(text)
 
 
 @pytest.mark.parametrize(

@@ -522,7 +522,7 @@ def test_an_edited_text_is_noticed(split, column, stored, toy):
   stored.write_bytes(as_npz(**arrays | {name: edited}))
   assert message_of(reopen, toy, stored) == (
     f"{stored} is damaged or was changed: its fingerprint does not fit; make "
-    "it anew with `t5x cache`"
+    "it again with `t5x cache`"
   )
 
 
@@ -567,7 +567,7 @@ def test_an_older_format(stored, toy):
   stored.write_bytes(as_npz(**arrays | {"task": older}))
   assert message_of(reopen, toy, stored) == (
     f"{stored} is in format 0, and this version reads {cache._FORMAT}: make it "
-    "anew with `t5x cache`"
+    "again with `t5x cache`"
   )
 
 

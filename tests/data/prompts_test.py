@@ -166,7 +166,7 @@ def check_prefix(prefix):
     ),
   ],
 )
-def test_what_stands_before_a_question(broken):
+def test_the_text_before_a_question(broken):
   check_prefix(Prompts.prefix)
   with pytest.raises(AssertionError):
     check_prefix(broken)

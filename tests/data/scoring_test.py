@@ -65,7 +65,7 @@ RIGHT, WRONG = "So the answer is (B).", "So the answer is (A)."
 
 @pytest.fixture
 def score(tmp_path):
-  """Scores lines that are given as objects or as they stand in the file."""
+  """Scores lines that are given as objects or as lines of the file."""
 
   def score(*lines, task=None, convention=None):
     path = tmp_path / "outputs.jsonl"

@@ -289,7 +289,7 @@ def test_a_task_of_this_package(register):
   assert next(iter(task.conventions[name])) == "trice"
   assert task.rationale_splits == ["train"]
   assert task.lesson.tolist() == examples_test.spell("1??\nIt is 1.\n\n")
-  # The form that is asked for stands in place of the task's own.
+  # The requested form replaces the task's own.
   direct = Prompts(prior="{question}:", is_direct=True, separator="--")
   task = open_task(name, prompts=direct)
   assert task.prompts == direct

@@ -258,7 +258,7 @@ def check_prefix(extend):
   assert loaded.guides.shape == (4, 40)
 
 
-def test_a_prefix_stands_before_each_prompt():
+def test_a_prefix_is_before_each_prompt():
   check_prefix(Examples.with_prefix)
 
   def before_the_padding(loaded, prior, guide):

@@ -129,9 +129,9 @@ def test_a_cached_run_s_outputs_are_scored_again(through_seqio, cache, capsys):
   assert any(row["num_cut"] for row in report["results"])
 
 
-def test_a_run_may_go_on_from_a_cache(through_seqio, cache, capsys):
+def test_a_run_may_resume_from_a_cache(through_seqio, cache, capsys):
   before = read_report(through_seqio)
   flags = [f"--gin.CACHE='{cache}'", f"--gin.MODEL_DIR='{through_seqio}'"]
   assert cli.main(["train", *SMALL, *flags]) == 0
-  assert "is complete already, nothing is run" in capsys.readouterr().out
+  assert "is complete already, so nothing is run" in capsys.readouterr().out
   assert read_report(through_seqio) == before

@@ -79,7 +79,7 @@ for mesh in json.loads(sys.argv[3]):
   name = "star_" + "x".join(map(str, mesh))
   config = experiment(name, mesh, method=STAR)
   keep(name, config, toy.run(config))
-# Stopped on one mesh, gone on with on another.
+# Stopped on one mesh, resumed on another.
 config = experiment("moved", (8, 1))
 run_until(config, ("after_save", 3))
 keep("moved", config, toy.run(experiment("moved", (2, 4))))

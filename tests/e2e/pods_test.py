@@ -1,4 +1,4 @@
-"""Several processes make one run, and any number of them goes on with it.
+"""Several processes make one run, and any number of them can resume it.
 
 They are processes of this machine, each with a simulated device or more.
 """
@@ -87,12 +87,12 @@ def start(place, name, num_processes, *extra, num_devices=1, own=()):
   """Starts a run's processes.
 
   Args:
-    place: the folder of the fixture.
-    name: of the run.
-    num_processes: how many.
-    *extra: further flags for all.
-    num_devices: that each simulates.
-    own: further flags for the last one.
+    place: The folder of the fixture.
+    name: Of the run.
+    num_processes: How many.
+    *extra: Further flags for all.
+    num_devices: That each simulates.
+    own: Further flags for the last one.
   """
   with socket.socket() as probe:
     probe.bind(("localhost", 0))
@@ -195,7 +195,7 @@ def report_of(directory):
   return json.loads((directory / "report.json").read_text())
 
 
-def test_two_processes_one_is_killed_and_another_number_goes_on(place, alone):
+def test_two_processes_one_is_killed_and_another_number_resumes(place, alone):
   directory = place / "killed"
   pod = start(place, "killed", 2)
   wait_for_step(pod, directory, 3)

@@ -114,7 +114,7 @@ def check_same_answers(directory, folder):
     )[0, prompt["input_ids"].shape[1] :]
     text = tokenizer.decode(written, skip_special_tokens=True)
     num_same += text == row["completion"]
-  # Of an untrained model two tokens may be equally likely, but for rounding.
+  # Of an untrained model two tokens may be equally likely, except for rounding.
   assert num_same >= 7
 
 

@@ -67,7 +67,7 @@ def wait_for_step(process, directory, step, num_resumed=0):
   journal = directory / "journal.jsonl"
   for _ in range(6000):
     assert process.poll() is None, process.communicate()
-    # The report says that a process goes on once the journal is cut.
+    # The report says that a process resumes once the journal is cut.
     is_on = (
       journal.exists()
       and len(report_of(directory)["continuity"]["resumes"]) == num_resumed
@@ -113,7 +113,7 @@ def check_stopped(process, directory, wanted, what):
   status, _, errors = finish(process)
   assert status == wanted
   assert errors.splitlines()[-1] == (
-    f"t5x: error: {what}; the same command goes on from the last checkpoint, "
+    f"t5x: error: {what}; the same command resumes from the last checkpoint, "
     "or from the start"
   )
   assert "Traceback" not in errors
@@ -210,7 +210,7 @@ sys.exit(cli.main(sys.argv[3:]))
 """
 _ATOMIC = "orbax.checkpoint._src.path.atomicity.AtomicRenameTemporaryPath"
 DEATHS = [
-  # Where, what the first argument names, the step that the next process goes on
+  # Where, what the first argument names, the step that the next process resumes
   # from; steps 0, 3, 6, ... are saved, and Orbax moves two folders for each.
   (f"{_ATOMIC}:finalize:0", "", None),
   (f"{_ATOMIC}:finalize:2", "", 0),
@@ -279,6 +279,7 @@ IN_PARTS = [
 ]
 
 
+@pytest.mark.slow
 def test_killed_in_the_memory_start_it_draws_what_is_missing(tmp_path):
   short = ["--gin.TRAIN_STEPS=2", "--gin.BASE_STEPS=60", "--gin.PART_BATCHES=1"]
   status, _, errors = finish(start(tmp_path / "alone", *short))
@@ -319,6 +320,6 @@ def test_a_full_disk_is_one_clear_line(tmp_path, size):
   assert "Traceback" not in done.stderr
   (line,) = [x for x in done.stderr.splitlines() if x.startswith("t5x: error")]
   assert line == (
-    "t5x: error: the disk is full; make room, and the same command goes on "
-    "from the last checkpoint, or from the start"
+    "t5x: error: the disk is full; free some space, and the same command "
+    "resumes from the last checkpoint, or from the start"
   )

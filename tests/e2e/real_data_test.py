@@ -86,7 +86,7 @@ def test_every_bbh_task_fits_its_lengths(name, base_flags, data_dir, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", bbh.TASKS)
-def test_the_paper_s_study_fits_the_authors_examples(name, data_dir, capsys):
+def test_the_papers_study_fits_the_authors_examples(name, data_dir, capsys):
   arguments = [
     "--gin_file=gin/studies/paper_bbh/trice_few_shot.gin",
     f"--gin.TASK='bbh_{name}'",
@@ -99,7 +99,7 @@ def test_the_paper_s_study_fits_the_authors_examples(name, data_dir, capsys):
 
 
 @pytest.mark.slow
-def test_the_paper_s_study_of_gsm8k_finds_its_examples(
+def test_the_papers_study_of_gsm8k_finds_its_examples(
   data_dir, tmp_path, capsys
 ):
   page = pathlib.Path(cli.__file__).parents[1] / "reports/README.md"

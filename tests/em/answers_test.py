@@ -1,4 +1,4 @@
-"""Where a rationale ends, and the known answer behind it, as tokens."""
+"""Where a rationale ends, and the known answer after it, as tokens."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def task(**settings):
 
 def made(of_task, **settings):
   stated = likelihood.answer_given_rationale(**settings)
-  return answers.make(stated, of_task, of_task.load("train"))
+  return answers.build_answers(stated, of_task, of_task.load("train"))
 
 
 def rows(of_task, *texts, length=24):

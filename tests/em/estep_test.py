@@ -146,10 +146,10 @@ def test_an_empty_start_draws_nothing(data):
   assert_trees_equal(state, memory.init(len(data.train), LENGTH))
 
 
-def test_a_sequence_cut_by_the_limit_is_wrong(data):
+def test_a_sequence_cut_by_the_limit_is_incorrect(data):
   def say(prompts):
     texts, _ = answers_to(data, [True] * SIZE)(prompts)
-    return texts, [False] * 4 + [True] * 4  # right answers, half of them cut
+    return texts, [False] * 4 + [True] * 4  # correct answers, half of them cut
 
   scripted = Scripted(data.task, say)
   method = Method("trice_basic", estimators.basic())
@@ -159,7 +159,7 @@ def test_a_sequence_cut_by_the_limit_is_wrong(data):
   assert info.capped_fraction == 0.5
 
 
-def test_a_completion_without_an_answer_is_wrong(data):
+def test_a_completion_without_an_answer_is_incorrect(data):
   scripted = Scripted(data.task, lambda p: (["dunno"] * SIZE, [True] * SIZE))
   method = Method("trice_basic", estimators.basic())
   state = memory.init(len(data.train), LENGTH)

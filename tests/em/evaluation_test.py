@@ -52,7 +52,7 @@ def test_batches_do_not_matter(setting):
   assert few == many
 
 
-def test_every_evaluation_draws_anew(setting):
+def test_every_evaluation_draws_again(setting):
   first = evaluate(setting, num_samples=2, step=0)
   assert first == evaluate(setting, num_samples=2, step=0)
   assert first != evaluate(setting, num_samples=2, step=1)

@@ -36,7 +36,7 @@ def data():
 # How long the loops are -----------------------------------------------------
 
 
-def test_loops_have_the_paper_s_lengths():
+def test_loops_have_the_papers_lengths():
   settings = OuterLoops("greedy", first_steps=40, growth=1.2, max_steps=200)
   assert [settings.loop_steps(i, 10_000) for i in range(12)] == PAPER
   # The broken twins: rounding down, and rounding at every loop.
@@ -136,9 +136,9 @@ def knowing(data, plain, hinted):
   """Says the answer to the questions that are known, each with its own words.
 
   Args:
-    data: of the run.
-    plain: known from the question alone.
-    hinted: known from the guide.
+    data: Of the run.
+    plain: Known from the question alone.
+    hinted: Known from the guide.
   """
   known, train = {}, data.train
   for rows, right, words in (
@@ -215,7 +215,7 @@ def test_star_hints_only_where_the_plain_draw_failed(data):
   # Those of the plain draws, among which 17 of 24 said nothing.
   assert float(filled.pool.capped_fraction) == 0
   assert float(filled.pool.unparseable_fraction) == pytest.approx(17 / 24)
-  # The broken twins: no hints, hints for all, hints in place of right draws.
+  # The broken twins: no hints, hints for all, hints in place of correct draws.
   for change in (
     dataclasses.replace(settings, hint_on_failure=False),
     dataclasses.replace(settings, source="sample"),
@@ -234,14 +234,14 @@ def test_star_hints_only_where_the_plain_draw_failed(data):
     check_hinted_where_it_failed(data, filled, other)
 
 
-def test_no_hint_is_drawn_where_all_are_right(data):
+def test_no_hint_is_drawn_where_all_are_correct(data):
   model = knowing(data, set(range(N)), set())
   filled, _ = fill(data, model, looped(OuterLoops("greedy", True)))
   assert filled.num_sampled == N
   assert filled.pool.is_correct.all()
 
 
-def test_a_cut_rationale_is_wrong_and_counted(data):
+def test_a_cut_rationale_is_incorrect_and_counted(data):
   model = knowing(data, set(range(N)), set())
   say = model.say
 
@@ -345,7 +345,7 @@ def check_counts(found):
   assert found == pytest.approx(expected)
 
 
-def test_rest_em_weighs_by_the_number_of_right_draws(data):
+def test_rest_em_weighs_by_the_number_of_correct_draws(data):
   found, num_valid = weights_of(data, some_pool(data, RIGHT))
   check_counts(found)
   assert num_valid == 4
@@ -360,7 +360,7 @@ def test_rest_em_weighs_by_the_number_of_right_draws(data):
     check_counts(twin)
 
 
-def test_without_a_right_rationale_nothing_has_weight(data):
+def test_without_a_correct_rationale_nothing_has_weight(data):
   found, num_valid = weights_of(data, some_pool(data, 0 * RIGHT))
   assert (found, num_valid) == ({}, 0)
 

@@ -200,7 +200,7 @@ def test_all_accepted_gives_no_gradient(old, size):
 
 def check_merge(merge, num_draws):
   """Checks that no outcome's estimate changes, nor uses an accepted draw."""
-  toy = toys.make(vocabulary=2, length=2)
+  toy = toys.make_toy(vocabulary=2, length=2)
   questions = [0, 1]
   alike = np.full((2, 4), 1 / 4)  # from wrong memories too
   cases = enumeration.outcomes(alike, toys.prior(toy)[questions], num_draws)

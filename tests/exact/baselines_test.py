@@ -1,4 +1,4 @@
-"""The rivals' weights and exact means are those that their docstrings state."""
+"""The baselines' weights and exact means are as their docstrings state."""
 
 import itertools
 import math
@@ -13,8 +13,8 @@ from tests.asserts import assert_close, assert_mean
 from tests.exact import enumeration, moments
 from tests.inference import catalog
 
-TOY = toys.make(vocabulary=2, length=2)  # four sequences
-WIDE = toys.make()  # nine
+TOY = toys.make_toy(vocabulary=2, length=2)  # four sequences
+WIDE = toys.make_toy()  # nine
 QUESTIONS = [3, 1]
 
 # Weights, one at a time, as they are defined.
@@ -152,7 +152,7 @@ def each(weight):
 
 
 def of_pooled(accuracy, num_draws):
-  """The integral of rivals.py's docstring, by quadrature that is exact."""
+  """The integral of baselines.py's docstring, by exact quadrature."""
   size = len(accuracy)
   nodes, shares = np.polynomial.legendre.leggauss(size * num_draws)
   s, shares = (nodes[:, None] + 1) / 2, shares / 2
@@ -163,7 +163,7 @@ def of_pooled(accuracy, num_draws):
 
 
 def of_log_marginal(accuracy, num_draws):
-  """TRICE's, which no rival has."""
+  """TRICE's weight, which no baseline has."""
   del num_draws
   return np.ones(len(accuracy))
 
@@ -239,7 +239,7 @@ def test_broken_baselines_are_rejected():
     check_mean(broken_baseline, each(of_maxrl), TOY, 3)
   with pytest.raises(AssertionError):
     check_mean(own_baseline, each(of_rloo), TOY, 3)
-  # It is RLOO but for (K - 1) / K.
+  # It is RLOO times (K - 1) / K.
   check_mean(lambda t: own_baseline(t) * 3 / 2, each(of_rloo), TOY, 3)
 
 

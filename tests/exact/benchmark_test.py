@@ -41,7 +41,7 @@ def label(name):
 
 @pytest.mark.parametrize("accuracy", [0.02, 0.5, 0.999])
 def test_every_question_gets_the_accuracy(accuracy):
-  moved = variance.at_accuracy(toys.make(), accuracy)
+  moved = variance.at_accuracy(toys.make_toy(), accuracy)
   assert_close(toys.accuracy(moved), np.full(4, accuracy))
 
 
@@ -126,7 +126,7 @@ def test_a_point_equals_enumeration(name):
   method = variance.METHODS[name]._replace(
     num_questions=size[0], num_draws=size[1]
   )
-  toy = variance.at_accuracy(toys.make(vocabulary=2, length=2), 0.7)
+  toy = variance.at_accuracy(toys.make_toy(vocabulary=2, length=2), 0.7)
   expected = np.float64(by_enumeration(method, toy))
   found, _ = variance.measure(method, toy)
   assert_close(np.float64(found), expected)

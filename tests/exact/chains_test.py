@@ -6,7 +6,7 @@ import pytest
 from cot_latent.reporting import chains
 from tests import toys
 
-TOY = toys.make()
+TOY = toys.make_toy()
 
 
 def transition_matrix(question, num_draws):

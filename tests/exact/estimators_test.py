@@ -14,7 +14,7 @@ BASIC = estimators.basic()
 PAPER = estimators.control_variate()
 CORRECTED = estimators.control_variate(correct_first_acceptance=True)
 BATCHES = [[0, 1], [3, 1], [0, 1, 2], [3, 2, 0]]
-TOY = toys.make()
+TOY = toys.make_toy()
 
 
 def check_unbiased(toy, questions, estimator, num_draws=1):
@@ -80,13 +80,13 @@ def test_unbiased_at_stationarity(questions, estimator):
 @pytest.mark.parametrize(("vocabulary", "length"), [(2, 3), (3, 2)])
 @pytest.mark.parametrize("lean", [0.0, 3.0])
 def test_unbiased_on_other_toys(vocabulary, length, lean):
-  toy = toys.make(vocabulary, length, lean=lean)
+  toy = toys.make_toy(vocabulary, length, lean=lean)
   check_unbiased(toy, [0, 1], BASIC)
   check_unbiased(toy, [0, 1], PAPER)
 
 
 def test_basic_is_unbiased_for_two_draws():
-  toy = toys.make(vocabulary=2, length=2)
+  toy = toys.make_toy(vocabulary=2, length=2)
   check_unbiased(toy, [0, 1], BASIC, num_draws=2)
 
 

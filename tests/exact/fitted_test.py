@@ -18,7 +18,7 @@ BASIC = estimators.basic()
 PAPER = estimators.control_variate()
 FITTED = estimators.control_variate(scale="fitted")
 CORRECTED = estimators.control_variate(True, scale="fitted")
-TOY = toys.make(vocabulary=2, length=2)  # four sequences
+TOY = toys.make_toy(vocabulary=2, length=2)  # four sequences
 QUESTIONS = [3, 1]
 
 
@@ -126,7 +126,7 @@ def test_one_question_s_best_eta_is_the_ratio_of_variances():
   """With beta = pi: v+ / v, and the paper's pays above 1 / 2."""
   pays = []
   for lean in [0.0, 2.0, 6.0]:
-    toy = toys.make(lean=lean)
+    toy = toys.make_toy(lean=lean)
     for x in range(4):
       p, scores = toys.prior(toy)[x], toys.scores(toy)[x]
       posterior, pi = toys.posterior(toy)[x], toys.accuracy(toy)[x]
@@ -162,7 +162,7 @@ def check_mean_over_two_steps(choose):
   """Checks E[A - eta B] = E[A] over all outcomes of two steps.
 
   Args:
-    choose: what the first step measured, and the second -> eta of the second.
+    choose: What the first step measured, and the second -> eta of the second.
   """
   first = terms(TOY, [0, 2], enumeration.at_stationarity(TOY, [0, 2]))
   second = terms(TOY, QUESTIONS, from_memories((True, True)))
@@ -200,7 +200,7 @@ def test_eta_of_the_same_step_is_biased(broken):
 
 
 def test_the_fit_finds_the_best_eta():
-  toy = toys.make(lean=2.0)
+  toy = toys.make_toy(lean=2.0)
   cases = enumeration.at_stationarity(toy, [0, 1])
   found = terms(toy, [0, 1], cases)
   squares = found.probability @ found.measured()

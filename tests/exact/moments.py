@@ -25,7 +25,7 @@ class Draws(NamedTuple):
   Attributes:
     accuracy: [M] pi, the probability that it is right.
     mean: [M, 2, D] the score's mean, given that it is wrong (0) or right (1).
-    covariance: [M, 2, D, D] likewise.
+    covariance: [M, 2, D, D], their covariances.
   """
 
   accuracy: np.ndarray
@@ -39,7 +39,7 @@ class Memories(NamedTuple):
   Attributes:
     is_right: [M] the probability that it is right.
     mean: [M, D] of its score, given that it is right.
-    covariance: [M, D, D] likewise.
+    covariance: [M, D, D], their covariances.
   """
 
   is_right: np.ndarray
@@ -53,7 +53,7 @@ class Exact(NamedTuple):
   Attributes:
     mean: [D].
     covariance: [D, D].
-    num_scored: the mean number of sequences that have weight.
+    num_scored: The mean number of sequences that have weight.
   """
 
   mean: np.ndarray
@@ -112,13 +112,13 @@ def exact(
   """Computes an estimator's mean and covariance for M questions.
 
   Args:
-    estimator: any that looks at correctness alone.
-    draws: moments of one draw; all K are alike.
-    memories: moments of the old memories.
+    estimator: Any that looks at correctness alone.
+    draws: Moments of one draw; all K are alike.
+    memories: Moments of the old memories.
     num_draws: K.
 
   Raises:
-    ValueError: if a wrong memory has weight: its moments are not known.
+    ValueError: If a wrong memory has weight: its moments are not known.
   """
   size = len(draws.accuracy)
   old, right = patterns(memories.is_right, num_draws)

@@ -1,10 +1,10 @@
-"""Exact variances: right by enumeration, and where they go as models improve.
+"""Exact variances: correct by enumeration, and where they go as models improve.
 
 At stationarity, and with the accuracy going to 1: the control variate's goes to
-0 for every K, and so does that of every rival with a baseline, in proportion to
-the error rate. The others' goes to what the right sequences' own spread leaves:
-over M^2 for `basic`, which uses one of them a question, and over K M^2 for
-`rejection_sampling`, which uses K.
+0 for every K, and so does that of every baseline method with a baseline, in
+proportion to the error rate. The others' goes to what the correct sequences'
+own spread leaves: over M^2 for `basic`, which uses one of them a question, and
+over K M^2 for `rejection_sampling`, which uses K.
 """
 
 import numpy as np
@@ -16,8 +16,8 @@ from tests.asserts import assert_close
 from tests.exact import enumeration, moments
 from tests.inference import catalog
 
-TOY = toys.make(vocabulary=2, length=2)
-WIDE = toys.make()
+TOY = toys.make_toy(vocabulary=2, length=2)
+WIDE = toys.make_toy()
 VANISHING = catalog.SEVERAL | {"control_variate"}
 
 
@@ -96,7 +96,7 @@ def test_three_questions_equal_brute_force():
     )
 
 
-def test_weight_on_a_wrong_memory_is_refused():
+def test_weight_on_an_incorrect_memory_is_refused():
   def invalid_too(taken):
     weights = np.zeros((2, 2))
     weights[:, 0] = 1 / 2
@@ -149,7 +149,7 @@ def sweep(weigh, num_draws):
   """Error rates and variances, for more and more accurate models."""
   errors, variances = [], []
   for lean in LEANS:
-    draws = moments.of_toy(toys.make(lean=lean), QUESTIONS)
+    draws = moments.of_toy(toys.make_toy(lean=lean), QUESTIONS)
     memories = moments.at_stationarity(draws)
     found = moments.exact(weigh, draws, memories, num_draws)
     errors.append(1 - draws.accuracy.mean())
@@ -168,7 +168,7 @@ def check_vanishes(weigh, num_draws):
 
 def check_stays(weigh, num_draws, divisor):
   """Checks that the right sequences' spread stays, over a divisor."""
-  draws = moments.of_toy(toys.make(lean=LEANS[-1]), QUESTIONS)
+  draws = moments.of_toy(toys.make_toy(lean=LEANS[-1]), QUESTIONS)
   spread = np.trace(draws.covariance[:, 1], axis1=1, axis2=2).sum()
   errors, variances = sweep(weigh, num_draws)
   limit = spread / divisor

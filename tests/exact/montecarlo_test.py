@@ -41,11 +41,11 @@ class World(NamedTuple):
   """A model, its task, and all that can be listed of them.
 
   Attributes:
-    model: the language model.
-    params: its parameters.
-    task: says what an answer is.
+    model: The language model.
+    params: Its parameters.
+    task: Says what an answer is.
     data: SIZE questions.
-    state: a memory in which the first two rows are right.
+    state: A memory in which the first two rows are right.
     sequences: [Z, T] every sequence.
     probability: [SIZE, Z] of each.
     is_right: [SIZE, Z] bool.

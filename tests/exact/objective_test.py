@@ -39,7 +39,7 @@ def wrong_share(num_draws):
 
 
 def plugged_in_log(num_draws):
-  """Takes the share of right draws for pi."""
+  """Takes the share of correct draws for pi."""
   orders = np.arange(1, num_draws + 1)
   return -(wrong_share(num_draws)[:, None] ** orders / orders).sum(axis=1)
 

@@ -34,11 +34,11 @@ def check_mean(sampler, weights, num_draws, expected, probabilities):
   """Checks the sampler's exact mean over a uniform offset.
 
   Args:
-    sampler: maps weights, L and an offset to an array.
-    weights: what it is given.
+    sampler: Maps weights, L and an offset to an array.
+    weights: What it is given.
     num_draws: L.
-    expected: the mean.
-    probabilities: what the sampler draws by, for the ends of the pieces.
+    expected: The mean.
+    probabilities: What the sampler draws by, for the ends of the pieces.
   """
   start, share = pieces(probabilities, num_draws)
   # Two places in each piece: it must be one, or the sum is no integral.

@@ -246,7 +246,7 @@ def test_verdicts_give_the_weights_of_trice(size, num_draws, corrected):
   assert_close(found[..., 0], expected)
   np.testing.assert_array_equal(found[..., 0] != 0, expected != 0)
   basic = catalog.weights(estimators.basic(), old, draws)
-  if num_draws == 1:  # with more, the right draws are averaged
+  if num_draws == 1:  # with more, the correct draws are averaged
     assert_close(found[..., 1], catalog.on_sequences(basic, draws))
   other = scored_toy.weights(scored_estimators.isir(corrected), log_l)
   with pytest.raises(AssertionError):

@@ -15,7 +15,7 @@ from tests import toys
 from tests.exact import enumeration
 from tests.exact.enumeration import Outcomes
 
-SMALL = toys.make(vocabulary=2, length=2, num_questions=2)  # four rationales
+SMALL = toys.make_toy(vocabulary=2, length=2, num_questions=2)  # four rationales
 QUESTIONS = np.arange(2)
 _RNG = np.random.default_rng(1)
 _FEATURES = _RNG.normal(size=(2, 4, 3, 4))  # of three answers
@@ -41,7 +41,7 @@ def log_marginal(theta) -> jax.Array:
 
 
 class Tables(NamedTuple):
-  """Numbers of every question and rationale; gradients have a D behind."""
+  """Numbers of every question and rationale; gradients end with an axis D."""
 
   prior: np.ndarray
   log_l: np.ndarray

@@ -15,14 +15,14 @@ from tests.inference import catalog
 BASIC = estimators.basic()
 PAPER = estimators.control_variate()
 CORRECTED = estimators.control_variate(correct_first_acceptance=True)
-TOY = toys.make(vocabulary=2, length=2)  # four sequences
-WIDE = toys.make()  # nine
+TOY = toys.make_toy(vocabulary=2, length=2)  # four sequences
+WIDE = toys.make_toy()  # nine
 QUESTIONS = [3, 1]
 NUM_DRAWS = [2, 3]
 
 
 def last_right_draw(taken):
-  """The form that is not averaged: all weight on the last right draw."""
+  """The form that is not averaged: all weight on the last correct draw."""
   on_memory = estimators.basic()(taken)
   scale = estimators.leave_one_out_scale(taken)
   draws = -on_memory[:, :1] * scale[:, None] / taken.draw_is_correct.shape[1]
@@ -39,7 +39,7 @@ def own_draws_in_scale(taken):
 
 
 def right_draws_only(taken):
-  """Subtracts the scores of the right draws alone, whose mean is not 0."""
+  """Subtracts the scores of the correct draws alone, whose mean is not 0."""
   weights = PAPER(taken)
   return weights.at[:, 1:].multiply(taken.draw_is_correct)
 
@@ -56,7 +56,7 @@ BIASED = [own_draws_in_scale, right_draws_only]
 
 
 def pick(question, is_right, which=0):
-  """The index of one right or wrong sequence."""
+  """The index of one correct or incorrect sequence."""
   return np.flatnonzero(TOY.is_correct[question] == is_right)[which]
 
 
@@ -76,7 +76,7 @@ def check_mean_of_basic(cases, weigh, extra=0.0):
 
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("num_draws", NUM_DRAWS)
-def test_keeps_the_mean_from_any_right_memory(num_draws, which):
+def test_keeps_the_mean_from_any_correct_memory(num_draws, which):
   cases = given_memories([True, True], which, num_draws)
   for weigh in [PAPER, CORRECTED, last_right_draw, undivided]:
     check_mean_of_basic(cases, weigh)
@@ -112,7 +112,7 @@ def bias_of_first_acceptances(pattern, num_draws, exponent=None):
   """-(1 - pi)^(K - 1) grad pi E[beta / C | valid], from its definition.
 
   Plain loops over the verdicts of the other question: for two of them, beta is
-  the share of the other's right draws where it is valid, and C is 2 then.
+  the share of the other's correct draws where it is valid, and C is 2 then.
   """
   exponent = num_draws - 1 if exponent is None else exponent
   pi, total = toys.accuracy(TOY)[QUESTIONS], 0.0
@@ -190,7 +190,7 @@ def test_several_draws_by_loops(num_draws):
       assert_close(got[m], expected)
 
 
-# Averaging over the right draws.
+# Averaging over the correct draws.
 
 
 def spread_of_right(toy, questions, num_draws):
@@ -209,7 +209,7 @@ def spread_of_right(toy, questions, num_draws):
 @pytest.mark.parametrize("num_draws", [1, 2, 3, 4])
 @pytest.mark.parametrize("lean", [-2.0, 0.0, 3.0])
 def test_averaging_never_adds_variance(lean, num_draws):
-  toy, questions = toys.make(lean=lean), [0, 1, 2]
+  toy, questions = toys.make_toy(lean=lean), [0, 1, 2]
   draws = moments.of_toy(toy, questions)
   memories = moments.at_stationarity(draws)
   averaged = moments.exact(PAPER, draws, memories, num_draws)

@@ -23,7 +23,7 @@ from tests.exact import enumeration
 
 # Padding, EOS, and two that complete the stop alone, or with one before it.
 TEXTS, EOS, STOP = ["", "", "ab", "ba"], 1, "ba"
-TOY = toys.make(vocabulary=len(TEXTS), length=3, num_questions=2)
+TOY = toys.make_toy(vocabulary=len(TEXTS), length=3, num_questions=2)
 QUESTIONS = [0, 1]
 ENDING = stops.Ending(
   (EOS,),

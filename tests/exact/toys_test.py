@@ -15,7 +15,7 @@ TOYS = [
 
 @pytest.mark.parametrize("kwargs", TOYS)
 def test_lists_every_sequence_once(kwargs):
-  toy = toys.make(**kwargs)
+  toy = toys.make_toy(**kwargs)
   assert len(toy.sequences) == kwargs["vocabulary"] ** kwargs["length"]
   found = toys.index_of(toy, toy.sequences)
   np.testing.assert_array_equal(found, np.arange(len(toy.sequences)))
@@ -23,7 +23,7 @@ def test_lists_every_sequence_once(kwargs):
 
 @pytest.mark.parametrize("kwargs", TOYS)
 def test_is_a_distribution_with_zero_mean_score(kwargs):
-  toy = toys.make(**kwargs)
+  toy = toys.make_toy(**kwargs)
   p = toys.prior(toy)
   assert_close(p.sum(axis=1), np.ones(len(p)))
   mean = np.einsum("xz,xzd->xd", p, toys.scores(toy))
@@ -33,19 +33,19 @@ def test_is_a_distribution_with_zero_mean_score(kwargs):
 @pytest.mark.parametrize("kwargs", TOYS)
 def test_posterior_mean_of_the_score_is_the_gradient(kwargs):
   # Phan et al. 2023, eq. 2.
-  toy = toys.make(**kwargs)
+  toy = toys.make_toy(**kwargs)
   mean = np.einsum("xz,xzd->xd", toys.posterior(toy), toys.scores(toy))
   for question, expected in enumerate(mean):
     assert_close(toys.gradient(toy, [question]), expected)
 
 
 def test_lean_takes_the_accuracy_to_one():
-  wrong = [1 - toys.accuracy(toys.make(lean=lean)) for lean in range(8)]
+  wrong = [1 - toys.accuracy(toys.make_toy(lean=lean)) for lean in range(8)]
   assert (np.diff(wrong, axis=0) < 0).all()
   # A last token's odds of being wrong shrink by e for each unit of lean.
   assert (wrong[-1] < wrong[0] / (1 - wrong[0]) * np.exp(-6)).all()
 
 
 def test_questions_differ():
-  toy = toys.make()
+  toy = toys.make_toy()
   assert len(np.unique(toys.accuracy(toy))) == len(toy.is_correct)

@@ -17,9 +17,9 @@ from tests.asserts import (
 from tests.exact import enumeration
 
 TOYS = [
-  toys.make(vocabulary=3, length=2),
-  toys.make(vocabulary=2, length=3),
-  toys.make(vocabulary=3, length=2, lean=3.0),
+  toys.make_toy(vocabulary=3, length=2),
+  toys.make_toy(vocabulary=2, length=3),
+  toys.make_toy(vocabulary=3, length=2, lean=3.0),
 ]
 QUESTIONS = range(4)
 
@@ -77,7 +77,7 @@ def test_several_draws_are_as_many_steps(toy, num_draws):
 
 
 @pytest.mark.parametrize("toy", TOYS)
-def test_a_wrong_memory_is_left_at_the_rate_of_the_accuracy(toy):
+def test_an_incorrect_memory_is_left_at_the_rate_of_the_accuracy(toy):
   is_correct = toy.is_correct[0]
   stays_wrong = matrix(toy, 0)[~is_correct][:, ~is_correct]
   rejected = 1 - toys.accuracy(toy)[0]

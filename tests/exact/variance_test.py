@@ -88,9 +88,9 @@ def at_scale(toy, question, scale):
   """[D] the exact variance for one question and a scale given to it.
 
   Args:
-    toy: the toy.
-    question: the question.
-    scale: a scalar, or [D] with another scale for each coordinate.
+    toy: The toy.
+    question: The question.
+    scale: A scalar, or [D] with another scale for each coordinate.
   """
   cases = enumeration.at_stationarity(toy, [question])
   taken = enumeration.transitions(toy, [question], cases)
@@ -104,7 +104,7 @@ def at_scale(toy, question, scale):
 @pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("lean", LEANS)
 def test_conditional_moments_fit_together(question, lean):
-  m = moments(toys.make(lean=lean), question)
+  m = moments(toys.make_toy(lean=lean), question)
   pi = m.accuracy
   # Eq. 19, and the second moment from its parts.
   zero = pi * m.mean_correct + (1 - pi) * m.mean_wrong
@@ -118,7 +118,7 @@ def test_conditional_moments_fit_together(question, lean):
 @pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("lean", LEANS[::2])
 def test_variance_at_a_fixed_scale(question, lean, scale):
-  toy = toys.make(lean=lean)
+  toy = toys.make_toy(lean=lean)
   m = moments(toy, question)
   scale = m.accuracy if scale == "accuracy" else scale
   actual = at_scale(toy, question, scale)
@@ -130,7 +130,7 @@ def test_variance_at_a_fixed_scale(question, lean, scale):
 @pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("lean", LEANS[::2])
 def test_best_scale_minimises(question, lean):
-  toy = toys.make(lean=lean)
+  toy = toys.make_toy(lean=lean)
   m = moments(toy, question)
   best = at_scale(toy, question, best_scale(m))
   # Eq. 14.
@@ -146,7 +146,7 @@ def test_best_scale_minimises(question, lean):
 @pytest.mark.parametrize("lean", LEANS)
 def test_variance_is_linear_in_the_error_rate(question, lean):
   """The rest is of second order, by a bound that holds at every accuracy."""
-  toy = toys.make(lean=lean)
+  toy = toys.make_toy(lean=lean)
   m = moments(toy, question)
   error = 1 - m.accuracy
   at_accuracy = at_scale(toy, question, m.accuracy)
@@ -168,7 +168,7 @@ BATCHES = [[0, 1], [3, 2], [0, 1, 2]]
 
 def error_rates(questions):
   """[len(LEANS)] one minus the mean accuracy of the questions."""
-  each = [toys.accuracy(toys.make(lean=lean))[questions] for lean in LEANS]
+  each = [toys.accuracy(toys.make_toy(lean=lean))[questions] for lean in LEANS]
   return 1 - np.mean(each, axis=1)
 
 
@@ -176,7 +176,7 @@ def sweep(estimator, questions):
   """[len(LEANS)] the exact total variance as the accuracy goes to 1."""
   return np.array(
     [
-      exact_variance(toys.make(lean=lean), questions, estimator).sum()
+      exact_variance(toys.make_toy(lean=lean), questions, estimator).sum()
       for lean in LEANS
     ]
   )
@@ -209,7 +209,7 @@ def test_minibatch_variance_vanishes_with_the_control_variate(questions):
 @pytest.mark.parametrize("questions", BATCHES)
 @pytest.mark.parametrize("lean", LEANS)
 def test_minibatch_variance_comes_from_rejections(questions, lean):
-  toy, size = toys.make(lean=lean), len(questions)
+  toy, size = toys.make_toy(lean=lean), len(questions)
   each = [moments(toy, x) for x in questions]
   pi = np.array([m.accuracy for m in each])
   # No draw rejected: every weight is zero. One rejected, at m: its scale is 1,
@@ -245,7 +245,7 @@ def test_a_flipped_sign_keeps_the_mean_but_not_the_gain(questions):
   def flipped(taken):
     return CONTROL_VARIATE(taken) * jnp.array([1, -1])
 
-  toy = toys.make(lean=LEANS[-1])
+  toy = toys.make_toy(lean=LEANS[-1])
   cases = enumeration.at_stationarity(toy, questions)
   values = enumeration.estimates(toy, questions, cases, flipped)
   assert_mean(cases.probability, values, toys.gradient(toy, questions))
@@ -255,7 +255,7 @@ def test_a_flipped_sign_keeps_the_mean_but_not_the_gain(questions):
 
 def test_basic_variance_of_a_batch_is_the_mean_of_its_parts():
   # At stationarity C = M, and rows are independent: sum v+ / M^2.
-  toy, questions = toys.make(), [0, 1, 2]
+  toy, questions = toys.make_toy(), [0, 1, 2]
   each = [moments(toy, x).variance_correct for x in questions]
   expected = np.sum(each, axis=0) / len(questions) ** 2
   actual = exact_variance(toy, questions, BASIC)

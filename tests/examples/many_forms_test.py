@@ -25,7 +25,7 @@ def test_a_known_answer_is_hardly_ever_drawn():
   assert len({*answers}) > 0.9 * len(answers)
 
 
-def test_right_numbers_are_counted(tmp_path):
+def test_correct_numbers_are_counted(tmp_path):
   path = tmp_path / "outputs.jsonl"
   lines = [
     ("The answer is V, says Kiv.", "five, says Bob"),

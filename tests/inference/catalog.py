@@ -22,9 +22,9 @@ class Case(NamedTuple):
   """An estimator with its settings.
 
   Attributes:
-    name: the function that builds it.
-    settings: what it is given.
-    weigh: the estimator.
+    name: The function that builds it.
+    settings: What it is given.
+    weigh: The estimator.
   """
 
   name: str
@@ -54,7 +54,7 @@ def cases():
     for option in options:
       if option.annotation is not bool and option.name not in VALUES:
         raise NotImplementedError(
-          f"{build.__name__}({option}): say here which values are to be tested"
+          f"{build.__name__}({option}): say here which values to test"
         )
     names = [option.name for option in options]
     choices = [VALUES.get(name, [False, True]) for name in names]
@@ -93,7 +93,7 @@ def weights(weigh, old, draws) -> np.ndarray:
 
 
 def accepted(draws) -> np.ndarray:
-  """[S, M, K] the last right draw of each question, by plain numpy."""
+  """[S, M, K] the last correct draw of each question, by plain numpy."""
   later = np.cumsum(draws[..., ::-1], axis=-1)[..., ::-1]
   return draws & (later == 1)
 

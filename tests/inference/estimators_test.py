@@ -22,7 +22,7 @@ EVERY_AND_DRAWS = pytest.mark.parametrize(
 )
 # Their terms cancel where all draws are right.
 CANCELLING = {"control_variate", "rloo", "grpo", "maxrl"}
-# Their weights do not look at which right draw came last.
+# Their weights do not look at which correct draw came last.
 EXCHANGEABLE = {case.name for case in catalog.CASES} - {"basic"}
 ROUNDING = 1e-6
 
@@ -176,7 +176,7 @@ def check_exchangeable(weigh, num_draws):
 def test_permuting_draws_permutes_their_weights(case):
   if case.name in EXCHANGEABLE:
     check_exchangeable(case.weigh, 3)
-  else:  # it takes the last right draw, and makes no such claim
+  else:  # it takes the last correct draw, and makes no such claim
     with pytest.raises(AssertionError):
       check_exchangeable(case.weigh, 3)
 
@@ -327,7 +327,7 @@ def test_any_verdicts(case_and_draws, rows):
 
 
 @EVERY_AND_DRAWS
-def test_only_right_sequences_are_pushed_up(case, num_draws):
+def test_only_correct_sequences_are_pushed_up(case, num_draws):
   old, draws = verdicts(num_draws)
   weights = catalog.on_sequences(catalog.weights(case.weigh, old, draws), draws)
   on_memory, on_draws = weights[..., 0], weights[..., 1:]

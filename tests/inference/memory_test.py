@@ -94,7 +94,7 @@ def test_starts_empty():
   assert_trees_equal(memory.init(EXAMPLES, LENGTH), stacked(rows))
 
 
-def test_start_keeps_wrong_rationales_too():
+def test_start_keeps_incorrect_rationales_too():
   state, rows = started()
   assert_trees_equal(state, stacked(rows))
   assert not state.is_correct[0]

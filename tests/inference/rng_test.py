@@ -53,7 +53,7 @@ def test_a_purpose_of_one_s_own_has_keys_of_its_own():
   own = ["mine/draw", "mine/noise", "other/draw"]
   keys = [rng.purpose_key(0, purpose, 7) for purpose in own]
   check_distinct(keys + [rng.purpose_key(0, p, 7) for p in rng.PURPOSES])
-  # By the rule of all others; golden, likewise.
+  # By the rule of all others; also golden.
   np.testing.assert_array_equal(data(keys[0]), [964923659, 349537612])
 
 
@@ -72,7 +72,7 @@ def test_keys_stay_the_same(arguments, expected):
   np.testing.assert_array_equal(data(rng.purpose_key(*arguments)), expected)
 
 
-# Golden, likewise.
+# Also golden.
 def test_row_keys_stay_the_same():
   words = rng.id_words(["gsm8k/0", "gsm8k/1"])
   keys = rng.row_keys(rng.purpose_key(0, "draw", 7), words, np.array([0, 3]))

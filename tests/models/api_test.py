@@ -24,7 +24,7 @@ class Echo:
 
 
 def test_our_model_is_a_sampler_and_a_scorer():
-  model = common.build()
+  model = common.build_model()
   assert isinstance(model, Sampler)
   assert isinstance(model, Scorer)
   assert isinstance(Echo(), Sampler)

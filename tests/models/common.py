@@ -23,18 +23,18 @@ VOCABULARY, EOS_ID, LENGTH = 13, 1, 8
 ROWS, PROMPT_LENGTH = 28, 6
 
 
-def build(vocabulary=VOCABULARY, length=LENGTH, config=CONFIG):
+def build_model(vocabulary=VOCABULARY, length=LENGTH, config=CONFIG):
   return language_model.from_config(config, vocabulary, EOS_ID, length)
 
 
 def random_params(init, seed=0):
-  """Parameters of an opinionated model, whose answers hang on its input.
+  """Parameters of an opinionated model, whose answers depend on its input.
 
   As initialised, it would repeat its last token; and norms would scale by 1.
 
   Args:
     init: rng_key -> params, of which only the shapes are used.
-    seed: of the numbers.
+    seed: Of the numbers.
 
   Returns:
     A pytree of float32 arrays.
@@ -59,7 +59,7 @@ def random_params(init, seed=0):
 @functools.cache
 def compiled():
   """The model under test; twins build their own."""
-  return build()
+  return build_model()
 
 
 @functools.cache

@@ -122,7 +122,7 @@ def in_pieces(sizes, *, first_position=lambda start: start, extra=4):
 @pytest.mark.parametrize("sizes", [[1] * LENGTH, [4, 1, 1, 1], [2, 5]])
 def test_in_pieces_equals_at_once(sizes):
   check_close(in_pieces(sizes), at_once())
-  # Positions that start afresh with every piece.
+  # Positions that start again with every piece.
   with pytest.raises(AssertionError):
     check_close(in_pieces(sizes, first_position=lambda start: 0), at_once())
 

@@ -19,7 +19,7 @@ from tests.models.common import (
   PROMPT_LENGTH,
   ROWS,
   VOCABULARY,
-  build,
+  build_model,
   check_close,
   compiled,
   params,
@@ -89,9 +89,9 @@ def test_nothing_after_the_end_counts():
 
 
 @pytest.mark.parametrize("twin", [twins.never_ends, twins.ends_before_padding])
-def test_twins_that_go_on_are_rejected(twin):
+def test_twins_that_continue_are_rejected(twin):
   with twins.replaced(*twins.TARGET_MASK, twin), pytest.raises(AssertionError):
-    check_nothing_after_the_end(build())
+    check_nothing_after_the_end(build_model())
 
 
 # Causality.
@@ -152,4 +152,4 @@ def test_scores_are_causal(check):
 )
 def test_twins_that_look_ahead_are_rejected(check, part, twin):
   with twins.replaced(*part, twin), pytest.raises(AssertionError):
-    check(build())
+    check(build_model())

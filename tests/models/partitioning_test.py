@@ -40,7 +40,7 @@ def test_a_mesh_that_does_not_fit_is_refused(config):
     ({"model": 0}, "model = 0 must be above 0"),
     ({"data": 0}, "data = 0 must be above 0"),
     ({"model": "2"}, "model: expected int"),
-    ({"rules": (("heads", "hosts"),)}, "'heads' is cut along 'hosts'"),
+    ({"rules": (("heads", "hosts"),)}, "'heads' is sharded along 'hosts'"),
   ],
 )
 def test_a_mistaken_mesh_is_refused(fields, match):

@@ -22,7 +22,7 @@ from tests.models.common import (
   LENGTH,
   ROWS,
   VOCABULARY,
-  build,
+  build_model,
   check_close,
   compiled,
   keys,
@@ -74,11 +74,11 @@ def test_draws_are_scored_as_drawn(temperature):
 )
 def test_twins_scored_otherwise_are_rejected(part, twin):
   with twins.replaced(*part, twin), pytest.raises(AssertionError):
-    check_scored_as_drawn(build())
+    check_scored_as_drawn(build_model())
 
 
 def slow_greedy(prompt, **changes):
-  """Runs the whole row anew for every token."""
+  """Runs the whole row again for every token."""
   drawn = []
   while len(drawn) < LENGTH and EOS_ID not in drawn:
     tokens = oracles.unpadded(prompt) + drawn
@@ -150,7 +150,7 @@ def test_padding_changes_nothing():
 def test_a_twin_that_sees_padding_is_rejected():
   part = twins.PROMPT_MASK
   with twins.replaced(*part, twins.all_real), pytest.raises(AssertionError):
-    check_padding(build())
+    check_padding(build_model())
 
 
 def check_rows_stand_alone(draw):
@@ -231,7 +231,7 @@ def test_greedy_rows_take_turns_too():
 def test_a_twin_that_forgets_is_rejected():
   twin, expected = twins.forgets_the_end_of_the_ring, sample()
   with twins.replaced(*twins.LAYER_MASKS, twin):
-    model = build()
+    model = build_model()
     check_same_draws(sample(model), expected)
     with pytest.raises(AssertionError):
       check_slots(model, 8)
@@ -255,11 +255,11 @@ def test_slots_become_fewer(monkeypatch):
 
   with monkeypatch.context() as patch:
     patch.setattr(decoder.Decoder, "apply", noted)
-    model = build()
+    model = build_model()
     draws = model.sample(params(), questions, rng_keys)
   check_same_draws(draws, jax.tree.map(lambda x: x[order], sample()))
   assert {*sizes} == {ROWS, ROWS // 2}
-  check_slots(build(), 8)
+  check_slots(build_model(), 8)
 
 
 # What all rows begin with.
@@ -268,7 +268,7 @@ PREFIX = np.random.default_rng(5).integers(2, VOCABULARY, 37, np.int32)
 
 
 def prefixed(prefix=PREFIX):
-  """The prompts that are not empty behind a common beginning."""
+  """The prompts that are not empty after a common beginning."""
   rows = [[*prefix, *oracles.unpadded(row)] for row in prompts() if row.any()]
   width = max(map(len, rows))
   padded = [[PAD_ID] * (width - len(row)) + row for row in rows]
@@ -363,7 +363,7 @@ def test_a_prefix_that_is_fed_in_once_counts_as_if_each_row_had_it():
 def test_twins_of_the_prefix_are_rejected(twin):
   part = twins.SIN_COS if twin is twins.late_positions else twins.ATTEND
   with twins.replaced(*part, twin), pytest.raises(AssertionError):
-    check_prefix(build())
+    check_prefix(build_model())
 
 
 # The distribution.
@@ -376,7 +376,7 @@ NUM_DRAWS = 20_000
 
 @functools.cache
 def small():
-  return build(**SMALL)
+  return build_model(**SMALL)
 
 
 @functools.cache
@@ -412,7 +412,7 @@ def test_probabilities_sum_to_one():
 @pytest.mark.parametrize("twin", [twins.never_ends, twins.ends_before_padding])
 def test_twins_of_another_sum_are_rejected(twin):
   with twins.replaced(*twins.TARGET_MASK, twin), pytest.raises(AssertionError):
-    check_sum(build(**SMALL))
+    check_sum(build_model(**SMALL))
 
 
 def check_fit(temperature):
@@ -445,7 +445,7 @@ def test_draws_fit_the_model():
 
 
 # Golden: of a thousand seeds, those where some token of probability 3e-8 is
-# drawn (three are to be expected). Made by
+# drawn (three are expected). Made by
 # np.flatnonzero(rare_draws(range(1000))), a hundred at a time.
 RARE_SEEDS = [301, 711]
 
@@ -455,7 +455,7 @@ def rare_draws(seeds):
   config = decoder.DecoderConfig(
     num_layers=1, embed_dim=2, num_heads=1, head_dim=2, mlp_dim=1
   )
-  model = build(vocabulary=100_001, length=1, config=config)
+  model = build_model(vocabulary=100_001, length=1, config=config)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   # The only token that is not 0 is asked for, and is next almost surely.
   params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
@@ -484,7 +484,7 @@ def test_rare_tokens_can_be_drawn():
 
 
 def test_each_shape_compiles_once():
-  model = build(config=dataclasses.replace(CONFIG, num_layers=1))
+  model = build_model(config=dataclasses.replace(CONFIG, num_layers=1))
 
   def run(seed, temperature, rows=ROWS, num_slots=None):
     with compilations() as number:
@@ -527,7 +527,7 @@ def test_decoding_stops_when_every_row_has_ended(monkeypatch):
     return apply(*args, **fields)
 
   monkeypatch.setattr(decoder.Decoder, "apply", counted)
-  model = build()
+  model = build_model()
 
   def count_passes(chosen):
     passes.clear()

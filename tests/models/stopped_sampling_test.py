@@ -80,7 +80,7 @@ def test_stopped_draws_are_scored_as_drawn():
   assert after.any()
   other = np.where(after, 6, draws.tokens)
   check_close(stopped().log_prob(params(), prompts(), other), scores)
-  # A scorer that goes on to EOS is another one.
+  # A scorer that continues to EOS differs.
   with pytest.raises(AssertionError):
     check_close(compiled().log_prob(params(), prompts(), draws.tokens), scores)
 

@@ -300,7 +300,7 @@ def test_a_twin_that_ends_late_is_rejected():
 # Texts.
 
 
-def test_the_text_is_what_stands_before_the_stop():
+def test_the_text_ends_before_the_stop():
   before = functools.partial(stops.before_stop, stop=("\n\n", "abc", "c"))
   assert before("x") == "x"
   assert before("x\n\ny") == "x"

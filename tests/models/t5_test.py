@@ -490,7 +490,7 @@ def in_the_ring(masked, change):
 
 def forgets_the_start(attend, query, cache, masked):
   def hide(mask):
-    # It lies in the last column of a ring that began with it.
+    # It is in the last column of a ring that began with it.
     alone = mask.sum(-1, keepdims=True) == 1
     return jnp.where(alone, mask, mask.at[..., -1].set(False))
 
@@ -604,7 +604,7 @@ TEXT = np.array([5, 3, 0, 17, 4, 9], np.int32)
 
 
 def with_text(prompts):
-  """Puts the text behind each row's padding, before its prompt.
+  """Puts the text after each row's padding, before its prompt.
 
   An empty prompt keeps one padding token, as something to start from.
   """

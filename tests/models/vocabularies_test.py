@@ -38,7 +38,7 @@ def check_decode(decode_rows, vocabulary):
 
   @hypothesis.given(
     st.lists(
-      # Also those behind the last one, as padding of V to a round size has.
+      # Also those after the last one, as padding of V to a round size has.
       st.integers(0, vocabulary.vocab_size + 40) | st.sampled_from([0, EOS, 2]),
       max_size=20,
     )
@@ -114,7 +114,7 @@ def test_other_vocabularies_decode_as_they_do():
   assert wrap_vocabulary(seqio.ByteVocabulary(extra_ids=9)).encode("a") == [100]
 
 
-def test_extra_ids_behind_the_pieces():
+def test_extra_ids_after_the_pieces():
   path = pipeline.sentencepiece_models()["whole"]
   vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=20)
   wrapped = wrap_vocabulary(vocabulary)

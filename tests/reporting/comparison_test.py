@@ -246,7 +246,7 @@ def than_the_last(values):
 
 def without_pairs(values):
   for name, own in values.items():
-    others = [other for rival, other in values.items() if rival != name]
+    others = [value for other, value in values.items() if other != name]
     if (
       len(own) > 1 and others and all(unpaired(own, o).low > 0 for o in others)
     ):

@@ -13,9 +13,9 @@ DEAD_ENDS = [
   ({}, []),
   (
     {"estimator/is_skipped": 1, "chain/accept_rate": 0},
-    ["no question ever had a right", "no fresh rationale was ever right"],
+    ["no question ever had a correct", "no fresh rationale was ever correct"],
   ),
-  ({"chain/accept_rate": 0}, ["no fresh rationale was ever right"]),
+  ({"chain/accept_rate": 0}, ["no fresh rationale was ever correct"]),
   ({"draws/capped_fraction": 0.75}, ["75% of the fresh rationales were cut"]),
   (
     {"draws/unparseable_fraction": 0.6},
@@ -100,7 +100,7 @@ def test_the_last_evaluation_is_judged_without_any_step():
 
 def test_a_report_of_such_an_evaluation_is_suspect():
   row = made_up.result(0, "greedy", 9) | {"num_cut": 200}
-  report = record.build(
+  report = record.build_report(
     made_up.make_header(), [{"kind": "result", **row}], "complete", None
   )
   (sign,) = report["suspect"]

@@ -183,12 +183,12 @@ def make_report(
   """A report with `greedy` and `votes` of 200 answers right after 10 steps.
 
   Args:
-    method: its name.
-    seed: the run's.
-    greedy: greedy answers that are right.
-    votes: majority answers that are right.
-    sampled: sequences.
-    **changes: leaves to be replaced, by names with two underscores for dots.
+    method: Its name.
+    seed: The run's.
+    greedy: Greedy answers that are right.
+    votes: Majority answers that are right.
+    sampled: Sequences.
+    **changes: Leaves to be replaced, by names with two underscores for dots.
   """
   rows = [
     {"step": step, "kind": "metrics", **metrics()} for step in range(1, 11)
@@ -203,7 +203,9 @@ def make_report(
       (10, "self_consistency", votes),
     )
   ]
-  report = record.build(make_header(method, seed), rows, "complete", None)
+  report = record.build_report(
+    make_header(method, seed), rows, "complete", None
+  )
   report["cost"] |= {
     "sequences_sampled": sampled,
     "sequences_scored": 2 * sampled,
@@ -255,7 +257,7 @@ decoder = "self_consistency"
 label = "Sampled"
 cost = "sequences_sampled"
 """
-# Right answers of 200, by seed. Differences 44, 46, 48: mean 46, s.d. 2.
+# Correct answers of 200, by seed. Differences 44, 46, 48: mean 46, s.d. 2.
 GREEDY = {"trice": (180, 184, 188), "trice_basic": (136, 138, 140)}
 VOTES = {"trice": (190, 191, 192), "trice_basic": (192, 190, 191)}
 

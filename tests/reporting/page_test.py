@@ -343,7 +343,7 @@ def test_a_mixture_shows_its_averages_below_its_results():
   # The headline and the curve are the whole's.
   assert "38.0% →" in text.replace("</span>", "")
   assert text.count("77.0%") == 8
-  # Nothing of it hangs on what is there.
+  # Nothing in it depends on the content.
   for odd in (None, 3, "x", [], {}, {"27 tasks": "x"}):
     report = make_mixture()
     report["results"][0]["averages"] = odd

@@ -73,7 +73,7 @@ def write(run, **changes):
 def test_no_command_takes_an_edited_report(run, edited, command, capsys):
   more = {"compare": [run], "export": ["--output=x"]}.get(command, [])
   found = call(capsys, command, edited, *more)
-  check_one_line(found, "edited/report.json: section results was edited: take")
+  check_one_line(found, "edited/report.json: section results was edited: copy")
 
 
 def test_a_table_and_a_study_take_no_edited_report(run, edited, tmp_path):
@@ -96,13 +96,13 @@ def test_an_edited_journal_makes_no_equal_runs(run, content, capsys):
   (other / JOURNAL).write_bytes(content)
   check_one_line(
     call(capsys, "compare", run, other),
-    "other/report.json: part journal.jsonl: it was changed: take it again",
+    "other/report.json: part journal.jsonl: it was changed: copy it again",
   )
   # What reads no journal still reads the report.
   assert call(capsys, "show", other)[0] == 0
 
 
-def test_a_journal_that_goes_on_is_read_as_far_as_the_report_knows(run):
+def test_a_growing_journal_is_read_as_far_as_the_report_knows(run):
   before = (run / JOURNAL).read_bytes()
   (run / JOURNAL).write_bytes(before + b'{"step": 3, "ki')
   opened = reading.open_report(run / "report.json", JOURNAL)
@@ -121,7 +121,7 @@ def test_a_digest_of_another_run_is_refused(run):
   report["digest"] = "0" * 64
   bare = {k: v for k, v in report.items() if k not in ("hashes", "seal")}
   made_up.write(run / "report.json", bare | reports_fuzz.seals.seal(bare))
-  with pytest.raises(UserError, match="its digest is not that of what it hold"):
+  with pytest.raises(UserError, match="its digest does not fit its content"):
     reading.open_report(run / "report.json")
 
 
@@ -133,7 +133,7 @@ def test_a_digest_of_another_run_is_refused(run):
     (lambda path: path.symlink_to(path), "cannot be read"),
     (
       lambda path: path.symlink_to(path.parents[2] / "x"),
-      "lies outside the run's folder",
+      "is outside the run's folder",
     ),
     (lambda path: path.write_bytes(b"x" * 10**6), "it was changed"),
   ],
@@ -192,8 +192,8 @@ def test_an_incomplete_report_is_one_line(run, changes, said, capsys):
     ('{"kind": "new", "step": -1}', "(new): $.step: -1 is less than the mini"),
     ('{"kind": "metrics", "step": 1}', "(metrics): $: 'chain/accept_rate' is"),
     ('{"kind": "params", "step": 1e30}', "(params): $: 'sha256' is a required"),
-    ("{", "line 2: no JSON"),
-    ('{"kind": "new", "step": NaN}', "line 2: no JSON"),
+    ("{", "line 2: not JSON"),
+    ('{"kind": "new", "step": NaN}', "line 2: not JSON"),
   ],
 )
 def test_a_journal_of_other_lines_is_one_line(run, line, said, capsys):
@@ -204,7 +204,7 @@ def test_a_journal_of_other_lines_is_one_line(run, line, said, capsys):
   check_one_line(call(capsys, "compare", run, run), JOURNAL, said)
   status, out, _ = call(capsys, "verify", run)
   assert status == 1
-  assert f"what comes from the journal: {JOURNAL}, line 2" in out
+  assert f"sections from the journal: {JOURNAL}, line 2" in out
   assert said in out
 
 

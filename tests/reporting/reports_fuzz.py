@@ -121,7 +121,9 @@ def write_run(folder: pathlib.Path) -> None:
     },
     {"step": 2, "kind": "checkpoint", "sha256": made_up.sha("checkpoint")},
   ]
-  report = record.build(made_up.make_header(steps=2), rows, "complete", None)
+  report = record.build_report(
+    made_up.make_header(steps=2), rows, "complete", None
+  )
   (folder / OUTPUTS).parent.mkdir(parents=True)
   (folder / OUTPUTS).write_bytes(outputs)
   journal = "".join(map(files.to_json_line, rows))
@@ -397,7 +399,7 @@ def fuzz(number: int, first: int = 0) -> None:
   """Makes mutations; each is a function of its own number.
 
   Raises:
-    AssertionError: with the number of the first that is not borne.
+    AssertionError: If one is not handled; names the number of the first.
   """
   with material() as folder:
     read_all(random.Random(0), folder / "run", folder / "run")

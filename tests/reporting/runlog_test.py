@@ -1,4 +1,4 @@
-"""What trainers note is a row, and what ends a run stands in its report."""
+"""Trainers' notes become rows, and a report names what ended its run."""
 
 import copy
 
@@ -118,7 +118,7 @@ def test_a_checkpoint_without_a_row_gets_one_and_no_second_one(tmp_path):
     (Preempted(), "interrupted", None),
   ],
 )
-def test_what_ends_a_run_stands_in_its_report(
+def test_a_report_names_what_ended_the_run(
   tmp_path, error, status, says, is_broken
 ):
   log, shown = open_log(tmp_path), Shown(is_broken)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from cot_latent.errors import UserError
-from cot_latent.reporting.tables import make as make_tables
+from cot_latent.reporting.tables.make import make_tables
 from tests.reporting import made_up
 from tests.reporting.made_up import make_report, write_case
 from tests.reporting.tables_cases import (
@@ -25,7 +25,7 @@ def check_refused(path, *parts):
   """Checks that nothing is written, and why, in one line."""
   before = {p: p.read_bytes() for p in path.parent.rglob("*") if p.is_file()}
   with pytest.raises(UserError) as caught:
-    make_tables.make(path)
+    make_tables(path)
   message = str(caught.value)
   assert "\n" not in message
   for part in parts:
@@ -37,9 +37,9 @@ def check_refused(path, *parts):
 TASK = "configuration__experiment__task"
 TEST = "data__splits__test"
 CHANGES = [
-  ({"status": "running"}, "is of a run that is running: let it end"),
-  ({"status": "failed"}, "is of a run that is failed"),
-  ({"status": "interrupted"}, "is of a run that is interrupted"),
+  ({"status": "running"}, "is a run that is running: finish it"),
+  ({"status": "failed"}, "is a run that is failed"),
+  ({"status": "interrupted"}, "is a run that is interrupted"),
   ({"suspect": ["no draw was right"]}, "is suspect: no draw was right: fix"),
   ({"schema_version": 1}, "has schema version 1; this program reads 3"),
   ({"identity__method": "tricky"}, "is of method 'tricky', which no row names"),
@@ -86,7 +86,7 @@ def test_what_is_left_out_of_no_report_makes_a_table(tmp_path):
   # What the refusals above start from is taken.
   path = write_case(tmp_path)
   made_up.write(tmp_path / "runs/trice-1.json", make_report("trice", 1))
-  assert make_tables.make(path)
+  assert make_tables(path)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def write_by_task(folder, spec=MIXTURE_SPEC, methods=("trice",), seeds=(0,)):
 
 def test_tasks_that_were_learnt_one_by_one(tmp_path):
   spec = MIXTURE_SPEC.replace('"part_v1"', '"other_v1"')
-  text = make_tables.make(write_by_task(tmp_path, spec))
+  text = make_tables(write_by_task(tmp_path, spec))
   (line,) = re.findall(r"^\| .*trice .*$", text, re.MULTILINE)
   shown = [cell.split()[0] for cell in line.strip("| ").split("|")[1:]]
   assert shown[0] == "62.5"  # all: 250 of 400
@@ -188,10 +188,10 @@ def test_tasks_learnt_one_by_one_before_the_end(tmp_path):
     'decoder = "greedy"', 'decoder = "greedy"\nstep = 5'
   )
   path = write_by_task(tmp_path, spec)
-  assert "| 62.5" in make_tables.make(path)
+  assert "| 62.5" in make_tables(path)
   path.write_text(spec.replace("step = 5", "step = 3"))
   with pytest.raises(UserError, match=r"has 0 results .* at step 3"):
-    make_tables.make(path)
+    make_tables(path)
 
 
 def test_a_task_that_one_method_lacks(tmp_path):
@@ -199,7 +199,7 @@ def test_a_task_that_one_method_lacks(tmp_path):
     "[[columns]]", '[[rows]]\nmethod = "star"\n[[columns]]', 1
   )
   path = write_by_task(tmp_path, spec, ("trice", "star"))
-  assert make_tables.make(path)
+  assert make_tables(path)
   for made in tmp_path.glob("mixture.[!t]*"):
     made.unlink()
   (tmp_path / "runs/star-other_v1-0.json").unlink()
@@ -234,7 +234,7 @@ def test_prompts_of_its_own(tmp_path, changes, message):
   report = make_report("trice", 1, **changes)
   made_up.write(tmp_path / "runs/trice-1.json", report)
   if message is None:
-    assert "With prompts of their own: TRICE." in make_tables.make(path)
+    assert "With prompts of their own: TRICE." in make_tables(path)
   else:
     check_refused(path, "trice-1.json", message)
 
@@ -251,7 +251,11 @@ SPEC_CHANGES = [
     'reports = "runs"\npaper = 3',
     "paper = 3 is not ta",
   ),
-  ('baseline = "trice_basic"', 'baseline = "x"', "baseline 'x' is no row's"),
+  (
+    'baseline = "trice_basic"',
+    'baseline = "x"',
+    "baseline 'x' is not the method of a row",
+  ),
   ('method = "trice_basic"', 'method = "trice"', "'trice' is there twice"),
   ('"TRICE, basic"', '"TRICE"', "rows: label 'TRICE' is there twice"),
   ('"Votes"', '"Greedy"', "columns: label 'Greedy' is there twice"),
@@ -301,7 +305,7 @@ SPEC_CHANGES = [
 def test_a_description_that_does_not_fit(tmp_path, old, new, message):
   path = write_case(tmp_path, made_up.SPEC.replace(old, new))
   if message is None:
-    assert make_tables.make(path)
+    assert make_tables(path)
   else:
     check_refused(path, str(path), message)
 
@@ -312,12 +316,12 @@ def test_a_description_that_does_not_fit(tmp_path, old, new, message):
     (
       'row = "trice"',
       'row = "tric"',
-      "paper[1]: row 'tric' is no row's method",
+      "paper[1]: row 'tric' is not the method of a row",
     ),
     (
       'column = "Greedy"',
       'column = "G"',
-      "paper[1]: column 'G' is no column's",
+      "paper[1]: column 'G' is not the label of a column",
     ),
     ("67.8", '"67.8"', "paper[1]: value = '67.8' is not a number"),
     ("67.8", "nan", "paper[1]: value = nan is not a number"),
@@ -360,7 +364,7 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path, monkeypatch, failing):
 
   monkeypatch.setattr(pathlib.Path, "replace", fail)
   with pytest.raises(OSError, match="no"):
-    make_tables.make(path)
+    make_tables(path)
   after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
   assert after == before
 
@@ -385,13 +389,15 @@ def test_a_folder_in_the_place_of_a_file(tmp_path):
 def test_a_file_in_the_place_of_the_folder(tmp_path):
   path = write_case(tmp_path)
   for output in (path, path / "below"):
-    with pytest.raises(UserError, match="is no folder: give another with"):
-      make_tables.make(path, output)
+    with pytest.raises(
+      UserError, match="is not a folder: give another one with"
+    ):
+      make_tables(path, output)
 
 
 def test_another_folder(tmp_path):
   path = write_case(tmp_path)
-  make_tables.make(path, tmp_path / "new/out")
+  make_tables(path, tmp_path / "new/out")
   names = {p.name for p in (tmp_path / "new/out").iterdir()}
   assert names == {f"chain{ending}" for ending in ENDINGS}
   assert not (tmp_path / "chain.md").exists()

@@ -10,10 +10,10 @@ import pytest
 from cot_latent.errors import UserError
 from cot_latent.reporting import stats
 from cot_latent.reporting.comparison import Estimate
-from cot_latent.reporting.tables import make as make_tables
 from cot_latent.reporting.tables import plot as table_plot
 from cot_latent.reporting.tables import spec as table_spec
 from cot_latent.reporting.tables import text as table_text
+from cot_latent.reporting.tables.make import make_tables
 from tests.asserts import message_of
 from tests.reporting import made_up
 from tests.reporting.made_up import make_report, write_case
@@ -33,7 +33,7 @@ from tests.reporting.tables_text_test import check_latex
 
 
 def test_the_table_in_markdown(tmp_path):
-  text = make_tables.make(write_case(tmp_path))
+  text = make_tables(write_case(tmp_path))
   assert text == (tmp_path / "chain.md").read_text()
   lines = text.splitlines()
   # 180, 184 and 188 of 200, and 46 more than the baseline with an s.d. of 2.
@@ -62,7 +62,7 @@ def test_the_table_in_markdown(tmp_path):
 
 
 def test_numbers_are_at_full_precision(tmp_path):
-  make_tables.make(write_case(tmp_path))
+  make_tables(write_case(tmp_path))
   rows = read_csv(tmp_path)
   for method, correct in made_up.GREEDY.items():
     for seed, right in enumerate(correct):
@@ -98,7 +98,7 @@ def test_numbers_are_at_full_precision(tmp_path):
 
 
 def test_every_cell_names_its_reports(tmp_path):
-  make_tables.make(write_case(tmp_path))
+  make_tables(write_case(tmp_path))
   made = json.loads((tmp_path / "chain.cells.json").read_text())
   assert len(made["cells"]) == 2 * 3
   for cell in made["cells"]:
@@ -118,7 +118,7 @@ def test_reports_in_folders_give_the_same(tmp_path):
   one, other = tmp_path / "one", tmp_path / "other"
   one.mkdir()
   other.mkdir()
-  text = make_tables.make(write_case(one))
+  text = make_tables(write_case(one))
   path = write_case(other)
   for compact in list((other / "runs").iterdir()):
     seed, method = int(compact.stem[-1]), compact.stem[:-2]
@@ -132,12 +132,12 @@ def test_reports_in_folders_give_the_same(tmp_path):
       sampled,
     )
     made_up.write(other / "runs" / compact.stem / "report.json", report)
-  assert make_tables.make(path) == text
+  assert make_tables(path) == text
   assert (one / "chain.csv").read_bytes() == (other / "chain.csv").read_bytes()
 
 
 def test_one_seed_has_the_interval_over_questions(tmp_path):
-  text = make_tables.make(write_case(tmp_path, seeds=[1]))
+  text = make_tables(write_case(tmp_path, seeds=[1]))
   low, high = stats.wilson_interval(184, 200)
   assert f"| TRICE | 92.0 \\[{100 * low:.1f}, {100 * high:.1f}\\] |" in text
   assert "one seed (1), with Wilson’s 95% interval" in text
@@ -164,9 +164,7 @@ COST_SPEC = made_up.SPEC.replace("sequences_sampled", "{cost}")
   ],
 )
 def test_costs(tmp_path, cost, shown):
-  text = make_tables.make(
-    write_case(tmp_path, COST_SPEC.replace("{cost}", cost))
-  )
+  text = make_tables(write_case(tmp_path, COST_SPEC.replace("{cost}", cost)))
   (line,) = re.findall(r"^\| TRICE \| \*\*.*$", text, re.MULTILINE)
   assert line.endswith(f" {shown} |")
 
@@ -178,7 +176,7 @@ def test_the_result_is_of_the_step_that_is_asked_for(tmp_path, step, is_first):
   spec = made_up.SPEC.replace(
     'decoder = "greedy"', f'decoder = "greedy"\nstep = {step}'
   )
-  text = make_tables.make(write_case(tmp_path, spec))
+  text = make_tables(write_case(tmp_path, spec))
   # 30, 31 and 32 of 200
   assert ("| TRICE | 15.5 ± " in text) == is_first
 
@@ -188,11 +186,11 @@ def test_a_step_without_evaluation_is_refused(tmp_path):
     'decoder = "greedy"', 'decoder = "greedy"\nstep = 3'
   )
   with pytest.raises(UserError, match=r"has 0 results of .* at step 3, and"):
-    make_tables.make(write_case(tmp_path, spec))
+    make_tables(write_case(tmp_path, spec))
 
 
 def test_a_mixture(tmp_path):
-  text = make_tables.make(write_mixture(tmp_path))
+  text = make_tables(write_mixture(tmp_path))
   (line,) = re.findall(r"^\| trice \|.*$", text, re.MULTILINE)
   cells = [cell.strip() for cell in line.split("|")[2:-1]]
   assert cells[0].startswith("50.0 \\[")
@@ -215,7 +213,7 @@ decoder = "log_likelihood"
 
 def test_what_votes_give(tmp_path):
   """Of 8 votes 6 are right where the answer is, and else 1."""
-  text = make_tables.make(write_case(tmp_path, VOTES_SPEC))
+  text = make_tables(write_case(tmp_path, VOTES_SPEC))
   rows, right = read_csv(tmp_path), made_up.VOTES["trice"][0] / 200
   pass_at = right * (1 - 2 / 56) + (1 - right) * (1 - 7 * 6 / 56)
   found = number(rows, "trice", "Votes", "value", 0)
@@ -230,14 +228,14 @@ def test_what_votes_give(tmp_path):
 
 def test_more_samples_than_there_are(tmp_path):
   path = write_case(tmp_path, VOTES_SPEC.replace("k = 2", "k = 9"))
-  message = message_of(make_tables.make, path)
+  message = message_of(make_tables, path)
   assert message.endswith(
     "has 8 samples a question, and column 'Votes' needs k = 9 of them: lower k"
   )
 
 
 def test_figures_of_papers_stand_beside_ours(tmp_path):
-  text = make_tables.make(write_case(tmp_path, PAPER_SPEC))
+  text = make_tables(write_case(tmp_path, PAPER_SPEC))
   lines = text.splitlines()
   assert lines[2] == "| Method | Greedy | Greedy (A) | Greedy (B) | Valid (A) |"
   assert lines[4:7] == [
@@ -261,7 +259,7 @@ def test_figures_of_papers_stand_beside_ours(tmp_path):
 
 def test_a_transposed_table(tmp_path):
   spec = "transposed = true\n" + PAPER_SPEC
-  lines = make_tables.make(write_case(tmp_path, spec)).splitlines()
+  lines = make_tables(write_case(tmp_path, spec)).splitlines()
   assert lines[2] == (
     r"|  | TRICE | TRICE (A) | trice\_basic | STaR | STaR (A) | STaR (B) |"
   )
@@ -279,7 +277,7 @@ def test_nothing_run_at_all(tmp_path):
       '  { method = "trice", label = "TRICE" },\n', ""
     )
   )
-  text = make_tables.make(path)
+  text = make_tables(path)
   assert text.count("not run") == 2 + 1  # and the note on it
   assert "Differences" not in text
   made = {p.name for p in tmp_path.iterdir() if p.is_file()}
@@ -343,17 +341,17 @@ def check_same_bytes(make, tmp_path, monkeypatch):
 
 
 def test_equal_reports_give_equal_bytes(tmp_path, monkeypatch):
-  check_same_bytes(make_tables.make, tmp_path, monkeypatch)
+  check_same_bytes(make_tables, tmp_path, monkeypatch)
 
 
 def with_the_path(path, output):
-  make_tables.make(path, output)
+  make_tables(path, output)
   with (output / "chain.tex").open("a") as file:
     file.write(f"% from {path}\n")
 
 
 def in_the_folder_s_order(path, output):
-  make_tables.make(path, output)
+  make_tables(path, output)
   names = sorted(
     (path.parent / "runs").iterdir(), key=lambda p: p.stat().st_ino
   )
@@ -361,7 +359,7 @@ def in_the_folder_s_order(path, output):
 
 
 def with_a_date(path, output):
-  make_tables.make(path, output)
+  make_tables(path, output)
   (output / "chain.svg").write_text(
     str((path.parent / "runs").stat().st_mtime_ns)
   )
@@ -377,7 +375,7 @@ def test_what_depends_on_the_machine_is_noticed(tmp_path, monkeypatch, broken):
 
 def test_no_file_has_a_date_or_a_path(tmp_path):
   path = write_case(tmp_path)
-  make_tables.make(path)
+  make_tables(path)
   for ending in ENDINGS:
     content = (tmp_path / f"chain{ending}").read_bytes()
     assert str(tmp_path).encode() not in content
@@ -390,7 +388,7 @@ def test_no_file_has_a_date_or_a_path(tmp_path):
 SPECS = sorted((made_up.ROOT / "reports/tables").glob("*.toml"))
 
 
-def test_the_paper_s_figures_agree_with_each_other():
+def test_the_papers_figures_agree_with_each_other():
   specs = {path.stem: table_spec.read(path) for path in SPECS}
   assert {"chain", *(f"paper_table{n}" for n in (1, 2, 3))} <= specs.keys()
   one, three = specs["paper_table1"], specs["paper_table3"]
@@ -428,15 +426,15 @@ def test_the_repository_s_tables(tmp_path, path):
   for row in spec.rows:
     assert row.method.removesuffix("_few_shot") in methods
   if spec.reports.exists():
-    # Made anew from the reports that are kept, they are the same to the byte.
-    make_tables.make(path, tmp_path)
+    # Made again from the kept reports, they are the same to the byte.
+    make_tables(path, tmp_path)
     kept = sorted(path.parent.glob(f"{path.stem}.[!t]*"))
     kept.append(path.with_suffix(".tex"))
     assert len(kept) == 6
     for file in kept:
       assert (tmp_path / file.name).read_bytes() == file.read_bytes(), file.name
   if path.stem.startswith("paper") and not spec.reports.exists():
-    text = make_tables.make(path, tmp_path)
+    text = make_tables(path, tmp_path)
     check_latex((tmp_path / f"{path.stem}.tex").read_text())
     measured = [column for column in spec.columns if column.is_measured]
     cells = len(spec.rows) * len(measured)

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from cot_latent.reporting.tables import make as make_tables
 from cot_latent.reporting.tables import plot as table_plot
 from cot_latent.reporting.tables import text as table_text
+from cot_latent.reporting.tables.make import make_tables
 from tests.reporting import made_up
 from tests.reporting.made_up import make_report, write_case
 from tests.reporting.tables_cases import (
@@ -71,7 +71,7 @@ NASTY_SPEC = (
 
 @pytest.mark.parametrize("spec", [made_up.SPEC, NASTY_SPEC, PAPER_SPEC])
 def test_latex_is_balanced_and_escaped(tmp_path, spec):
-  make_tables.make(write_case(tmp_path, spec))
+  make_tables(write_case(tmp_path, spec))
   text = (tmp_path / "chain.tex").read_text()
   check_latex(text)
   assert text.count(r"\toprule") == text.count(r"\bottomrule") == 2
@@ -96,7 +96,7 @@ def test_other_escapes_are_rejected(tmp_path, monkeypatch, broken):
 
 
 def test_markdown_is_escaped(tmp_path):
-  text = make_tables.make(write_case(tmp_path, NASTY_SPEC))
+  text = make_tables(write_case(tmp_path, NASTY_SPEC))
   for line in re.findall(r"^\|.*$", text, re.MULTILINE):
     assert len(re.findall(r"(?<!\\)\|", line)) in (4, 5)
   assert "<b>" not in text.replace("\\<", "")
@@ -108,7 +108,7 @@ def test_a_spreadsheet_finds_no_formula(tmp_path, start):
   spec = made_up.SPEC.replace('"TRICE"', f'"{formula}"').replace(
     '"Greedy"', f'"{formula}"'
   )
-  make_tables.make(write_case(tmp_path, spec))
+  make_tables(write_case(tmp_path, spec))
   rows = read_csv(tmp_path)
   own = [row for row in rows if row["method"] == "trice"]
   assert own
@@ -127,7 +127,7 @@ def test_what_a_report_says_stays_text(tmp_path):
     for row in report["results"]:
       row["task"] = task
     made_up.write(file, made_up.sealed(report))
-  text = make_tables.make(path)
+  text = make_tables(path)
   assert r"questions of a\\x1b\]0;b\\x07\\n\\n# c \&lt; \$d\$, split" in text
   latex = (tmp_path / "chain.tex").read_text()
   check_latex(latex)

@@ -10,8 +10,8 @@ def test_one_process_is_the_first_and_agrees_with_itself():
   assert processes.is_first()
   processes.check_agreement({"any": "thing"})
   for value in (True, False):
-    assert processes.first_says(value) is value
-    assert processes.any_says(value) is value
+    assert processes.value_on_first(value) is value
+    assert processes.is_true_on_any(value) is value
 
 
 @pytest.mark.parametrize(

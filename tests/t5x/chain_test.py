@@ -25,7 +25,7 @@ PERIODS = (f"--gin.EVAL_PERIOD={STEPS}", f"--gin.CHECKPOINT_PERIOD={STEPS}")
 
 
 def train_base(directory, kind="chain"):
-  # Killed at its last checkpoint: T5X takes a minute to end behind it.
+  # Killed at its last checkpoint: T5X takes a minute to end after it.
   runs.run_until(
     directory,
     BASE_STEPS,

@@ -50,5 +50,5 @@ def test_both_forms_are_read(trained, save, tmp_path):
 
 
 def test_another_folder_is_refused(tmp_path):
-  with pytest.raises(UserError, match="is no checkpoint of T5X's"):
+  with pytest.raises(UserError, match="is not a checkpoint of T5X"):
     weights.read(str(tmp_path))

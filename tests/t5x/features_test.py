@@ -1,4 +1,4 @@
-"""Features are SeqIO's own, but for the weights."""
+"""Features are SeqIO's own, except the weights."""
 
 import numpy as np
 import pytest

@@ -50,7 +50,7 @@ def embedded_gradient(params, rows):
   own = weights.from_t5x(small.SIZES, params)
   before = jax.tree.map(np.copy, own)
   optimizer = optax.identity()
-  updated = mstep.build(model, optimizer)(
+  updated = mstep.build_step(model, optimizer)(
     jax.tree.map(jax.numpy.asarray, own),
     optimizer.init(own),
     None,
@@ -140,7 +140,7 @@ def test_a_decoder_alone(monkeypatch):
       return model.score_batch(params, batch)[place, None]
 
     optimizer = optax.identity()
-    step = mstep.build(
+    step = mstep.build_step(
       types.SimpleNamespace(
         encode_prefix=lambda params, prefix: (), log_prob=log_prob, layout=None
       ),

@@ -104,7 +104,7 @@ def begin(trainer, step):
 
 
 def check_begun(first, before, after):
-  """Parameters and optimizer are the first ones, and the step goes on."""
+  """Parameters and optimizer are the first ones; the step count continues."""
   assert_same(first["target"], after["target"])
   parts = (state["state"]["param_states"] for state in (first, after))
   jax.tree.map(np.testing.assert_array_equal, *parts)
@@ -122,7 +122,9 @@ def test_a_loop_begins_as_the_run_began(name, monkeypatch, tmp_path):
     check_begun(first, before, before)
 
 
-def test_without_restart_the_optimizer_alone_begins_anew(monkeypatch, tmp_path):
+def test_without_restart_the_optimizer_alone_begins_again(
+  monkeypatch, tmp_path
+):
   with make(monkeypatch, tmp_path, "star", restart=False) as trainer:
     first = small.host(trainer.train_state.state_dict())
     train(trainer, 2)
@@ -153,7 +155,7 @@ def test_a_low_loss_ends_a_loop(monkeypatch, tmp_path):
   assert ended == [1, 1, 2, 0]
 
 
-def test_what_cannot_go_on_is_refused(monkeypatch, tmp_path):
+def test_a_run_that_cannot_resume_is_refused(monkeypatch, tmp_path):
   with make(monkeypatch, tmp_path, "rest_em") as trainer:
     train(trainer, 2)
     latent, chains = trainer._latent, trainer.chains
@@ -163,7 +165,7 @@ def test_what_cannot_go_on_is_refused(monkeypatch, tmp_path):
       with pytest.raises(UserError, match="'rest_em' with 3 draws"):
         loops.check(latent, twin)
     shutil.rmtree(tmp_path / "first_state")
-    with pytest.raises(UserError, match="first_state is lost, from"):
+    with pytest.raises(UserError, match="first_state is lost, but method"):
       loops.check(latent, chains)
     with pytest.raises(RunError, match="first_state cannot be used") as raised:
       begin(trainer, 2)
@@ -215,7 +217,7 @@ def test_killed_in_the_second_loop_it_is_the_same_run(name, base, tmp_path):
     )
   found = replication.compare(whole / "report.json", killed / "report.json")
   assert found.verdict == replication.BITWISE, found
-  # It was the second loop, which draws once and goes on learning.
+  # It was the second loop, which draws once and continues to learn.
   within, ended = (runs.memory(whole, step) for step in (4, STEPS))
   assert int(within["pool_loop"]) == int(ended["pool_loop"]) == 1
   np.testing.assert_array_equal(within["pool_tokens"], ended["pool_tokens"])

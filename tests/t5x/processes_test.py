@@ -127,7 +127,7 @@ def test_two_make_the_run_of_one(whole, flags, tmp_path):
   assert report_of(directory)["results"] == report["results"]
 
 
-def test_one_that_is_killed_ends_both_and_they_go_on(whole, flags, tmp_path):
+def test_killing_one_process_ends_both_and_they_resume(whole, flags, tmp_path):
   directory = tmp_path / "run"
   processes = start(directory, *flags)
   deadline = time.monotonic() + runs.LIMIT

@@ -16,7 +16,7 @@ from cot_latent.commands import compare, export, show, verify
 from cot_latent.em.evaluation import Output
 from cot_latent.errors import RunError, UserError
 from cot_latent.reporting import record, replication, schema, seals
-from cot_latent.reporting.tables import make as make_tables
+from cot_latent.reporting.tables.make import make_tables
 from cot_latent.runtime import files
 from cot_latent.t5x import launch, storage
 from cot_latent.t5x import report as reports
@@ -114,7 +114,7 @@ def test_a_run_as_it_was_left_is_verified(whole):
   text, is_well = verify.verify(str(whole))
   assert is_well, text
   # The toy task has a checker of its own; all else is checked.
-  (left_out,) = (line for line in text.splitlines() if "not checked" in line)
+  (left_out,) = (line for line in text.splitlines() if "skipped: " in line)
   assert left_out.count("results from outputs/") == left_out.count(",") == 4
 
 
@@ -125,7 +125,7 @@ def test_completions_are_scored_again(tmp_path):
   assert read(directory)["status"] == "complete"
   text, is_well = verify.verify(str(directory))
   assert is_well, text
-  assert "not checked" not in text
+  assert "skipped: " not in text
   path = directory / "outputs" / "000000-test-greedy.jsonl"
   lines = [json.loads(line) for line in path.read_text().splitlines()]
   lines[3] |= {"extracted": lines[3]["target"], "is_correct": True}
@@ -324,7 +324,7 @@ def test_tables_are_made_of_it(run, tmp_path):
     'rows = [{ method = "trice", label = "TRICE" }]\n'
     'columns = [{ label = "Greedy", decoder = "greedy" }]\n'
   )
-  text = make_tables.make(spec)
+  text = make_tables(spec)
   accuracy = report["results"][-1]["accuracy"]
   assert f"{100 * accuracy:.1f}" in text
 

@@ -71,7 +71,7 @@ def test_a_draw_does_not_depend_on_its_place(trained):
 @pytest.mark.parametrize(
   "trained", [small.encoder_decoder, small.decoder_only], indirect=True
 )
-def test_padding_comes_only_behind_the_end(trained):
+def test_padding_comes_only_after_the_end(trained):
   drawn = draw(trained)
   for row, ended in zip(drawn.tokens, drawn.ended, strict=True):
     length = int((row != 0).sum())
@@ -84,7 +84,7 @@ def test_padding_comes_only_behind_the_end(trained):
   "trained", [small.encoder_decoder, small.decoder_only], indirect=True
 )
 def test_what_is_sampled_is_what_is_scored(trained):
-  # Greedily each token is the best of the scorer's logits, but for padding.
+  # Greedily each token is the best of the scorer's logits, except padding.
   drawn = draw(trained, temperature=0.0)
   made, model = trained._latent, trained._model
   batch = made.converter.convert(

@@ -1,4 +1,4 @@
-"""A run inside T5X that is killed goes on where it was."""
+"""A run inside T5X that is killed resumes where it was."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_killed_and_gone_on_with_it_is_the_same_run(whole, tmp_path):
     runs.assert_same(runs.memory(whole, 4), runs.memory(directory, 6))
 
 
-def test_the_memory_has_every_step_behind_it(whole):
+def test_the_memory_has_had_every_step(whole):
   stored = runs.memory(whole, 6)
   assert (int(stored["began_at"]), int(stored["step"])) == (0, 6)
   assert int(stored["num_proposed"].sum()) == 6 * 8
@@ -63,7 +63,7 @@ def test_a_model_of_the_embedded_trainer_is_begun_with(tmp_path):
   assert new
   assert all((begun[name] == 0).all() for name in new)
   assert int(runs.memory(directory, 2)["num_proposed"].sum()) == 2 * 8
-  # It goes on with the optimizer of its own checkpoint, not with a new one.
+  # It resumes with the optimizer of its own checkpoint, not with a new one.
   runs.run_well(directory, *flags, only)
   alone = tmp_path / "alone"
   runs.run_well(alone, *flags, only)

@@ -17,7 +17,7 @@ from cot_latent.tasks import bbh, common
 from cot_latent.tasks.datasets.bbh import _place, split_rows
 from tests.tasks import golden, pipeline, solvers
 
-# `check_golden` says how to make them anew.
+# `check_golden` says how to make them again.
 GOLDEN = "6a5a0802e76de5eccb959db099d760eed51aeef7911b29513c51836bab9a8253"
 GOLDEN_FINGERPRINTS = (
   "c9da962590b22aeab1c8d68c12bafc29abd5c4808bd6fb22be19ce85a668fdcb"
@@ -231,7 +231,7 @@ def rewrite(text, is_hinted):
 @functools.cache
 def few_shot_row(data_dir, name):
   """The first test question of a task, with worked examples before it."""
-  task = common.build(f"bbh_{name}_v1", FEW_SHOT, data_dir=data_dir)
+  task = common.build_variant(f"bbh_{name}_v1", FEW_SHOT, data_dir=data_dir)
   dataset = task.get_dataset(None, "test", shuffle=False)
   (row,) = dataset.take(1).as_numpy_iterator()
   text = task.output_features["inputs"].vocabulary.decode(

@@ -13,7 +13,7 @@ from cot_latent.data.prompts import COMPACT
 from cot_latent.tasks import chain
 from tests.tasks import golden, pipeline
 
-# `check_golden` says how to make them anew.
+# `check_golden` says how to make them again.
 GOLDEN_FINGERPRINT = (
   "244ee231042c75ff85ccc7e119d42e2ca7aa8995fae8813f8b4ca5e68c137e8b"
 )
@@ -77,7 +77,7 @@ def check_right(rows):
 
 
 def check_apart(splits):
-  """Checks that no question is met twice, but for those of `base`."""
+  """Checks that no question is met twice, except those of `base`."""
   asked = {s: [row["question"] for row in rows] for s, rows in splits.items()}
   for split in ("train", "test"):
     assert len(set(asked[split])) == len(asked[split])
@@ -171,7 +171,7 @@ def test_wrong_rows_are_rejected(change):
     check_right(rows)
 
 
-def test_slips_are_no_right_rationales():
+def test_slips_are_not_correct_rationales():
   with pytest.raises(AssertionError):
     check_right(read_split("base"))
 

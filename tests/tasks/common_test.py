@@ -142,7 +142,7 @@ def test_answers_of_another_kind_are_named(tmp_path):
 
 
 @pytest.mark.usefixtures("forget")
-def test_a_file_that_was_mended_is_read_again(tmp_path):
+def test_a_file_that_was_fixed_is_read_again(tmp_path):
   path = tmp_path / "mine.json"
   path.write_bytes(b"{")
   bbh.register("toy_file", str(path))
@@ -353,7 +353,7 @@ def test_prefix_and_prompt_are_encoded_as_one_text(register, tmp_path):
   # Encoded apart, the blank line between them has other tokens.
   worked = [{"question": "w", "answer": "W", "targets": "It is W."}]
   name = register(toy_rows, exemplars=lambda data_dir: worked)
-  made = common.build(name, FEW_SHOT, with_blank_lines(tmp_path))
+  made = common.build_variant(name, FEW_SHOT, with_blank_lines(tmp_path))
   encode = made.output_features["inputs"].vocabulary.encode
   texts = ("prior", "inputs"), ("guide", "guide_ids")
   for row in made.get_dataset(None, "train").as_numpy_iterator():
@@ -495,7 +495,7 @@ def test_postprocessor_and_metric(case, data_dir):
 @pytest.mark.usefixtures("forget")
 def test_a_variant_of_no_task_and_a_build_in_another_form():
   assert "did you mean chain?" in message_of(common.variant, "chian", "toy")
-  built = common.build("chain_v1", PAPER)
+  built = common.build_variant("chain_v1", PAPER)
   (row,) = built.get_dataset(None, "test").take(1).as_numpy_iterator()
   assert row["inputs_pretokenized"].startswith(b"Question: ")
   # The registered one is as it was.

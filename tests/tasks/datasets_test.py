@@ -31,7 +31,7 @@ from cot_latent.tasks.datasets import bbh, checked, gsm8k, source
 from tests.asserts import message_of
 from tests.tasks import golden
 
-# `check_golden` says how to make it anew; what is published changes then, so
+# `check_golden` says how to make it again; what is published changes then, so
 # VERSION must change too.
 GOLDEN = "a4bcfabbe510648478b7c47de1c78358a716a50c4db517100ec622425ec83d4c"
 GSM8K, NAVIGATE = gsm8k.Gsm8k.name, f"{bbh.Bbh.name}/navigate"
@@ -67,7 +67,7 @@ def everything(tmp_path_factory, data_dir):
   with tfds_folder(tmp_path_factory.mktemp("tfds")) as path:
     start = time.perf_counter()
     for name in NAMES:
-      source.make(name, ["train"], data_dir).num_input_examples("train")
+      source.make_source(name, ["train"], data_dir).num_input_examples("train")
     took = time.perf_counter() - start
     rows = {
       (name, split): read_records(path / name / "1.0.0", split)
@@ -320,12 +320,12 @@ GOOD_BLOCK = "\n\nQ: a\nA: Let's think step by step.\nb So the answer is c."
     ("x\n-----\ny" + 4 * GOOD_BLOCK, ": 4 worked examples instead of 3"),
     (
       "x\n-----\ny" + GOOD_BLOCK + GOOD_BLOCK[:-2] + GOOD_BLOCK,
-      ', example 2 of 3: it must go on with "A: Let\'s think step by step."',
+      ', example 2 of 3: it must continue with "A: Let\'s think step by step."',
     ),
-    ("x\n-----\ny\n\nQ: a\nA: 7", ", example 1 of 1: it must go on with "),
+    ("x\n-----\ny\n\nQ: a\nA: 7", ", example 1 of 1: it must continue with "),
     (
       "x\n-----\ny" + GOOD_BLOCK.replace(".\nb", ".b"),
-      ", example 1 of 1: it must go on with ",
+      ", example 1 of 1: it must continue with ",
     ),
     (" \n", " is empty"),
   ],
@@ -340,7 +340,7 @@ def test_malformed_worked_examples(text, said, tmp_path):
 
 
 def make_task(name, data_dir):
-  made = source.make(name, splits_of(name), data_dir)
+  made = source.make_source(name, splits_of(name), data_dir)
   return seqio.Task("any", source=made, preprocessors=[], output_features={})
 
 
@@ -383,7 +383,7 @@ def test_nothing_is_prepared_before_it_is_read(root, data_dir):
   assert (root / NAVIGATE / "1.0.0").is_dir()
 
 
-def test_without_settings_it_lies_where_tfds_has_it(
+def test_without_settings_it_is_in_the_folder_of_tfds(
   tmp_path, monkeypatch, data_dir
 ):
   monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path / "own"))
@@ -434,7 +434,12 @@ CHANGES = [
     " has other line ends (",
     True,
   ),
-  (EXEMPLARS_FILE, lambda c: c[:-9], ", example 3 of 3: it must go on", True),
+  (
+    EXEMPLARS_FILE,
+    lambda c: c[:-9],
+    ", example 3 of 3: it must continue",
+    True,
+  ),
 ]
 
 
@@ -488,7 +493,7 @@ def test_a_cut_file_that_can_be_read_is_called_cut(tmp_path):
 @pytest.mark.parametrize(
   ("content", "said"),
   [
-    (b'{"question": "a", "answer": "b"}', ", line 1: no number behind '#### '"),
+    (b'{"question": "a", "answer": "b"}', ", line 1: no number after '#### '"),
     (b'{"question": "a"}', ", line 1: field 'answer' must be a string"),
     (b'{"question": "a", "answer": "b\\n#### 7"}\n{', ", line 2: not valid"),
   ],
@@ -557,7 +562,7 @@ def test_both_ways_give_the_same(data_dir, tmp_path, monkeypatch):
     for way, given in (("folder", data_dir), ("network", None)):
       with tfds_folder(tmp_path / way):
         for name in (GSM8K, NAVIGATE):
-          source.make(name, ["test"], given).num_input_examples("test")
+          source.make_source(name, ["test"], given).num_input_examples("test")
   files = {
     way: {
       path.name: path.read_bytes()
@@ -669,7 +674,7 @@ def test_a_damaged_copy_is_named(damage, root, folder):
   damage(copy)
   text = message_of(source.read_rows, NAVIGATE, "train", data_dir)
   assert text.startswith(f"the prepared dataset in {copy} is damaged (")
-  assert text.endswith("): delete that folder, and it is made anew")
+  assert text.endswith("): delete that folder, and it is made again")
   shutil.rmtree(copy)
   assert source.read_rows(NAVIGATE, "test", data_dir) == rows
 
@@ -721,7 +726,7 @@ def test_the_disk_is_full(tmp_path, data_dir):
     check_unwritable(tmp_path, data_dir, "File too large")
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-  # And with room again, nothing stands in the way.
+  # And with room again, it works.
   source.prepare(f"{NAVIGATE}:1.0.0", data_dir, str(tmp_path))
 
 
@@ -729,7 +734,7 @@ def test_the_disk_is_full(tmp_path, data_dir):
 
 SCRIPT = """
 import sys
-import cot_latent.tasks  # first, for it starts TensorFlow without notices
+import cot_latent.tasks  # first, because it starts TensorFlow without notices
 from tests.tasks import datasets_test
 
 name, data_dir, *markers = sys.argv[1:]

@@ -11,7 +11,7 @@ from cot_latent.tasks import common
 from cot_latent.tasks.datasets import gsm8k
 from tests.tasks import golden, pipeline
 
-# `check_golden` says how to make it anew.
+# `check_golden` says how to make it again.
 GOLDEN = "4191b07b77f85e05e514136f80a3f225d80716e65eacaa1722e4a121459c896c"
 
 # Rows; and how many of them have thousands commas or negative answers.

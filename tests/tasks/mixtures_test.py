@@ -147,8 +147,8 @@ def check_opened(rows_of, wanted):
   """Checks that a mixture has each example once, each with its task.
 
   Args:
-    rows_of: split -> its rows.
-    wanted: task -> the ids of its examples.
+    rows_of: Split -> its rows.
+    wanted: Task -> the ids of its examples.
   """
   train, test = rows_of("train"), rows_of("test")
   tasks = collections.defaultdict(list)

@@ -108,8 +108,8 @@ def train_sentencepiece(lacking: str = "", **settings) -> bytes:
   """Fits a small SentencePiece model to made text, in a moment.
 
   Args:
-    lacking: printable characters that its text is without.
-    **settings: of the trainer, in place of those here.
+    lacking: Printable characters that its text is without.
+    **settings: Of the trainer, in place of those here.
   """
   rng = random.Random(0)
   letters = string.ascii_lowercase[:8]

@@ -71,7 +71,7 @@ def multistep_arithmetic_two(question: str) -> str:
 
 
 def word_sorting(question: str) -> str:
-  """Sorts the words behind `List: ` by code points."""
+  """Sorts the words after `List: ` by code points."""
   return " ".join(sorted(question.partition("List: ")[2].split()))
 
 

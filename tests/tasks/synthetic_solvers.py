@@ -21,7 +21,7 @@ class Reader(NamedTuple):
   """The functions of a kind.
 
   Attributes:
-    solve: question -> answer.
+    solve: Question -> answer.
     read: (question, steps) -> whether each is right, and the answer reached.
   """
 
@@ -156,7 +156,7 @@ NUMBERS = {"a": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 
 
 def parse_things(question):
-  """Lists the number and the name of what is to be counted."""
+  """Lists the number and the name of each thing to count."""
   text, sort = re.fullmatch(
     r"In the [a-z]+: ([a-z, -]+)\. How many ([a-z]+)\?", question
   ).groups()

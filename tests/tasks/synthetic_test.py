@@ -27,7 +27,7 @@ from cot_latent.tasks.synthetic import tracking_shuffled_objects as tracking
 from tests.tasks import golden
 from tests.tasks.synthetic_solvers import READERS, REJECTED
 
-# `check_golden` says how to make them anew.
+# `check_golden` says how to make them again.
 GOLDEN = {
   "boolean_expressions": (
     "c0e2e3a2d3002e176a2e3181f0487546e6ccdbf53ac7e26ab8878d0725fdeaec"
@@ -116,7 +116,7 @@ def check_flaws(kind, rows, guess_rate, slip_rate):
 
 
 def check_apart(asked):
-  """Checks that no question is met twice, but for those of `base`."""
+  """Checks that no question is met twice, except those of `base`."""
   for split in ("train", "test"):
     assert len(set(asked[split])) == len(asked[split])
   for one, other in (("train", "test"), ("train", "base"), ("test", "base")):
@@ -140,7 +140,7 @@ def test_the_splits_are_what_they_should_be(kind):
 
 
 @each_kind
-def test_right_rationales_are_right(kind):
+def test_correct_rationales_are_correct(kind):
   for split in ("train", "test"):
     check_right(kind, read_split(kind, split, (1, 2, 3, 4)))
   with pytest.raises(AssertionError):
@@ -153,7 +153,7 @@ def test_right_rationales_are_right(kind):
 )
 def test_rationales_of_all_levels_reach_their_answers(kind, level, seed, rate):
   of_kind, rng = synthetic.KINDS[kind], random.Random(str(seed))
-  problem = of_kind.make(rng, level)
+  problem = of_kind.make_problem(rng, level)
   targets, answer = kinds.flawed_rationale(of_kind, problem, rng, 0, rate)
   row = {"question": problem.question, "answer": answer, "targets": targets}
   if rate:
@@ -262,7 +262,7 @@ def check_balance(rows):
 
 @each_kind
 @pytest.mark.parametrize("level", [1, 2, 3, 4])
-def test_no_answer_is_nearly_always_right(kind, level):
+def test_no_answer_is_nearly_always_correct(kind, level):
   rows = list(
     synthetic.examples(
       kind,
@@ -291,7 +291,7 @@ def test_levels_get_harder(kind):
   of_kind, rng = synthetic.KINDS[kind], random.Random("levels")
   questions, rationales = [], []
   for level in range(1, 7):
-    problems = [of_kind.make(rng, level) for _ in range(400)]
+    problems = [of_kind.make_problem(rng, level) for _ in range(400)]
     questions.append([len(problem.question) for problem in problems])
     rationales.append(
       [len(kinds.right_rationale(of_kind, p)[0]) for p in problems]
@@ -306,7 +306,9 @@ def check_levels(kind, rows, levels):
   """Checks example n for level n % len(levels), by the question's length."""
   of_kind, rng = synthetic.KINDS[kind], random.Random("levels")
   for place, level in enumerate(levels):
-    lengths = [len(of_kind.make(rng, level).question) for _ in range(1000)]
+    lengths = [
+      len(of_kind.make_problem(rng, level).question) for _ in range(1000)
+    ]
     found = [len(row["question"]) for row in rows[place :: len(levels)]]
     assert min(lengths) - 5 <= statistics.mean(found) <= max(lengths)
     assert abs(statistics.mean(found) - statistics.mean(lengths)) < 5
@@ -468,7 +470,7 @@ def stub(num_questions):
   return kinds.Kind(
     name="stub",
     answer="integer",
-    make=lambda rng, level: kinds.Problem(
+    make_problem=lambda rng, level: kinds.Problem(
       f"{level}: {draw.below(rng, num_questions)}", None
     ),
     solve=lambda parts, slip: (["1 = 1"], "1"),

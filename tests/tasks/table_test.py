@@ -302,7 +302,7 @@ def test_tags_need_numbers(suffix, register, write):
   name = register({"train": str(path)}, form="tag")
   line = {"jsonl": 2, "csv": 3}[suffix]
   assert message_of(load, name) == (
-    f"{path}, line {line}: the answer 'two' is no number, which form='tag' "
+    f"{path}, line {line}: the answer 'two' is not a number, which form='tag' "
     "needs; register the task with form='sentence'"
   )
 

@@ -236,7 +236,7 @@ def test_arrays_of_other_sizes_are_damage(first, copy):
   read(config)
 
 
-def test_a_damaged_base_model_ends_a_run_and_none_mends_it(first, copy):
+def test_a_damaged_base_model_ends_a_run_and_is_not_replaced(first, copy):
   config, file = copy
   content = file.read_bytes()
   file.write_bytes(content[:100])
@@ -246,7 +246,7 @@ def test_a_damaged_base_model_ends_a_run_and_none_mends_it(first, copy):
   assert (report["status"], "damaged" in report["error"]) == ("failed", True)
   file.unlink()
   assert_trees_equal_but_cost(first[:2], (config, toy.run(config)))
-  assert file.read_bytes() == content  # fitted anew, bit for bit
+  assert file.read_bytes() == content  # fitted again, bit for bit
 
 
 @pytest.mark.parametrize("inner", ["", "inner"])
@@ -254,18 +254,18 @@ def test_a_file_is_no_folder_for_base_models(tmp_path, monkeypatch, inner):
   monkeypatch.setattr(base, "fit", None)  # it is noticed before the work
   (tmp_path / "file").write_text("")
   base_dir = str(tmp_path / "file" / inner)
-  with pytest.raises(UserError, match=r"BASE_DIR .* is a file or lies in one"):
+  with pytest.raises(UserError, match=r"BASE_DIR .* is a file or is in one"):
     toy.run(make(tmp_path / "run", base_dir=base_dir))
 
 
 def test_a_base_model_that_failed_is_not_kept(tmp_path, monkeypatch):
-  build = mstep.build
+  build = mstep.build_step
 
   def broken(*arguments):
     step = build(*arguments)
     return lambda *given: step(*given)._replace(is_finite=np.bool_(False))
 
-  monkeypatch.setattr(mstep, "build", broken)
+  monkeypatch.setattr(mstep, "build_step", broken)
   with pytest.raises(RunError, match="base model's gradient is not finite"):
     toy.run(make(tmp_path / "run"))
   assert not bases(tmp_path)

@@ -57,7 +57,7 @@ def draw(data, scripted, seed=0, room=999, task=None):
 
 
 def check_drawn(data, found, num_wanted=2):
-  """Checks that each task has its own right answers, and enough of them."""
+  """Checks that each task has its own correct answers, and enough of them."""
   known = {
     name: row
     for name, *row in zip(
@@ -84,7 +84,7 @@ def test_each_task_of_a_mixture_has_its_own(data):
   check_drawn(data, found)
   # A batch for each task was enough.
   assert num_sampled == len(scripted.asked) == 3 * BATCH_SIZE
-  # The broken twins: one task's for all, a wrong answer, one twice.
+  # The broken twins: one task's for all, an incorrect answer, one twice.
   twins = (
     found[:2] * 3,
     [one._replace(answer="grey") for one in found],
@@ -103,7 +103,7 @@ def test_as_many_as_are_wanted(data):
   check_drawn(data, found, num_wanted=5)
 
 
-def test_only_right_ones_are_kept(data):
+def test_only_correct_ones_are_kept(data):
   # One question in eight, so that a batch is not enough.
   def is_right(name):
     return int(name[-2:]) % 8 == 3
@@ -130,7 +130,7 @@ def test_they_depend_on_the_seed_alone(data):
   assert len(places) > 2
 
 
-def test_too_few_right_ones_are_an_error(data):
+def test_too_few_correct_ones_are_an_error(data):
   task = toy.PARTS[1]
 
   def is_right(name):
@@ -140,7 +140,7 @@ def test_too_few_right_ones_are_an_error(data):
   with pytest.raises(RunError) as caught:
     draw(data, scripted)
   assert str(caught.value).startswith(
-    f"the base model wrote only 1 right rationales for {task} that fit into "
+    f"the base model wrote only 1 correct rationales for {task} that fit into "
     "PROMPT_LENGTH, and 2 are wanted: set a larger PROMPT_LENGTH or fewer "
   )
   # It asked each of the task's questions several times before it gave up.
@@ -173,14 +173,14 @@ def test_they_keep_within_the_room(data):
     found, _ = draw(data, Scripted(data.train), seed, room)
     check_drawn(data, found)
     assert all(taken(found, task) <= room for task in toy.PARTS)
-  with pytest.raises(RunError, match="wrote only 1 right"):
+  with pytest.raises(RunError, match="wrote only 1 correct"):
     draw(data, Scripted(data.train), room=40)
   for room in (0, -5):
-    with pytest.raises(RunError, match="wrote only 0 right"):
+    with pytest.raises(RunError, match="wrote only 0 correct"):
       draw(data, Scripted(data.train), room=room)
 
 
-def test_a_lesson_stands_before_the_questions_asked(data):
+def test_a_lesson_is_before_the_questions_asked(data):
   lesson = np.array(encode("1+1?\nThe answer is 2.\n\n"), np.int32)
   task = dataclasses.replace(data.task, lesson=lesson)
   scripted = Scripted(data.train)

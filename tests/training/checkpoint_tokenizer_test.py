@@ -22,7 +22,7 @@ def with_vocabulary(config, **settings):
   )
 
 
-def test_exemplars_are_put_behind_bos():
+def test_exemplars_are_put_after_bos():
   folder = str(checkpoints.folders()["llama_3"])
   config = with_vocabulary(
     toy.bootstrapped(toy.make_experiment("unused"), 1), vocabulary=folder
@@ -58,7 +58,7 @@ def test_exemplars_are_put_behind_bos():
 
 @pytest.mark.slow
 def test_a_short_run(tmp_path, monkeypatch):
-  """With worked examples of its own, which are put behind BOS."""
+  """With worked examples of its own, which are put after BOS."""
   folder = str(checkpoints.folders()["llama_3"])
   config = toy.make_experiment(tmp_path / "run", steps=2)
   config = with_vocabulary(toy.bootstrapped(config), vocabulary=folder)

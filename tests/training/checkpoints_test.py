@@ -79,7 +79,7 @@ def test_restores_a_pool_and_the_base_parameters(saved):
   saved.save(state)
   restored = saved.restore(make_looped_state(step=0, seed=1))
   assert_trees_equal(restored, state)
-  # Without base parameters too: a loop that does not begin anew has none.
+  # Without base parameters too: a loop that does not begin again has none.
   without = make_looped_state(step=6)._replace(base_params=None)
   saved.save(without)
   like = make_looped_state(step=0, seed=1)._replace(base_params=None)

@@ -23,7 +23,7 @@ def _for_one_draw(taken):
   [
     (dict(estimator=_for_one_draw, num_draws=2), "for one draw"),
     (dict(estimator=estimators.basic), r"write it with \(\)"),
-    (dict(estimator=lambda taken: taken.is_correct), "must give weights"),
+    (dict(estimator=lambda taken: taken.is_correct), "must return weights"),
     (dict(estimator=lambda: None), "Method.estimator: "),
     (dict(num_draws=0), "num_draws = 0 must be above 0"),
     (dict(num_scored=0), "num_scored = 0 must be above 0"),
@@ -128,5 +128,5 @@ def test_the_id_tells_every_setting_apart_but_the_folder():
 
 
 def _again():
-  """Built anew, it is another function with the same settings."""
+  """Built again, it is another function with the same settings."""
   return estimators.control_variate()

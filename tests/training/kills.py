@@ -100,10 +100,10 @@ def act_at(monkeypatch, place, act):
   """Does something at a place of a run.
 
   Args:
-    monkeypatch: undone before the run goes on.
+    monkeypatch: Undone before the run resumes.
     place: "before_" or "after_" and one of DOINGS, and how often this process
       has done that by then.
-    act: what is done.
+    act: What is done.
   """
   kind, number = place
   calls = {name: 0 for name, *_ in DOINGS}

@@ -12,7 +12,7 @@ from tests.training import toy
 pytestmark = pytest.mark.usefixtures("compile_once")
 
 FIVE, THREE, WORDS = toy.PARTS
-# Right answers of each task among its 10 held-out questions, and what becomes
+# Correct answers of each task among its 10 held-out questions, and what becomes
 # of the others: they are wrong, without an answer, or right but cut.
 RIGHT = {FIVE: 7, THREE: 2, WORDS: 9}
 OTHERS = {FIVE: ["wrong"] * 3, THREE: ["none", "cut"] * 4, WORDS: ["cut"]}

@@ -24,7 +24,7 @@ MODEL = language_model.from_config(
 PARAMS = MODEL.init(jax.random.key(0))
 
 
-build = functools.cache(mstep.build)
+build = functools.cache(mstep.build_step)
 
 
 def rows(seed=0, num=4):
@@ -192,7 +192,7 @@ def test_parts_are_as_wide_as_their_longest_row_and_share_a_beginning():
   model = Noted(MODEL.network)
   prompts, targets, weights = ragged(BEGINNING)
   # Functions are traced once for each shape: there and back, and the parts.
-  take = mstep.build(model, Plain, 2)
+  take = mstep.build_step(model, Plain, 2)
   for _ in range(2):
     take(
       jax.tree.map(jnp.copy, PARAMS), (), None, 0.1, prompts, targets, weights

@@ -104,7 +104,7 @@ def data():
     ("It is red.\n", "It is red.\n", False),
   ],
 )
-def test_what_is_judged_stands_before_the_stop(data, written, text, has_ended):
+def test_the_judged_text_ends_before_the_stop(data, written, text, has_ended):
   output = evaluation.judge(data.task, data.test, 0, rows(written)[0])
   assert (output.completions, output.ended) == ([text], [has_ended])
 

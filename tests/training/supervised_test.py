@@ -177,7 +177,7 @@ def test_over_long_rationales_follow_over_long():
   assert len(toy.load(config).train) == N
 
 
-def test_a_truncated_rationale_is_wrong_and_counted():
+def test_a_truncated_rationale_is_incorrect_and_counted():
   """Even where its answer is still there, as here the parity may be."""
   config = limited("truncate")
   data = toy.load(config)

@@ -150,8 +150,8 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 READ_ONLY = OSError(errno.EROFS, os.strerror(errno.EROFS), "runs/x")
 ERRORS = {"full": FULL, "read-only": READ_ONLY}
 _SAYS = {
-  FULL: "t5x: error: the disk is full; make room, and the same command goes on "
-  "from the last checkpoint, or from the start\n",
+  FULL: "t5x: error: the disk is full; free some space, and the same command "
+  "resumes from the last checkpoint, or from the start\n",
   READ_ONLY: "t5x: error: cannot read or write: [Errno 30] Read-only file "
   "system: 'runs/x'\n",
 }
@@ -252,14 +252,14 @@ def test_every_checkpoint_has_its_row(whole, config):
     assert row["sha256"] == files.sha256(content)
 
 
-def test_a_first_checkpoint_that_was_not_finished_begins_anew(
+def test_a_first_checkpoint_that_was_not_finished_begins_again(
   whole, config, capsys
 ):
   run_until(config, ("before_manifest", 0))
   again = toy.run(config)
   assert (
     "the checkpoint of step 0 is not finished: there is none before, and the "
-    "run begins anew"
+    "run begins again"
   ) in capsys.readouterr().err
   assert resumes(again) == []
   assert_same_run(whole, (config, again))
@@ -306,9 +306,9 @@ def test_steps_that_are_not_finite_are_counted_across_a_kill(
 
   def poisoned(*arguments):
     state, rows, info = e_step(*arguments)
-    if arguments[-1] == 3:
+    if arguments[4] == 3:
       info = info._replace(num_valid=0)
-    elif arguments[-1] > 1:
+    elif arguments[4] > 1:
       rows = rows._replace(weights=rows.weights * float("nan"))
     return state, rows, info
 

@@ -129,7 +129,7 @@ open_task = functools.cache(open_task)
 # Compiled once a process, for all runs that share the sizes.
 _build_model = functools.cache(language_model.from_config)
 _build_optimizer = functools.cache(mstep.build_optimizer)
-_build_step = functools.cache(mstep.build)
+_build_step = functools.cache(mstep.build_step)
 # One estimator, so that it is one static argument.
 _control_variate = functools.cache(estimators.control_variate)
 
@@ -140,7 +140,7 @@ def shared_compilation():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(language_model, "from_config", _build_model)
     patch.setattr(mstep, "build_optimizer", _build_optimizer)
-    patch.setattr(mstep, "build", _build_step)
+    patch.setattr(mstep, "build_step", _build_step)
     yield
 
 

@@ -252,7 +252,7 @@ def test_killed_anywhere_ends_the_same(whole, tmp_path, place, resumed):
 def test_resuming_without_a_part_would_be_seen(
   whole, tmp_path, monkeypatch, forgotten
 ):
-  """The broken twins: a resume that starts a part of the state anew."""
+  """The broken twins: a resume that starts a part of the state again."""
   config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "twin"))
   run_until(config, ("after_save", 3))
   restore = checkpoints.Checkpoints.restore
@@ -581,7 +581,7 @@ def test_steps_without_a_valid_row_are_skipped(whole, tmp_path, monkeypatch):
 def test_a_gradient_of_zero_is_a_step_all_the_same(
   whole, tmp_path, monkeypatch
 ):
-  """All accepted: every term cancels, and Adam's momentum goes on."""
+  """All accepted: every term cancels, and Adam's momentum continues."""
   check = Drawer.draw_and_check
 
   def always_right(*arguments, **settings):
@@ -728,7 +728,7 @@ def exemplars_of(config):
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_worked_examples_are_training_questions_with_right_answers(worked):
+def test_worked_examples_are_training_questions_with_correct_answers(worked):
   config, report, _ = worked
   found = exemplars_of(config)
   train_data = toy.load(config).train
@@ -886,7 +886,7 @@ def test_lost_or_edited_worked_examples_are_refused(worked, tmp_path):
       toy.run(config)
     assert "\n" not in str(caught.value)
     assert "MODEL_DIR" in str(caught.value)
-  # Put back, the run goes on.
+  # Put back, the run resumes.
   path.write_bytes(content)
   assert_same_run(worked[:2], (config, toy.run(config)))
 
@@ -920,7 +920,7 @@ def test_no_room_for_worked_examples_stops_the_run(worked, tmp_path):
     toy.run(config)
   message = str(caught.value)
   assert message == (
-    f"the base model wrote only 0 right rationales for {toy.PARITY} that fit "
+    f"the base model wrote only 0 correct rationales for {toy.PARITY} that fit "
     "into PROMPT_LENGTH, and 2 are wanted: set a larger PROMPT_LENGTH or fewer "
     "Prompts.num_exemplars, in another MODEL_DIR"
   )
@@ -933,12 +933,12 @@ def test_no_room_for_worked_examples_stops_the_run(worked, tmp_path):
     dataclasses.replace(worked[0], model_dir=str(tmp_path / "half")),
     prompt_length=24,
   )
-  with pytest.raises(RunError, match="wrote only 1 right rationales"):
+  with pytest.raises(RunError, match="wrote only 1 correct rationales"):
     toy.run(config)
 
 
 @pytest.mark.slow
-def test_a_base_model_without_right_rationales_stops_the_run(
+def test_a_base_model_without_correct_rationales_stops_the_run(
   worked, tmp_path, monkeypatch
 ):
   check = Drawer.draw_and_check
@@ -949,7 +949,9 @@ def test_a_base_model_without_right_rationales_stops_the_run(
 
   monkeypatch.setattr(Drawer, "draw_and_check", always_wrong)
   config = dataclasses.replace(worked[0], model_dir=str(tmp_path / "dead"))
-  with pytest.raises(RunError, match="wrote only 0 right rationales for toy_p"):
+  with pytest.raises(
+    RunError, match="wrote only 0 correct rationales for toy_p"
+  ):
     toy.run(config)
 
 
@@ -965,5 +967,5 @@ def test_worked_examples_serve_another_run(worked, tmp_path):
   ):
     np.testing.assert_array_equal(mine.prompts, given.prompts)
     np.testing.assert_array_equal(mine.guides, given.guides)
-  # There the base model is fitted with them, for they are known by then.
+  # There the base model is fitted with them, because they are known by then.
   assert data.base.fingerprint() != toy.load(config).base.fingerprint()

@@ -1,4 +1,4 @@
-"""Just what is to be trained moves, and begins where it should."""
+"""Only the trained parameters move, and they begin where they should."""
 
 import dataclasses
 import functools
@@ -111,7 +111,7 @@ def step(part, rows_at_once=None):
   optimizer = mstep.build_optimizer(toy.make_experiment("x").optimizer)
   opt_state = optimizer.init(trained)
   weights = np.random.default_rng(1).normal(size=common.ROWS)
-  build = getattr(mstep.build, "__wrapped__", mstep.build)
+  build = getattr(mstep.build_step, "__wrapped__", mstep.build_step)
   updated = build(model, optimizer, rows_at_once)(
     *(jax.tree.map(jnp.copy, trained), opt_state, frozen, 0.1),
     *(common.prompts(), common.random_targets(), np.float32(weights)),
@@ -184,7 +184,7 @@ def test_a_run_trains_a_part_alone(tmp_path, part):
     stored = tuning.read_soft_prompt(path)
     np.testing.assert_array_equal(stored, flat[SOFT_PROMPT,])
     assert f"outputs/{path.name}" in {p["path"] for p in report["parts"]}
-    # From where another run goes on.
+    # From where another run continues.
     again = SoftPrompt(path=str(path))
     table = np.zeros((9, stored.shape[1]), np.float32)
     made = tuning.make_soft_prompt(again, table, None, jax.random.key(0))
@@ -305,7 +305,7 @@ def test_examples_are_asked_for_once(tmp_path):
       config.task, source=config.tuning.source, prompt_length=96
     ),
   )
-  with pytest.raises(UserError, match="both want them"):
+  with pytest.raises(UserError, match="both use them"):
     toy.prepare(both)
 
 
@@ -357,8 +357,8 @@ def test_soft_prompts_that_say_too_little_or_too_much(fields, said):
     (None, "there is no file"),
     (b"", "not a file of numpy.save"),
     (b"junk" * 9, "not a file of numpy.save"),
-    (np.zeros(3), "holds no"),
-    (np.zeros((2, 3), int), "holds no"),
+    (np.zeros(3), "has no"),
+    (np.zeros((2, 3), int), "has no"),
     (np.zeros((0, 3)), "is empty"),
     (np.full((2, 3), np.nan), "is empty or not finite"),
     (np.zeros((2, 3)), "of width 3, and the model's is 4"),

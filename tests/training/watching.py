@@ -46,13 +46,13 @@ class Before(NamedTuple):
   """What a step had, after its E-step and before its M-step.
 
   Attributes:
-    state: of the run, copied.
-    rows: that the M-step differentiates.
-    index: the minibatch.
-    after: the state after the step.
-    metrics: of the step.
-    filled_from: the parameters that drew the pool in this step, if one was.
-    drawn: for each call of `draw_all`, whether it was hinted, and the verdicts.
+    state: Of the run, copied.
+    rows: That the M-step differentiates.
+    index: The minibatch.
+    after: The state after the step.
+    metrics: Of the step.
+    filled_from: The parameters that drew the pool in this step, if one was.
+    drawn: For each call of `draw_all`, whether it was hinted, and the verdicts.
   """
 
   state: TrainState

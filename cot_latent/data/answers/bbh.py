@@ -1,8 +1,8 @@
 """Conventions for BIG-Bench Hard.
 
-The authors' are those of suzgunmirac/BIG-Bench-Hard at commit 9ee07bd: with
-them its published outputs have its published accuracies. For the others see
-`lm_eval`.
+The authors' conventions are those of suzgunmirac/BIG-Bench-Hard at commit
+9ee07bd: they reproduce the published accuracies from the published outputs. The
+other conventions are described in `lm_eval`.
 """
 
 import re
@@ -14,10 +14,10 @@ from cot_latent.data.answers.checkers import Convention, Extract, Kind
 
 
 def _authors(completion: str, question: str) -> str | None:
-  """Takes what follows the first marker in its line, less one period.
+  """Takes the text after the first marker in its line, without one period.
 
-  No published output has two markers, so their accuracies leave open which
-  of them counts; with the first, text that runs on changes nothing.
+  No published output has two markers, so the accuracies do not tell which one
+  counts. With the first marker, text after the answer changes nothing.
   """
   del question
   _, marker, rest = completion.partition("the answer is ")
@@ -26,7 +26,7 @@ def _authors(completion: str, question: str) -> str | None:
 
 
 def _authors_direct(completion: str, question: str) -> str | None:
-  """Takes the completion as it is, so that any text after it is wrong."""
+  """Takes the whole completion, so that any further text makes it incorrect."""
   del question
   return completion if completion.strip() else None
 
@@ -37,7 +37,7 @@ _IGNORED = str.maketrans("", "", ',\\\n"')
 
 
 def _fewshot_normal(text: str) -> str:
-  """Changes nothing, but that NumPy's strings lose closing NULs."""
+  """Changes nothing, except that NumPy's strings lose closing NULs."""
   return text.rstrip("\0")
 
 
@@ -56,8 +56,8 @@ _FEWSHOT = re.compile("the answer is (.+)")
 def _line_less_one(pattern: re.Pattern[str]) -> Extract:
   """Takes the rest of the first marker's line without its last character.
 
-  That eats the period, or the answer's end where there is none: `(B` for an
-  answer (B) without a period.
+  That drops the period, or the end of an answer without one: `(B` for the
+  answer (B).
   """
 
   def find(completion: str, question: str) -> str | None:
@@ -68,7 +68,7 @@ def _line_less_one(pattern: re.Pattern[str]) -> Extract:
   return find
 
 
-# Wordings that lm-eval takes for an answer, in lower case.
+# Wordings that lm-eval counts as an answer, in lower case.
 _PLAUSIBLE = {
   "no": "no",
   "not plausible": "no",
@@ -90,14 +90,14 @@ def _any_of(words: Iterable[str]) -> re.Pattern[str]:
 
 
 def _last_member(kind: tuple[str, ...]) -> Extract:
-  """Takes the last of the answers that stands anywhere, as a whole word."""
+  """Takes the last of the answers that is anywhere in the text as a word."""
   lower = ("yes", "no") if set(kind) == {"Yes", "No"} else ()
   pattern = _any_of(kind + lower)
   return lambda completion, question: lm_eval.last(pattern, completion)
 
 
 def _last_wording(wordings: Mapping[str, str]) -> Extract:
-  """Takes the answer whose wording stands last, in any case."""
+  """Takes the answer whose wording comes last, in any case."""
   pattern = _any_of(wordings)
 
   def find(completion: str, question: str) -> str | None:
@@ -113,16 +113,16 @@ _NUMBERS = re.compile("[-0-9]+")
 
 
 def _last_brackets(completion: str, question: str) -> str | None:
-  """Takes the last run of brackets, quotes and spaces, be it one space."""
+  """Takes the last run of brackets, quotes and spaces, even a single space."""
   del question
   return lm_eval.last(_LAST_BRACKETS, completion)
 
 
 def _sorted_words(completion: str, question: str) -> str | None:
-  """Takes the question's words in the order in which each was last written.
+  """Takes the question's words in the order of their last occurrences.
 
-  Words are taken from anywhere: those of the rationale too, if the answer
-  leaves them out.
+  Words are taken from anywhere: if the answer leaves one out, it is taken from
+  the rationale.
   """
   parts = question.split("List:")
   words = parts[1].split() if len(parts) > 1 else []
@@ -146,7 +146,7 @@ def _bare(text: str) -> str:
 def _last_choice(completion: str, question: str) -> str | None:
   """Takes the last (X), else the last option's text, else a letter after `:`.
 
-  Options are numbered as they stand in the question, whatever their letters.
+  Options are numbered by their order in the question, whatever their letters.
   """
   found = lm_eval.last(checkers.CHOICE, completion)
   if found is not None:
@@ -155,7 +155,7 @@ def _last_choice(completion: str, question: str) -> str | None:
   options = dict(zip(map(_bare, texts), _LETTERS, strict=False))
   if not options:
     return None
-  # An empty option is found behind every other one, and then none counts.
+  # An empty option is found after all others, and then no option counts.
   pattern = re.compile("|".join(map(re.escape, options)))
   found = (lm_eval.last(pattern, _bare(completion)) or "").strip()
   if found:
@@ -168,13 +168,13 @@ def _last_choice(completion: str, question: str) -> str | None:
 _UNITS = "zero|one|two|three|four|five"
 _STEMS = "(?:twen|thir|for|fif|six|seven|nine)"
 _LARGE = "ten|eleven|twelve|fourteen|hundred|thousand|(?:m|b|tr)illion"
-# Alone or at the end `six`, `seven`, `eight` and `nine` are no numbers, and
-# words may stand inside others: `often` is 10.
+# At the end of a text `six`, `seven`, `eight` and `nine` are not numbers.
+# Number words can be parts of other words: `often` is 10.
 _NUMERAL = f"{_UNITS}|{_STEMS}(?:teen|ty)|eight(?:een|y)|{_LARGE}"
 _SPOKEN = re.compile(
   rf"(?:(?:{_NUMERAL}|eight)"
   rf"(?:{_UNITS}|{_STEMS}(?:teen|ty)?|eight(?:een|y)|{_LARGE}|and"
-  # Whitespace as lm-eval's regex engine has it.
+  # Whitespace as in lm-eval's regex engine.
   r"|(?:[^\S\r\n\x1c-\x1f]|[,&])++)+)?"
   rf"(?:{_NUMERAL})"
 )
@@ -191,10 +191,10 @@ _VALUES |= {"billion": 10**9}
 
 
 def _group(values: list[int]) -> int:
-  """The value of a few number words, as word2number has it.
+  """Returns the value of a few number words, as word2number does.
 
   Raises:
-    IndexError: if there are none.
+    IndexError: If there are no words.
   """
   if len(values) in (3, 4):
     return values[0] * values[1] + sum(values[2:])
@@ -205,11 +205,11 @@ def _group(values: list[int]) -> int:
 
 
 def _spoken_number(text: str) -> str | None:
-  """The value of a number in words, as word2number has it.
+  """Returns the value of a number in words, as word2number does.
 
-  Where that refuses, lm-eval ends with a traceback; here there is no answer.
-  It takes the words after the last scale that words follow, so that `one
-  million two thousand` is 1003002.
+  Where word2number fails, lm-eval ends with a traceback; here there is no
+  answer. It takes the words after the last scale that words follow, so that
+  `one million two thousand` is 1003002.
   """
   values = [_VALUES[word] for word in text.split() if word in _VALUES]
   at = [values.index(s) if s in values else -1 for s in _SCALES]
@@ -221,7 +221,7 @@ def _spoken_number(text: str) -> str | None:
       return str(_group(values))
     total, begin = 0, 0
     for scale, place in zip(_SCALES, at, strict=True):
-      if place >= 0:  # nothing stands before it if the order is wrong
+      if place >= 0:  # no word is before it if the order is wrong
         total += scale * _group(values[begin:place])
         begin = place + 1
     followed = [place for place in present if place != len(values) - 1]
@@ -246,7 +246,7 @@ def _last_integer(completion: str, question: str) -> str | None:
 
 
 def _flexible(kind: Kind, task: str) -> tuple[Extract, bool] | None:
-  """The filter flexible-extract, and whether it reads the question."""
+  """Returns the filter flexible-extract, and whether it reads the question."""
   if isinstance(kind, tuple):
     if task == "web_of_lies":
       return _last_wording(_TRUTH), False
@@ -262,29 +262,29 @@ def _flexible(kind: Kind, task: str) -> tuple[Extract, bool] | None:
   }.get(kind)
 
 
-def make(kind: Kind, task: str = "") -> dict[str, Convention]:
+def conventions(kind: Kind, task: str = "") -> dict[str, Convention]:
   """Lists the conventions for BIG-Bench Hard.
 
-  trice: the completion ends with "the answer is X."; one that was cut is
-    wrong, and so is one that runs on with other text.
-  bbh_authors: the rest of the line after the first "the answer is ", in an
-    echo of the question or of an exemplar too.
+  trice: the completion ends with "the answer is X."; it is incorrect if it was
+    cut or continues with other text.
+  bbh_authors: the rest of the line after the first "the answer is ", even in a
+    copy of the question or of an exemplar.
   bbh_authors_direct: the whole completion, for prompts without a rationale.
-  lm_eval_strict: bbh_cot_zeroshot, filter strict-match: the same with three
-    other markers, up to "Q:", in another normal form.
-  lm_eval_flexible: bbh_cot_zeroshot, filter flexible-extract: what looks like
-    an answer last, so that any text before "Q:" may change it. Left out for
-    the kind "text", which none of its tasks has.
+  lm_eval_strict: bbh_cot_zeroshot, filter strict-match: like bbh_authors with
+    three other markers, up to "Q:", in another normal form.
+  lm_eval_flexible: bbh_cot_zeroshot, filter flexible-extract: the last text
+    that looks like an answer, so that any text before "Q:" can change it. Left
+    out for the kind "text", because none of its tasks has that kind.
   lm_eval_fewshot: the group bbh, filter get-answer, up to any "Q" or blank
     line.
 
   Args:
-    kind: of the task's answers.
-    task: the task's name in BIG-Bench Hard. It matters for web_of_lies alone,
+    kind: Kind of the task's answers.
+    task: The task's name in BIG-Bench Hard. It matters for web_of_lies alone,
       whose flexible filter knows other wordings of Yes and No.
 
   Raises:
-    UserError: if the kind is unknown.
+    UserError: If the kind is unknown.
 
   Reference: Phan et al. 2023, appendix F; the commits above.
   """

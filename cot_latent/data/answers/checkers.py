@@ -1,11 +1,11 @@
-"""Answers read out of completions, by plain searches.
+"""Answers extracted from completions, by plain searches.
 
-A convention says how an answer is read and when it equals the known one; a
-completion without an answer is never correct. Nothing that a model wrote is
-evaluated, and the time is linear in its length (times that of a question's
-options or words, where a convention searches for those).
+A convention defines how an answer is extracted and when it equals the known
+answer. A completion without an answer is never correct. Text of a model is
+never evaluated, and the time is linear in its length (times that of a
+question's options or words, if a convention searches for those).
 
-What others' conventions are is in `bbh_conventions` and `gsm8k_conventions`.
+`bbh_conventions` and `gsm8k_conventions` have the conventions of others.
 """
 
 import pathlib
@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 from cot_latent.errors import UserError
 
-# What answers are like: a name in _SHAPES, or a closed set of answers.
+# A kind of answer: a name in _SHAPES, or a closed set of answers.
 Kind = str | tuple[str, ...]
 # (completion, question) -> answer or None
 Extract = Callable[[str, str], str | None]
 Normalize = Callable[[str], str]
 
-_SENTENCES = ("the answer is ", "The answer is ")  # of one length
+_SENTENCES = ("the answer is ", "The answer is ")  # both of the same length
 _NUMBER = re.compile(r"\$?(-?)\$?([0-9][0-9,]*)(?:\.([0-9]+))?\$?\.?")
 _OPEN, _CLOSE = "<answer>", "</answer>"
 
@@ -30,7 +30,7 @@ def answer_sentence(completion: str) -> str | None:
   """Reads the sentence that must end the completion: "the answer is X."
 
   Args:
-    completion: what the model wrote.
+    completion: Text of the model.
 
   Returns:
     X, or None unless the completion ends with such a sentence (white space
@@ -55,7 +55,7 @@ def answer_tag(completion: str) -> str | None:
   """Reads the number in the last <answer>...</answer>.
 
   Args:
-    completion: what the model wrote.
+    completion: Text of the model.
 
   Returns:
     The number as `normalize_number` writes it, or None if there is none.
@@ -78,7 +78,7 @@ def normalize_number(text: str) -> str | None:
   """Writes a decimal number in one way: `$1,800.50.` becomes `1800.5`.
 
   Args:
-    text: a number in ASCII digits, with an optional minus sign, dollar sign,
+    text: A number in ASCII digits, with an optional minus sign, dollar sign,
       commas in its whole part, fraction and closing period.
 
   Returns:
@@ -112,7 +112,7 @@ def _is_text(answer: str) -> bool:
   return answer.strip() == answer != "" and "\n" not in answer
 
 
-# Each kind's description, and whether a text can be its answer.
+# The description of each kind, and whether a text can be its answer.
 _SHAPES: dict[str, tuple[str, Callable[[str], bool]]] = {
   "choice": ("(A), (B), ...", _is_choice),
   "integer": ("an integer", lambda a: _INTEGER.fullmatch(a) is not None),
@@ -127,7 +127,7 @@ def check_kind(kind: Kind) -> None:
   """Checks that a kind of answer is known.
 
   Raises:
-    UserError: with the known kinds, if it is not.
+    UserError: If it is not; lists the known kinds.
   """
   if isinstance(kind, str) and kind in _SHAPES:
     return
@@ -147,7 +147,7 @@ def admits(kind: Kind, answer: str) -> bool:
   """Whether a text can be the known answer of a question of this kind.
 
   Raises:
-    UserError: if the kind is unknown.
+    UserError: If the kind is unknown.
   """
   check_kind(kind)
   if isinstance(kind, tuple):
@@ -159,7 +159,7 @@ def describe(kind: Kind) -> str:
   """Describes a kind of answer for a listing: `Yes or No`, `an integer`.
 
   Raises:
-    UserError: if the kind is unknown.
+    UserError: If the kind is unknown.
   """
   check_kind(kind)
   if isinstance(kind, tuple):
@@ -171,12 +171,12 @@ class Convention(NamedTuple):
   """A way to score a completion.
 
   Attributes:
-    name: of the convention.
+    name: Name of the convention.
     extract: (completion, question) -> the answer in the convention's normal
       form, or None.
-    normalize: known answer -> the same normal form.
-    needs_question: whether `extract` reads the question.
-    scores_cut: whether a completion cut at the token limit may be right.
+    normalize: Known answer -> the same normal form.
+    needs_question: Whether `extract` reads the question.
+    scores_cut: Whether a completion cut at the token limit can be correct.
   """
 
   name: str
@@ -192,17 +192,17 @@ def is_correct(
   """Whether a completion has the known answer.
 
   Args:
-    convention: the rule.
-    completion: what the model wrote.
-    answer: the known answer.
-    question: needed if `convention.needs_question`.
+    convention: The rule.
+    completion: Text of the model.
+    answer: The known answer.
+    question: The question; needed if `convention.needs_question`.
   """
   found = convention.extract(completion, question)
   return found is not None and found == convention.normalize(answer)
 
 
 def same(answer: str) -> str:
-  """Changes nothing: the normal form of conventions that compare as is."""
+  """Returns the answer unchanged: the normal form of an exact comparison."""
   return answer
 
 
@@ -212,12 +212,12 @@ def check_answers(
   """Checks that known answers are of the kind that a task declares.
 
   Args:
-    path: their file.
-    rows: pairs of a row's place and its answer.
-    kind: see `Kind`.
+    path: Path of their file.
+    rows: Pairs of a row's place and its answer.
+    kind: Kind of the answers; see `Kind`.
 
   Raises:
-    UserError: naming the first row whose answer is of another kind.
+    UserError: If an answer is of another kind; names the first such row.
   """
   for place, answer in rows:
     if not admits(kind, answer):

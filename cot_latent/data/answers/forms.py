@@ -1,4 +1,4 @@
-"""The forms in which a completion states its answer, and how each is scored."""
+"""The forms in which completions state answers, and how each form is scored."""
 
 import re
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Form = Literal["sentence", "tag"]
 
 
 def close(form: Form, answer: str) -> str:
-  """Writes what ends a target: the answer in its form."""
+  """Writes the end of a target: the answer in its form."""
   if form == "sentence":
     return f"So the answer is {answer}."
   return f"<answer>\n{answer}\n</answer>"
@@ -28,20 +28,20 @@ def conventions(
   """Lists the ways to score a completion, the one of training first.
 
   Args:
-    task: the registered name, by which lm-evaluation-harness treats one task of
-      BIG-Bench Hard as no other.
-    form: how an answer is stated after a rationale.
-    kind: what answers look like.
-    is_direct: whether a completion is the answer and nothing else.
+    task: The registered name; lm-evaluation-harness treats one task of
+      BIG-Bench Hard in a way of its own.
+    form: Form of an answer after a rationale.
+    kind: Kind of the answers.
+    is_direct: Whether a completion is the answer and nothing else.
 
   Returns:
     Conventions by name.
   """
   is_sentence = form == "sentence"
   known = (
-    bbh_conventions.make(kind, _BBH_NAME.sub("", task))
+    bbh_conventions.conventions(kind, _BBH_NAME.sub("", task))
     if is_sentence
-    else gsm8k_conventions.make()
+    else gsm8k_conventions.conventions()
   )
   if not is_direct:
     return known
@@ -50,7 +50,7 @@ def conventions(
 
 
 def own(name: str, extract: Callable[[str], str | None]) -> Convention:
-  """Makes a convention of a function from completions to answers."""
+  """Makes a convention from a function that extracts answers."""
   return Convention(
     name=name,
     extract=lambda completion, question: extract(completion),

@@ -1,7 +1,7 @@
 """Conventions for GSM8K.
 
-The authors' is that of openai/grade-school-math at commit 3101c7d
-(grade_school_math/dataset.py). For lm-evaluation-harness's see `lm_eval`.
+The authors' convention is that of openai/grade-school-math at commit 3101c7d
+(grade_school_math/dataset.py). For lm-evaluation-harness see `lm_eval`.
 """
 
 import re
@@ -10,7 +10,7 @@ from cot_latent.data.answers import checkers, lm_eval
 from cot_latent.data.answers.checkers import Convention, Extract
 
 _MARKED = re.compile(r"#### (-?[0-9.,]+)")
-# The last character is another one than the number's, or else its last digit.
+# The last character is not part of the number, or else it is its last digit.
 _COT_MARKED = re.compile(r"The answer is (-?[0-9.,]+).")
 _LAST_NUMBER = re.compile("-?[$0-9.,]{2,}|-?[0-9]+")
 _GSM8K_STOPS = ("Question:", "</s>", "<|im_end|>")
@@ -45,20 +45,20 @@ def _gsm8k_normal(text: str) -> str:
   return text.replace(",", "").replace("$", "").removesuffix(".").lower()
 
 
-def make() -> dict[str, Convention]:
+def conventions() -> dict[str, Convention]:
   """Lists the conventions for GSM8K.
 
   trice: the number in the last <answer>...</answer>; a completion that was
-    cut is wrong.
+    cut is incorrect.
   openai: the authors' rule, the first "#### ".
   lm_eval_strict: task gsm8k, filter strict-match: the first "#### ", up to
     "Question:".
-  lm_eval_flexible: task gsm8k, filter flexible-extract: what looks like a
-    number last, up to "Question:"; an ellipsis does, and `18.0` is not `18`.
-    A question that follows in another form changes it.
+  lm_eval_flexible: task gsm8k, filter flexible-extract: the last text that
+    looks like a number, up to "Question:". An ellipsis looks like one, and
+    `18.0` is not `18`. A following question in another form changes it.
   lm_eval_cot_strict: task gsm8k_cot, filter strict-match: the number after
-    the first "The answer is ", up to "Q:". It wants a character after the
-    number, so without one `18` becomes `1`, and `5` no answer.
+    the first "The answer is ", up to "Q:". It needs a character after the
+    number; without one, `18` becomes `1`, and `5` becomes no answer.
 
   Known answers are numbers as `normalize_number` writes them.
 

@@ -1,7 +1,7 @@
-"""What the conventions of lm-evaluation-harness share.
+"""Shared parts of the conventions of lm-evaluation-harness.
 
-Their faults are part of them, so that a score can be set beside a published
-one. The rules are those of EleutherAI/lm-evaluation-harness at commit 4e7e0d4:
+Their faults are kept, so that a score can be compared with published scores.
+The rules are those of EleutherAI/lm-evaluation-harness at commit 4e7e0d4:
 tasks/bbh (cot_zeroshot 3.0, cot_fewshot 4.0), tasks/gsm8k (gsm8k 3.0, gsm8k_cot
 3.0).
 """
@@ -15,14 +15,14 @@ COT_STOPS = ("</s>", "Q:", "<|im_end|>")
 
 
 def _cut(text: str, stops: Iterable[str]) -> str:
-  """What a model would have written that stops at these strings."""
+  """Cuts a text at the first of these strings, where a model would stop."""
   for stop in stops:
     text = text.partition(stop)[0]
   return text
 
 
 def last(pattern: re.Pattern[str], text: str) -> str | None:
-  """Gives the last match, or None."""
+  """Returns the last match, or None."""
   found = pattern.findall(text)
   return found[-1] if found else None
 
@@ -37,11 +37,11 @@ def convention(
   """Makes a convention: stop strings, one filter, exact_match's changes.
 
   Args:
-    name: of the convention.
-    find: the filter.
-    normalize: what exact_match changes on both sides.
-    stops: strings at which a completion would have ended.
-    needs_question: whether the filter reads the question.
+    name: Name of the convention.
+    find: The filter.
+    normalize: What exact_match changes on both sides.
+    stops: Strings at which a completion would have stopped.
+    needs_question: Whether the filter reads the question.
   """
 
   def extract(completion: str, question: str) -> str | None:

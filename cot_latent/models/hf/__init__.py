@@ -1,1 +1,1 @@
-"""Checkpoints as Hugging Face or llama.cpp have them."""
+"""Checkpoints in the formats of Hugging Face and llama.cpp."""

@@ -1,4 +1,4 @@
-"""How a config.json of each architecture reads: a model's sizes and options."""
+"""How the config.json of each architecture maps to sizes and options."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ _FULL, _LOCAL = "full_attention", "sliding_attention"
 
 
 def llama(fields: Fields) -> dict[str, Any]:
-  """Settings of a DecoderConfig, for a Llama."""
+  """Returns settings of a DecoderConfig, for a Llama."""
   fields.choice("attention_bias", {False: None}, False)
   fields.choice("mlp_bias", {False: None}, False)
   return (
@@ -27,8 +27,8 @@ def llama(fields: Fields) -> dict[str, Any]:
 
 
 def qwen2(fields: Fields) -> dict[str, Any]:
-  """The same, for a Qwen 2 or 2.5."""
-  fields.choice("use_mrope", {False: None}, False)  # of pictures
+  """Returns settings of a DecoderConfig, for a Qwen 2 or 2.5."""
+  fields.choice("use_mrope", {False: None}, False)  # for pictures
   first = fields.get(
     "max_window_layers",
     "a whole number",
@@ -53,14 +53,14 @@ def qwen2(fields: Fields) -> dict[str, Any]:
 
 
 def qwen3(fields: Fields) -> dict[str, Any]:
-  """The same, for a Qwen 3."""
+  """Returns settings of a DecoderConfig, for a Qwen 3."""
   fields.choice("attention_bias", {False: None}, False)
-  fields.size("head_dim")  # its default is no share of the width
+  fields.size("head_dim")  # its default is not a share of the width
   return qwen2(fields) | {"qkv_bias": False, "qk_norm": True}
 
 
 def gemma2(fields: Fields) -> dict[str, Any]:
-  """The same, for a Gemma 2."""
+  """Returns settings of a DecoderConfig, for a Gemma 2."""
   window = fields.size("sliding_window")
   return (
     _gemma(fields)
@@ -70,10 +70,10 @@ def gemma2(fields: Fields) -> dict[str, Any]:
 
 
 def gemma3(fields: Fields) -> dict[str, Any]:
-  """The same, for a Gemma 3 of text alone."""
+  """Returns settings of a DecoderConfig, for a text-only Gemma 3."""
   window = fields.size("sliding_window")
   period = fields.size("sliding_window_pattern", 6)
-  fields.asked.add("_sliding_window_pattern")  # what layer_types come from
+  fields.asked.add("_sliding_window_pattern")  # layer_types are made from it
   return (
     _gemma(fields)
     | {"qk_norm": True}
@@ -83,9 +83,9 @@ def gemma3(fields: Fields) -> dict[str, Any]:
 
 
 def t5(fields: Fields, is_multilingual: bool) -> dict[str, Any]:
-  """Settings of a T5Config, for a T5 1.0 or 1.1, Flan-T5, ByT5 or mT5.
+  """Returns settings of a T5Config, for a T5 1.0 or 1.1, Flan-T5, ByT5 or mT5.
 
-  `tie_embeddings` is not among them: the tensors tell, since transformers 5
+  `tie_embeddings` is not among them. The tensors tell, because transformers 5
   writes that all models are tied.
   """
   for name in ("pad_token_id", "decoder_start_token_id"):
@@ -102,7 +102,7 @@ def t5(fields: Fields, is_multilingual: bool) -> dict[str, Any]:
   fields.choice("is_gated_act", {is_gated: None}, is_gated)
   function = "gelu_new" if is_gated else "relu"
   fields.choice("dense_act_fn", {function: None}, function)
-  # Version 5 of transformers writes the one, earlier ones mean it by the other.
+  # transformers 5 writes this setting; earlier versions use the other one.
   is_tied = fields.flag("tie_word_embeddings", True)
   is_scaled = fields.flag("scale_decoder_outputs", is_tied)
   return {
@@ -143,7 +143,7 @@ def _gemma(fields: Fields) -> dict[str, Any]:
   fields.choice("attention_bias", {False: None}, False)
   fields.choice("use_bidirectional_attention", {False: None}, False)
   fields.size("head_dim")
-  fields.asked.add("hidden_act")  # Gemma's goes by the next name
+  fields.asked.add("hidden_act")  # Gemma uses the next name
   return _sizes(fields) | {
     "norm_offset": 1.0,
     "activation": fields.choice(
@@ -159,7 +159,7 @@ def _gemma(fields: Fields) -> dict[str, Any]:
 
 
 def _softcap(fields: Fields, name: str) -> float | None:
-  """A number or null; Gemma 2's and 3's defaults differ, so one is needed."""
+  """Reads a number or null; the defaults of Gemma 2 and 3 differ."""
   if name not in fields.values:
     fields.refuse(name, "a number above 0 or null")
   return fields.number(name, None)
@@ -168,7 +168,7 @@ def _softcap(fields: Fields, name: str) -> float | None:
 def _windows(
   fields: Fields, window: int | None, is_local: Callable[[int], bool]
 ) -> dict[str, Any]:
-  """Which layers see a window alone; `is_local` says so where nothing does."""
+  """Returns which layers see only a window; `is_local` is the default."""
   number = fields.size("num_hidden_layers")
   kinds = fields.get(
     "layer_types",
@@ -189,10 +189,10 @@ def _windows(
 
 
 def _rope(fields: Fields) -> dict[str, Any]:
-  """Rotary positions that are the same for all layers."""
+  """Reads rotary positions that are the same for all layers."""
   base = fields.number("rope_theta", 10_000.0)
   fields.choice("partial_rotary_factor", {1.0: None}, 1.0)
-  # Newer files have all in one object, older ones two settings.
+  # Newer files have one object, older files two settings.
   for name in ("rope_scaling", "rope_parameters"):
     if (part := fields.part(name)) and part.values:
       base = part.number("rope_theta", base)
@@ -201,7 +201,7 @@ def _rope(fields: Fields) -> dict[str, Any]:
 
 
 def _two_ropes(fields: Fields) -> dict[str, Any]:
-  """Rotary positions of global layers and of local ones."""
+  """Reads rotary positions of global and of local layers."""
   everywhere = fields.number("rope_theta", 1_000_000.0)
   locally = fields.number("rope_local_base_freq", 10_000.0)
   scaling = None
@@ -224,7 +224,7 @@ def _two_ropes(fields: Fields) -> dict[str, Any]:
 
 
 def _scaling(part: Fields, fields: Fields) -> RopeScaling | None:
-  """Reads how rotary positions are stretched, and refuses what is left over."""
+  """Reads the scaling of rotary positions, and refuses unknown settings."""
   old = part.get("type", "a name", lambda x: isinstance(x, str), "default")
   part.choice("partial_rotary_factor", {1.0: None}, 1.0)
   part.asked.add("rope_theta")

@@ -1,7 +1,7 @@
-"""A checkpoint's own way to write a conversation: a Jinja template.
+"""A checkpoint's own format for conversations: a Jinja template.
 
-A template comes with a checkpoint, so it runs in Jinja's sandbox: it sees what
-it is given, and changes nothing.
+A template comes with a checkpoint, so it runs in Jinja's sandbox: it sees only
+its arguments, and changes nothing.
 """
 
 import datetime
@@ -22,12 +22,12 @@ _PROBE = "\ue000"  # for private use: no template writes it
 
 
 class _Generation(jinja2.ext.Extension):
-  """`{% generation %}`, by which training scripts find what a model writes."""
+  """`{% generation %}`, with which training scripts find a model's text."""
 
   tags = {"generation"}  # noqa: RUF012  (as the library has it)
 
   def parse(self, parser):
-    """Leaves what stands inside."""
+    """Keeps the content of the block."""
     next(parser.stream)
     return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
@@ -62,14 +62,14 @@ def render(
   """Writes a conversation.
 
   Args:
-    template: The checkpoint's, in Jinja.
+    template: The checkpoint's template, in Jinja.
     messages: Turns, each with its `role` and `content`.
-    variables: What else the template may ask for: special tokens such as
+    variables: Further variables of the template: special tokens such as
       `bos_token`, and arguments such as `enable_thinking`.
     add_generation_prompt: Whether the beginning of the model's turn follows.
 
   Raises:
-    UserError: if the template is none, or refuses the conversation.
+    UserError: If the template is not valid, or refuses the conversation.
   """
   known = {"tools": None, "documents": None, **variables}
   try:
@@ -86,15 +86,15 @@ def render(
 def end_of_turn(
   template: str, variables: Mapping[str, Any], special: Sequence[str]
 ) -> str | None:
-  """The special token that a template puts behind what a model has written.
+  """Returns the special token that a template writes after a model's turn.
 
   Args:
-    template: The checkpoint's, in Jinja.
-    variables: As for `render`.
+    template: The checkpoint's template, in Jinja.
+    variables: Further variables of the template, as in `render`.
     special: Special tokens.
 
   Returns:
-    The token; None where the template puts none there.
+    The token; None if the template writes none there.
   """
   turns = [
     {"role": "user", "content": "a"},

@@ -1,4 +1,4 @@
-"""A model's config, as the config.json of its checkpoint says it."""
+"""A model's config, from the config.json of its checkpoint."""
 
 import dataclasses
 import pathlib
@@ -22,20 +22,19 @@ def read_config(
   """Reads a model's sizes and options from its checkpoint.
 
   Args:
-    folder: The checkpoint's, or a GGUF file.
+    folder: The checkpoint's folder, or a GGUF file.
     dtype: Type of activations.
-    param_dtype: Type of parameters as they are kept.
-    remat: As in `DecoderConfig`.
-    ignore: Settings of config.json that the model's numbers do not depend on,
-      although this package does not know it; read as though they were not
-      there.
+    param_dtype: Type of stored parameters.
+    remat: Whether activations are computed again, as in `DecoderConfig`.
+    ignore: Settings of config.json that this package does not know, but on
+      which the model's numbers do not depend; skipped.
 
   Returns:
     A DecoderConfig or T5Config.
 
   Raises:
-    UserError: if there is no config.json, naming every setting that is not
-      supported, or if `ignore` has a name that is not there.
+    UserError: If there is no config.json, if a setting is not supported (names
+      all of them), or if a name in `ignore` is not there.
   """
   fields, family = open_family(folder, ignore)
   family.settings(fields)
@@ -50,17 +49,17 @@ def read_config(
 
 
 def config_of(folder: str | pathlib.Path) -> Config:
-  """The config of a model that a run has read, whatever it ignored of it."""
+  """Returns the config of a model that a run read, whatever it ignored."""
   return _make_config(folder, *open_family(folder))
 
 
 def vocab_size(folder: str | pathlib.Path) -> int:
-  """The number of rows of a checkpoint's embedding.
+  """Returns the number of rows of a checkpoint's embedding.
 
-  It may be more than the tokenizer's: some are padded.
+  It may be larger than the tokenizer's: some embeddings are padded.
 
   Raises:
-    UserError: if config.json does not say.
+    UserError: If config.json does not have it.
   """
   fields, _ = open_family(folder)
   known = len(fields.problems)
@@ -70,10 +69,10 @@ def vocab_size(folder: str | pathlib.Path) -> int:
 
 
 def accepted_settings(folder: str | pathlib.Path) -> list[str]:
-  """Settings of a config.json that are read by nothing, sorted.
+  """Returns the settings of a config.json that nothing reads, sorted.
 
-  The model's numbers do not depend on them: they are of training, generation,
-  provenance, or notes of other programs.
+  The model's numbers do not depend on them: they concern training, generation
+  or provenance, or are notes of other programs.
   """
   fields, family = open_family(folder)
   family.settings(fields)
@@ -83,10 +82,10 @@ def accepted_settings(folder: str | pathlib.Path) -> list[str]:
 def open_family(
   folder: str | pathlib.Path, ignore: Sequence[str] = ()
 ) -> tuple[Fields, Family]:
-  """Opens a config.json, and finds the family that it is of.
+  """Opens a config.json, and finds its family.
 
   Raises:
-    UserError: if there is none, or of a family that is not supported.
+    UserError: If it is missing, or if its family is not supported.
   """
   path = pathlib.Path(folder)
   if gguf_files.is_gguf(path):
@@ -100,7 +99,7 @@ def open_family(
 
 
 def _raise_new(fields: Fields, known: int) -> None:
-  """Raises on a problem that was not known yet."""
+  """Raises if there is a new problem."""
   if len(fields.problems) > known:
     raise UserError(fields.problems[-1])
 

@@ -1,7 +1,7 @@
-"""Families of checkpoints: how each is read, and what its tensors are called.
+"""Families of checkpoints: how each is read, and how its tensors are named.
 
 A Linear's weight is [out, in] in a checkpoint, and a kernel is [in, *out] here;
-all else is laid out alike.
+everything else has the same layout.
 """
 
 import functools
@@ -32,7 +32,7 @@ _BLOCK = {
   "up": "mlp.up_proj",
   "down": "mlp.down_proj",
 }
-# The name that is the MLP's norm elsewhere is that of a norm behind attention.
+# This is the MLP's norm in other families, but a norm after attention here.
 _GEMMA_BLOCK = _BLOCK | {
   "post_attention_norm": "post_attention_layernorm",
   "mlp_norm": "pre_feedforward_layernorm",
@@ -55,15 +55,15 @@ class Family(NamedTuple):
   """How checkpoints of one model_type are read and written.
 
   Attributes:
-    settings: config.json -> fields of the model's config.
+    settings: Config.json -> fields of the model's config.
     config_class: Class of the model's config.
-    network_class: The class of its network.
+    network_class: Class of its network.
     name: A parameter's path, a model's config -> its tensor's name; KeyError
       if it has none.
-    copies: Tensor -> the one whose copy it may be, where a file has both.
+    copies: Tensor -> the tensor that it must equal if a file has both.
     unused: A tensor that some files have and no model uses.
-    output: A tensor that is there unless the embedding is the output layer too;
-      None where config.json tells.
+    output: A tensor that exists unless the embedding is also the output layer;
+      None if config.json tells.
   """
 
   settings: Callable[[Fields], dict[str, Any]]
@@ -124,7 +124,7 @@ def _t5_name(path: Path, config: t5.T5Config) -> str:
       theirs, kernels = _T5_MODULES[part]
       name = kernels[module]
       if module == "up" and config.activation == "relu":
-        name = "wi"  # there is no gate beside it
+        name = "wi"  # this MLP has no gate
       return f"{where}.{theirs}.{name}.weight"
   raise KeyError(path)
 
@@ -156,18 +156,18 @@ FAMILIES = {
 
 
 def is_kernel(path: Path) -> bool:
-  """Whether a parameter's tensor is laid out the other way round."""
+  """Whether a parameter's tensor is transposed."""
   return path[-1] in ("kernel", "unembedding")
 
 
 def tensor_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-  """The shape of a parameter's tensor, given the parameter's own."""
+  """Returns the shape of a parameter's tensor, from the parameter's own."""
   if is_kernel(path):
     return (math.prod(shape[1:]), shape[0])
   return (math.prod(shape),) if path[-1] == "bias" else shape
 
 
 def to_tensor(path: Path, array: np.ndarray) -> np.ndarray:
-  """Lays a parameter out as its tensor is."""
+  """Transposes a parameter to the layout of its tensor."""
   moved = np.moveaxis(array, 0, -1) if is_kernel(path) else array
   return moved.reshape(tensor_shape(path, array.shape))

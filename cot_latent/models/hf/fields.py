@@ -1,7 +1,8 @@
 """The settings of a config.json, read one by one.
 
-Each setting that changes numbers is understood or refused: a model that is
-almost the right one would go unnoticed. All that is refused is said at once.
+Each setting that changes numbers is understood or refused, because nobody would
+notice a model that is almost correct. All refusals are reported together.
+almost correct would go unnoticed. All that is refused is said at once.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ IGNORE = "huggingface.read_config.ignore"
 
 _REQUIRED = object()
 
-# Read elsewhere, or read by nothing here and of no model's numbers.
+# Read elsewhere, or read by nothing and without effect on a model's numbers.
 _OF_THE_MODEL = {
   "architectures",
   "bos_token_id",
@@ -30,23 +31,23 @@ _OF_THE_MODEL = {
   "unk_token_id",
   "vocab_size",
 }
-# Settings of training, of generation, of memory and of bookkeeping.
+# Settings of training, generation, memory and bookkeeping.
 _HARMLESS = _OF_THE_MODEL | {
   *("_attn_implementation_autoset", "_commit_hash", "_model_name_or_path"),
   *("_name_or_path", "_unsloth_fixed", "is_llama_config", "model_name"),
   *("tokenizer_class", "transformers.js_config", "transformers_version"),
   *("unsloth_fixed", "unsloth_version"),
   "pretraining_tp",  # the same sums in another order
-  # Of training.
+  # Settings of training.
   *("attention_dropout", "classifier_dropout", "dropout_rate", "embd_pdrop"),
   *("gradient_checkpointing", "hidden_dropout", "initializer_factor"),
   *("initializer_range", "resid_pdrop", "router_aux_loss_coef"),
-  # Of other heads than a language model's, and of other libraries' outputs.
+  # Settings of other heads than a language model's, and of other outputs.
   *("finetuning_task", "id2label", "label2id", "num_labels", "problem_type"),
   *("output_attentions", "output_hidden_states", "output_past"),
   *("return_dict", "return_dict_in_generate", "task_specific_params"),
   *("torchscript", "use_cache", "cache_implementation"),
-  # Of generation, which is this package's own.
+  # Settings of generation, which this package does itself.
   *("bad_words_ids", "begin_suppress_tokens", "do_sample", "early_stopping"),
   *("forced_bos_token_id", "forced_eos_token_id", "length_penalty"),
   *("max_length", "max_new_tokens", "min_length", "no_repeat_ngram_size"),
@@ -60,15 +61,15 @@ _HARMLESS = _OF_THE_MODEL | {
 
 @dataclasses.dataclass
 class Fields:
-  """The settings of a config.json, each of which is to be asked for.
+  """The settings of a config.json, each of which must be asked for.
 
   Attributes:
     values: The settings.
     place: The file, and the part of it.
     asked: Names asked for so far.
-    problems: What is wrong with those, of all parts.
-    ignore: Names that are read as though they were not there.
-    ignored: Those of them that were there, in any part.
+    problems: Faults of the settings, for all parts.
+    ignore: Names that are skipped.
+    ignored: Skipped names that were there, in any part.
   """
 
   values: Mapping[str, Any]
@@ -87,7 +88,7 @@ class Fields:
     }
 
   def refuse(self, name: str, expected: str) -> None:
-    """Notes that a setting cannot be used; `finish` says so."""
+    """Notes that a setting cannot be used; `finish` reports it."""
     text = f"{self.place} lacks {name!r}: it should be {expected}"
     if name in self.values:
       text = (
@@ -105,10 +106,10 @@ class Fields:
     default: Any = _REQUIRED,
     stand_in: Any = None,
   ) -> Any:
-    """Gives a setting that fits, or the default where it is null or missing.
+    """Returns a setting that fits, or the default if it is null or missing.
 
-    Where it does not fit, it is noted, and the stand-in given: what is made of
-    it never leaves this folder.
+    If it does not fit, that is noted, and a stand-in is returned. Nothing made
+    from the stand-in ever leaves this folder.
     """
     self.asked.add(name)
     value = self.values.get(name)
@@ -120,7 +121,7 @@ class Fields:
     return value
 
   def size(self, name: str, default: Any = _REQUIRED) -> Any:
-    """Gives a whole number above 0."""
+    """Returns a whole number above 0."""
     return self.get(
       name,
       "a whole number above 0",
@@ -130,7 +131,7 @@ class Fields:
     )
 
   def number(self, name: str, default: Any = _REQUIRED) -> Any:
-    """Gives a number above 0, as a float."""
+    """Returns a number above 0, as a float."""
     value = self.get(
       name,
       "a number above 0",
@@ -141,7 +142,7 @@ class Fields:
     return value if value is None else float(value)
 
   def flag(self, name: str, default: Any = _REQUIRED) -> Any:
-    """Gives true or false."""
+    """Returns true or false."""
     return self.get(
       name, "true or false", lambda x: isinstance(x, bool), default, False
     )
@@ -149,12 +150,12 @@ class Fields:
   def choice(
     self, name: str, values: Mapping[Any, Any], default: Any = _REQUIRED
   ) -> Any:
-    """Gives what a setting's value stands for."""
+    """Returns the meaning of a setting's value."""
     expected = " or ".join(json.dumps(value) for value in values)
     value = self.get(
       name,
       expected,
-      # To Python 0 is False, and to JSON it is not.
+      # To Python 0 is False, but not to JSON.
       lambda x: any(
         isinstance(x, bool) == isinstance(v, bool) and x == v for v in values
       ),
@@ -164,7 +165,7 @@ class Fields:
     return values[value]
 
   def part(self, name: str) -> "Fields | None":
-    """Gives the settings within a setting; None where it is null or missing."""
+    """Returns the settings within a setting; None if it is null or missing."""
     value = self.get(name, "an object", lambda x: isinstance(x, dict), None)
     if value is None:
       return None
@@ -187,10 +188,10 @@ class Fields:
         )
 
   def finish(self) -> None:
-    """Says all that is wrong.
+    """Reports all faults.
 
     Raises:
-      UserError: naming every setting that was refused.
+      UserError: If a setting was refused; names all of them.
     """
     if unused := sorted({*self.ignore} - self.ignored):
       self.problems.append(f"{IGNORE}: {self.place} has no {unused[0]!r}")
@@ -198,7 +199,7 @@ class Fields:
       raise UserError("; ".join(self.problems))
 
   def accepted(self) -> list[str]:
-    """Names of the settings that were there and not read, sorted."""
+    """Returns the names of settings that were there and not read, sorted."""
     found = {name for name, value in self.values.items() if value is not None}
     return sorted((found & _HARMLESS) - self.asked - _OF_THE_MODEL)
 
@@ -207,11 +208,11 @@ def read_fields(folder: pathlib.Path, ignore: Collection[str] = ()) -> Fields:
   """Reads a checkpoint's config.json.
 
   Args:
-    folder: The checkpoint's.
-    ignore: Names of settings that are read as though they were not there.
+    folder: The checkpoint's folder.
+    ignore: Names of settings that are skipped.
 
   Raises:
-    UserError: if there is none, or no JSON object in it.
+    UserError: If it is missing, or has no JSON object.
   """
   path = folder / FILE
   if not folder.is_dir():
@@ -226,7 +227,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   """Reads a JSON object.
 
   Raises:
-    UserError: naming the file.
+    UserError: If it cannot be read; names the file.
   """
   try:
     values = json.loads(path.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """The tensors of a Hugging Face checkpoint, in safetensors files.
 
-Pickled ones (.bin) are never opened: reading a pickle runs what it says.
+Pickled files (.bin) are never opened: reading a pickle can run code.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ from cot_latent.models.hf import gguf_files
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
-# safetensors' names of the types that are read, and config.json's.
+# safetensors' names of the supported types, and config.json's.
 DTYPES = {
   "BF16": ("bfloat16", np.dtype(jnp.bfloat16)),
   "F16": ("float16", np.dtype(np.float16)),
   "F32": ("float32", np.dtype(np.float32)),
 }
 
-# Of safetensors' class: get_shape(), get_dtype(), and [slices] -> an array.
+# Has safetensors' methods: get_shape(), get_dtype(), and [slices] -> an array.
 Tensor = Any
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -39,14 +39,13 @@ def read_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
   """Opens a checkpoint's files.
 
   Args:
-    folder: The checkpoint's, or a GGUF file.
+    folder: The checkpoint's folder, or a GGUF file.
 
   Returns:
-    Its tensors by name, whose numbers stay in the files until they are asked
-    for.
+    Its tensors by name. Their numbers stay in the files until they are needed.
 
   Raises:
-    UserError: if there are none, or not all that the index names.
+    UserError: If there are none, or if one of the index is missing.
   """
   if gguf_files.is_gguf(folder):
     return gguf_files.read_tensors(folder)
@@ -58,21 +57,22 @@ def read_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
       file = safetensors.safe_open(path, framework="np")
       names = [*file.keys()]
     except FileNotFoundError:
-      raise UserError(f"{folder} lacks {name}: fetch it anew") from None
+      raise UserError(f"{folder} lacks {name}: download it again") from None
     except (OSError, safetensors.SafetensorError) as error:
       raise UserError(
-        f"{path} is no safetensors file, or not whole ({error}): fetch it anew"
+        f"{path} is not a safetensors file, or is incomplete ({error}): "
+        "download it again"
       ) from None
     for key in names:
       if places.setdefault(key, name) == name:
         tensors[key] = file.get_slice(key)
   for key, name in places.items():
     if key not in tensors:
-      raise UserError(f"{folder / name} lacks {key}, which {INDEX} says it has")
+      raise UserError(f"{folder / name} lacks {key}, which {INDEX} lists")
     if (dtype := tensors[key].get_dtype()) not in DTYPES:
       raise UserError(
         f"{folder / name}: {key} is {dtype}; only {', '.join(DTYPES)} are "
-        "supported, so take a checkpoint that is not quantized"
+        "supported, so use a checkpoint that is not quantized"
       )
   return tensors
 
@@ -80,10 +80,10 @@ def read_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
 def check(
   folder: pathlib.Path, tensors: Mapping[str, Tensor], shapes: Shapes
 ) -> None:
-  """Checks that a checkpoint has the tensors that a model needs, and no others.
+  """Checks that a checkpoint has exactly the tensors that a model needs.
 
   Raises:
-    UserError: naming one.
+    UserError: If a tensor is missing, unexpected or of another shape; names it.
   """
   if missing := [name for name in shapes if name not in tensors]:
     raise UserError(
@@ -93,18 +93,18 @@ def check(
   if unexpected := [name for name in tensors if name not in shapes]:
     raise UserError(
       f"{folder} has the tensor {_some(unexpected)}, which a model of its "
-      f"{hf_fields.FILE} has not"
+      f"{hf_fields.FILE} lacks"
     )
   for name, shape in shapes.items():
     if (found := tuple(tensors[name].get_shape())) != shape:
       raise UserError(
-        f"{folder}: the tensor {name} is {found}, and should be {shape} by "
+        f"{folder}: the tensor {name} is {found}, but should be {shape} by "
         f"its {hf_fields.FILE}"
       )
 
 
 def is_same(one: Tensor, other: Tensor, rows: int = 4096) -> bool:
-  """Whether two tensors hold the same, compared some rows at a time."""
+  """Whether two tensors are equal, compared some rows at a time."""
   shape = one.get_shape()
   if shape != other.get_shape():
     return False
@@ -117,7 +117,7 @@ def is_same(one: Tensor, other: Tensor, rows: int = 4096) -> bool:
 
 @contextlib.contextmanager
 def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Gives a folder to write to, which gets its name when all is written."""
+  """Yields a folder to write to, which gets its name once all is written."""
   folder.parent.mkdir(parents=True, exist_ok=True)
   partial = pathlib.Path(
     tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)
@@ -140,10 +140,10 @@ def write_tensors(
   """Writes a checkpoint's tensors, and an index if they need several files.
 
   Args:
-    folder: Where to; None makes the tensors, as every process must, and writes
-      nothing.
+    folder: Folder to write to; None makes the tensors, as every process must,
+      but writes nothing.
     sizes: Bytes of each tensor.
-    make: Gives a tensor, when its turn has come.
+    make: Returns a tensor when it is due.
     max_file_bytes: Largest size of a file, unless a single tensor is larger.
   """
   groups = _groups(sizes, max_file_bytes)
@@ -160,7 +160,7 @@ def write_tensors(
         # The library writes memory in the order that it has.
         arrays[key] = np.ascontiguousarray(array)
     if folder is not None:
-      # Without this mark transformers would not know whose layout it is.
+      # Without this mark transformers would not know the layout.
       safetensors.numpy.save_file(
         arrays, folder / name, metadata={"format": "pt"}
       )
@@ -174,7 +174,7 @@ def write_tensors(
 
 
 def _places(folder: pathlib.Path) -> dict[str, str]:
-  """The file of each tensor, as the index says; empty without one."""
+  """Returns the file of each tensor from the index; empty without an index."""
   path = folder / INDEX
   if (folder / FILE).exists():
     return {}
@@ -182,21 +182,21 @@ def _places(folder: pathlib.Path) -> dict[str, str]:
     hint = "it holds no checkpoint"
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
       hint = (
-        "pickled weights (.bin, .pt) can run code and are not read: take a "
+        "pickled weights (.bin, .pt) can run code and are not read: use a "
         "checkpoint with safetensors"
       )
     raise UserError(f"{folder} has neither {FILE} nor {INDEX}: {hint}")
   places = hf_fields.read_json(path).get("weight_map")
   if not isinstance(places, dict) or not places:
-    raise UserError(f"{path} has no weight_map: fetch it anew")
+    raise UserError(f"{path} has no weight_map: download it again")
   for name in places.values():
     if not isinstance(name, str) or pathlib.PurePath(name).name != name:
-      raise UserError(f"{path} names {name!r}, which is no file of its folder")
+      raise UserError(f"{path} names {name!r}, which is not in its folder")
   return places
 
 
 def _groups(sizes: Mapping[str, int], most: int) -> list[list[str]]:
-  """Tensors that go into a file together, in order."""
+  """Groups tensors into files, in order."""
   groups: list[list[str]] = []
   left = 0
   for name, size in sizes.items():

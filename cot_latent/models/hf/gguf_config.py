@@ -1,4 +1,4 @@
-"""The config.json that a GGUF file amounts to."""
+"""The config.json that is equivalent to a GGUF file's settings."""
 
 import pathlib
 from collections.abc import Callable, Collection
@@ -12,9 +12,9 @@ from cot_latent.models.hf.fields import Fields
 from cot_latent.models.hf.gguf_files import ROPE_FACTORS, File
 
 _HEADS = "attention.head_count"
-# Llama 3 stretches positions by these; a file has what becomes of them.
+# Llama 3 scales positions by these; a file has the resulting factors.
 _LOW, _HIGH, _ORIGINAL = 1.0, 4.0, 8192
-# Numbers of layers at which Gemma's 27B is told from its smaller siblings.
+# Numbers of layers that distinguish Gemma's 27B from its smaller models.
 _GEMMA_27B = {"gemma2": 46, "gemma3_text": 62}
 
 
@@ -23,14 +23,14 @@ def read_fields(path: pathlib.Path, ignore: Collection[str] = ()) -> Fields:
 
   Args:
     path: The file.
-    ignore: Names of the file's settings, without the architecture in front,
-      that are read as though they were not there.
+    ignore: Names of the file's settings, without the architecture's prefix,
+      that are skipped.
 
   Returns:
     The settings, with a problem for each that is not supported.
 
   Raises:
-    UserError: if it cannot be read.
+    UserError: If the file cannot be read.
   """
   file = gguf_files.open_file(path)
   fields = Fields(file.metadata, str(path), ignore=ignore)
@@ -48,7 +48,7 @@ def read_fields(path: pathlib.Path, ignore: Collection[str] = ()) -> Fields:
 
 
 def _sizes(file: File, fields: Fields) -> dict[str, Any]:
-  """What all architectures have."""
+  """Reads the settings of all architectures."""
   fields.asked.update(("vocab_size", "context_length"))
   width, heads = fields.size("embedding_length"), fields.size(_HEADS)
   head_dim = fields.size("attention.key_length", max(width // heads, 1))
@@ -133,7 +133,7 @@ def _gemma(model_type: str, fields: Fields) -> dict[str, Any]:
 def _scaling(
   file: File, fields: Fields, config: dict[str, Any]
 ) -> dict[str, Any] | None:
-  """How rotary positions are stretched."""
+  """Reads the scaling of rotary positions."""
   kind = fields.choice(
     "rope.scaling.type", {"none": None, "linear": "linear"}, "none"
   )
@@ -151,7 +151,7 @@ def _scaling(
   expected = 1 / ((1 - share) / factor + share)
   if found.shape != expected.shape or not np.allclose(found, expected, 1e-4):
     fields.problems.append(
-      f"{fields.place}: {ROPE_FACTORS} stretches positions in another way than "
+      f"{fields.place}: {ROPE_FACTORS} scales positions in another way than "
       "Llama 3 does"
     )
   return {
@@ -164,5 +164,5 @@ def _scaling(
 
 
 def _decimal(number: float) -> float:
-  """The shortest number that is the same in float32, as it was written."""
+  """Returns the shortest decimal number with the same float32 value."""
   return float(str(np.float32(number)))

@@ -1,9 +1,9 @@
-"""Checkpoints in one file, as llama.cpp has them: GGUF.
+"""Checkpoints in one file, in llama.cpp's format GGUF.
 
-What a file says is put into the words of a Hugging Face checkpoint, so that
-all else is read as though a folder had been given: its config.json, and its
-tensors by the names that `transformers` has for them. Quantized numbers are
-made plain when they are asked for.
+A file's content is translated to that of a Hugging Face checkpoint: its
+config.json, and its tensors under the names of `transformers`. So everything
+else reads it like a folder. Quantized numbers are converted when they are
+needed.
 """
 
 import functools
@@ -42,9 +42,10 @@ _WHOLE = {
   "output_norm.weight": "model.norm.weight",
   "output.weight": "lm_head.weight",
 }
-# The sizes of rotary positions' stretching, of which a config has four numbers.
+# Sizes of the scaling factors of rotary positions, where a config has four
+# numbers.
 ROPE_FACTORS = "rope_freqs.weight"
-# Types that are plain already; all others become float32.
+# Types that need no conversion; all other types become float32.
 _TYPES = {"F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16)}
 
 
@@ -52,11 +53,11 @@ class Architecture(NamedTuple):
   """How files of one `general.architecture` differ.
 
   Attributes:
-    model_type: What config.json calls it.
+    model_type: The name in config.json.
     block: Names of a layer's tensors.
-    norm_offset: What llama.cpp has added to the scales of norms.
+    norm_offset: Number that llama.cpp has added to the scales of norms.
     is_permuted: Whether the rows of queries' and keys' heads are stored as
-      pairs that are turned together, and not as two halves.
+      pairs that are rotated together, and not as two halves.
   """
 
   model_type: str
@@ -75,13 +76,13 @@ ARCHITECTURES = {
 
 
 class File(NamedTuple):
-  """A file that was looked into.
+  """An opened file.
 
   Attributes:
-    path: Where it is.
-    architecture: Of its model.
+    path: Path of the file.
+    architecture: Architecture of its model.
     metadata: Its settings by name, without arrays of tokens.
-    read: The name of a setting -> its value; None where there is none.
+    read: The name of a setting -> its value; None if there is none.
     stored: Its tensors by the file's names.
   """
 
@@ -93,7 +94,7 @@ class File(NamedTuple):
 
 
 def is_gguf(path: pathlib.Path) -> bool:
-  """Whether a path is that of such a file, by its name."""
+  """Whether a path is that of a GGUF file, by its name."""
   return path.suffix == SUFFIX
 
 
@@ -101,8 +102,8 @@ def open_file(path: pathlib.Path) -> File:
   """Opens a file.
 
   Raises:
-    UserError: if it cannot be read, is none, or holds an architecture that is
-      not supported.
+    UserError: If it cannot be read, is not a GGUF file, or holds an
+      architecture that is not supported.
   """
   try:
     return _open(path, path.stat().st_mtime_ns)
@@ -110,14 +111,15 @@ def open_file(path: pathlib.Path) -> File:
     raise UserError(f"cannot read {path} ({error.strerror})") from None
 
 
-@functools.lru_cache(maxsize=2)  # its vocabulary takes a second to read
+@functools.lru_cache(maxsize=2)  # reading its vocabulary takes a second
 def _open(path: pathlib.Path, changed_at: int) -> File:
   del changed_at
   try:
     reader = gguf.GGUFReader(path)
   except (ValueError, IndexError, KeyError, OverflowError) as error:
     raise UserError(
-      f"{path} is no GGUF file, or not whole ({error!s:.80}): fetch it again"
+      f"{path} is not a GGUF file, or is incomplete ({error!s:.80}): download "
+      "it again"
     ) from None
 
   def read(name: str) -> Any:
@@ -143,9 +145,9 @@ def _open(path: pathlib.Path, changed_at: int) -> File:
 
 
 class Tensor:
-  """A tensor of a file, as `transformers` has it, read when it is asked for.
+  """A tensor of a file, as in `transformers`, read when it is needed.
 
-  It has what safetensors' class has: get_shape(), get_dtype(), and [slices].
+  It has safetensors' methods: get_shape(), get_dtype(), and [slices].
   """
 
   def __init__(
@@ -154,26 +156,26 @@ class Tensor:
     """Wraps a stored tensor.
 
     Args:
-      stored: The file's.
-      offset: Taken off each number.
-      heads: Heads whose rows are stored in pairs; 0 where none do.
+      stored: The file's tensor.
+      offset: Number subtracted from each value.
+      heads: Number of heads whose rows are stored in pairs; 0 for none.
     """
     self._stored, self._offset, self._heads = stored, offset, heads
 
   def get_shape(self) -> list[int]:
-    """The shape, rows first."""
+    """Returns the shape, rows first."""
     return [int(size) for size in reversed(self._stored.shape)]
 
   def get_dtype(self) -> str:
-    """The type in safetensors' words; quantized numbers become float32."""
+    """Returns the type as safetensors names it; float32 if quantized."""
     name = self._stored.tensor_type.name
     return name if name in _TYPES else "F32"
 
   def __getitem__(self, index) -> np.ndarray:
-    """Reads a part; rows are picked before numbers are made plain.
+    """Reads a part; rows are selected before numbers are converted.
 
     Raises:
-      UserError: if the library cannot make them plain.
+      UserError: If the library cannot convert the numbers.
     """
     first, *others = index if isinstance(index, tuple) else (index,)
     data = self._stored.data[self._order()][first]
@@ -183,13 +185,13 @@ class Tensor:
     except NotImplementedError:
       raise UserError(
         f"the tensor {self._stored.name} is {kind.name}, which the package "
-        "gguf cannot read: take a file that is quantized in another way"
+        "gguf cannot read: use a file that is quantized in another way"
       ) from None
     part = numbers[(slice(None), *others)] - np.float32(self._offset)
     return part.astype(_TYPES.get(kind.name, np.float32))
 
   def _order(self):
-    """The row of the file that each row is."""
+    """Returns the row of the file for each row."""
     if not self._heads:
       return slice(None)
     rows = np.arange(self.get_shape()[0])
@@ -198,10 +200,10 @@ class Tensor:
 
 
 def read_tensors(path: pathlib.Path) -> dict[str, Tensor]:
-  """The tensors of a file by the names that `transformers` has for them.
+  """Returns the tensors of a file under the names of `transformers`.
 
   Raises:
-    UserError: if the file cannot be read.
+    UserError: If the file cannot be read.
   """
   file = open_file(path)
   tensors = {}
@@ -219,7 +221,7 @@ def read_tensors(path: pathlib.Path) -> dict[str, Tensor]:
 
 
 def _tensor_name(architecture: Architecture, name: str) -> str:
-  """The name that `transformers` has; what has none keeps its own."""
+  """Returns the name in `transformers`; unknown tensors keep their name."""
   if name in _WHOLE:
     return _WHOLE[name]
   match name.split("."):
@@ -229,7 +231,7 @@ def _tensor_name(architecture: Architecture, name: str) -> str:
 
 
 def _num_heads(file: File, name: str) -> int:
-  """The heads of queries or keys; 0 for any other tensor."""
+  """Returns the heads of queries or keys; 0 for any other tensor."""
   heads = file.metadata.get("attention.head_count", 0)
   if ".attn_k." in name:
     return file.metadata.get("attention.head_count_kv", heads)

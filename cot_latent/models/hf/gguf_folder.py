@@ -1,4 +1,4 @@
-"""A GGUF file written as the folder of a Hugging Face checkpoint."""
+"""Writes a GGUF file as the folder of a Hugging Face checkpoint."""
 
 import json
 import pathlib
@@ -11,11 +11,11 @@ def write_beside(path: pathlib.Path, folder: pathlib.Path) -> None:
   """Writes all files of a checkpoint except its weights.
 
   Args:
-    path: The GGUF file.
-    folder: Where to.
+    path: Path of the GGUF file.
+    folder: Folder to write to.
 
   Raises:
-    UserError: if the file has a setting that is not supported.
+    UserError: If the file has a setting that is not supported.
   """
   fields = gguf_config.read_fields(path)
   fields.finish()

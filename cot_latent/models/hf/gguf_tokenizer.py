@@ -1,4 +1,4 @@
-"""The tokenizer.json that a GGUF file amounts to, and what stands beside it."""
+"""The tokenizer.json and its settings that are equivalent to a GGUF file's."""
 
 import json
 import pathlib
@@ -25,11 +25,11 @@ _QWEN = ("qwen2", "deepseek-r1-qwen")
 
 
 def read_tokenizer(path: pathlib.Path) -> bytes:
-  """The content of a tokenizer.json with the same tokens and ids.
+  """Returns the content of a tokenizer.json with the same tokens and ids.
 
   Raises:
-    UserError: if the file cannot be read, has no tokens, or cuts texts in a way
-      that is not known.
+    UserError: If the file cannot be read, has no tokens, or splits texts in an
+      unknown way.
   """
   file = gguf_files.open_file(path)
   tokens, kinds = file.read(_KEYS.LIST), file.read(_KEYS.TOKEN_TYPE)
@@ -69,7 +69,7 @@ def read_tokenizer(path: pathlib.Path) -> bytes:
 
 
 def read_settings(path: pathlib.Path) -> dict[str, Any]:
-  """The content of a tokenizer_config.json."""
+  """Returns the content of a tokenizer_config.json."""
   file = gguf_files.open_file(path)
   tokens = file.read(_KEYS.LIST) or []
   settings = {
@@ -91,7 +91,7 @@ def read_settings(path: pathlib.Path) -> dict[str, Any]:
 
 
 def read_generation(path: pathlib.Path) -> dict[str, Any]:
-  """The content of a generation_config.json: the tokens that end a text."""
+  """Returns the content of a generation_config.json: the end tokens."""
   read = gguf_files.open_file(path).read
   ends = [read(key) for key in (_KEYS.EOS_ID, _KEYS.EOT_ID, _KEYS.EOM_ID)]
   return {"eos_token_id": [*dict.fromkeys(e for e in ends if e is not None)]}
@@ -100,7 +100,7 @@ def read_generation(path: pathlib.Path) -> dict[str, Any]:
 def _adds_bos(file: File) -> bool:
   found = file.read(_KEYS.ADD_BOS)
   if found is None:
-    # As llama.cpp takes it.
+    # The default of llama.cpp.
     return file.read(_KEYS.MODEL) == "llama" or (
       file.read(_KEYS.PRE) in _LLAMA3
     )
@@ -120,7 +120,7 @@ def _added_token(number: int, text: str, is_special: bool) -> dict[str, Any]:
 
 
 def _byte_level(file: File, tokens: Sequence[str]) -> dict[str, Any]:
-  """A tokenizer of byte-level pairs, as GPT-2 has them."""
+  """Makes a tokenizer of byte-level pairs, as in GPT-2."""
   del tokens
   before = file.read(_KEYS.PRE)
   level = {
@@ -145,8 +145,8 @@ def _byte_level(file: File, tokens: Sequence[str]) -> dict[str, Any]:
     cuts = [level | {"use_regex": True}]
   else:
     raise UserError(
-      f"VOCABULARY: {file.path}: {_KEYS.PRE} = {before!r:.40}, which says how "
-      "texts are cut, is not supported: take the model's Hugging Face folder"
+      f"VOCABULARY: {file.path}: {_KEYS.PRE} = {before!r:.40}, the way to "
+      "split texts, is not supported: use the model's Hugging Face folder"
     )
   return {
     "normalizer": {"type": "NFC"} if before in _QWEN else None,
@@ -162,7 +162,7 @@ def _byte_level(file: File, tokens: Sequence[str]) -> dict[str, Any]:
 def _pieces(
   file: File, tokens: Sequence[str], kinds: Sequence[int]
 ) -> dict[str, Any]:
-  """A SentencePiece model of pairs, which has scores in place of merges."""
+  """Makes a SentencePiece model of pairs; it has scores instead of merges."""
   has_space = file.read(_KEYS.ADD_PREFIX)
   has_space = has_space is None or has_space
   unknown = file.read(_KEYS.UNK_ID)
@@ -198,7 +198,7 @@ def _pieces(
 def _merges(
   normal: Mapping[str, int], scores: Sequence[float]
 ) -> list[list[str]]:
-  """Pairs of pieces that make another, the one of the highest score first."""
+  """Returns pairs of pieces that make another, the highest score first."""
   found = [
     (-scores[number], normal[left], normal[right], left, right)
     for token, number in normal.items()
@@ -209,7 +209,7 @@ def _merges(
 
 
 def _pairs(merges: Sequence[Sequence[str]], **settings) -> dict[str, Any]:
-  """A model of pairs, its vocabulary to be filled in."""
+  """Makes a model of pairs without a vocabulary."""
   return {
     "type": "BPE",
     "dropout": None,
@@ -226,7 +226,7 @@ def _pairs(merges: Sequence[Sequence[str]], **settings) -> dict[str, Any]:
 
 
 def _begin(file: File, tokens: Sequence[str]) -> dict[str, Any] | None:
-  """The part that puts BOS before a text, where the file wants one."""
+  """Returns the part that puts BOS before a text, if the file wants it."""
   number = file.read(_KEYS.BOS_ID)
   if number is None or not _adds_bos(file):
     return None

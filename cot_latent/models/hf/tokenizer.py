@@ -1,15 +1,15 @@
 """Tokenizers of Hugging Face checkpoints, with padding at id 0.
 
-Ids of a run are the tokenizer's own except two: 0 and the one that pads
-change places, so that 0 is padding here as everywhere. Whoever takes weights
-over must do the same with rows 0 and `padding_id` of the embedding.
+The ids of a run are the tokenizer's own, except that 0 and the padding id are
+swapped, so that 0 is padding here as everywhere. Weights must be changed in the
+same way: rows 0 and `padding_id` of the embedding are swapped.
 
-A text is encoded as it would be inside a longer one. So the space that some
-tokenizers put before a text (SentencePiece's dummy prefix) is left out, in
-decoding too: a target would otherwise begin with a space that the model saw
-nowhere else. What a post-processor adds is left out as well. Text that reads
-like a special token is text and makes no special token; added tokens that are
-not special, such as <think>, are made of their text as everywhere.
+A text is encoded as it would be inside a longer text. So the space that some
+tokenizers put before a text (SentencePiece's dummy prefix) is left out, also in
+decoding. Otherwise a target would begin with a space that the model saw nowhere
+else. Tokens of a post-processor are left out as well. Text that looks like a
+special token is plain text; added tokens that are not special, such as <think>,
+are made from their text as everywhere.
 """
 
 import dataclasses
@@ -35,18 +35,18 @@ def read_vocabulary(
   """Reads a tokenizer.json.
 
   Args:
-    checkpoint: What a folder or GGUF file has.
-    bos: Whether prompts begin with BOS; None as the checkpoint's files say.
+    checkpoint: Files of a folder or GGUF file.
+    bos: Whether prompts begin with BOS; None follows the checkpoint's files.
 
   Raises:
-    UserError: if it cannot be read, if it has no EOS, no token to pad with, or
-      no BOS where that is wanted, or if it does not fit config.json.
+    UserError: If it cannot be read, if it has no EOS, no token for padding, or
+      no BOS although one is wanted, or if it does not fit config.json.
   """
   path, model = checkpoint.path, checkpoint.tokenizer
   assert model is not None
   try:
     tokenizer = _load(model)
-  except Exception as error:  # the library's own kind is Exception
+  except Exception as error:  # the library raises plain Exceptions
     raise UserError(
       f"VOCABULARY: {path} is not a tokenizer.json ({_one_line(error)})"
     ) from None
@@ -55,7 +55,7 @@ def read_vocabulary(
   over = [t for t in tokenizer.ids.values() if t >= size]
   if not tokenizer.special.issuperset(over):
     raise UserError(
-      f"{where} has ids up to {max(over)}, and config.json a vocab_size of "
+      f"{where} has ids up to {max(over)}, but config.json has a vocab_size of "
       f"{size}"
     )
   eos_id = _eos_id(where, checkpoint, tokenizer)
@@ -66,12 +66,13 @@ def read_vocabulary(
   padding_id = _padding_id(
     where, checkpoint, tokenizer, size, {eos_id, bos_id, *ends, *written}
   )
-  # One that pads is never drawn.
+  # A padding token is never drawn.
   end_ids = swap(sorted(ends - {padding_id}), padding_id)
   for name, found in (("EOS", eos_id), ("BOS", bos_id)):
     if found is not None and found >= size:
       raise UserError(
-        f"{where} has {name} id {found}, and config.json a vocab_size of {size}"
+        f"{where} has {name} id {found}, but config.json has a vocab_size of "
+        f"{size}"
       )
   if not wants_bos:
     bos_id = None
@@ -96,8 +97,8 @@ def read_vocabulary(
   once = vocabulary.encode("a")
   if vocabulary.decode([*once, *once]) != vocabulary.decode(once) * 2:
     raise UserError(
-      f"{where} makes another text of two texts in a row than of each alone, "
-      "and a target continues its prompt"
+      f"{where} turns two texts in a row into another text than each alone, "
+      "but a target continues its prompt"
     )
   return vocabulary
 
@@ -111,16 +112,16 @@ def make_vocabulary(
   padding_id: int,
   end_ids: Sequence[int] = (),
 ) -> Vocabulary:
-  """Makes a vocabulary of a tokenizer.json.
+  """Makes a vocabulary from a tokenizer.json.
 
   Args:
-    name: what it is, for the report.
-    model: the file's content; it is not looked into before it is used.
-    size: V.
-    eos_id: the token that ends a sequence, as a run has it.
-    bos_id: likewise the one that begins a prompt, if one does.
-    padding_id: the tokenizer's own id that changes places with 0.
-    end_ids: Tokens besides EOS that end a completion, as a run has them.
+    name: Name for the report.
+    model: The file's content; it is read at the first use.
+    size: Vocabulary size V.
+    eos_id: The run's id of the token that ends a sequence.
+    bos_id: The run's id of the token that begins a prompt, if one does.
+    padding_id: The tokenizer's own id that is swapped with 0.
+    end_ids: The run's ids of further tokens that end a completion.
   """
   ends = frozenset(
     swap([eos_id, *([] if bos_id is None else [bos_id]), 0], padding_id)
@@ -139,38 +140,38 @@ def make_vocabulary(
 
 
 def unknown_id(vocabulary: Vocabulary) -> int | None:
-  """What stands for text that a tokenizer.json has no token for, if any."""
+  """Returns the token for text without tokens in a tokenizer.json, if any."""
   found = _load(vocabulary.model).unknown
   return None if found is None else swap([found], vocabulary.padding_id)[0]
 
 
 def token_name(vocabulary: Vocabulary, token: int) -> str:
-  """What a tokenizer.json calls a token; "" where it has none."""
+  """Returns a token's name in a tokenizer.json; "" if it has none."""
   own = swap([token], vocabulary.padding_id)
   return _load(vocabulary.model).text_of(own[0])
 
 
 def special_ids(vocabulary: Vocabulary) -> frozenset[int]:
-  """The ids of a tokenizer.json's special tokens, as a run has them."""
+  """Returns the run's ids of a tokenizer.json's special tokens."""
   own = sorted(_load(vocabulary.model).special)
   return frozenset(swap(own, vocabulary.padding_id))
 
 
 def swap(ids: Sequence[int], padding_id: int) -> list[int]:
-  """Lets 0 and the padding id change places; its own inverse."""
+  """Swaps 0 and the padding id; its own inverse."""
   places = {0: padding_id, padding_id: 0}
   return [places.get(t, t) for t in ids]
 
 
 class _Tokenizer:
-  """A tokenizer.json as it is used here, with ids of its own.
+  """A tokenizer.json, adapted to this package, with its own ids.
 
   Attributes:
-    ids: token -> id.
-    size: one more than the highest id.
-    special: the ids of added tokens that are special.
-    unknown: the id that stands for text without a token, if any.
-    front: what its post-processor puts before a text.
+    ids: Token -> id.
+    size: One more than the highest id.
+    special: Ids of added tokens that are special.
+    unknown: Id for text without a token, if any.
+    front: Tokens that its post-processor puts before a text.
   """
 
   def __init__(self, model: bytes):
@@ -181,7 +182,7 @@ class _Tokenizer:
       raise ValueError("not an object")
     for name in ("normalizer", "pre_tokenizer", "decoder"):
       content[name] = _without_space(content.get(name))
-    # Left by a training script: what is cut, and pieces drawn at random.
+    # Left by a training script: truncation, and pieces drawn at random.
     for holder, name in (
       (content, "truncation"),
       (content, "padding"),
@@ -193,7 +194,7 @@ class _Tokenizer:
     self._tokenizer.encode_special_tokens = True
     self.ids = self._tokenizer.get_vocab(with_added_tokens=True)
     for token in content.get("added_tokens") or ():
-      # The library numbers them anew where the file leaves a gap.
+      # The library renumbers them if the file leaves a gap.
       if self.ids.get(token["content"]) != token["id"]:
         raise ValueError(
           f"the added token {token['content']!r:.40} cannot have id "
@@ -221,10 +222,10 @@ class _Tokenizer:
 
 
 class _Codec:
-  """What a vocabulary does with its tokenizer's own ids.
+  """A vocabulary's functions, with its tokenizer's own ids.
 
   Attributes:
-    tokenizer: the tokenizer.
+    tokenizer: The tokenizer.
   """
 
   def __init__(self, model: bytes, ends: frozenset[int]):
@@ -232,7 +233,7 @@ class _Codec:
     self._silent = self.tokenizer.special | ends
     if self.tokenizer.unknown is not None:
       self._silent.add(self.tokenizer.unknown)
-    # After the first letter of what reads like a special token.
+    # After the first letter of text that looks like a special token.
     names = filter(None, map(self.tokenizer.text_of, sorted(self._silent)))
     self._cut = re.compile("|".join(f"(?={re.escape(n)})" for n in names))
 
@@ -268,10 +269,10 @@ def _decode(
 
 
 def _without_space(part):
-  """Rewrites a part of tokenizer.json to put no space before a text.
+  """Changes a part of tokenizer.json to put no space before a text.
 
   Args:
-    part: a normalizer, pre-tokenizer or decoder; None is none.
+    part: A normalizer, pre-tokenizer or decoder, or None.
   """
   if not isinstance(part, dict):
     return part
@@ -297,7 +298,7 @@ def _without_space(part):
 
 
 def _unknown_id(model: Mapping[str, Any], ids: Mapping[str, int]) -> int | None:
-  """The id for unknown text, which Unigram names by its place."""
+  """Returns the id for unknown text; Unigram models give its index."""
   if model.get("type") == "Unigram" or "unk_id" in model:
     return model.get("unk_id")
   return ids.get(model.get("unk_token") or "")
@@ -328,19 +329,19 @@ def _bos_id(
   found = named if named is not None else next(iter(tokenizer.front), None)
   if wants and found is None:
     raise UserError(
-      f"{where}: prompts are to begin with BOS, and no bos_token of "
-      "tokenizer_config.json is in it"
+      f"{where}: prompts should begin with BOS, but it has no bos_token of "
+      "tokenizer_config.json"
     )
   if wants and len(tokenizer.front) > 1:
     raise UserError(
-      f"{where} puts {len(tokenizer.front)} tokens before a text; one at most, "
-      "BOS, is understood (Source.bos = False puts none)"
+      f"{where} puts {len(tokenizer.front)} tokens before a text; only one, "
+      "BOS, is supported (Source.bos = False puts none)"
     )
   return found, wants
 
 
 def _ends(checkpoint: Checkpoint, tokenizer: _Tokenizer, size: int) -> set[int]:
-  """Special tokens that end a completion: named, or behind a model's turn."""
+  """Returns special tokens that end a completion or a model's turn."""
   found = {*checkpoint.eos_ids()}
   if checkpoint.chat_template is not None:
     end = chat_template.end_of_turn(
@@ -354,7 +355,7 @@ def _ends(checkpoint: Checkpoint, tokenizer: _Tokenizer, size: int) -> set[int]:
 def _chat(
   checkpoint: Checkpoint, tokenizer: _Tokenizer, padding_id: int
 ) -> ChatTemplate | None:
-  """The checkpoint's template, with special tokens as a run has them."""
+  """Returns the checkpoint's template, with the run's ids of special tokens."""
   if checkpoint.chat_template is None:
     return None
   return ChatTemplate(
@@ -374,15 +375,15 @@ def _padding_id(
   size: int,
   used: Collection[int | None],
 ) -> int:
-  """Chooses what pads: a token that no text makes, or a row without one.
+  """Chooses the padding: a token that no text makes, or an unused row.
 
   Args:
     where: The tokenizer's place, for the message.
-    checkpoint: What stands beside it.
+    checkpoint: Files of the checkpoint.
     tokenizer: The tokenizer.
     size: Rows of the embedding.
-    used: EOS, BOS, what else ends a completion, and what a chat template
-      writes.
+    used: EOS, BOS, other ends of a completion, and the tokens of a chat
+      template.
   """
   special = {t for t in tokenizer.special if t < size}
   named = tokenizer.ids.get(checkpoint.token("pad_token") or "")
@@ -396,8 +397,8 @@ def _padding_id(
   if tokenizer.size < size:
     return tokenizer.size
   raise UserError(
-    f"{where} has nothing to pad with: no special token besides EOS, BOS, ends "
-    "of turns and unknown, and no row of the embedding to spare; name a "
+    f"{where} has no token for padding: no special token except EOS, BOS, "
+    "ends of turns and unknown, and no unused row of the embedding; name a "
     "pad_token in tokenizer_config.json"
   )
 

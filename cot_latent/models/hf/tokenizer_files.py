@@ -1,4 +1,4 @@
-"""What a checkpoint has beside its weights: tokenizer and settings."""
+"""The files of a checkpoint beside its weights: tokenizer and settings."""
 
 import pathlib
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ _TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
 
 class Checkpoint(NamedTuple):
-  """What a checkpoint's folder says of its tokenizer.
+  """The files of a checkpoint's folder about its tokenizer.
 
   Attributes:
-    path: The file that the tokenizer is in.
-    tokenizer: The content of tokenizer.json; None if there is none.
-    pieces: The SentencePiece model to use in its place; None likewise.
-    settings: tokenizer_config.json, and special_tokens_map.json below it.
-    config: config.json.
-    generation: generation_config.json.
-    chat_template: How the model wants a conversation written, in Jinja; None
-      if nothing says.
+    path: Path of the tokenizer's file.
+    tokenizer: Content of tokenizer.json; None if there is none.
+    pieces: Content of the SentencePiece model that replaces it; None if there
+      is none.
+    settings: tokenizer_config.json; special_tokens_map.json fills the gaps.
+    config: Content of config.json.
+    generation: Content of generation_config.json.
+    chat_template: Template of a conversation, in Jinja; None if there is none.
   """
 
   path: pathlib.Path
@@ -37,20 +37,20 @@ class Checkpoint(NamedTuple):
   chat_template: str | None = None
 
   def token(self, name: str) -> str | None:
-    """The text of a token such as `eos_token`, which has two forms."""
+    """Returns the text of a token such as `eos_token`, which has two forms."""
     found = self.settings.get(name)
     if isinstance(found, dict):
       found = found.get("content")
     return found if isinstance(found, str) else None
 
   def tokens(self) -> dict[str, str]:
-    """The texts of all tokens that have a name, such as `bos_token`."""
+    """Returns the texts of all tokens with a name, such as `bos_token`."""
     names = [name for name in self.settings if name.endswith("_token")]
     found = {name: self.token(name) for name in names}
     return {name: text for name, text in found.items() if text is not None}
 
   def size(self) -> int | None:
-    """The rows of the embedding, as config.json has them."""
+    """Returns the number of rows of the embedding, from config.json."""
     text = self.config.get("text_config")
     for config in (self.config, text if isinstance(text, dict) else {}):
       found = config.get("vocab_size")
@@ -59,7 +59,7 @@ class Checkpoint(NamedTuple):
     return None
 
   def eos_ids(self) -> list[int]:
-    """The ends that config.json and generation_config.json name, in order."""
+    """Returns the ends in config.json and generation_config.json, in order."""
     ends: dict[int, None] = {}
     for config in (self.config, self.generation):
       found = config.get("eos_token_id")
@@ -70,13 +70,13 @@ class Checkpoint(NamedTuple):
 
 
 def open_checkpoint(path: pathlib.Path) -> Checkpoint:
-  """Reads what stands beside a checkpoint's weights.
+  """Reads the files of a checkpoint beside its weights.
 
   Args:
     path: A checkpoint's folder, a tokenizer.json in one, or a GGUF file.
 
   Raises:
-    UserError: if there is no tokenizer, or if a file is malformed.
+    UserError: If there is no tokenizer, or if a file is malformed.
   """
   if gguf_files.is_gguf(path):
     settings = gguf_tokenizer.read_settings(path)
@@ -121,11 +121,11 @@ def open_checkpoint(path: pathlib.Path) -> Checkpoint:
 
 
 def byte_extra_ids(path: pathlib.Path) -> int | None:
-  """How many ids a ByT5 has behind its bytes; None for any other checkpoint.
+  """Returns the number of ids after ByT5's bytes; None for other checkpoints.
 
   Args:
-    path: a checkpoint's folder. Its bytes are SeqIO's, and no file has more to
-      say of them.
+    path: A checkpoint's folder. The bytes are SeqIO's, and no file describes
+      them further.
   """
   if path.is_file() or (path / _TOKENIZER).exists():
     return None
@@ -141,7 +141,7 @@ def byte_extra_ids(path: pathlib.Path) -> int | None:
 def _chat_template(
   folder: pathlib.Path, settings: Mapping[str, Any]
 ) -> str | None:
-  """The template of conversations, from the first place that has one."""
+  """Returns the chat template from the first place that has one."""
   alone, in_object = (folder / name for name in _TEMPLATES)
   if alone.is_file():
     return text_files.read_text(alone)
@@ -155,7 +155,7 @@ def _chat_template(
 
 
 def _read_object(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a JSON object; a file that is not there is empty."""
+  """Reads a JSON object; a missing file is an empty object."""
   if not path.exists():
     return {}
   content = text_files.parse_json(path, text_files.read_text(path))

@@ -35,7 +35,7 @@ _MAX_FILE_BYTES = 5 * 10**9
 
 StoredType = Literal["float32", "bfloat16", "float16"]
 
-# Beside config.json and the weights; what is there of them is copied.
+# Beside config.json and the weights; those that exist are copied.
 _COPIED = (
   "generation_config.json",
   "tokenizer.json",
@@ -60,20 +60,20 @@ def load(
   vocab_size: int,
   layout: partitioning.Layout | None = None,
 ) -> Params:
-  """Reads a checkpoint's parameters, each device's part straight to it.
+  """Reads a checkpoint's parameters; each device reads only its part.
 
   Args:
-    folder: The checkpoint's, or a GGUF file.
-    config: What `read_config` gives of it.
-    vocab_size: What `vocab_size` gives of it.
-    layout: Where parameters are kept; None is one device.
+    folder: The checkpoint's folder, or a GGUF file.
+    config: Result of `read_config`.
+    vocab_size: Result of `vocab_size`.
+    layout: Placement of the parameters; None is one device.
 
   Returns:
     Parameters of the model, without those of an update or soft prompt.
 
   Raises:
-    UserError: if the files cannot be read, hold other tensors than such a
-      model has, or a number that is not finite.
+    UserError: If the files cannot be read, have other tensors than such a
+      model, or have a number that is not finite.
   """
   folder = pathlib.Path(folder)
   _, family = hf_config.open_family(folder)
@@ -103,11 +103,11 @@ def load(
     sharding = shardings[path] if shardings else None
     name = family.name(path, config)
     array = _load_one(path, leaf, tensors[name], sharding)
-    # Waited for: what was read would pile up before the devices have turned it.
+    # Waits, because data would pile up before the devices have transposed it.
     if not _is_finite(array):
       raise UserError(
-        f"{folder}: the tensor {name} has a number that is infinite or none "
-        "(NaN): fetch the checkpoint again, or take another"
+        f"{folder}: the tensor {name} has an infinite or undefined number "
+        "(NaN): download the checkpoint again, or use another one"
       )
     return array
 
@@ -126,20 +126,20 @@ def save(
   On several processes all of them must call this, and the first one writes.
 
   Args:
-    folder: The one to be made; it appears when all is written.
-    params: The model's, updates merged into it.
-    source: The checkpoint it came from, folder or GGUF file, whose config.json
-      and tokenizer are taken over.
-    dtype: Type of the tensors; None is each one's own in the source.
+    folder: Path of the folder to write; it appears once all is written.
+    params: Parameters of the model, with updates merged.
+    source: The initial checkpoint, a folder or GGUF file, whose config.json and
+      tokenizer are copied.
+    dtype: Type of the tensors; None keeps each tensor's type in the source.
     max_file_bytes: Largest size of a file, unless a single tensor is larger.
 
   Raises:
-    UserError: if the folder exists, or parameters are others than the source
-      has.
+    UserError: If the folder exists, or if parameters differ from those of the
+      source.
   """
   folder, source = pathlib.Path(folder), pathlib.Path(source)
   if folder.exists():
-    raise UserError(f"{folder} exists: give a folder that is to be made")
+    raise UserError(f"{folder} exists: give a folder that does not exist yet")
   fields, family = hf_config.open_family(source)
   config, tensors = hf_config.config_of(source), _tensors(source, family)
   leaves = {
@@ -183,20 +183,20 @@ def save(
 def convert(path: str | pathlib.Path, folder: str | pathlib.Path) -> None:
   """Writes a GGUF file as the folder of a Hugging Face checkpoint.
 
-  Quantized numbers become float32, without any loss of what the file holds.
+  Quantized numbers become float32, without loss.
 
   Args:
-    path: The file.
-    folder: To be made; it appears when all is written.
+    path: Path of the GGUF file.
+    folder: Path of the folder to write; it appears once all is written.
 
   Raises:
-    UserError: if the folder exists, or if the file cannot be used.
+    UserError: If the folder exists, or if the file cannot be used.
   """
   path, folder = pathlib.Path(path), pathlib.Path(folder)
   if not gguf_files.is_gguf(path):
     raise UserError(f"{path}: give a file that ends in {gguf_files.SUFFIX}")
   if folder.exists():
-    raise UserError(f"{folder} exists: give a folder that is to be made")
+    raise UserError(f"{folder} exists: give a folder that does not exist yet")
   config, size = hf_config.read_config(path), hf_config.vocab_size(path)
   _, family = hf_config.open_family(path)
   tensors = _tensors(path, family)
@@ -215,14 +215,14 @@ def convert(path: str | pathlib.Path, folder: str | pathlib.Path) -> None:
 
 
 def exchange(params: Params, one: int, other: int) -> Params:
-  """Exchanges two tokens of a model; again, and they are as they were.
+  """Swaps two tokens of a model; its own inverse.
 
-  A checkpoint's padding token is 0 in this project, whatever it is there.
+  Padding is 0 in this project, whatever it is in a checkpoint.
 
   Args:
-    params: The model's; those that are changed are copied.
-    one: A token's id.
-    other: Another's, or the same.
+    params: Parameters of the model; changed arrays are copied.
+    one: Id of a token.
+    other: Id of another token, or the same.
   """
   if one == other:
     return params
@@ -253,7 +253,7 @@ def _tensors(
 def _tensor_shapes(
   family: Family, config: Config, shapes: Any
 ) -> dict[str, tuple[int, ...]]:
-  """The tensors that a model has, given its parameters' shapes."""
+  """Returns the shapes of a model's tensors, from its parameters' shapes."""
   return {
     family.name(path, config): tensor_shape(path, leaf.shape)
     for path, leaf in _leaves(shapes)
@@ -275,8 +275,8 @@ def _name(family: Family, path: Path, config: Config) -> str:
   except KeyError:
     hint = " (merge the update first)" if lora.is_added(path[-1]) else ""
     raise UserError(
-      f"the parameter {'/'.join(path)} has no place in a checkpoint of "
-      f"Hugging Face{hint}"
+      f"the parameter {'/'.join(path)} has no place in a Hugging Face "
+      f"checkpoint{hint}"
     ) from None
 
 
@@ -292,7 +292,7 @@ def _is_finite(array):
 def _load_one(
   path: Path, leaf: Any, tensor: hf_files.Tensor, sharding: Any
 ) -> jax.Array:
-  """Reads one parameter; a part that several devices have is read once."""
+  """Reads one parameter; a part on several devices is read once."""
   if sharding is None:
     return _read(path, leaf, tensor, [(0, n) for n in leaf.shape], [None])[0]
   owners: dict[tuple, list[Any]] = {}
@@ -327,7 +327,7 @@ def _read(
     stored, inner = [*bounds], []
     shape = tuple(high - low for low, high in bounds)
   raw = tensor[tuple(slice(*ends) for ends in stored)]
-  # Turned and converted on the device, which is faster.
+  # Transposed and converted on the device, which is faster.
   return [
     _turn(jax.device_put(raw, d), shape, tuple(inner), leaf.dtype, is_turned)
     for d in devices
@@ -336,6 +336,6 @@ def _read(
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def _turn(raw, shape, inner, dtype, is_turned):
-  """Makes a part of a tensor that of a parameter."""
+  """Turns a part of a tensor into that of a parameter."""
   array = (raw.T if is_turned else raw).astype(dtype).reshape(shape)
   return array[(..., *(slice(*ends) for ends in inner))]

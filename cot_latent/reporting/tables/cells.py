@@ -14,7 +14,7 @@ from cot_latent.reporting.tables.spec import Column, Spec
 
 
 class Cell(NamedTuple):
-  """What the runs of a method say of a column.
+  """A column's values from the runs of a method.
 
   Attributes:
     values: by seed; an accuracy is a share of 1.
@@ -36,8 +36,8 @@ class Table(NamedTuple):
   """A table's contents.
 
   Attributes:
-    spec: what is shown.
-    runs: method -> its runs, by seed; methods that ran.
+    spec: Description of the table.
+    runs: Method -> its runs, by seed; methods that ran.
     cells: (method, column's label) -> cell; methods that ran, and columns that
       reports have.
   """
@@ -58,11 +58,11 @@ def fill(spec: Spec, runs: Mapping[str, list[Run]]) -> Table:
   """Computes a table's cells.
 
   Args:
-    spec: the table.
-    runs: method -> its runs, by seed, as table_reports.collect gives them.
+    spec: Description of the table.
+    runs: Method -> its runs, by seed, from `reports.collect`.
 
   Raises:
-    UserError: if a report lacks a result.
+    UserError: If a report lacks a result.
   """
   cells = {}
   for column in spec.columns:
@@ -145,7 +145,7 @@ def _parts(spec: Spec, run: Run, column: Column) -> list[dict[str, Any]]:
   whole = _result(spec, run, column)
   averages = whole.get("averages") or {}
   if column.average not in averages:
-    known = ", ".join(map(repr, averages)) or "none, being no mixture's"
+    known = ", ".join(map(repr, averages)) or "none, because it is no mixture"
     raise UserError(
       f"{spec.reports / run.file} has no average {column.average!r} for column "
       f"{column.label!r}; it has {known}"

@@ -1,4 +1,4 @@
-"""A TOML table as a NamedTuple: the fields say what may be in it, and how."""
+"""A TOML table as a NamedTuple, whose fields define the keys and values."""
 
 import difflib
 import math
@@ -22,20 +22,20 @@ _NAMES = {
 
 
 def read(kind: Any, table: Mapping[str, Any], where: str) -> Any:
-  """Makes a NamedTuple of a table that was read from a file.
+  """Makes a NamedTuple from a table that was read from a file.
 
   Args:
     kind: The NamedTuple. Its annotations may be texts, numbers, truth values,
       literals, unions of these with None, and tuples of NamedTuples, which are
       TOML's arrays of tables.
     table: The table.
-    where: How an error names it, such as its file.
+    where: Its name in errors, such as its file.
 
   Returns:
     The NamedTuple; its texts are one line each, with single spaces.
 
   Raises:
-    UserError: If a key is missing, or unknown, or has another value.
+    UserError: If a key is missing or unknown, or has a bad value.
   """
   hints = typing.get_type_hints(kind)
   needed = [name for name in hints if name not in kind._field_defaults]
@@ -58,12 +58,12 @@ def read(kind: Any, table: Mapping[str, Any], where: str) -> Any:
     if values[name] == "":
       raise UserError(f"{where}: {name} is empty: give a text")
     if values[name] == ():
-      raise UserError(f"{where}: {name} is empty: give one at least")
+      raise UserError(f"{where}: {name} is empty: give at least one")
   return kind(**values)
 
 
 def _value(hint: Any, value: Any, name: str, where: str) -> Any:
-  """Checks a value, and reads tables in it."""
+  """Checks a value, and reads the tables in it."""
   if inner := _inner(hint):
     if not isinstance(value, list):
       raise UserError(
@@ -103,13 +103,13 @@ def _fits(hint: Any, value: Any) -> bool:
 
 
 def _inner(hint: Any) -> Any:
-  """The NamedTuple of a tuple of them; None of other annotations."""
+  """Returns the NamedTuple in a tuple of them; None for other annotations."""
   is_tuple = typing.get_origin(hint) is tuple
   return typing.get_args(hint)[0] if is_tuple else None
 
 
 def _name(hint: Any, name: str) -> str:
-  """Says what a value of a type is."""
+  """Describes the values of a type."""
   if _inner(hint):
     return f"tables, [[{name}]]"
   if typing.get_origin(hint) is Literal:

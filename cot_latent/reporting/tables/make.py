@@ -1,8 +1,8 @@
-"""A table for a paper, made from the reports of runs and nothing else.
+"""A table for a paper, made from the reports of runs alone.
 
-`make` writes it as Markdown, LaTeX, CSV and a plot, with a file that names the
-reports behind each cell. Equal reports give the same bytes on every machine;
-for the plot that holds with the same version of matplotlib.
+`make_tables` writes it as Markdown, LaTeX, CSV and a plot, with a file that
+names the reports of each cell. Equal reports give the same bytes on every
+machine; for the plot this holds with the same version of matplotlib.
 """
 
 import os
@@ -18,19 +18,19 @@ from cot_latent.reporting.tables import text as table_text
 from cot_latent.runtime import files
 
 
-def make(path: pathlib.Path, output: pathlib.Path | None = None) -> str:
+def make_tables(path: pathlib.Path, output: pathlib.Path | None = None) -> str:
   """Makes a table's files, all or none of them.
 
   Args:
-    path: of the description, NAME.toml; see reports/README.md.
-    output: the folder of the files; None puts them beside the description.
+    path: Path of the description, NAME.toml; see reports/README.md.
+    output: Folder of the files; None is that of the description.
 
   Returns:
     The table in Markdown. NAME.md, NAME.tex, NAME.csv, NAME.cells.json and,
-    where anything ran, NAME.png and NAME.svg are written.
+    if a method ran, NAME.png and NAME.svg are written.
 
   Raises:
-    UserError: if the description or a report does not fit, or matplotlib is
+    UserError: If the description or a report does not fit, or matplotlib is
       missing.
   """
   spec = table_spec.read(path)
@@ -54,13 +54,13 @@ def make(path: pathlib.Path, output: pathlib.Path | None = None) -> str:
 
 
 def _write_all(contents: Mapping[pathlib.Path, bytes]) -> None:
-  """Writes files of one folder; on any failure all are as they were."""
+  """Writes files of one folder; after any failure all are as before."""
   folder = next(iter(contents)).parent
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except (FileExistsError, NotADirectoryError):
     raise UserError(
-      f"{folder} is no folder: give another with --output"
+      f"{folder} is not a folder: give another one with --output"
     ) from None
   old = {}
   for path in contents:

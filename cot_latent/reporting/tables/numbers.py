@@ -6,7 +6,7 @@ from cot_latent.reporting.comparison import Estimate
 
 
 def show(estimate: Estimate, unit: str) -> str:
-  """Writes a mean as it stands in the table: shares in percent.
+  """Writes a mean for the table: shares in percent.
 
   Over seeds half of Student's interval follows, and in brackets the interval
   over seeds and questions; of one seed that over questions is in brackets.

@@ -1,7 +1,7 @@
-"""Accuracy and cost side by side: a line a method, with its interval.
+"""Accuracy and cost side by side: one line per method, with its interval.
 
-Methods of equal budget would lie upon each other if one were drawn against the
-other, so each has a line of its own.
+Each method has a line of its own, because methods of equal budget would overlap
+if accuracy were drawn against cost.
 """
 
 import io
@@ -12,9 +12,9 @@ from cot_latent.errors import UserError
 from cot_latent.reporting.tables.cells import Table
 
 COST = "sequences_sampled"
-_COLOUR, _BASELINE = "#0072B2", "#D55E00"  # which the colour-blind tell apart
+_COLOUR, _BASELINE = "#0072B2", "#D55E00"  # distinct for the colour-blind
 _STYLE: dict[str, Any] = {
-  "font.family": "DejaVu Sans",  # matplotlib brings it along
+  "font.family": "DejaVu Sans",  # included in matplotlib
   "font.size": 10,
   "axes.spines.top": False,
   "axes.spines.right": False,
@@ -47,7 +47,7 @@ class Point(NamedTuple):
 
 
 def points(table: Table) -> list[Point]:
-  """Takes what is plotted, in the order of the rows."""
+  """Returns the points of the plot, in the order of the rows."""
   found = []
   for row in table.spec.rows:
     cell = table.cells.get((row.method, table.spec.plot or ""))
@@ -68,13 +68,13 @@ def render(table: Table) -> dict[str, bytes]:
   """Draws the plot, without date or version.
 
   Args:
-    table: with one method that ran, at least.
+    table: Table with at least one method that ran.
 
   Returns:
     File ending -> content, of .png and .svg.
 
   Raises:
-    UserError: if matplotlib is not installed.
+    UserError: If matplotlib is not installed.
   """
   try:
     import matplotlib.style
@@ -93,11 +93,11 @@ def render(table: Table) -> dict[str, bytes]:
 
 
 def draw(drawn: Sequence[Point], table: Table):
-  """Draws a line for each point, in the order given, from the top.
+  """Draws a line for each point, in order, from the top.
 
   Returns:
-    A matplotlib figure. Its first axes have a container of error bars a method,
-    its second ones the costs.
+    A matplotlib figure. Its first axes have a container of error bars per
+    method, its second axes the costs.
   """
   import matplotlib.figure
   import matplotlib.ticker

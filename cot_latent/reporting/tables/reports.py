@@ -1,7 +1,7 @@
-"""The reports that a table is made of, each of them checked.
+"""The reports of a table, each of them checked.
 
-A table is only as good as its worst report, so that nothing is left out or
-passed over: whatever does not fit stops the table, with a line that names it.
+A table is only as good as its worst report. So nothing is skipped: a report
+that does not fit stops the table, with a line that names it.
 """
 
 import itertools
@@ -15,24 +15,24 @@ from cot_latent.reporting.tables.spec import Row, Spec
 
 
 class Run(NamedTuple):
-  """What a table needs of a report.
+  """The fields of a report that a table needs.
 
   Attributes:
-    file: its path below the folder of reports, with slashes.
-    digest: of the report.
-    run_id: of the run.
-    method: its name.
-    seed: the run's.
-    task: the task's name.
-    split: that was evaluated.
-    num_questions: of that split that were answered.
-    fingerprint: of the split, prompts included.
-    ids: hash over the questions' ids.
-    settings: of the evaluation.
-    last_step: of the training.
-    results: rows of results.
-    cost: by the names that a column may have for it.
-    parts: the runs on one task each that this one is made of, by task; empty
+    file: Path below the folder of reports, with slashes.
+    digest: Digest of the report.
+    run_id: Id of the run.
+    method: Name of the method.
+    seed: Seed of the run.
+    task: Name of the task.
+    split: Split that was evaluated.
+    num_questions: Number of its questions that were answered.
+    fingerprint: Fingerprint of the split, prompts included.
+    ids: Hash over the questions' ids.
+    settings: Settings of the evaluation.
+    last_step: Last step of the training.
+    results: Rows of results.
+    cost: Costs by the names that a column may use.
+    parts: The runs on one task each that are merged in this one, by task; empty
       for a run with a report of its own.
   """
 
@@ -54,7 +54,7 @@ class Run(NamedTuple):
 
   @property
   def reports(self) -> tuple["Run", ...]:
-    """The runs that have a report each."""
+    """Returns the runs that have a report each."""
     return self.parts or (self,)
 
 
@@ -62,14 +62,14 @@ def collect(spec: Spec) -> dict[str, list[Run]]:
   """Reads and checks all reports of a table.
 
   Args:
-    spec: the table.
+    spec: The table.
 
   Returns:
-    Method -> its runs, by seed, in the order of the rows. Rows that only have
+    Method -> its runs, by seed, in the order of the rows. Rows that have only
     figures of a paper are left out.
 
   Raises:
-    UserError: naming the first file or row that does not fit.
+    UserError: If a file or row does not fit; names the first one.
   """
   rows = {row.method: row for row in spec.rows}
   runs: dict[str, list[Run]] = {method: [] for method in rows}
@@ -96,10 +96,10 @@ def collect(spec: Spec) -> dict[str, list[Run]]:
 
 
 def _merge_tasks(folder: pathlib.Path, runs: list[Run]) -> list[Run]:
-  """Makes one run of those of a seed, where tasks were learnt one by one.
+  """Merges the runs of a seed that learnt one task each.
 
   Raises:
-    UserError: if a task has two runs with the same seed.
+    UserError: If a task has two runs with the same seed.
   """
   merged = []
   runs = sorted(runs, key=lambda run: (run.seed, run.task))
@@ -116,14 +116,14 @@ def _merge_tasks(folder: pathlib.Path, runs: list[Run]) -> list[Run]:
 
 
 def _merge(parts: Sequence[Run]) -> Run:
-  """Makes a run of several tasks: their results, averages, and summed costs."""
+  """Merges runs on several tasks: their results, averages, and summed costs."""
   first, name = parts[0], f"{len(parts)} tasks"
   results = [row for part in parts for row in part.results]
   evaluations = dict.fromkeys((r["decoder"], r["step"]) for r in results)
   for decoder, step in evaluations:
     rows = [r for r in results if (r["decoder"], r["step"]) == (decoder, step)]
     if len(rows) != len(parts):
-      continue  # an evaluation that not all tasks have had
+      continue  # an evaluation that some tasks lack
     counts = {row["task"]: (row["correct"], row["total"]) for row in rows}
     results.append(
       {
@@ -166,7 +166,7 @@ def _read(folder: pathlib.Path, file: str) -> Run:
     )
   if report["status"] != "complete":
     raise UserError(
-      f"{path} is of a run that is {report['status']}: let it end, with the "
+      f"{path} is a run that is {report['status']}: finish it, with the "
       "command that started it"
     )
   try:
@@ -176,12 +176,12 @@ def _read(folder: pathlib.Path, file: str) -> Run:
 
 
 def _run(file: str, report: dict[str, Any]) -> Run:
-  """Takes what is needed out of a report."""
+  """Reads the needed fields of a report."""
   identity, cost = report["identity"], report["cost"]
   experiment = report["configuration"]["experiment"]
   split = report["data"]["splits"][experiment["task"]["test_split"]]
   task, results = report["data"]["task"], report["results"]
-  # T5X may ask the first of them only (EVALUATOR_NUM_EXAMPLES).
+  # T5X may ask only the first of them (EVALUATOR_NUM_EXAMPLES).
   answered = [row["total"] for row in results if row["task"] == task]
   return Run(
     file=file,
@@ -233,7 +233,7 @@ def _check_comparable(
 
 
 def _check_tasks(spec: Spec, run: Run, model: Run) -> None:
-  """Checks that runs on several tasks are on the baseline's."""
+  """Checks that runs on several tasks have the baseline's tasks."""
   if not run.parts and not model.parts:
     return
   own, wanted = ({p.task for p in one.reports} for one in (run, model))

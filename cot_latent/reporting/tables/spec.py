@@ -1,4 +1,4 @@
-"""What a table shows, read from a TOML file and checked."""
+"""The description of a table, read from a TOML file and checked."""
 
 import os
 import pathlib
@@ -14,9 +14,9 @@ class Row(NamedTuple):
   """A method.
 
   Attributes:
-    method: its name in the reports.
-    label: what the table calls it; its name, if that is left out.
-    own_prompts: whether it is meant to have other prompts than the baseline,
+    method: Name in the reports.
+    label: Name in the table; the method's name if left out.
+    own_prompts: Whether it is meant to have other prompts than the baseline,
       as a method without rationales has. Then its questions are compared by
       their ids, and its prompt length is not compared.
   """
@@ -77,10 +77,10 @@ class Figure(NamedTuple):
   """A number quoted from a paper.
 
   Attributes:
-    row: the method.
-    column: the column's label.
-    value: in percent where the column is a share.
-    where: the source, which heads the column that the number is put in.
+    row: The method.
+    column: The column's label.
+    value: Number, in percent if the column is a share.
+    where: The source, which heads the column with the number.
   """
 
   row: str
@@ -90,7 +90,7 @@ class Figure(NamedTuple):
 
 
 class _File(NamedTuple):
-  """A description as it is written; see `Spec`."""
+  """The content of a description; see `Spec`."""
 
   title: str
   reports: str
@@ -107,16 +107,16 @@ class Spec(NamedTuple):
   """A table.
 
   Attributes:
-    name: of the files that are made, without endings.
-    title: in a few words.
-    caption: in a sentence or more.
-    reports: the folder with the reports.
-    baseline: the method that the others are compared with.
-    rows: at least one.
-    columns: at least one.
-    paper: quoted numbers.
-    plot: the column that is drawn against the cost; None without accuracies.
-    is_transposed: whether the columns are written as lines.
+    name: Name of the output files, without endings.
+    title: A few words.
+    caption: A sentence or more.
+    reports: Folder with the reports.
+    baseline: The method with which the others are compared.
+    rows: At least one row.
+    columns: At least one column.
+    paper: Quoted numbers.
+    plot: The column that is drawn beside the cost; None without accuracies.
+    is_transposed: Whether the columns are written as lines.
   """
 
   name: str
@@ -135,10 +135,10 @@ def read(path: pathlib.Path) -> Spec:
   """Reads a table's description.
 
   Args:
-    path: of a TOML file; what it may hold is in reports/README.md.
+    path: Path of a TOML file; reports/README.md describes its content.
 
   Raises:
-    UserError: if it cannot be read, or holds something else.
+    UserError: If it cannot be read, or has other content.
   """
   try:
     table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -152,7 +152,7 @@ def read(path: pathlib.Path) -> Spec:
     name=path.stem,
     title=file.title,
     caption=file.caption,
-    # Without "..", for it stands in messages.
+    # Without "..", because it appears in messages.
     reports=pathlib.Path(os.path.normpath(path.parent / file.reports)),
     baseline=file.baseline,
     rows=tuple(
@@ -181,15 +181,17 @@ def _check(spec: Spec, where: str) -> Spec:
   )
   if spec.baseline not in methods:
     raise UserError(
-      f"{where}: baseline {spec.baseline!r} is no row's method: give one of "
-      f"{', '.join(methods)}"
+      f"{where}: baseline {spec.baseline!r} is not the method of a row: give "
+      f"one of {', '.join(methods)}"
     )
   for place, figure in enumerate(spec.paper, start=1):
     at = f"{where}: paper[{place}]"
     if figure.row not in methods:
-      raise UserError(f"{at}: row {figure.row!r} is no row's method")
+      raise UserError(f"{at}: row {figure.row!r} is not the method of a row")
     if figure.column not in columns:
-      raise UserError(f"{at}: column {figure.column!r} is no column's label")
+      raise UserError(
+        f"{at}: column {figure.column!r} is not the label of a column"
+      )
     unit = columns[figure.column].unit
     is_share = unit == "share"
     if unit != "nats" and (
@@ -229,5 +231,5 @@ def _check_distinct(what: str, values: Collection) -> None:
   seen = set()
   for value in values:
     if value in seen:
-      raise UserError(f"{what} {value!r} is there twice: name each once")
+      raise UserError(f"{what} {value!r} is there twice: list each once")
     seen.add(value)

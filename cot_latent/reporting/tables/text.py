@@ -1,4 +1,4 @@
-"""A table as text: Markdown, LaTeX, CSV, and what its cells are made of."""
+"""A table as text: Markdown, LaTeX, CSV, and the sources of its cells."""
 
 import csv
 import decimal
@@ -27,7 +27,7 @@ CSV_HEADER = (
   "value",
 )
 
-_FORMULA = ("=", "+", "-", "@")  # what a formula in a spreadsheet begins with
+_FORMULA = ("=", "+", "-", "@")  # a formula in a spreadsheet begins with these
 _LATEX = {
   "\\": r"\textbackslash{}",
   "~": r"\textasciitilde{}",
@@ -51,7 +51,7 @@ class Text(NamedTuple):
 
 
 class Grid(NamedTuple):
-  """A table of texts; every line begins with what it is about."""
+  """A table of texts; every line begins with its label."""
 
   header: list[str]
   lines: list[list[Text]]
@@ -98,10 +98,10 @@ def latex(table: Table) -> str:
 
 
 def csv_lines(table: Table) -> str:
-  """Writes every number at full precision, one a line.
+  """Writes every number at full precision, one per line.
 
-  Shares are of 1, figures of a paper too. The intervals are 95%, and are
-  named by their kind.
+  Shares are shares of 1, also in figures of a paper. The intervals are 95%
+  intervals, and are named by their kind.
   """
   file = io.StringIO()
   writer = csv.writer(file, lineterminator="\n")
@@ -118,7 +118,7 @@ def csv_lines(table: Table) -> str:
     column, row = columns[figure.column], rows[figure.row]
     value = figure.value
     if column.unit == "share":
-      # In decimals, for 67.8 / 100 is not 0.678.
+      # In decimals, because 67.8 / 100 is not 0.678.
       value = float(decimal.Decimal(repr(value)).scaleb(-2))
     start = _csv(
       *(row.method, row.label, column.label, figure.where, column.unit)
@@ -128,7 +128,7 @@ def csv_lines(table: Table) -> str:
 
 
 def provenance(table: Table) -> dict[str, Any]:
-  """Lists for each cell the reports that it is made of."""
+  """Lists the reports of each cell."""
   spec = table.spec
   cells = []
   for row, column, cell in _cells(table):
@@ -153,7 +153,7 @@ def _cells(table: Table) -> Iterator[tuple[Row, Column, Cell]]:
 
 
 def _statistics(cell: Cell) -> Iterator[tuple[str, float]]:
-  """Yields what is known of a cell, by name."""
+  """Yields the statistics of a cell, by name."""
   for prefix, estimate in (
     ("", cell.estimate),
     ("difference_", cell.difference),
@@ -188,7 +188,7 @@ def _source(run: Run) -> dict[str, Any]:
 
 
 def _values(table: Table) -> Grid:
-  """Lays out ours, and beside it what papers have."""
+  """Lays out our values, and beside them those of papers."""
   quoted = {(f.row, f.column, f.where): f.value for f in table.spec.paper}
 
   def entry(row: Row, column: Column, where: str | None) -> Text:
@@ -206,7 +206,7 @@ def _values(table: Table) -> Grid:
 
 
 def _differences(table: Table) -> Grid | None:
-  """Lays out the differences to the baseline; None where there are none."""
+  """Lays out the differences to the baseline; None if there are none."""
   spec = table.spec
   columns = [column for column in spec.columns if column.decoder is not None]
   rows = [row for row in spec.rows if row.method in table.runs]
@@ -281,13 +281,13 @@ def _figure(value: float, column: Column) -> str:
 
 
 def _csv(*texts: str) -> list[str]:
-  """Escapes what a spreadsheet would take for a formula."""
+  """Escapes text that a spreadsheet would take for a formula."""
   shown = [terminal.printable(text, is_line=True) for text in texts]
   return [f"'{text}" if text[:1] in _FORMULA else text for text in shown]
 
 
 def _markdown(text: str) -> str:
-  """Escapes what Markdown would take for markup."""
+  """Escapes text that Markdown would take for markup."""
   shown = terminal.printable(text, is_line=True)
   return re.sub(r"([\\`*_|<>\[\]&~$])", r"\\\1", shown)
 
@@ -309,7 +309,7 @@ def _markdown_grid(grid: Grid) -> str:
 
 
 def _latex(text: str) -> str:
-  """Escapes what LaTeX would take for a command."""
+  """Escapes text that LaTeX would take for a command."""
   shown = terminal.printable(text, is_line=True)
   return "".join(_LATEX.get(char, char) for char in shown)
 
@@ -317,7 +317,7 @@ def _latex(text: str) -> str:
 def _latex_grid(grid: Grid) -> list[str]:
   def line(texts: Sequence[str]) -> str:
     joined = " & ".join(texts)
-    # After the line before, these would be taken for arguments of its end.
+    # After the previous line, these would be taken for arguments of its end.
     return rf"{'{}' if joined[:1] in '[*' else ''}{joined} \\"
 
   return [

@@ -17,7 +17,7 @@ from cot_latent.errors import UserError
 from cot_latent.runtime import text_files
 from cot_latent.tasks.datasets import checked
 
-# Each task's number of rows, both sides of the split together.
+# Each task's number of rows, training and testing together.
 TASKS = {
   "boolean_expressions": 250,
   "causal_judgement": 187,
@@ -54,7 +54,7 @@ _ANSWER = re.compile(r"So the answer is ([^\n]+)\.\Z")
 
 
 def _place(text: str) -> bytes:
-  """Where a question stands in the split's order: a function of its text."""
+  """Returns a question's place in the split's order, from its text alone."""
   return hashlib.sha256(b"bbh split v1\0" + text.encode()).digest()
 
 
@@ -85,7 +85,7 @@ def read_rows(path: pathlib.Path) -> list[dict[str, str]]:
     Rows with `input` and `target`.
 
   Raises:
-    UserError: naming the file and the row of a fault.
+    UserError: If a row is malformed; names the file and the row.
   """
   content = text_files.parse_json(path, text_files.read_text(path))
   rows = content.get("examples") if isinstance(content, dict) else None
@@ -101,13 +101,13 @@ def read_exemplars(path: pathlib.Path) -> list[dict[str, str]]:
   """Reads a task's worked examples.
 
   Their file has a canary and a line of dashes, then the task's description and
-  blocks of question and answer, each behind an empty line.
+  blocks of question and answer, each after an empty line.
 
   Returns:
     NUM_EXEMPLARS rows with `question`, `answer` and `targets`.
 
   Raises:
-    UserError: naming the file and the block of a fault.
+    UserError: If a block is malformed; names the file and the block.
   """
   _, _, body = text_files.read_text(path).partition("\n-----\n")
   blocks = body.removesuffix("\n").split("\n\nQ: ")[1:]
@@ -115,10 +115,10 @@ def read_exemplars(path: pathlib.Path) -> list[dict[str, str]]:
   for number, block in enumerate(blocks):
     question, _, rationale = block.partition(_TRIGGER)
     answer = _ANSWER.search(rationale)
-    # The rationale goes on in the same line, or begins in the next.
+    # The rationale continues in the same line, or begins in the next.
     if not question or answer is None or rationale[0] not in " \n":
       raise UserError(
-        f"{path}, example {number + 1} of {len(blocks)}: it must go on with "
+        f"{path}, example {number + 1} of {len(blocks)}: it must continue with "
         f"{_TRIGGER[1:]!r} and end with 'So the answer is ...'"
       )
     rows.append(
@@ -137,13 +137,13 @@ def make_examples(
   """Makes the examples of `train` or `test`.
 
   Args:
-    name: the task's, for the ids.
-    rows: those of `read_rows`.
-    split: which.
+    name: Name of the task, for the ids.
+    rows: Rows of `read_rows`.
+    split: Name of the split.
 
   Returns:
-    Rows with `id`, `question`, `answer` and `targets`: there are no rationales,
-    so a target is the answer's sentence alone.
+    Rows with `id`, `question`, `answer` and `targets`. There are no rationales,
+    so a target is the sentence with the answer alone.
   """
   sides = dict(zip(("train", "test"), split_rows(rows), strict=True))
   examples = []
@@ -161,12 +161,12 @@ def make_examples(
 
 
 class Bbh(checked.CheckedBuilder):
-  """One config a task; splits `train`, `test` and `exemplars`.
+  """One config per task; splits `train`, `test` and `exemplars`.
 
   The exemplars are the authors' worked examples, rationales included.
   """
 
-  name = "cot_latent_bbh"  # TFDS has names of its own
+  name = "cot_latent_bbh"  # TFDS has similar names of its own
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES: ClassVar[dict[str, str]] = {
     "1.0.0": "The authors' files of commit 9ee07bd.",

@@ -1,4 +1,4 @@
-"""A builder whose files are checked, be they fetched or read from a folder."""
+"""A builder that checks its files, whether downloaded or read from a folder."""
 
 import abc
 import contextlib
@@ -17,12 +17,12 @@ Parser = Callable[[pathlib.Path], Any]  # raises UserError for a bad row
 
 
 class File(NamedTuple):
-  """What a file must be.
+  """The expected content of a file.
 
   Attributes:
-    url: where it can be fetched, at a fixed commit.
-    size: in bytes.
-    sha256: of its content, in hexadecimal.
+    url: Address for downloading it, at a fixed commit.
+    size: Size in bytes.
+    sha256: Hash of its content, in hexadecimal.
   """
 
   url: str
@@ -33,11 +33,11 @@ class File(NamedTuple):
 def read_table() -> dict[str, File]:
   """Reads checksums.tsv.
 
-  It has TFDS's own format. The last column, the name of a file that was got by
-  hand, is here the file's path below the data folder.
+  It has TFDS's own format. The last column is the file's path below the data
+  folder (in TFDS, the name of a file that was downloaded by hand).
 
   Returns:
-    That path -> what the file must be.
+    That path -> the expected content.
   """
   table = pathlib.Path(__file__).with_name("checksums.tsv")
   rows = [line.split("\t") for line in table.read_text().splitlines()]
@@ -45,16 +45,16 @@ def read_table() -> dict[str, File]:
 
 
 def check_file(path: pathlib.Path, wanted: File, parse: Parser) -> None:
-  """Compares a file with what it must be.
+  """Compares a file with its expected content.
 
   Args:
-    path: the file.
-    wanted: its size and sha256.
-    parse: reads the file; called if it is another, to say what is wrong.
+    path: Path of the file.
+    wanted: Expected size and sha256.
+    parse: Reads the file; called if it differs, to find the fault.
 
   Raises:
-    UserError: with the first row that is malformed, if one is, and the size
-      that the file has and should have.
+    UserError: If it differs; names the first malformed row, if there is one,
+      and the actual and the expected size.
   """
   content = path.read_bytes()
   digest = hashlib.sha256(content).hexdigest()
@@ -80,33 +80,33 @@ class CheckedBuilder(
   tfds.core.GeneratorBasedBuilder,
   skip_registration=True,  # type: ignore[call-arg]
 ):
-  """Makes rows of files that are listed in checksums.tsv.
+  """Makes rows from files that are listed in checksums.tsv.
 
-  The files come from the folder that `DownloadConfig.manual_dir` names, or
-  else from their authors' repositories.
+  The files come from the folder `DownloadConfig.manual_dir`, or are downloaded
+  from their authors' repositories.
 
   Attributes:
-    ABOUT: description, homepage, citation and license, for `DatasetInfo`.
+    ABOUT: Description, homepage, citation and license, for `DatasetInfo`.
   """
 
   ABOUT: ClassVar[Mapping[str, str]] = {}
-  # Left to `check_file`: TFDS would say of a bad file only that it is bad.
+  # Left to `check_file`: TFDS would only say that a bad file is bad.
   url_infos = None
   _folder: pathlib.Path | None = None
 
   @abc.abstractmethod
   def parsers(self) -> Mapping[str, Parser]:
-    """Says which files are read: path below the data folder -> reader."""
+    """Returns the files' readers: path below the data folder -> reader."""
 
   @abc.abstractmethod
   def sizes(self) -> Mapping[str, int]:
-    """Says how many rows each split has."""
+    """Returns the number of rows of each split."""
 
   @abc.abstractmethod
   def make_splits(
     self, paths: Mapping[str, pathlib.Path]
   ) -> Mapping[str, Iterable[Row]]:
-    """Makes the rows of all splits, given where the files are."""
+    """Makes the rows of all splits from the paths of the files."""
 
   def check_folder(self, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """Checks the files of a folder.
@@ -115,7 +115,7 @@ class CheckedBuilder(
       Path below the data folder -> path.
 
     Raises:
-      UserError: if one is missing or not what it must be.
+      UserError: If a file is missing or differs from its expected content.
     """
     table, paths = read_table(), {}
     for name, parse in self.parsers().items():
@@ -135,9 +135,9 @@ class CheckedBuilder(
     """Prepares the dataset as TFDS does.
 
     Raises:
-      UserError: if a file cannot be had or is not what it must be.
+      UserError: If a file is missing or differs from its expected content.
     """
-    # By itself TFDS would name a folder even where none was given.
+    # By itself TFDS would name a folder even if none was given.
     folder = download_config.manual_dir if download_config else None
     self._folder = None if folder is None else pathlib.Path(folder)
     super().download_and_prepare(download_config=download_config, **kwargs)
@@ -174,7 +174,7 @@ class CheckedBuilder(
       try:
         check_file(path, table[name], parse)
       except UserError as error:
-        # Or TFDS would take it from its cache the next time.
+        # Otherwise TFDS would take it from its cache the next time.
         path.unlink()
         path.with_suffix(f"{path.suffix}.INFO").unlink(missing_ok=True)
         raise UserError(
@@ -188,9 +188,9 @@ def _download(dl_manager, url: str):
   try:
     with _few_retries():
       return dl_manager.download(url)
-  except Exception as error:  # whatever the layers below raise, and TFDS
+  except Exception as error:  # from TFDS or any layer below it
     if isinstance(error, OSError) and error.errno is not None:
-      raise  # of the disk, not of the network
+      raise  # an error of the disk, not of the network
     raise UserError(
       f"cannot fetch {url} ({_reason(error)}): without a network give a folder "
       "with the files (--data_dir)"
@@ -199,7 +199,7 @@ def _download(dl_manager, url: str):
 
 @contextlib.contextmanager
 def _few_retries() -> Iterator[None]:
-  """Lets TFDS try 4 times: its 11 take over 3 minutes without a network."""
+  """Limits TFDS to 4 tries: its 11 take over 3 minutes without a network."""
   kept = downloader.MAX_RETRIES
   downloader.MAX_RETRIES = 3
   try:
@@ -209,9 +209,9 @@ def _few_retries() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-  """Says in a few words why a download failed."""
+  """Describes in a few words why a download failed."""
   cause: BaseException | None = error
-  for _ in range(20):  # no chain is as long
+  for _ in range(20):  # longer than any chain of causes
     if cause is None:
       break
     if isinstance(cause, OSError) and cause.strerror:

@@ -23,10 +23,10 @@ def read_rows(path: pathlib.Path) -> list[dict[str, str]]:
 
   Returns:
     Rows with `question`, `answer` (the number, without commas) and `targets`
-    (the rationale as it stands, and the answer in tags).
+    (the rationale as it is, and the answer in tags).
 
   Raises:
-    UserError: naming the file and the line of a malformed row.
+    UserError: If a row is malformed; names the file and the line.
   """
   rows = []
   for place, row in text_files.read_jsonl(path):
@@ -34,7 +34,7 @@ def read_rows(path: pathlib.Path) -> list[dict[str, str]]:
     rationale, mark, gold = row["answer"].rpartition("\n#### ")
     answer = checkers.normalize_number(gold)
     if not mark or answer is None:
-      raise UserError(f"{path}, {place}: no number behind '#### '")
+      raise UserError(f"{path}, {place}: no number after '#### '")
     rows.append(
       {
         "question": row["question"],

@@ -22,7 +22,7 @@ _LOGGERS = ("absl", "tensorflow", "urllib3")
 class PreparedTfdsSource(seqio.TfdsDataSource):
   """A TFDS source that prepares its dataset when it is first read.
 
-  SeqIO's own would leave TFDS no way to learn of a folder with the files.
+  With SeqIO's own source, TFDS could not learn the folder with the files.
   """
 
   def __init__(
@@ -34,23 +34,23 @@ class PreparedTfdsSource(seqio.TfdsDataSource):
     """Makes a source; nothing is read yet.
 
     Args:
-      tfds_name: dataset and config, such as `cot_latent_bbh/navigate`; its
+      tfds_name: Dataset and config, such as `cot_latent_bbh/navigate`; its
         version is the builder's.
-      splits: those of the dataset that the source has.
-      get_manual_dir: says which folder has the files; None fetches them.
+      splits: Splits of the dataset that the source has.
+      get_manual_dir: Returns the folder with the files; None downloads them.
     """
     self._full_name = f"{tfds_name}:{_builder_class(tfds_name).VERSION}"
     self._get_manual_dir = get_manual_dir
     self._prepared: tuple[str | None, str | None] | None = None
-    # SeqIO is not to prepare anything itself, which would fetch the files.
+    # SeqIO must not prepare anything itself, which would download the files.
     super().__init__(self._full_name, splits=tuple(splits), read_only=True)
 
   @property
   def tfds_dataset(self) -> seqio.LazyTfdsLoader:
-    """SeqIO's loader, through which all that reads the dataset goes.
+    """SeqIO's loader, through which every read of the dataset goes.
 
     Raises:
-      UserError: see `prepare`.
+      UserError: As in `prepare`.
     """
     loader = super().tfds_dataset
     wanted = self._get_manual_dir(), loader.data_dir
@@ -60,21 +60,21 @@ class PreparedTfdsSource(seqio.TfdsDataSource):
     return loader
 
   def __str__(self) -> str:
-    """Names the dataset; SeqIO's would prepare it for that."""
+    """Names the dataset; SeqIO's method would prepare it first."""
     return f"{type(self).__name__}({self._full_name})"
 
   __repr__ = __str__
 
 
-def make(
+def make_source(
   tfds_name: str, splits: Sequence[str], data_dir: str | None
 ) -> PreparedTfdsSource:
-  """Makes a source of a dataset.
+  """Makes a source from a dataset.
 
   Args:
-    tfds_name: see `PreparedTfdsSource`.
-    splits: see `PreparedTfdsSource`.
-    data_dir: the folder with bbh/ and gsm8k/; None fetches the files.
+    tfds_name: See `PreparedTfdsSource`.
+    splits: See `PreparedTfdsSource`.
+    data_dir: Folder with bbh/ and gsm8k/; None downloads the files.
   """
   return PreparedTfdsSource(tfds_name, splits, lambda: data_dir)
 
@@ -82,12 +82,13 @@ def make(
 def read_rows(
   tfds_name: str, split: str, data_dir: str | None
 ) -> list[dict[str, str]]:
-  """Reads a split of a dataset, sorted by id; see `make`.
+  """Reads a split of a dataset, sorted by id; see `make_source`.
 
   Raises:
-    UserError: see `prepare`.
+    UserError: As in `prepare`.
   """
-  dataset = make(tfds_name, [split], data_dir).get_dataset(split, shuffle=False)
+  source = make_source(tfds_name, [split], data_dir)
+  dataset = source.get_dataset(split, shuffle=False)
   rows = [
     {key: value.decode() for key, value in row.items()}
     for row in dataset.as_numpy_iterator()
@@ -98,17 +99,17 @@ def read_rows(
 def prepare(
   tfds_name: str, manual_dir: str | None, tfds_data_dir: str | None
 ) -> None:
-  """Prepares a dataset unless there is a sound copy of it.
+  """Prepares a dataset unless there is an intact copy of it.
 
   Args:
-    tfds_name: see `PreparedTfdsSource`.
-    manual_dir: the folder with the files, which are checked even if there is a
-      copy; None fetches them if there is none.
-    tfds_data_dir: where copies lie; None is TFDS's own folder.
+    tfds_name: See `PreparedTfdsSource`.
+    manual_dir: Folder with the files, which are checked even if there is a
+      copy; None downloads them if there is no copy.
+    tfds_data_dir: Folder of the copies; None is TFDS's own folder.
 
   Raises:
-    UserError: if a file is missing, is not what it must be or cannot be
-      fetched, if the copy cannot be written, or if it is damaged.
+    UserError: If a file is missing, differs from its expected content or cannot
+      be downloaded, if the copy cannot be written, or if it is damaged.
   """
   root = tfds.core.Path(tfds_data_dir or constants.DATA_DIR).expanduser()
   with _quiet():
@@ -125,14 +126,14 @@ def _builder_class(tfds_name: str) -> type[checked.CheckedBuilder]:
 
 
 def _open(tfds_name: str, root) -> tuple[bool, checked.CheckedBuilder]:
-  """Finds out whether there is a copy; the builder has read about it then."""
+  """Returns whether there is a copy, and a builder that has read its info."""
   builder_class = _builder_class(tfds_name)
   config = tfds_name.split(":")[0].partition("/")[2]
   folder = root.joinpath(builder_class.name, config, str(builder_class.VERSION))
   is_there = _exists(folder, root)
   try:
     return is_there, builder_class(config=config or None, data_dir=root)
-  except Exception as error:  # protobuf's and TFDS's, of dataset_info.json
+  except Exception as error:  # from protobuf or TFDS, for dataset_info.json
     if not is_there:
       raise
     raise _damaged(folder, error) from None
@@ -154,12 +155,12 @@ def _write(
   try:
     builder.download_and_prepare(download_config=config)
   except (OSError, RuntimeError, tf.errors.OpError) as error:
-    # TFDS makes a RuntimeError of TensorFlow's.
+    # TFDS turns TensorFlow's errors into a RuntimeError.
     cause = error.__cause__ or error
     if not isinstance(cause, OSError | tf.errors.OpError):
       raise
-    # TFDS renames its temporary folder in the end, which only the first of
-    # several processes can do; the others have its copy.
+    # TFDS renames its temporary folder at the end, which only the first of
+    # several processes can do; the other processes use its copy.
     if not _exists(builder.data_path, root):
       raise _unwritable(root, cause) from None
 
@@ -178,9 +179,9 @@ def _check_copy(builder: checked.CheckedBuilder) -> None:
       )
       for name, split in info.splits.items()
     }
-  except Exception as error:  # of TFDS, protobuf, JSON or TensorFlow
+  except Exception as error:  # from TFDS, protobuf, JSON or TensorFlow
     raise _damaged(folder, error) from None
-  # TFDS would also take a copy that was made with max_examples_per_split.
+  # TFDS would also accept a copy that was made with max_examples_per_split.
   for name, wanted in builder.sizes().items():
     if found.get(name) != wanted or info.splits[name].num_examples != wanted:
       fault = f"{name} has {found.get(name, 0)} rows instead of {wanted}"
@@ -190,7 +191,7 @@ def _check_copy(builder: checked.CheckedBuilder) -> None:
 def _damaged(folder, error) -> UserError:
   return UserError(
     f"the prepared dataset in {folder} is damaged ({_in_short(error)}): "
-    "delete that folder, and it is made anew"
+    "delete that folder, and it is made again"
   )
 
 
@@ -210,7 +211,7 @@ def _in_short(error) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Keeps TFDS's bars and lines off the terminal: its errors say enough."""
+  """Keeps TFDS's progress bars off the terminal: its errors say enough."""
   loggers = [logging.getLogger(name) for name in _LOGGERS]
   levels = [logger.level for logger in loggers]
   had_bars = tqdm_utils._active

@@ -1,12 +1,12 @@
 """Synthetic tasks of eight kinds that BIG-Bench Hard has too.
 
-They are to train base models on where no pretrained ones can be had: as many
-questions as are wanted, graded by level, with right and with flawed rationales,
+They serve to train base models if no pretrained model is available: as many
+questions as needed, graded by level, with correct and with flawed rationales,
 and the same forms of answers as BBH. Wording, names and things are not BBH's.
 
 Importing this package registers `synthetic_<kind>_v1` for each kind, and two
-mixtures: `synthetic_v1` of all, and `synthetic_small_v1` of the two whose
-questions and rationales are shortest.
+mixtures: `synthetic_v1` of all kinds, and `synthetic_small_v1` of the two kinds
+with the shortest questions and rationales.
 """
 
 from cot_latent.tasks import common

@@ -1,7 +1,8 @@
 """Formulas with not, and, or: `Simplify: not (True or False) and True`.
 
-Level: level + 2 truth values, joined two or three at a time; what is joined
-stands in brackets when it is a part. A third of the parts are negated.
+Level: level + 2 truth values, joined two or three at a time. A joined formula
+  is
+in brackets when it is a part. A third of the parts are negated.
 """
 
 import random
@@ -28,7 +29,7 @@ def _make_part(rng: random.Random, size: int) -> tuple[str, Any]:
 
 def _make_formula(rng: random.Random, size: int) -> tuple[str, Any]:
   """Joins two or three formulas of `size` >= 2 truth values together."""
-  # No more than three: a longer row without brackets might stand in BBH.
+  # At most three: a longer row without brackets might be in BBH.
   num_cuts = 1 + draw.below(rng, min(2, size - 1))
   cuts = sorted(draw.sample(rng, range(1, size), num_cuts))
   sizes = [b - a for a, b in zip([0, *cuts], [*cuts, size], strict=True)]
@@ -41,14 +42,14 @@ def _make_formula(rng: random.Random, size: int) -> tuple[str, Any]:
   return text, tree
 
 
-def make(rng: random.Random, level: int) -> Problem:
+def make_problem(rng: random.Random, level: int) -> Problem:
   """Draws a formula."""
   text, tree = _make_formula(rng, level + 2)
   return Problem(f"Simplify: {text}", tree)
 
 
 def solve(tree: Any, slip: Slip) -> tuple[list[str], str]:
-  """Works the formula out; a slip is the other truth value."""
+  """Evaluates the formula; a slip is the other truth value."""
 
   def work(operator: str, value: bool, other: bool = False) -> bool:
     if operator == "not":
@@ -69,4 +70,6 @@ def guess(rng: random.Random, tree: Any) -> str:
   return draw.choice(rng, ("True", "False"))
 
 
-KIND = Kind("boolean_expressions", ("True", "False"), make, solve, guess)
+KIND = Kind(
+  "boolean_expressions", ("True", "False"), make_problem, solve, guess
+)

@@ -24,14 +24,14 @@ def choice(rng: random.Random, items: Sequence[T]) -> T:
 def sample(rng: random.Random, items: Sequence[T], n: int) -> list[T]:
   """Draws n of the items in random order.
 
-  None comes twice before each has come once.
+  No item is repeated before all have been drawn.
   """
   drawn: list[T] = []
   left: list[T] = []
   while len(drawn) < n:
     if not left:
       left = list(items)
-    # The last takes the place of the one drawn.
+    # The last item takes the place of the drawn item.
     place = int(rng.random() * len(left))
     left[place], left[-1] = left[-1], left[place]
     drawn.append(left.pop())

@@ -1,8 +1,8 @@
 """Brackets still open, to be closed: `Close what is open: [{()<`.
 
 Level: 1 to level + 2 brackets stay open, and 3 * level - 2 are closed again.
-The question writes them without spaces, unlike BBH, whose runs of brackets
-would be ours otherwise; the answer has spaces.
+The question writes them without spaces: with spaces, BBH's runs of brackets
+could be among ours. The answer has spaces.
 """
 
 import random
@@ -14,7 +14,7 @@ _CLOSING = {"(": ")", "[": "]", "{": "}", "<": ">"}
 _OPENING = tuple(_CLOSING)
 
 
-def make(rng: random.Random, level: int) -> Problem:
+def make_problem(rng: random.Random, level: int) -> Problem:
   """Draws brackets."""
   brackets = [
     draw.choice(rng, _OPENING) for _ in range(1 + draw.below(rng, level + 2))
@@ -28,9 +28,9 @@ def make(rng: random.Random, level: int) -> Problem:
 
 
 def solve(brackets: str, slip: Slip) -> tuple[list[str], str]:
-  """Writes what is open after each bracket: `) [{`, or `) -` for nothing.
+  """Writes the open brackets after each bracket: `) [{`, or `) -` for none.
 
-  A slip notes another bracket, forgets to take one off, or takes the next one
+  A slip notes another bracket, forgets to remove one, or takes the next bracket
   for another. So something is always left to close.
   """
   left, steps = "", []
@@ -39,7 +39,7 @@ def solve(brackets: str, slip: Slip) -> tuple[list[str], str]:
       before, right = left, left + bracket
       wrong = []
     else:
-      # What is taken off need not match after a slip.
+      # After a slip the removed bracket need not match.
       before, right = left[:-2], left[:-1]
       wrong = [left]
     if right:
@@ -51,10 +51,10 @@ def solve(brackets: str, slip: Slip) -> tuple[list[str], str]:
 
 
 def guess(rng: random.Random, brackets: str) -> str:
-  """Draws as many closing brackets as are wanted."""
+  """Draws as many closing brackets as needed."""
   num_open = sum(1 if bracket in _CLOSING else -1 for bracket in brackets)
   closing = tuple(_CLOSING.values())
   return " ".join(draw.choice(rng, closing) for _ in range(num_open))
 
 
-KIND = Kind("dyck_languages", "brackets", make, solve, guess)
+KIND = Kind("dyck_languages", "brackets", make_problem, solve, guess)

@@ -1,4 +1,4 @@
-"""Formulas as trees, worked out from the leaves up.
+"""Formulas as trees, evaluated from the leaves up.
 
 A tree is a value, or a tuple of an operator and one or two trees.
 """
@@ -8,13 +8,13 @@ from typing import Any
 
 
 def join(members: Sequence[Any], operators: Sequence[str], tight: str) -> Any:
-  """Makes the tree of `a + b * c`, say.
+  """Makes a tree, such as that of `a + b * c`.
 
   Args:
-    members: trees.
-    operators: between them, one fewer.
-    tight: the operator that binds before the others. Equal ones bind from
-      left to right.
+    members: Trees.
+    operators: Operators between them.
+    tight: The operator that binds first. Equal operators bind from left to
+      right.
   """
   terms, loose = [members[0]], []
   for operator, member in zip(operators, members[1:], strict=True):
@@ -30,10 +30,10 @@ def join(members: Sequence[Any], operators: Sequence[str], tight: str) -> Any:
 
 
 def evaluate(tree: Any, work: Callable[..., Any]) -> tuple[list[str], Any]:
-  """Evaluates a tree, the left of it first.
+  """Evaluates a tree, its left side first.
 
   Args:
-    tree: of values that `str` writes.
+    tree: Tree whose values `str` can write.
     work: (operator, value or two values) -> the result.
 
   Returns:

@@ -1,4 +1,4 @@
-"""What a kind of task is, and how its rationales are written."""
+"""A kind of synthetic task, and how its rationales are written."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 
 class Slip(Protocol):
-  """Decides what a step results in."""
+  """Decides the result of a step."""
 
   def __call__(self, right: T, wrong: Iterable[T]) -> T:
-    """Returns the right result or one of the wrong ones.
+    """Returns the correct result or an incorrect one.
 
     Args:
-      right: the result that follows from the steps before.
-      wrong: at least one other.
+      right: The result that follows from the steps before.
+      wrong: One or more other results.
     """
 
 
@@ -26,8 +26,8 @@ class Problem(NamedTuple):
   """A question.
 
   Attributes:
-    question: its text.
-    parts: what the text was written from, in a form of the kind's own.
+    question: Text of the question.
+    parts: Content of the question, in a form of the kind's own.
   """
 
   question: str
@@ -38,29 +38,29 @@ class Kind(NamedTuple):
   """A kind of task.
 
   Attributes:
-    name: as in `KINDS`.
-    answer: what answers look like.
-    make: (rng, level) -> a problem; any level from 1 on.
+    name: Name in `KINDS`.
+    answer: Kind of the answers.
+    make_problem: (rng, level) -> a problem; any level from 1 on.
     solve: (parts, slip) -> the steps, one line each, and the answer that they
       reach. Each step's result goes through `slip` once.
-    guess: (rng, parts) -> a random answer of the right form.
+    guess: (rng, parts) -> a random answer of the correct form.
   """
 
   name: str
   answer: checkers.Kind
-  make: Callable[[random.Random, int], Problem]
+  make_problem: Callable[[random.Random, int], Problem]
   solve: Callable[[Any, Slip], tuple[list[str], str]]
   guess: Callable[[random.Random, Any], str]
 
 
 def no_slip(right: T, wrong: Iterable[T]) -> T:
-  """The `Slip` of right rationales."""
+  """The `Slip` of correct rationales."""
   del wrong
   return right
 
 
 def slips(rng: random.Random, rate: float) -> Slip:
-  """Makes a `Slip` that is wrong with probability `rate`."""
+  """Makes a `Slip` that is incorrect with probability `rate`."""
 
   def slip(right: T, wrong: Iterable[T]) -> T:
     if rng.random() < rate:
@@ -71,12 +71,12 @@ def slips(rng: random.Random, rate: float) -> Slip:
 
 
 def write(steps: Iterable[str], answer: str) -> str:
-  """Writes a rationale, a line a step."""
+  """Writes a rationale, one line per step."""
   return "\n".join([*steps, f"So the answer is {answer}."])
 
 
 def right_rationale(kind: Kind, problem: Problem) -> tuple[str, str]:
-  """Writes the right rationale and the answer."""
+  """Writes the correct rationale and the answer."""
   steps, answer = kind.solve(problem.parts, no_slip)
   return write(steps, answer), answer
 
@@ -91,12 +91,12 @@ def flawed_rationale(
   """Writes a rationale as an untuned model might: a guess, or with slips.
 
   Args:
-    kind: of the problem.
-    problem: to be solved.
-    rng: decides on the flaws.
-    guess_rate: how often the rationale is a bare guess.
-    slip_rate: how often a step of the others is wrong. The steps after it go
-      on from its result.
+    kind: Kind of the problem.
+    problem: The problem to solve.
+    rng: Generator that decides on the flaws.
+    guess_rate: Probability that the rationale is a bare guess.
+    slip_rate: Probability that a step of any other rationale is incorrect. The
+      steps after it use its result.
 
   Returns:
     The rationale and the answer that it reaches.

@@ -1,7 +1,7 @@
 """Arithmetic with + - *: `Compute: (3 - -4 * 2) + (5 - 1)`.
 
-Level: 3 * level - 1 numbers from -9 to 9, in brackets of three and one of two,
-which are added or subtracted. Level 1 is two numbers without brackets.
+Level: 3 * level - 1 numbers from -9 to 9: one bracket of two, and brackets of
+three, which are added or subtracted. Level 1 is two numbers without brackets.
 """
 
 import random
@@ -29,9 +29,9 @@ def _make_group(rng: random.Random, size: int) -> tuple[str, Any]:
   return text, expressions.join(numbers, operators, "*")
 
 
-def make(rng: random.Random, level: int) -> Problem:
+def make_problem(rng: random.Random, level: int) -> Problem:
   """Draws a sum of brackets."""
-  # Three at most: a longer row, or a bracket of four, might stand in BBH.
+  # At most three: a longer row, or a bracket of four, might be in BBH.
   sizes = draw.shuffled(rng, [2] + [3] * (level - 1))
   groups = [_make_group(rng, size) for size in sizes]
   operators = [draw.choice(rng, "+-") for _ in groups[1:]]
@@ -43,7 +43,7 @@ def make(rng: random.Random, level: int) -> Problem:
 
 
 def solve(parts: Parts, slip: Slip) -> tuple[list[str], str]:
-  """Works the sum out; a slip is off by 1, 2 or 10."""
+  """Evaluates the sum; a slip is off by 1, 2 or 10."""
 
   def work(operator: str, left: int, right: int) -> int:
     if operator == "+":
@@ -64,4 +64,4 @@ def guess(rng: random.Random, parts: Parts) -> str:
   return str(draw.below(rng, 2 * most + 1) - most)
 
 
-KIND = Kind("multistep_arithmetic", "integer", make, solve, guess)
+KIND = Kind("multistep_arithmetic", "integer", make_problem, solve, guess)

@@ -1,9 +1,9 @@
 """Walks of a robot that may end where they began.
 
 Level: level + 1 moves of 1 to 9, and one or two more that lead back to the
-start. In half the questions a move is then made longer or shorter. Level 1
-only slides (`Slide 3 east`); from level 2 on, half the robots roll the way
-they look and must spin for another one (`Roll 3. Spin left.`).
+start. In half the questions one move is then made longer or shorter. At level 1
+all robots slide (`Slide 3 east`). From level 2 on, half of them roll in the
+direction that they face and must spin to change it (`Roll 3. Spin left.`).
 """
 
 import random
@@ -22,9 +22,9 @@ class Order(NamedTuple):
   """One order to the robot.
 
   Attributes:
-    verb: Slide (some way), Roll (ahead) or Spin.
-    amount: how far, or how many quarter turns to the right.
-    way: of a slide, as an index of north, east, south, west.
+    verb: Slide (in some direction), Roll (ahead) or Spin.
+    amount: Distance, or quarter turns to the right.
+    way: Direction of a slide: index of north, east, south, west.
   """
 
   verb: str
@@ -64,7 +64,7 @@ def _to_rolls(moves: list[tuple[int, int]]) -> list[Order]:
   return orders
 
 
-def make(rng: random.Random, level: int) -> Problem:
+def make_problem(rng: random.Random, level: int) -> Problem:
   """Draws a walk."""
   moves = [
     (draw.below(rng, 4), 1 + draw.below(rng, 9)) for _ in range(level + 1)
@@ -88,7 +88,7 @@ def make(rng: random.Random, level: int) -> Problem:
 def solve(orders: list[Order], slip: Slip) -> tuple[list[str], str]:
   """Follows the orders: `Roll 3: 0 3 N` is 0 east, 3 north, looking north.
 
-  A slip moves or looks another way.
+  A slip moves or turns in another direction.
   """
   x, y, heading, steps = 0, 0, 0, []
   for order in orders:
@@ -110,4 +110,4 @@ def guess(rng: random.Random, orders: list[Order]) -> str:
   return draw.choice(rng, ("Yes", "No"))
 
 
-KIND = Kind("navigate", ("Yes", "No"), make, solve, guess)
+KIND = Kind("navigate", ("Yes", "No"), make_problem, solve, guess)

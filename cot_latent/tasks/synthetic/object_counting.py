@@ -12,7 +12,7 @@ from typing import NamedTuple
 from cot_latent.tasks.synthetic import draw
 from cot_latent.tasks.synthetic.kind import Kind, Problem, Slip
 
-# All take `a` and form the plural with `s`.
+# All of them take `a` and form the plural with `s`.
 SORTS = {
   "tools": (
     *("saw", "hammer", "spanner", "chisel"),
@@ -43,9 +43,9 @@ class Entry(NamedTuple):
   """Some things of the list.
 
   Attributes:
-    number: how many.
-    noun: what, in the singular or plural.
-    is_asked: whether they are of the sort that is asked for.
+    number: Number of things.
+    noun: Name of the thing, singular or plural.
+    is_asked: Whether the question asks for their sort.
   """
 
   number: int
@@ -53,7 +53,7 @@ class Entry(NamedTuple):
   is_asked: bool
 
 
-def make(rng: random.Random, level: int) -> Problem:
+def make_problem(rng: random.Random, level: int) -> Problem:
   """Draws a list and the sort to count."""
   sort = draw.choice(rng, tuple(SORTS))
   num_entries, num_asked = 2 * level + 1, level + draw.below(rng, 3)
@@ -88,4 +88,4 @@ def guess(rng: random.Random, entries: list[Entry]) -> str:
   return str(1 + draw.below(rng, 3 * len(entries)))
 
 
-KIND = Kind("object_counting", "integer", make, solve, guess)
+KIND = Kind("object_counting", "integer", make_problem, solve, guess)

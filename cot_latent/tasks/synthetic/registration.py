@@ -1,4 +1,4 @@
-"""Synthetic tasks put into SeqIO's registry."""
+"""Registers synthetic tasks with SeqIO."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -22,22 +22,22 @@ def register(
   """Registers a SeqIO task with the splits base, train and test.
 
   Args:
-    name: the task's name, not taken yet.
-    kind: a name in `KINDS`.
-    levels: see `splits.examples`, as for all that follow.
-    sizes: examples in each split.
-    guess_rate: how often a base rationale is a bare guess.
-    slip_rate: how often a step of the other base rationales is wrong.
-    seed: another one gives other questions.
+    name: The task's name, not taken yet.
+    kind: A name in `KINDS`.
+    levels: Levels of the questions; see `splits.examples`.
+    sizes: Examples in each split.
+    guess_rate: Probability that a base rationale is a bare guess.
+    slip_rate: Probability that a step of any other base rationale is incorrect.
+    seed: Seed of the questions.
 
   Raises:
-    UserError: if an argument is wrong or the name is taken. That a level has
-      too few different questions is found when a split is read.
+    UserError: If an argument is bad or the name is taken. Whether a level has
+      enough different questions is checked when a split is read.
   """
   splits.check_settings(kind, levels, sizes, guess_rate, slip_rate, seed)
   if not isinstance(name, str):
     raise UserError(f"a synthetic task's name must be text, got {name!r:.60}")
-  # Copies, which nobody can change before a split is read.
+  # Copies, so that no caller changes them before a split is read.
   levels, sizes = tuple(levels), dict(sizes)
   read = functools.partial(
     splits.examples,

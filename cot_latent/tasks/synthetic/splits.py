@@ -1,4 +1,4 @@
-"""The splits of a synthetic task: which questions, and which rationales."""
+"""The splits of a synthetic task: its questions and rationales."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ SPLITS = ("base", "train", "test")
 LEVELS = (1, 2, 3)
 SIZES = {"base": 4000, "train": 1000, "test": 200}
 GUESS_RATE, SLIP_RATE = 0.6, 0.1
-# In a row that find no new question before a level counts as exhausted.
+# After this many draws in a row without a new question a level is exhausted.
 _MAX_DRAWS = 1000
 
 
@@ -31,7 +31,8 @@ def check_settings(
   """Checks the arguments of `examples`.
 
   Raises:
-    UserError: naming the kind, the argument, and what it must be.
+    UserError: If an argument is bad; names the kind, the argument, and what it
+      must be.
   """
 
   def reject(name: str, value, wanted: str):
@@ -80,22 +81,23 @@ def examples(
 ) -> Iterator[dict[str, str]]:
   """Makes a split's examples.
 
-  Rationales are right in `train` and `test`, where no question comes twice.
-  `base` has others, which may come twice, with flawed rationales, each with
-  the answer that it reaches. The questions do not depend on the rates.
+  Rationales are correct in `train` and `test`, where no question is repeated.
+  `base` has other questions, which may be repeated, with flawed rationales,
+  each with the answer that it reaches. The questions do not depend on the
+  rates.
 
   Args:
-    kind: a name in `KINDS`.
-    split: base, train or test.
-    levels: how hard, from 1 on. Example n has level levels[n % len(levels)].
-    sizes: examples in each split.
-    guess_rate: how often a base rationale is a bare guess.
-    slip_rate: how often a step of the other base rationales is wrong.
-    seed: another one gives other questions.
+    kind: A name in `KINDS`.
+    split: One of base, train and test.
+    levels: Difficulty, from 1 on. Example n has level levels[n % len(levels)].
+    sizes: Examples in each split.
+    guess_rate: Probability that a base rationale is a bare guess.
+    slip_rate: Probability that a step of any other base rationale is incorrect.
+    seed: Seed of the questions.
 
   Raises:
-    UserError: if an argument is wrong, or, as soon as it is found, if a level
-      has too few different questions.
+    UserError: If an argument is bad, or, as soon as it is found, if a level has
+      too few different questions.
   """
   check_settings(kind, levels, sizes, guess_rate, slip_rate, seed)
   if split not in SPLITS:
@@ -149,7 +151,7 @@ def _draw(
 ) -> Problem:
   """Draws a problem whose question is not in `seen`."""
   for _ in range(_MAX_DRAWS):
-    problem = kind.make(rng, level)
+    problem = kind.make_problem(rng, level)
     if problem.question not in seen:
       return problem
   raise UserError(

@@ -18,14 +18,14 @@ _LETTERS = "ABCDEFG"
 
 
 class Parts(NamedTuple):
-  """People by name, swaps by place, and whose thing is asked for, by place."""
+  """People by name, swaps by place, and the person asked about, by place."""
 
   names: list[str]
   swaps: list[list[int]]
   asked: int
 
 
-def make(rng: random.Random, level: int) -> Problem:
+def make_problem(rng: random.Random, level: int) -> Problem:
   """Draws the people, their things and the swaps."""
   num_people = min(level + 2, len(_LETTERS))
   names = words.make_names(rng, num_people)
@@ -52,8 +52,8 @@ def _swapped(state: str, i: int, j: int) -> str:
 def solve(parts: Parts, slip: Slip) -> tuple[list[str], str]:
   """Writes the options' letters in the order of the people after each swap.
 
-  `Bex Dov: BAC` is a swap after which the first has (B). A slip swaps
-  others; in the last step, `Dov has A`, it reads off another's thing.
+  `Bex Dov: BAC` is a swap after which the first person has (B). A slip swaps
+  other people; in the last step, `Dov has A`, it reads another person's thing.
   """
   names, swaps, asked = parts
   pairs = list(itertools.combinations(range(len(names)), 2))
@@ -74,4 +74,4 @@ def guess(rng: random.Random, parts: Parts) -> str:
   return f"({draw.choice(rng, _LETTERS[: len(parts.names)])})"
 
 
-KIND = Kind("tracking_shuffled_objects", "choice", make, solve, guess)
+KIND = Kind("tracking_shuffled_objects", "choice", make_problem, solve, guess)

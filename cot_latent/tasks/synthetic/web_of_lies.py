@@ -1,4 +1,4 @@
-"""Is the last in a chain of people honest, each of whom judges the one before?
+"""Chains of people who each judge the person before: is the last one honest?
 
 Level: level + 2 people.
 """
@@ -16,16 +16,16 @@ class Parts(NamedTuple):
   """A chain of people.
 
   Attributes:
-    names: theirs.
-    claims: whether somebody is said to be honest: the first person by the
-      question, then each one by the next.
+    names: Names of the people.
+    claims: Whether a person is said to be honest: the first person by the
+      question, each following person by the next.
   """
 
   names: list[str]
   claims: list[bool]
 
 
-def make(rng: random.Random, level: int) -> Problem:
+def make_problem(rng: random.Random, level: int) -> Problem:
   """Draws the people and what they say."""
   names = words.make_names(rng, level + 2)
   claims = [rng.random() < 0.5 for _ in names]
@@ -36,7 +36,7 @@ def make(rng: random.Random, level: int) -> Problem:
 
 
 def solve(parts: Parts, slip: Slip) -> tuple[list[str], str]:
-  """Judges one after the other, `Bex is honest`; a slip is misjudging."""
+  """Judges each person in order, `Bex is honest`; a slip judges wrongly."""
   is_honest, steps = True, []  # the question itself is honest
   for name, claim in zip(parts.names, parts.claims, strict=True):
     right = is_honest == claim
@@ -51,4 +51,4 @@ def guess(rng: random.Random, parts: Parts) -> str:
   return draw.choice(rng, ("Yes", "No"))
 
 
-KIND = Kind("web_of_lies", ("Yes", "No"), make, solve, guess)
+KIND = Kind("web_of_lies", ("Yes", "No"), make_problem, solve, guess)

@@ -1,7 +1,7 @@
 """Made-up words to be put in alphabetical order: `Sort: kelro balgo kelda`.
 
-Level: 2 * level + 1 words with level + 2 beginnings, so that more and more of
-them differ only towards their end.
+Level: 2 * level + 1 words with level + 2 beginnings, so that at higher levels
+more words differ only near their end.
 """
 
 import random
@@ -10,7 +10,7 @@ from cot_latent.tasks.synthetic import draw, words
 from cot_latent.tasks.synthetic.kind import Kind, Problem, Slip
 
 
-def make(rng: random.Random, level: int) -> Problem:
+def make_problem(rng: random.Random, level: int) -> Problem:
   """Draws words."""
   heads = draw.sample(rng, words.HEADS, min(level + 2, len(words.HEADS)))
   drawn = words.make_words(rng, 2 * level + 1, heads)
@@ -18,9 +18,9 @@ def make(rng: random.Random, level: int) -> Problem:
 
 
 def solve(unsorted: list[str], slip: Slip) -> tuple[list[str], str]:
-  """Inserts word after word into a sorted list, written out each time.
+  """Inserts each word into a sorted list, written out each time.
 
-  A slip inserts in the wrong place; later words go before the first that is
+  A slip inserts at a wrong place; later words go before the first word that is
   greater.
   """
   done, steps = unsorted[:1], []
@@ -37,4 +37,4 @@ def guess(rng: random.Random, unsorted: list[str]) -> str:
   return " ".join(draw.shuffled(rng, unsorted))
 
 
-KIND = Kind("word_sorting", "words", make, solve, guess)
+KIND = Kind("word_sorting", "words", make_problem, solve, guess)

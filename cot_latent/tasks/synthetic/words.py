@@ -1,7 +1,6 @@
-"""Made-up words and names, as many as are wanted.
+"""Made-up words and names, in any number.
 
-None stands in BBH, and the syllables are chosen so that none is a word that
-one would rather not read.
+No word is in BBH, and the syllables are chosen so that no word is offensive.
 """
 
 import random
@@ -19,7 +18,7 @@ TAILS = (
   *("bo", "da", "dex", "fi", "go", "kin", "lo", "ma", "mub", "nax"),
   *("nu", "pex", "ro", "ruf", "sim", "ta", "tub", "va", "wen", "zo"),
 )
-# Short, and each with a letter of its own, so that a small model can copy them.
+# Short, and each with a different letter, so that a small model can copy them.
 NAMES = (
   *("Ayo", "Bex", "Cyd", "Dov", "Ejo", "Fip", "Gus", "Hux", "Ilo", "Jud"),
   *("Kew", "Lux", "Mab", "Nox", "Oru", "Pim", "Quo", "Rix", "Sib", "Tuk"),
@@ -31,7 +30,7 @@ def make_words(
   rng: random.Random, n: int, heads: Sequence[str] = HEADS
 ) -> list[str]:
   """Draws n different words that begin with the given heads."""
-  # Enough combinations that a word drawn is nearly always a new one.
+  # Enough combinations that a drawn word is nearly always new.
   num_tails = 1
   while len(heads) * len(TAILS) ** num_tails < 4 * n:
     num_tails += 1

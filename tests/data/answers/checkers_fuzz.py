@@ -58,10 +58,12 @@ GSM8K_STOPS = {
 READERS = [
   (convention, case, BBH_STOPS.get(name, ()))
   for case in CASES
-  for name, convention in bbh_conventions.make(case.kind, case.task).items()
+  for name, convention in bbh_conventions.conventions(
+    case.kind, case.task
+  ).items()
 ] + [
   (convention, GSM8K, GSM8K_STOPS.get(name, ()))
-  for name, convention in gsm8k_conventions.make().items()
+  for name, convention in gsm8k_conventions.conventions().items()
 ]
 
 # Pieces of which completions are made, so that random ones often have answers.
@@ -82,7 +84,7 @@ completions = st.one_of(
 
 
 def check_reading(convention, case, completion):
-  """Checks that there is an answer or none, and at most one right one."""
+  """Checks that there is at most one answer, and that one may be correct."""
   found = convention.extract(completion, case.question)
   assert found is None or (isinstance(found, str) and found)
   right = [
@@ -99,7 +101,7 @@ def check_reading(convention, case, completion):
 
 
 def check_stops(convention, case, stops, completion):
-  """Checks that what stands behind a stop string changes nothing."""
+  """Checks that text after a stop string changes nothing."""
   found = convention.extract(completion, case.question)
   for stop in stops:
     more = f"{completion}{stop}{completion} the answer is {case.answers[0]}."
@@ -112,7 +114,7 @@ def check_completion(completion):
     check_reading(convention, case, completion)
     check_stops(convention, case, stops, completion)
   for case in CASES:
-    trice = bbh_conventions.make(case.kind)["trice"]
+    trice = bbh_conventions.conventions(case.kind)["trice"]
     for answer in case.answers:
       more = f"{completion}\nSo the answer is {answer}."
       assert checkers.is_correct(trice, more, answer)
@@ -123,10 +125,10 @@ def test_one_input(data: bytes) -> None:
   """Checks one completion; bytes that are not UTF-8 become surrogates.
 
   Args:
-    data: from a fuzzer.
+    data: From a fuzzer.
 
   Raises:
-    AssertionError: if a check fails, or takes unreasonably long.
+    AssertionError: If a check fails, or takes unreasonably long.
   """
   start = time.process_time()
   check_completion(data.decode(errors="surrogateescape"))

@@ -234,7 +234,7 @@ def check_paper_rule(extract, completion):
 
 
 @hypothesis.given(completions)
-def test_a_sentence_is_right_by_the_papers_rule(completion):
+def test_a_sentence_is_correct_by_the_papers_rule(completion):
   check_paper_rule(checkers.answer_sentence, completion)
 
 
@@ -296,14 +296,14 @@ def check_bbh(kind, completion, expected, right=None, question="", task=""):
   """Checks what each convention reads, and which of it is right.
 
   Args:
-    kind: of answers.
-    completion: what a model wrote.
-    expected: what the conventions of BBH_NAMES read, in this order.
-    right: the known answer, or None to check the reading only.
-    question: what was asked.
-    task: whose question it is.
+    kind: Of answers.
+    completion: What a model wrote.
+    expected: What the conventions of BBH_NAMES read, in this order.
+    right: The known answer, or None to check the reading only.
+    question: What was asked.
+    task: Whose question it is.
   """
-  conventions = bbh_conventions.make(kind, task)
+  conventions = bbh_conventions.conventions(kind, task)
   assert set(conventions) == {*BBH_NAMES, "bbh_authors_direct"}
   read = {n: c.extract(completion, question) for n, c in conventions.items()}
   assert tuple(read[name] for name in BBH_NAMES) == tuple(expected)
@@ -331,7 +331,7 @@ def check_bbh(kind, completion, expected, right=None, question="", task=""):
       ["(B)", "(B)", "(b)", "(b)", "(B)."],
     ),
     ("(B)", [None, None, None, "(b)", None]),
-    # As it was written, but for the flexible rule.
+    # As it was written, except for the flexible rule.
     ("So the answer is (b).", ["(b)", "(b)", "(b)", None, "(b)"]),
     ("So the answer is B.", ["B", "B", "b", None, "B"]),
     (
@@ -375,7 +375,7 @@ def check_bbh(kind, completion, expected, right=None, question="", task=""):
     # The letter Q ends a completion.
     ("So the answer is (Q).", ["(Q)", "(Q)", "(q)", "(q)", None]),
     ("Quite so. The answer is (B).", ["(B)", None, "(b)", "(b)", None]),
-    # The option's text, and a letter behind a colon.
+    # The option's text, and a letter after a colon.
     (
       "So the answer is the blue hat.",
       ["the blue hat", "the blue hat", "the blue hat", "(b)", "the blue hat"],
@@ -471,7 +471,7 @@ def test_choices(kind, completion, expected):
   ],
 )
 def test_options_are_numbered_as_they_stand(question, completion, expected):
-  convention = bbh_conventions.make("choice")["lm_eval_flexible"]
+  convention = bbh_conventions.conventions("choice")["lm_eval_flexible"]
   assert convention.extract(completion, question) == expected
 
 
@@ -549,7 +549,7 @@ def test_integers(text, strict, flexible):
   ],
 )
 def test_where_numbers_in_words_end(text, number):
-  convention = bbh_conventions.make("integer")["lm_eval_flexible"]
+  convention = bbh_conventions.conventions("integer")["lm_eval_flexible"]
   assert convention.extract(text, "") == number
 
 
@@ -709,13 +709,13 @@ def test_words(completion, expected):
 
 
 def test_words_without_a_list_are_not_found():
-  convention = bbh_conventions.make("words")["lm_eval_flexible"]
+  convention = bbh_conventions.conventions("words")["lm_eval_flexible"]
   for question in ("", "Sort fig", "List:", "List:  "):
     assert convention.extract("fig", question) is None
 
 
 def test_free_text_has_no_flexible_rule():
-  conventions = bbh_conventions.make("text")
+  conventions = bbh_conventions.conventions("text")
   assert "lm_eval_flexible" not in conventions
   answer = "dearth, wind, & fire"
   completion = f"So the answer is {answer}."
@@ -724,7 +724,7 @@ def test_free_text_has_no_flexible_rule():
 
 
 def test_the_direct_rule_takes_the_answer_and_nothing_else():
-  convention = bbh_conventions.make("choice")["bbh_authors_direct"]
+  convention = bbh_conventions.conventions("choice")["bbh_authors_direct"]
   assert checkers.is_correct(convention, "(B)", "(B)")
   for text in ("(B).", " (B)", "(B)\n", "(b)", "B", "(A)", "", "(B)\n\nQ: a"):
     assert not checkers.is_correct(convention, text, "(B)")
@@ -736,7 +736,7 @@ GSM8K_NAMES += ("lm_eval_cot_strict",)
 
 def check_gsm8k(completions, expected):
   """Checks what each convention reads in its completion, and what is right."""
-  conventions = gsm8k_conventions.make()
+  conventions = gsm8k_conventions.conventions()
   assert tuple(conventions) == GSM8K_NAMES
   for name, completion, number in zip(
     GSM8K_NAMES, completions, expected, strict=True
@@ -749,7 +749,7 @@ def check_gsm8k(completions, expected):
 
 
 # By trice, OpenAI, and lm-eval's gsm8k strict, gsm8k flexible, gsm8k_cot
-# strict, each behind its own mark.
+# strict, each after its own mark.
 @pytest.mark.parametrize(
   ("text", "expected"),
   [
@@ -840,10 +840,10 @@ def test_gsm8k_completions(completion, expected):
   check_gsm8k([completion] * 5, expected)
 
 
-def test_only_trice_counts_what_was_cut_as_wrong():
+def test_only_trice_counts_a_cut_completion_as_incorrect():
   for conventions in (
-    bbh_conventions.make("choice"),
-    gsm8k_conventions.make(),
+    bbh_conventions.conventions("choice"),
+    gsm8k_conventions.conventions(),
   ):
     cut = {n for n, c in conventions.items() if not c.scores_cut}
     assert cut == {"trice"}
@@ -868,8 +868,8 @@ def check_needs_question(convention, case, completion):
 def check_never_equal(is_correct):
   """Checks that no answer is not equal to a known answer of the same look."""
   for conventions in (
-    bbh_conventions.make("text"),
-    gsm8k_conventions.make(),
+    bbh_conventions.conventions("text"),
+    gsm8k_conventions.conventions(),
   ):
     for convention in conventions.values():
       for answer in ("[invalid]", "", "None", ",", "."):
@@ -936,12 +936,14 @@ def check_rule(rule, extract, completion):
 
 def find_rule(kind, name):
   conventions = (
-    gsm8k_conventions.make() if kind is None else bbh_conventions.make(kind)
+    gsm8k_conventions.conventions()
+    if kind is None
+    else bbh_conventions.conventions(kind)
   )
   return conventions[name].extract
 
 
-# But for what NumPy does to these two.
+# Except for what NumPy does to these two.
 PLAIN = [p for p in checkers_fuzz.PIECES if p not in ("\0", "\u0130")]
 plain_completions = st.lists(st.sampled_from(PLAIN), max_size=12).map("".join)
 
@@ -984,8 +986,8 @@ def test_what_holds_of_every_completion(completion):
 
 
 def broken_conventions():
-  """Twins: an empty answer, two right ones, no stop."""
-  true = bbh_conventions.make("choice")["lm_eval_strict"]
+  """Twins: an empty answer, two correct answers, no stop."""
+  true = bbh_conventions.conventions("choice")["lm_eval_strict"]
   yield true._replace(extract=lambda completion, question: completion[:0])
   yield true._replace(
     extract=lambda completion, question: "x", normalize=lambda answer: "x"
@@ -1003,7 +1005,7 @@ def test_broken_conventions_are_rejected(broken):
       checkers_fuzz.check_reading(convention, case, completion)
       checkers_fuzz.check_stops(convention, case, ("Q:",), completion)
 
-  check(bbh_conventions.make("choice")["lm_eval_strict"])
+  check(bbh_conventions.conventions("choice")["lm_eval_strict"])
   with pytest.raises(AssertionError):
     check(broken)
 
@@ -1109,7 +1111,7 @@ def test_an_unknown_kind_is_refused(kind):
   for use in (
     checkers.check_kind,
     checkers.describe,
-    bbh_conventions.make,
+    bbh_conventions.conventions,
     lambda kind: checkers.admits(kind, "Yes"),
   ):
     with pytest.raises(UserError, match="choice, integer") as caught:
@@ -1165,7 +1167,7 @@ def test_quadratic_readers_are_rejected():
 
 
 def test_a_long_question_is_no_trouble():
-  convention = bbh_conventions.make("choice")["lm_eval_flexible"]
+  convention = bbh_conventions.conventions("choice")["lm_eval_flexible"]
   start = time.process_time()
   for piece in ("(A) hat ", "(", "(A)", " ", "^"):
     convention.extract("So: B", piece * (MEGABYTE // len(piece)))

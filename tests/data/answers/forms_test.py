@@ -76,9 +76,9 @@ def test_the_conventions(form, kind, is_direct):
   assert not ways[first].scores_cut  # what training counts as right, has ended
   assert not ways[first].needs_question  # nor is there one in training
   known = (
-    bbh_conventions.make(kind)
+    bbh_conventions.conventions(kind)
     if form == "sentence"
-    else gsm8k_conventions.make()
+    else gsm8k_conventions.conventions()
   )
   assert [name for name in ways if name != "direct"] == list(known)
 

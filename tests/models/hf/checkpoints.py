@@ -80,8 +80,8 @@ ARCHITECTURES = {
 }
 
 
-def make(architecture):
-  """A model whose answers hang on its input and on each of its parameters."""
+def make_torch_model(architecture):
+  """A model whose answers depend on its input and on each of its parameters."""
   config = ARCHITECTURES[architecture]()
   config._attn_implementation = "eager"  # the others leave caps out
   torch.manual_seed(0)
@@ -101,7 +101,7 @@ def make(architecture):
 
 @functools.cache
 def prompts():
-  """[B, P] int32, of every length from 2 to P, padded in front."""
+  """[B, P] int32, of every length from 2 to P, padded on the left."""
   rng = np.random.default_rng(0)
   tokens = rng.integers(2, VOCABULARY, (ROWS, PROMPT_LENGTH), np.int32)
   lengths = np.linspace(2, PROMPT_LENGTH, ROWS).astype(int)[:, None]
@@ -149,7 +149,7 @@ def expected_greedy(model):
   return np.pad(written, [(0, 0), (0, missing)])
 
 
-def build(config, vocab_size=VOCABULARY):
+def build_model(config, vocab_size=VOCABULARY):
   return language_model.from_config(config, vocab_size, EOS_ID, LENGTH)
 
 

@@ -70,7 +70,7 @@ def model_of(name):
         rope_parameters=LLAMA3,
       )
     )
-  model = checkpoints.make(name)
+  model = checkpoints.make_torch_model(name)
   if "gemma" in name:  # no file says it
     model.config.query_pre_attn_scalar = model.config.head_dim
   return model
@@ -238,7 +238,7 @@ def test_files_that_are_none(tmp_path):
   with pytest.raises(UserError, match=r"cannot read .*No such file"):
     hf_config.read_config(path)
   path.write_bytes(b"GGUF")
-  with pytest.raises(UserError, match="is no GGUF file, or not whole"):
+  with pytest.raises(UserError, match="is not a GGUF file, or is incomplete"):
     hf_config.read_config(path)
   gguf_writer.write(path, model_of("llama_tied"), "mamba")
   with pytest.raises(

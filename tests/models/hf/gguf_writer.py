@@ -143,7 +143,7 @@ def byte_level(made, pre, eos, bos=None, template=None):
 
 
 def pieces(made, eos, bos, unknown, has_space):
-  """Tokens of a tokenizer of pieces, likewise."""
+  """Tokens of a tokenizer of pieces."""
   content = json.loads(made.to_str())
   special = {t["content"] for t in content["added_tokens"]}
   tokens = sorted(made.get_vocab(True), key=made.get_vocab(True).get)

@@ -1,4 +1,4 @@
-"""What config.json says of models on the Hub, as far as numbers hang on it.
+"""What config.json says of models on the Hub, as far as numbers depend on it.
 
 Written down by hand, with the older names of settings and without those that
 older files leave out; ids of tokens and versions are made up. The numbers of

@@ -29,9 +29,9 @@ def byte_level(special, first=False, normalizer=None):
   """BPE on bytes, as GPT-2, Llama 3 and Qwen have it.
 
   Args:
-    special: the special tokens.
-    first: whether they have the first ids, and not the last.
-    normalizer: what a text goes through.
+    special: The special tokens.
+    first: Whether they have the first ids, and not the last.
+    normalizer: What a text goes through.
   """
   made = tokenizers.Tokenizer(models.BPE())
   made.pre_tokenizer = splitters.ByteLevel(add_prefix_space=False)

@@ -1,4 +1,4 @@
-"""Tokenizers of checkpoints: the same ids but for padding, and no text lost."""
+"""Tokenizers of checkpoints: the same ids except padding, and no text lost."""
 
 import dataclasses
 import functools
@@ -131,7 +131,7 @@ def check_ids(kind, encode):
 
 
 @each_kind
-def test_ids_are_the_tokenizers_own_but_for_padding(kind):
+def test_ids_are_the_tokenizers_own_except_padding(kind):
   vocabulary = load(kind)
   check_ids(kind, vocabulary.encode)
 
@@ -621,15 +621,15 @@ def save(folder, tokenizer=None, **contents):
     ),
     (
       {"tokenizer_config": EOS, "config": {"vocab_size": 100}},
-      "has ids up to 343, and config.json a vocab_size of 100",
+      "has ids up to 343, but config.json has a vocab_size of 100",
     ),
     (
       {"tokenizer_config": EOS, "config": {"vocab_size": 341}},
-      "has EOS id 341, and config.json a vocab_size of 341",
+      "has EOS id 341, but config.json has a vocab_size of 341",
     ),
     (
       {"tokenizer_config": EOS | {"add_bos_token": True}},
-      "prompts are to begin with BOS, and no bos_token of tokenizer_config.jso",
+      "prompts should begin with BOS, but it has no bos_token of tokenizer",
     ),
     ({"tokenizer_config": [1]}, "tokenizer_config.json: expected an object"),
     ({"tokenizer_config": EOS, "config": 7}, "config.json: expected an object"),
@@ -645,7 +645,7 @@ def test_folders_that_are_refused(contents, said, tmp_path):
 def test_nothing_to_pad_with(tmp_path):
   made = checkpoints.byte_level(["<|end_of_text|>"])
   folder = save(tmp_path, made, tokenizer_config=EOS)
-  assert "has nothing to pad with: " in message_of(
+  assert "has no token for padding: " in message_of(
     common.load_vocabulary, folder
   )
   # A pad_token that is text, or EOS itself, does not count.
@@ -685,7 +685,7 @@ def test_several_tokens_in_front(tmp_path):
   )
   folder = save(tmp_path, made, tokenizer_config=EOS)
   text = message_of(common.load_vocabulary, folder)
-  assert "puts 2 tokens before a text; one at most, BOS, is understood" in text
+  assert "puts 2 tokens before a text; only one, BOS, is supported" in text
   assert common.load_vocabulary(folder, False).bos_id is None
 
 
@@ -693,7 +693,7 @@ def test_a_decoder_that_puts_spaces_between_tokens(tmp_path):
   made = checkpoints.byte_level(checkpoints.LLAMA_3)
   made.decoder = None
   folder = save(tmp_path, made, tokenizer_config=EOS)
-  assert "makes another text of two texts in a row" in message_of(
+  assert "turns two texts in a row into another text" in message_of(
     common.load_vocabulary, folder
   )
 
@@ -752,7 +752,7 @@ def test_pieces_of_a_checkpoint(name, tmp_path):
   assert vocabulary.padding_id == wrapped.padding_id == 0
   digest = hashlib.sha256(content).hexdigest()[:16]
   assert wrapped.name == f"CheckpointPieces(sha256 {digest})"
-  # Those of the file, but for the space before a text.
+  # Those of the file, except the space before a text.
   plain = common.load_vocabulary(str(tmp_path / name))
   for text in ("The answer", "a", "a b"):
     assert vocabulary.encode(f" {text}") == plain.encode(text)

@@ -1,0 +1,50 @@
+"""Texts of the code's docstrings, read without importing it."""
+
+import functools
+import pathlib
+
+import griffe
+
+
+@functools.cache
+def package(root: pathlib.Path) -> griffe.Object:
+  """Reads the whole package as text, once."""
+  return griffe.load("cot_latent", search_paths=[str(root)])
+
+
+def find(root: pathlib.Path, path: str) -> griffe.Object:
+  """Finds what a dotted path below the package names."""
+  item = package(root)[path.removeprefix("cot_latent.")]
+  return item.final_target if item.is_alias else item
+
+
+def attributes(item: griffe.Object) -> dict[str, str]:
+  """Reads the fields that a class describes: name -> text."""
+  if item.docstring is None:
+    return {}
+  wanted = ("attributes", "parameters")
+  return {
+    field.name: field.description
+    for section in item.docstring.parse("google", warnings=False)
+    if section.kind.value in wanted
+    for field in section.value
+  }
+
+
+def summary(item: griffe.Object) -> str:
+  """The first paragraph of a docstring."""
+  if item.docstring is None:
+    return ""
+  return " ".join(item.docstring.value.split("\n\n")[0].split())
+
+
+def sentence(text: str) -> str:
+  """A text that begins with a capital and ends with a stop."""
+  text = " ".join(text.split())
+  return text if text.endswith((".", "?")) else f"{text[:1].upper()}{text[1:]}."
+
+
+def cell(text: str) -> str:
+  """A text for a cell of a Markdown table."""
+  text = " ".join(str(text).split()).replace("|", "\\|")
+  return text.replace("<", "&lt;")

@@ -1,0 +1,100 @@
+"""Sampling with kernels put together and updates merged, and its products."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cot_latent.models import fused, language_model, products
+from cot_latent.models.lora import TARGETS, Lora
+from tests.models import common
+
+SOME, ALL = Lora(2, targets=("query", "value", "up")), Lora(3, targets=TARGETS)
+CONFIG = dataclasses.replace(
+  common.CONFIG, num_heads=4, num_kv_heads=2, qkv_bias=True
+)
+
+
+def build(dtype, lora):
+  config = dataclasses.replace(CONFIG, dtype=dtype, param_dtype=dtype)
+  return language_model.from_config(
+    config, common.VOCABULARY, common.EOS_ID, common.LENGTH, lora=lora
+  )
+
+
+def random_params(model):
+  numbers = np.random.default_rng(0)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  return jax.tree.map(
+    lambda x: jnp.asarray(numbers.normal(0, 0.4, x.shape), x.dtype), shapes
+  )
+
+
+@pytest.mark.parametrize("lora", [None, SOME, ALL])
+@pytest.mark.parametrize(
+  ("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.15)]
+)
+def test_what_is_sampled_is_scored_with_kernels_put_together(
+  dtype, tolerance, lora
+):
+  model = build(dtype, lora)
+  params = random_params(model)
+  draws = model.sample(params, common.prompts(), common.keys(0))
+  scored = model.log_prob(params, common.prompts(), draws.tokens)
+  np.testing.assert_allclose(draws.log_prob, scored, rtol=0, atol=tolerance)
+
+
+def test_a_narrow_model_keeps_its_updates_apart():
+  # Added to a bfloat16 kernel, small ones would be rounded away.
+  model = build("bfloat16", SOME)
+  adapted = model.network.params_for_sampling(random_params(model))
+  block = adapted["layer_0"]
+  assert block["query_key_value"]["lora_down"].shape == (32, 2 * SOME.rank)
+  assert block["gate_up"]["lora_down"].shape == (32, SOME.rank)
+  assert fused.lora_of("gate_up", SOME).scale == SOME.scale
+
+
+def test_the_gradient_of_a_product_with_an_update():
+  numbers = np.random.default_rng(0)
+  shapes = (5, 7), (7, 6), (7, 2), (2, 6)
+  arguments = [jnp.asarray(numbers.normal(size=shape)) for shape in shapes]
+
+  def apart(x, kernel, down, up):
+    return jnp.sin(x @ kernel + (x @ down) @ up).sum()
+
+  def together(*arguments):
+    return jnp.sin(products.updated_product(*arguments)).sum()
+
+  every = (0, 1, 2, 3)
+  for one, other in zip(
+    jax.grad(apart, every)(*arguments),
+    jax.grad(together, every)(*arguments),
+    strict=True,
+  ):
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-4)
+
+
+def test_the_gradient_of_a_narrow_product():
+  numbers = np.random.default_rng(0)
+  x, kernel = (
+    jnp.asarray(numbers.normal(size=shape), jnp.bfloat16)
+    for shape in ((5, 7), (7, 6))
+  )
+
+  def narrow(x, kernel):
+    return jnp.square(products.product(x, kernel)).sum()
+
+  def wide(x, kernel):
+    return jnp.square(x @ kernel).sum()
+
+  for one, other in zip(
+    jax.jit(jax.grad(narrow, (0, 1)))(x, kernel),
+    jax.grad(wide, (0, 1))(*(y.astype(jnp.float32) for y in (x, kernel))),
+    strict=True,
+  ):
+    assert one.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+      one.astype(jnp.float32), other, rtol=0.05, atol=0.2
+    )
