@@ -15,7 +15,8 @@ from tests import toys
 from tests.exact import enumeration
 from tests.exact.enumeration import Outcomes
 
-SMALL = toys.make_toy(vocabulary=2, length=2, num_questions=2)  # four rationales
+# Four rationales.
+SMALL = toys.make_toy(vocabulary=2, length=2, num_questions=2)
 QUESTIONS = np.arange(2)
 _RNG = np.random.default_rng(1)
 _FEATURES = _RNG.normal(size=(2, 4, 3, 4))  # of three answers

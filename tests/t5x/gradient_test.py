@@ -9,6 +9,7 @@ import pytest
 
 from cot_latent.em.weighted_rows import WeightedRows
 from cot_latent.models import language_model
+from cot_latent.models.stops import Ending
 from cot_latent.t5x import weights
 from cot_latent.training import mstep
 from tests.t5x import small
@@ -33,7 +34,7 @@ def weighted_rows(trainer):
 def t5x_gradient(trainer, rows):
   """What T5X's partitioned step changes, over its learning rate."""
   before = small.host(trainer.train_state.params)
-  batch = trainer._place(trainer._convert(rows))
+  batch = trainer._place(trainer._convert(rows, rows.weights))
   step = trainer._step_for(
     len(batch["decoder_target_tokens"]), trainer.train_state
   )
@@ -142,7 +143,10 @@ def test_a_decoder_alone(monkeypatch):
     optimizer = optax.identity()
     step = mstep.build_step(
       types.SimpleNamespace(
-        encode_prefix=lambda params, prefix: (), log_prob=log_prob, layout=None
+        encode_prefix=lambda params, prefix: (),
+        log_prob=log_prob,
+        layout=None,
+        ending=Ending((1,)),
       ),
       optimizer,
     )
