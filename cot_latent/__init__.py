@@ -23,6 +23,7 @@ if TYPE_CHECKING:
   from cot_latent.data.prompts import Prompts as Prompts
   from cot_latent.data.task import Examples as Examples
   from cot_latent.data.task import Task as Task
+  from cot_latent.em import likelihood as likelihood
   from cot_latent.em.drawing import Drawer as Drawer
   from cot_latent.em.estep import EStep as EStep
   from cot_latent.em.method import Method as Method
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
   from cot_latent.inference import estimators as estimators
   from cot_latent.inference import resampling as resampling
   from cot_latent.inference import rng as rng
+  from cot_latent.inference import scored_estimators as scored_estimators
   from cot_latent.inference.memory import MemoryState as MemoryState
   from cot_latent.inference.transition import Transition as Transition
   from cot_latent.inference.transition import independence as independence
@@ -68,9 +70,11 @@ _PUBLIC = {
   "baselines": "cot_latent.inference.baselines",
   "estimators": "cot_latent.inference.estimators",
   "independence": "cot_latent.inference.transition:independence",
+  "likelihood": "cot_latent.em.likelihood",
   "load_report": "cot_latent.reporting.reading:load_report",
   "resampling": "cot_latent.inference.resampling",
   "rng": "cot_latent.inference.rng",
+  "scored_estimators": "cot_latent.inference.scored_estimators",
   "tables": "cot_latent.reporting.tables.make:make_tables",
   "train": "cot_latent.training.programmatic:train",
 }
