@@ -23,18 +23,20 @@ if TYPE_CHECKING:
   from cot_latent.data.prompts import Prompts as Prompts
   from cot_latent.data.task import Examples as Examples
   from cot_latent.data.task import Task as Task
+  from cot_latent.em import likelihood as likelihood
   from cot_latent.em.drawing import Drawer as Drawer
   from cot_latent.em.estep import EStep as EStep
-  from cot_latent.em.estep import WeightedRows as WeightedRows
   from cot_latent.em.method import Method as Method
   from cot_latent.em.method import OuterLoops as OuterLoops
   from cot_latent.em.step_info import StepInfo as StepInfo
+  from cot_latent.em.weighted_rows import WeightedRows as WeightedRows
   from cot_latent.errors import RunError as RunError
   from cot_latent.errors import UserError as UserError
   from cot_latent.inference import baselines as baselines
   from cot_latent.inference import estimators as estimators
   from cot_latent.inference import resampling as resampling
   from cot_latent.inference import rng as rng
+  from cot_latent.inference import scored_estimators as scored_estimators
   from cot_latent.inference.memory import MemoryState as MemoryState
   from cot_latent.inference.transition import Transition as Transition
   from cot_latent.inference.transition import independence as independence
@@ -64,13 +66,15 @@ _PUBLIC = {
   "Transition": "cot_latent.inference.transition:Transition",
   "UserError": "cot_latent.errors:UserError",
   "Vocabulary": "cot_latent.models.vocabularies:Vocabulary",
-  "WeightedRows": "cot_latent.em.estep:WeightedRows",
+  "WeightedRows": "cot_latent.em.weighted_rows:WeightedRows",
   "baselines": "cot_latent.inference.baselines",
   "estimators": "cot_latent.inference.estimators",
   "independence": "cot_latent.inference.transition:independence",
+  "likelihood": "cot_latent.em.likelihood",
   "load_report": "cot_latent.reporting.reading:load_report",
   "resampling": "cot_latent.inference.resampling",
   "rng": "cot_latent.inference.rng",
+  "scored_estimators": "cot_latent.inference.scored_estimators",
   "tables": "cot_latent.reporting.tables.make:make_tables",
   "train": "cot_latent.training.programmatic:train",
 }

@@ -178,6 +178,8 @@ def test_what_is_no_model_is_refused(tmp_path):
 
 
 def test_public_modules_can_be_imported_by_their_names():
-  for name in ("estimators", "baselines", "resampling", "rng"):
+  for name in (
+    *("estimators", "baselines", "scored_estimators", "resampling", "rng"),
+  ):
     module = importlib.import_module(f"cot_latent.inference.{name}")
     assert getattr(cl, name) is module

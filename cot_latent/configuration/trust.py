@@ -26,6 +26,7 @@ _REFERRED = (
   "cot_latent.data.chat",
   "cot_latent.data.prompts",
   "cot_latent.data.source",
+  "cot_latent.em.likelihood",
   "cot_latent.em.method",
   "cot_latent.inference",
   "cot_latent.models.decoder",

@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cot_latent.data.task import Examples, Task
-from cot_latent.em.drawing import Drawer
+from cot_latent.em.drawing import Checked, Drawer
 from cot_latent.em.drawn_parts import Phase
 from cot_latent.em.method import Method
 from cot_latent.em.step_info import StepInfo, Visits
+from cot_latent.em.weighted_rows import WeightedRows, gather_rows
+from cot_latent.errors import UserError
 from cot_latent.inference import (
   estimators,
   fitting,
@@ -29,69 +31,6 @@ from cot_latent.inference import (
 from cot_latent.models import partitioning
 from cot_latent.models.api import Sampler
 from cot_latent.runtime import files
-
-
-class WeightedRows(NamedTuple):
-  """The sequences that the M-step differentiates: those with weight, if any.
-
-  Attributes:
-    prompts: [S, P] int32, the question alone for every row.
-    targets: [S, T] int32.
-    weights: [S] float32; trailing zeros fill up to one of few sizes, each of
-      which is compiled once.
-    is_fresh: [S] bool, whether the sequence has weight and was drawn in this
-      step.
-    sampler_log_prob: [S] float32 nats by the sampler where `is_fresh`, 0
-      elsewhere; None if the sampler does not tell.
-    terms: [2, S] float32 in a step in which the factor eta of the control
-      variate is fitted: the weights of A and B, where `weights` are those of
-      A - eta B. A sequence counts as weighted if one of the two is not 0. None
-      in other steps.
-    memory_of: [S] integers, the place in the minibatch of the question whose
-      memory a sequence is; -1 for a draw, or without weight.
-  """
-
-  prompts: np.ndarray
-  targets: np.ndarray
-  weights: np.ndarray
-  is_fresh: np.ndarray
-  sampler_log_prob: np.ndarray | None = None
-  terms: np.ndarray | None = None
-  memory_of: np.ndarray | None = None
-
-  def is_weighted(self) -> np.ndarray:
-    """Which sequences have weight, [S] bool."""
-    return has_weight(self.weights, self.terms)
-
-  def num_weighted(self) -> int:
-    """How many sequences have weight."""
-    return int(np.count_nonzero(self.is_weighted()))
-
-  def log_prob_gap(self, log_prob: np.ndarray) -> float | None:
-    """Returns the largest gap of sampler and scorer on a fresh draw, in nats.
-
-    Args:
-      log_prob: [S] nats, by the scorer; only fresh rows are looked at.
-
-    Returns:
-      Nats; None where there is nothing to compare.
-    """
-    if self.sampler_log_prob is None or not self.is_fresh.any():
-      return None
-    return float(np.abs(log_prob - self.sampler_log_prob)[self.is_fresh].max())
-
-
-def has_weight(weights: np.ndarray, terms: np.ndarray | None) -> np.ndarray:
-  """Marks the sequences that must be differentiated.
-
-  Args:
-    weights: [...] of sequences.
-    terms: [2, ...] their parts; None where there are none.
-
-  Returns:
-    [...] bool.
-  """
-  return weights != 0 if terms is None else (terms != 0).any(axis=0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,6 +70,13 @@ class EStep:
   batch_size: int = 64
   layout: partitioning.Layout | None = None
   part_batches: int = 64
+
+  def __post_init__(self):
+    if self.method.scores_answers() and getattr(self, "scorer", None) is None:
+      raise UserError(
+        "EStep: Method.likelihood is answer_given_rationale: use "
+        "em/scored_step.ScoredEStep with a scorer"
+      )
 
   @property
   def drawer(self) -> Drawer:
@@ -179,7 +125,8 @@ class EStep:
     ):
       written = index[done : done + len(drawn.tokens)]
       state = _start(
-        state, written, drawn.tokens, drawn.is_correct, layout=self.layout
+        *(state, written, drawn.tokens, self.is_valid(drawn)),
+        layout=self.layout,
       )
       done += len(written)
     return state
@@ -270,6 +217,10 @@ class EStep:
       ),
     )
     return state, rows, info
+
+  def is_valid(self, drawn: Checked) -> np.ndarray:
+    """Marks the draws that start a chain, [R] bool."""
+    return drawn.is_correct
 
   def offset(self, step: int) -> jax.Array:
     """The random number by which a step's rows are subsampled."""
@@ -430,59 +381,3 @@ def _accepted_log_prob(
     return np.full(len(accepted), np.nan)
   found = np.where(accepted, log_prob, 0).sum(axis=1)
   return np.where(accepted.any(axis=1), found, np.nan)
-
-
-def gather_rows(
-  prompts: np.ndarray,
-  moved: transition.Transition,
-  weights: np.ndarray,
-  log_prob: np.ndarray | None = None,
-  terms: np.ndarray | None = None,
-) -> WeightedRows:
-  """Collects the sequences whose weight is not zero.
-
-  Args:
-    prompts: [M, P] int32.
-    moved: the minibatch's transition.
-    weights: [M, 1 + K].
-    log_prob: [M, K] nats of the draws, by the sampler, if that is known.
-    terms: [2, M, 1 + K] parts of the weights, where both are needed.
-
-  Returns:
-    S rows, S the next multiple of M / 2: few sizes, so few compilations.
-  """
-  batch_size, columns = weights.shape
-  sequences = np.concatenate(
-    [np.asarray(moved.tokens)[:, None], np.asarray(moved.draw_tokens)], axis=1
-  ).reshape(batch_size * columns, -1)
-  flat = weights.ravel().astype(np.float32)
-  chosen = np.flatnonzero(has_weight(weights, terms))
-  bucket = max(1, batch_size // 2)
-  size = max(bucket, -(-len(chosen) // bucket) * bucket)
-  place = np.zeros(size, np.int32)
-  place[: len(chosen)] = chosen
-  filled = np.zeros(size, np.float32)
-  filled[: len(chosen)] = flat[chosen]
-  accepted = np.asarray(moved.accepted)
-  # A remembered one that was accepted just now is a fresh draw too.
-  is_fresh = np.insert(np.ones_like(accepted), 0, accepted.any(axis=1), axis=1)
-  is_fresh = is_fresh.ravel()[place] & (np.arange(size) < len(chosen))
-  sampled = None
-  if log_prob is not None:
-    of_memory = np.where(accepted, log_prob, 0).sum(axis=1)  # one at most
-    sampled = np.insert(log_prob, 0, of_memory, axis=1).ravel()[place]
-    sampled = np.where(is_fresh, sampled, 0)
-  if terms is not None:
-    more = ((0, 0), (0, size - len(chosen)))
-    terms = terms.reshape(2, -1)[:, chosen].astype(np.float32)
-    terms = np.pad(terms, more)
-  is_memory = (place % columns == 0) & has_weight(filled, terms)
-  return WeightedRows(
-    prompts[place // columns],
-    sequences[place],
-    filled,
-    is_fresh,
-    sampled,
-    terms,
-    np.where(is_memory, place // columns, -1),
-  )

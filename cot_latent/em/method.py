@@ -6,12 +6,13 @@ M questions per minibatch, K draws per question, L sequences scored per step.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
+from cot_latent.em.likelihood import AnswerGivenRationale, Likelihood
 from cot_latent.errors import UserError
-from cot_latent.inference import estimators, transition
+from cot_latent.inference import estimators, scored, transition
 from cot_latent.runtime.validation import (
   check_positive,
   check_types,
@@ -94,7 +95,9 @@ class Method:
     name: Name for the report.
     estimator: Any hashable callable, Transition -> weights [M, 1 + K]: a
       function, a functools.partial, a frozen dataclass with __call__, a jitted
-      function (inference/estimators.py).
+      function (inference/estimators.py). With a likelihood that the model
+      computes, Scored -> weights [M, 1 + K, 2] of rationales and answers
+      (inference/scored_estimators.py).
     memory_start: the prompt that the first rationales are drawn from: "guide"
       (the question with its answer as a hint), "prior" (the question alone),
       or "empty", to start without any.
@@ -104,6 +107,8 @@ class Method:
     always_subsample: Whether L are drawn even if no more have weight, as in the
       paper's Algorithm 1; scoring all of them is exact.
     loops: Outer loops, within which nothing is drawn; None draws in every step.
+    likelihood: How likely a rationale makes the known answer
+      (em/likelihood.py).
   """
 
   name: str
@@ -113,10 +118,16 @@ class Method:
   num_scored: int | None = None
   always_subsample: bool = False
   loops: OuterLoops | None = None
+  likelihood: Likelihood = dataclasses.field(default_factory=Likelihood)
 
   def __post_init__(self):
     check_types(self)
     check_positive(self, "num_draws")
+    if self.scores_answers() and self.loops is not None:
+      raise UserError(
+        "Method.likelihood: outer loops keep the rationales that a checker "
+        "found correct; with answer_given_rationale leave loops out"
+      )
     if self.loops is not None:
       if self.memory_start != "empty":
         raise UserError(
@@ -140,6 +151,14 @@ class Method:
         "step, and outer loops have none: leave loops out"
       )
 
+  def scores_answers(self) -> bool:
+    """Whether the likelihood is a probability that the model computes."""
+    return isinstance(self.likelihood, AnswerGivenRationale)
+
+  def has_reference(self) -> bool:
+    """Whether the estimator needs the base model's log-probabilities."""
+    return self.scores_answers() and self.estimator.has_reference  # type: ignore[attr-defined]
+
   def is_fitted(self) -> bool:
     """Whether the estimator has a factor that is fitted during the run."""
     return isinstance(self.estimator, estimators.FittedControlVariate)
@@ -159,8 +178,23 @@ class Method:
         f"Method.estimator: {error}, and compiled functions are kept by it: "
         "make it a frozen dataclass, or give it a __hash__"
       ) from None
+    is_of_answers = hasattr(self.estimator, "has_reference")
+    if is_of_answers != self.scores_answers():
+      raise UserError(
+        "Method.estimator is for answer_given_rationale, and Method.likelihood "
+        "is indicator: set LIKELIHOOD = @likelihood.answer_given_rationale()"
+        if is_of_answers
+        else "Method.estimator is for verdicts, and Method.likelihood is "
+        "answer_given_rationale: take gin/methods/trice_mh.gin or another with "
+        "an estimator of inference/scored_estimators.py"
+      )
     # On shapes alone, so that an error is found before anything is computed.
-    example = transition.shapes(num_rows=2, num_draws=self.num_draws, length=1)
+    example: Any
+    expected: tuple[int, ...] = (2, 1 + self.num_draws)
+    if is_of_answers:
+      example, expected = scored.shapes(2, self.num_draws), (*expected, 2)
+    else:
+      example = transition.shapes(2, self.num_draws, length=1)
     try:
       weights = jax.eval_shape(self.estimator, example)
     except ValueError as error:
@@ -170,8 +204,9 @@ class Method:
         f"Method.estimator: {error}; in gin, write it with (), as in "
         "@estimators.basic()"
       ) from None
-    if getattr(weights, "shape", None) != (2, 1 + self.num_draws):
-      raise UserError("Method.estimator must return weights [M, 1 + K]")
+    if getattr(weights, "shape", None) != expected:
+      shape = "[M, 1 + K, 2]" if is_of_answers else "[M, 1 + K]"
+      raise UserError(f"Method.estimator must return weights {shape}")
 
   def drawn_by_loop(self, num_train: int) -> int:
     """Returns the most sequences that an outer loop draws for N questions."""

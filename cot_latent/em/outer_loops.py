@@ -19,9 +19,10 @@ import numpy as np
 from cot_latent.data.task import Examples, Task
 from cot_latent.em import drawing, estep
 from cot_latent.em.drawing import Checked
-from cot_latent.em.estep import EStep, WeightedRows
+from cot_latent.em.estep import EStep
 from cot_latent.em.method import OuterLoops
 from cot_latent.em.step_info import StepInfo
+from cot_latent.em.weighted_rows import WeightedRows, gather_rows
 from cot_latent.inference import estimators, memory, resampling, rng, transition
 from cot_latent.models import partitioning
 
@@ -331,9 +332,7 @@ def weighted_rows(
     always_subsample=method.always_subsample,
     layout=e_step.layout,
   )
-  rows = estep.gather_rows(
-    e_step.examples.prompts[index], moved, np.asarray(weights)
-  )
+  rows = gather_rows(e_step.examples.prompts[index], moved, np.asarray(weights))
   return rows, int(moved.is_correct.sum())
 
 

@@ -73,6 +73,8 @@ class StepInfo(NamedTuple):
     sampling_seconds: Time to draw.
     checking_seconds: Time to decode and compare.
     visits: What came of each question; None where the step drew nothing.
+    log_likelihood: Mean over the questions of log (1/K) sum l, in nats, of the
+      draws' likelihoods; None where these are verdicts.
   """
 
   accept_rate: float
@@ -89,6 +91,7 @@ class StepInfo(NamedTuple):
   sampling_seconds: float = 0.0
   checking_seconds: float = 0.0
   visits: Visits | None = None
+  log_likelihood: float | None = None
 
   def is_skipped(self) -> bool:
     """Whether no question has a correct rationale: there is no estimate."""
@@ -112,6 +115,8 @@ class StepInfo(NamedTuple):
     }
     if self.scale is not None:
       found[names.SCALE] = self.scale
+    if self.log_likelihood is not None:
+      found[names.LOG_LIKELIHOOD] = self.log_likelihood
     if self.visits is not None:
       found[names.VISITS] = self.visits.as_row()
     return found

@@ -105,6 +105,25 @@ def row_keys(rng_key: jax.Array, words: jax.Array, draw: jax.Array):
   return jax.vmap(one)(words, jnp.asarray(draw))
 
 
+def row_uniform(rng_key: jax.Array, words: jax.Array) -> jax.Array:
+  """Draws one number a row, from the example alone and not from its place.
+
+  Args:
+    rng_key: the key of the purpose and step.
+    words: [B, 2] uint32 of `id_words`.
+
+  Returns:
+    [B] float32, uniform in [0, 1).
+  """
+  keys = row_keys(rng_key, words, jnp.zeros(len(words), jnp.int32))
+  return _uniform(keys)
+
+
+@jax.jit
+def _uniform(keys: jax.Array) -> jax.Array:
+  return jax.vmap(jax.random.uniform)(keys)
+
+
 def minibatch(
   seed: int, purpose: str, step: int, num_examples: int, batch_size: int
 ) -> np.ndarray:

@@ -9,6 +9,8 @@ Symbols: B rows, P prompt tokens, P' prefix tokens, T target tokens, V
 vocabulary.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -72,6 +74,10 @@ class LanguageModel:
     """What ends a sequence."""
     return self.network.ending
 
+  def with_ending(self, ending: Ending) -> "LanguageModel":
+    """The same model with other sequences' ends; its parameters fit both."""
+    return _with_ending(self, ending)
+
   def init(self, rng_key: jax.Array) -> Params:
     """Draws parameters."""
     return self._init(rng_key)
@@ -125,6 +131,11 @@ class LanguageModel:
       prefix = jnp.asarray(token_rows.NO_PREFIX)
       shared = self.network.encode_prefix(params, prefix)
     return self.network.log_prob(params, shared, prompts, targets)
+
+
+@functools.lru_cache(maxsize=16)  # what is compiled is kept by the model
+def _with_ending(model: LanguageModel, ending: Ending) -> LanguageModel:
+  return LanguageModel(dataclasses.replace(model.network, ending=ending))
 
 
 def from_config(

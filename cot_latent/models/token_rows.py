@@ -61,7 +61,7 @@ def compact_prompts(prompts: Array) -> tuple[np.ndarray, np.ndarray]:
   prefix, prompts = split_prefix(np.asarray(prompts))
   is_used = (prompts != PAD_ID).any(axis=0)
   longest = int(is_used[::-1].nonzero()[0].max(initial=0))
-  width = min(prompts.shape[1], _bucket(longest + 1))
+  width = min(prompts.shape[1], width_of(longest + 1))
   return prefix, prompts[:, prompts.shape[1] - width :]
 
 
@@ -79,11 +79,11 @@ def trim_targets(targets: np.ndarray, ending: Ending) -> np.ndarray:
     The tokens [S, W], W being at most T.
   """
   lengths, _ = ending.lengths(targets)
-  return targets[:, : _bucket(int(lengths.max(initial=1)))]
+  return targets[:, : width_of(int(lengths.max(initial=1)))]
 
 
-def _bucket(length: int) -> int:
-  """Rounds up to one of 16, 24, 32, 48, 64, 96, ..."""
+def width_of(length: int) -> int:
+  """Rounds up to one of 16, 24, 32, 48, 64, 96, ...: few to compile for."""
   size = 16
   while size < length:
     size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3

@@ -139,8 +139,14 @@ def _objective_figure(
   """Draws minus the log-likelihood; None where nothing tells it."""
   series = []
   held_out = [row for rows in curves.values() for row in rows]
+  scored = [
+    {"step": row.get("step"), **found}
+    for row in held_out
+    if isinstance(found := row.get("answer_likelihood"), Mapping)
+  ]
   for draws, name, rows in (
     ("num_samples", "Held-out", [r for r in held_out if "objective" in r]),
+    ("num_samples", "Held-out, scored", scored),
     ("num_draws", "Training", training),
   ):
     points = [
@@ -154,8 +160,9 @@ def _objective_figure(
     "Negative log-likelihood",
     "−log p(answer | question) in nats, the mean over questions, its series "
     "cut at the number of draws: what training lowers. Training: from each "
-    "question’s last draws, during which the parameters moved. Bars are 95% "
-    "intervals by bootstrap over questions.",
+    "question’s last draws, during which the parameters moved. Scored: the "
+    "answer’s probability after each draw’s rationale, an upper bound. Bars "
+    "are 95% intervals by bootstrap over questions.",
     series,
     last_step,
     top=None,

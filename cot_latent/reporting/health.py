@@ -73,7 +73,7 @@ def measure(
     "steps_without_gradient_in_a_row": _longest(metrics, _is_dead),
     **({"scale": curve(names.SCALE)} if has_scale else {}),
     **_gap(metrics),
-    **_fitted(metrics),
+    **_where_known(metrics),
   }
 
 
@@ -145,13 +145,14 @@ def _curve(values: Sequence[float]) -> dict[str, float]:
   return {"first": values[0], "last": values[-1], "mean": mean}
 
 
-def _fitted(metrics: Sequence[_Row]) -> dict[str, dict[str, float]]:
-  """Returns the metrics of a fitted control variate, if a run had one."""
+def _where_known(metrics: Sequence[_Row]) -> dict[str, dict[str, float]]:
+  """Returns the metrics that only some methods measure, or only some steps."""
   found = {}
   for name, key in (
     ("eta", names.ETA),
     ("score_ratio", names.SCORE_RATIO),
     ("paper_ratio", names.PAPER_RATIO),
+    ("log_likelihood", names.LOG_LIKELIHOOD),
   ):
     known = [row[key] for row in metrics if row.get(key) is not None]
     if known:

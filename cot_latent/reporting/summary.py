@@ -21,6 +21,7 @@ _DIAGNOSTICS = (
   "eta",
   "score_ratio",
   "paper_ratio",
+  "log_likelihood",
 )
 
 
@@ -122,14 +123,22 @@ def overview(report: Mapping[str, Any]) -> str:
 
 def _objective_lines(report: Mapping[str, Any]) -> list[str]:
   """The objective of held-out and of training questions, and pass@k."""
-  rows = [
-    (f"{row['step']:>6}  {row['task']}", row["num_samples"], row["objective"])
-    for row in report["results"]
-    if "objective" in row
-  ] + [
-    (f"{row['step']:>6}  training, last draws", row["num_draws"], row)
-    for row in report["diagnostics"].get("training", [])
-  ]
+  rows = (
+    [
+      (f"{row['step']:>6}  {row['task']}", row["num_samples"], row["objective"])
+      for row in report["results"]
+      if "objective" in row
+    ]
+    + [
+      (f"{row['step']:>6}  {row['task']}", found["num_samples"], found)
+      for row in report["results"]
+      if (found := row.get("answer_likelihood"))
+    ]
+    + [
+      (f"{row['step']:>6}  training, last draws", row["num_draws"], row)
+      for row in report["diagnostics"].get("training", [])
+    ]
+  )
   if not rows:
     return []
   lines = ["", f"{'step':>6}  {'log p(answer | question)':<30}   nats, pass@k"]
@@ -139,12 +148,12 @@ def _objective_lines(report: Mapping[str, Any]) -> list[str]:
     rates = ", ".join(
       f"@{k} {estimate['value']:.3f}"
       for k, estimate in sorted(
-        found["pass_at"].items(), key=lambda each: int(each[0])
+        found.get("pass_at", {}).items(), key=lambda each: int(each[0])
       )
     )
     lines.append(
       f"{f'{name} ({number})':<40} {likelihood['value']:.3f}, {low:.3f} to "
-      f"{high:.3f}; {rates}"
+      f"{high:.3f}{rates and f'; {rates}'}"
     )
   return lines
 

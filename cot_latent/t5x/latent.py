@@ -213,6 +213,12 @@ class Latent:
         "TaskConfig.length_factor is for the embedded trainer: T5X's lengths "
         "are made from MAX_LENGTH; leave it out"
       )
+    if method.scores_answers():
+      raise UserError(
+        "LIKELIHOOD = @likelihood.answer_given_rationale() is for the embedded "
+        "trainer: inside T5X take a method of verdicts, such as "
+        "gin/methods/trice.gin"
+      )
     self.config = task
     self.method, self.seed, self.batch_size = method, seed, batch_size
     self.task = open_task(task.source).ending_at(task.stop)

@@ -15,8 +15,9 @@ from jax.experimental import multihost_utils
 from t5x import trainer, utils
 
 from cot_latent.em import outer_loops, step_info
-from cot_latent.em.estep import EStep, WeightedRows
+from cot_latent.em.estep import EStep
 from cot_latent.em.step_info import StepInfo, UpdateInfo
+from cot_latent.em.weighted_rows import WeightedRows
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import fitting, memory, rng
 from cot_latent.reporting import metric_names

@@ -7,6 +7,7 @@ import dataclasses
 import math
 
 from cot_latent.data.source import OverLong, Source, TaskConfig
+from cot_latent.em.likelihood import AnswerGivenRationale
 from cot_latent.em.method import Method
 from cot_latent.em.plan import as_dict, plan_of
 from cot_latent.errors import UserError
@@ -287,6 +288,9 @@ def plan(experiment: Experiment, num_train: int, num_test: int) -> dict:
   steps, evaluation = experiment.steps, experiment.evaluation
   num_greedy = 1 + -(-steps // evaluation.period)
   num_sampled = (1 + (steps > 0)) * evaluation.num_samples
+  likelihood = experiment.method.likelihood
+  if isinstance(likelihood, AnswerGivenRationale):
+    num_sampled += num_greedy * likelihood.num_samples
   return plan_of(
     experiment.method,
     steps=steps,

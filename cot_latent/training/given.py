@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cot_latent.errors import UserError
 from cot_latent.models.api import PAD_ID, Array, Draws
 from cot_latent.models.stops import Ending
 
@@ -25,6 +26,24 @@ class GivenModel:
   def __init__(self, model: Any, params: Any, ending: Ending):
     """Keeps them; computes nothing."""
     self.model, self.params, self.ending = model, params, ending
+    self._endings: dict[Ending, GivenModel] = {}
+
+  def with_ending(self, ending: Ending) -> "GivenModel":
+    """The same model with other sequences' ends, if it can have them.
+
+    Raises:
+      UserError: If it has no method `with_ending`.
+    """
+    if not hasattr(self.model, "with_ending"):
+      raise UserError(
+        f"train(model=...): {type(self.model).__name__} has no method "
+        "with_ending(ending), by which it would stop before the answer, as "
+        "answer_given_rationale needs"
+      )
+    if ending not in self._endings:
+      model = self.model.with_ending(ending)
+      self._endings[ending] = GivenModel(model, self.params, ending)
+    return self._endings[ending]
 
   def init(self, rng_key: jax.Array) -> Any:
     """Copies the parameters, because a step donates its input."""

@@ -111,6 +111,16 @@ def of_part(
 ) -> tuple[Sums, jax.Array]:
   """Differentiates the rows of a part.
 
+  Args:
+    model: the language model.
+    params: that are trained.
+    frozen: the others.
+    shared: of `begin`.
+    prompts: [size, P] int32.
+    targets: [size, T] int32.
+    weights: [size] float32, or [size, T] of the tokens, of which then only
+      those with weight count in a row's log-probability.
+
   Returns:
     The part's contribution to the sums, and the rows' log-probabilities in
     nats.
@@ -118,9 +128,13 @@ def of_part(
 
   def surrogate(params, inexact):
     whole = tuning.merge(params, frozen)
-    log_prob = model.log_prob(
+    by_token = model.log_prob(
       whole, prompts, targets, _replace_inexact(shared, inexact)
-    ).sum(axis=1)
+    )
+    if weights.ndim == 2:
+      counted = jnp.where(weights != 0, by_token, 0)
+      return -(weights * counted).sum(), counted.sum(axis=1)
+    log_prob = by_token.sum(axis=1)
     return -(weights * log_prob).sum(), log_prob
 
   differentiate = jax.value_and_grad(surrogate, argnums=(0, 1), has_aux=True)

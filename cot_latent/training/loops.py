@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cot_latent.em import outer_loops
-from cot_latent.em.estep import EStep, WeightedRows
+from cot_latent.em.estep import EStep
 from cot_latent.em.outer_loops import Pool
 from cot_latent.em.step_info import StepInfo
+from cot_latent.em.weighted_rows import WeightedRows
 from cot_latent.models import partitioning
 from cot_latent.runtime.progress import DrawingProgress
 from cot_latent.training.experiment import Experiment
@@ -24,12 +25,17 @@ def first_state(
 ) -> TrainState:
   """Adds a pool that the first step fills, if there are outer loops.
 
+  And a copy of the base model's parameters, where the method needs them.
+
   Args:
     config: The run.
     state: The state before any step.
     layout: Placement of the pool's rows on the devices.
   """
   method = config.method
+  if method.has_reference():
+    base = jax.tree.map(jnp.copy, state.params)
+    return state._replace(base_params=base)
   if method.loops is None:
     return state
   num_examples, length = len(state.memory.tokens), config.task.max_length

@@ -123,7 +123,9 @@ def build_step(
     sum_s weights[s] * log p(targets[s] | prompts[s]). Parameters and optimizer
     state keep their shardings. With `terms` [2, S] and `eta` as well, the
     gradients of the two terms A and B are summed apart, and it ascends
-    A - eta B: each row is still differentiated once.
+    A - eta B: each row is still differentiated once. With `token_weights`
+    [S, T] those multiply the tokens' log-probabilities, and `weights` only
+    tells which rows have weight.
   """
   layout = model.layout
   functions = functools.cache(functools.partial(_compile, model, optimizer))
@@ -138,6 +140,7 @@ def build_step(
     weights,
     terms=None,
     eta=None,
+    token_weights=None,
   ):
     state_places = _places((params, opt_state)) if layout else None
     begin, zeros, add, finish = functions(state_places, terms is not None)
@@ -154,16 +157,19 @@ def build_step(
     shared = begin(params, frozen, prefix)
     sums, scored = zeros(params, shared), []
     for part in parts:
+      trimmed = token_rows.trim_targets(targets[part.rows], model.ending)
+      part_weights = part.weights
+      if token_weights is not None:
+        part_weights = token_weights[part.rows, : trimmed.shape[1]]
+        part_weights = part_weights * (part.weights != 0)[:, None]
       sums, log_prob = add(
         sums,
         params,
         frozen,
         shared,
         partitioning.place_rows(layout, prompts[part.rows]),
-        partitioning.place_rows(
-          layout, token_rows.trim_targets(targets[part.rows], model.ending)
-        ),
-        partitioning.place_rows(layout, part.weights, repeat=False),
+        partitioning.place_rows(layout, trimmed),
+        partitioning.place_rows(layout, part_weights, repeat=False),
         *([] if terms is None else [part.share]),
       )
       scored.append(log_prob)

@@ -10,12 +10,13 @@ import numpy as np
 
 from cot_latent.em import evaluation, outer_loops, results, step_info
 from cot_latent.em.drawn_parts import DrawnParts
-from cot_latent.em.estep import WeightedRows
+from cot_latent.em.scored_step import ScoredEStep
+from cot_latent.em.weighted_rows import WeightedRows
 from cot_latent.errors import Preempted, RunError
 from cot_latent.inference import fitting, rng
 from cot_latent.models import digests, partitioning
 from cot_latent.reporting import health, metric_names, record
-from cot_latent.reporting.runlog import RunLog
+from cot_latent.reporting.runlog import Evaluation, RunLog
 from cot_latent.runtime import preemption, processes, terminal
 from cot_latent.runtime.progress import DrawingProgress, Progress
 from cot_latent.training import loops, mstep, start, tuning
@@ -51,9 +52,12 @@ class Run:
     self.data, self.log, self.checkpoints = data, log, checkpoints
     self.drawer = setup.drawer(setup.model, setup.task, data.test)
     self.parts = parts
+    self.held_out = None
+    if setup.config.method.scores_answers():
+      self.held_out = setup.held_out(data.test)
     self.e_step = setup.e_step(data)
     self.m_step = mstep.build_step(
-      setup.model,
+      setup.scorer(),
       setup.optimizer,
       setup.config.rows_at_once or -(-setup.config.batch_size // 4),
     )
@@ -135,6 +139,7 @@ class Run:
         *(state.params, state.opt_state, state.frozen, rate),
         *(rows.prompts, rows.targets, rows.weights),
         *(() if rows.terms is None else (rows.terms, eta)),
+        **_apart(rows),
       )
       scores = updated.log_prob.fetch()
       gap = rows.log_prob_gap(scores)
@@ -214,7 +219,11 @@ class Run:
     config = self.config
     if config.method.loops is not None:
       return loops.step(self.e_step, config, self.init_optimizer, state, index)
-    chains, rows, info = self.e_step.step(
+    e_step = self.e_step
+    if isinstance(e_step, ScoredEStep) and config.method.has_reference():
+      base = tuning.merge(state.base_params, state.frozen)
+      e_step = dataclasses.replace(e_step, reference=base)
+    chains, rows, info = e_step.step(
       state.model_params(), state.memory, index, state.step + 1, state.fit
     )
     return state._replace(memory=chains), rows, info
@@ -255,8 +264,31 @@ class Run:
         outputs=outputs,
         is_shown=is_end and decoder == "greedy",
       )
+      if self.held_out is not None and decoder == "greedy":
+        found, more = self.add_likelihood(state, found, params_sha256)
+        seconds += more
       self.log.evaluated(step, seconds, found)
       self.warn([{"step": step, **row} for row in found.results])
+
+  def add_likelihood(
+    self, state: TrainState, found: Evaluation, params_sha256: str
+  ) -> tuple[Evaluation, float]:
+    """Adds the held-out questions' log-likelihood to a greedy evaluation.
+
+    Returns:
+      The evaluation, and the seconds that it took more.
+    """
+    began = time.perf_counter()
+    assert self.held_out is not None
+    phase = self.parts.phase("likelihood", state.step, params_sha256)
+    nats = self.held_out.log_likelihood(
+      state.model_params(), self.config.seed, state.step, phase
+    )
+    rows = self.held_out.add_to(found.results, nats)
+    found = found._replace(
+      results=rows, num_sampled=found.num_sampled + nats.size
+    )
+    return found, time.perf_counter() - began + phase.seconds_read
 
   def warn(self, results: Sequence[dict[str, Any]]) -> None:
     """Warns at once if an evaluation is useless."""
@@ -296,6 +328,13 @@ class Run:
     sha256 = self.checkpoints.save(state)
     self.log.checkpoint(state.step, sha256=sha256)
     self.parts.forget(state.step)
+
+
+def _apart(rows: WeightedRows) -> dict[str, np.ndarray]:
+  """The weights of tokens, where rationale and answer have others."""
+  if rows.token_weights is None:
+    return {}
+  return {"token_weights": rows.token_weights}
 
 
 def _fitted(

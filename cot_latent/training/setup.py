@@ -1,13 +1,19 @@
 """The models, optimizer and devices of a run."""
 
+import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import optax
 
 from cot_latent.data.task import Examples, Task
+from cot_latent.em import answers
 from cot_latent.em.drawing import Drawer
 from cot_latent.em.estep import EStep
+from cot_latent.em.held_out import HeldOut
+from cot_latent.em.likelihood import AnswerGivenRationale
+from cot_latent.em.scored_step import AnswerScorer, ScoredEStep
 from cot_latent.models import language_model, lora, partitioning
 from cot_latent.models.language_model import LanguageModel
 from cot_latent.training import mstep
@@ -42,9 +48,14 @@ class Setup(NamedTuple):
 
   def e_step(self, data: Data) -> EStep:
     """Makes the E-step on the training questions."""
-    config = self.config
-    return EStep(
-      self.model,
+    config, model, scorer = self.config, self.model, None
+    kind: Callable[..., EStep] = EStep
+    if config.method.scores_answers():
+      scorer = self.answer_scorer(data.train)
+      model = model.with_ending(scorer.answers.ending)
+      kind = functools.partial(ScoredEStep, scorer=scorer)
+    return kind(
+      model,
       self.task,
       data.train,
       config.method,
@@ -54,6 +65,40 @@ class Setup(NamedTuple):
       self.layout,
       config.evaluation.part_batches,
     )
+
+  def scorer(self) -> LanguageModel:
+    """Returns the model that scores the sequences a method learns from.
+
+    With a likelihood that the model computes, words such as "So the answer is"
+    end a rationale, and the answer after them is scored too.
+    """
+    if not self.config.method.scores_answers():
+      return self.model
+    return self.model.with_ending(answers.unstopped(self.task.ending))
+
+  def answer_scorer(self, examples: Examples) -> AnswerScorer:
+    """Makes the scorer of questions' rationales and known answers.
+
+    Raises:
+      UserError: If nothing tells how an answer is stated.
+    """
+    likelihood = self.config.method.likelihood
+    assert isinstance(likelihood, AnswerGivenRationale)
+    return AnswerScorer(
+      self.scorer(),
+      answers.build_answers(likelihood, self.task, examples),
+      examples.prompts,
+      self.config.evaluation.batch_size,
+    )
+
+  def held_out(self, examples: Examples) -> HeldOut:
+    """Makes the measurement of held-out questions' log-likelihood."""
+    likelihood = self.config.method.likelihood
+    assert isinstance(likelihood, AnswerGivenRationale)
+    scorer = self.answer_scorer(examples)
+    model = self.model.with_ending(scorer.answers.ending)
+    drawer = self.drawer(model, self.task, examples)
+    return HeldOut(drawer, scorer, likelihood.num_samples)
 
   def drawer(
     self, model: LanguageModel, task: Task, examples: Examples

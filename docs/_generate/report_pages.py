@@ -112,7 +112,11 @@ def metrics_page(root: pathlib.Path) -> str:
     if method is not None:
       meaning[constant] = code_text.summary(method)
   # These are only there for some estimators and samplers.
-  for constant, field in (("SCALE", "scale"), ("VISITS", "visits")):
+  for constant, field in (
+    ("SCALE", "scale"),
+    ("VISITS", "visits"),
+    ("LOG_LIKELIHOOD", "log_likelihood"),
+  ):
     meaning[constant] = code_text.attributes(info["StepInfo"])[field]
   for constant, field in _sources(info["metrics"].source):
     of_field = info["StepInfo"].members.get(field)

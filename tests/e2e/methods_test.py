@@ -68,17 +68,22 @@ SMALLER = {"NUM_SCORED": 5, "NUM_DRAWS": 2, "LOOP_STEPS": 3}
 
 ESTIMATORS = "cot_latent.inference.estimators"
 BASELINES = "cot_latent.inference.baselines"
+SCORED = "cot_latent.inference.scored_estimators"
 POOLED = {"name": f"{BASELINES}.rejection_sampling", "pooled": True}
 CONTROL = {
   "name": f"{ESTIMATORS}.control_variate",
   "correct_first_acceptance": False,
 }
+BOUND = {"no_answer": -30.0}
+CHAIN = {"correct_first_acceptance": True}
 # Each method's estimator with its settings, as a report has them.
 KNOWN = {
   "cot_supervised": POOLED,
   "direct": POOLED,
   "few_shot": {"name": f"{ESTIMATORS}.basic"},
   "grpo": {"name": f"{BASELINES}.grpo"},
+  "jepo": {"name": f"{SCORED}.Jepo"} | BOUND,
+  "latro": {"name": f"{SCORED}.Latro", "kl": 0.05} | BOUND,
   "maxrl": {"name": f"{BASELINES}.maxrl"},
   "rejection_sampling": POOLED | {"pooled": False},
   "rest_em": POOLED,
@@ -91,8 +96,13 @@ KNOWN = {
     "correct_first_acceptance": True,
     "fit_period": 1,
   },
+  "trice_isir": {"name": f"{SCORED}.ISir"} | CHAIN,
+  "trice_mh": {"name": f"{SCORED}.MetropolisHastings"} | CHAIN,
   "trice_subsampled": CONTROL,
+  "verifree": {"name": f"{SCORED}.VeriFree"} | BOUND,
 }
+# In completions of some letters an "a" ends the rationale.
+STATED = ["ANSWER_PREFIX = 'a'", "ANSWER = 'b{answer}'"]
 # Loops: what is drawn, with hints, from the base model, first steps, growth,
 # bounds of steps and of loops, least loss.
 LOOPS = {
@@ -121,6 +131,8 @@ def folder(shared_folder):
 def parse(folder, method, bindings):
   """Reads the small run with a method: experiment and record."""
   paths = [str(folder / "small.gin"), f"gin/methods/{method}.gin"]
+  has_scores = SCORED in KNOWN[method]["name"]
+  bindings = [*bindings, *(STATED if has_scores else [])]
   return parsing.parse(paths, [*bindings, f"BASE_DIR = '{folder}/bases'"], [])
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cot_latent.em import estep
+from cot_latent.em import estep, weighted_rows
 from cot_latent.em.drawing import Drawer
 from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method
@@ -237,7 +237,7 @@ def test_gather_rows_keeps_every_weight(num_weighted):
   weights = np.zeros(2 * SIZE, np.float32)
   chosen = np.sort(rng.permutation(2 * SIZE)[:num_weighted])
   weights[chosen] = rng.normal(size=num_weighted)
-  rows = estep.gather_rows(prompts, moved, weights.reshape(SIZE, 2))
+  rows = weighted_rows.gather_rows(prompts, moved, weights.reshape(SIZE, 2))
   # Sizes are multiples of half the minibatch: five of them at most.
   assert len(rows.weights) % (SIZE // 2) == 0
   assert len(rows.weights) - num_weighted < SIZE // 2 or num_weighted == 0

@@ -7,8 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from cot_latent.em import estep
+from cot_latent.em.weighted_rows import WeightedRows
 from cot_latent.models import language_model
+from cot_latent.models.stops import Ending
 from cot_latent.t5x import weights
 from cot_latent.training import mstep
 from tests.t5x import small
@@ -27,13 +28,13 @@ def weighted_rows(trainer):
     if length < 8:
       targets[row, length] = 1
   weights = np.array([0.5, -0.25, 0.25, 1.0, -0.75, 0.0], np.float32)
-  return estep.WeightedRows(prompts, targets, weights, np.zeros(6, bool))
+  return WeightedRows(prompts, targets, weights, np.zeros(6, bool))
 
 
 def t5x_gradient(trainer, rows):
   """What T5X's partitioned step changes, over its learning rate."""
   before = small.host(trainer.train_state.params)
-  batch = trainer._place(trainer._convert(rows))
+  batch = trainer._place(trainer._convert(rows, rows.weights))
   step = trainer._step_for(
     len(batch["decoder_target_tokens"]), trainer.train_state
   )
@@ -142,7 +143,10 @@ def test_a_decoder_alone(monkeypatch):
     optimizer = optax.identity()
     step = mstep.build_step(
       types.SimpleNamespace(
-        encode_prefix=lambda params, prefix: (), log_prob=log_prob, layout=None
+        encode_prefix=lambda params, prefix: (),
+        log_prob=log_prob,
+        layout=None,
+        ending=Ending((1,)),
       ),
       optimizer,
     )

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from t5x import optimizers
 
+from cot_latent.em import likelihood
 from cot_latent.em.estep import EStep
+from cot_latent.em.method import Method
 from cot_latent.errors import RunError, UserError
+from cot_latent.inference import scored_estimators
 from cot_latent.models import language_model
 from cot_latent.t5x import weights
 from tests.t5x import small
@@ -141,6 +144,17 @@ def test_a_memory_of_another_step_is_refused(monkeypatch):
     trainer.chains.step = 5
     with pytest.raises(UserError, match="memory of step 5"):
       trainer._start_memory(0)
+
+
+def test_a_likelihood_of_the_model_s_own_is_refused(monkeypatch):
+  scored = Method(
+    "mh",
+    scored_estimators.metropolis_hastings(),
+    likelihood=likelihood.answer_given_rationale(),
+  )
+  model = small.encoder_decoder(small.sgd())
+  with pytest.raises(UserError, match="for the embedded trainer"):
+    small.make_latent(model, monkeypatch, scored)
 
 
 def test_without_its_own_data_set_it_says_so(monkeypatch):

@@ -11,9 +11,9 @@ import pytest
 
 from cot_latent.em import outer_loops
 from cot_latent.em.drawing import Drawer
-from cot_latent.em.estep import WeightedRows
 from cot_latent.em.method import Method
 from cot_latent.em.outer_loops import Pool
+from cot_latent.em.weighted_rows import WeightedRows
 from cot_latent.inference import baselines
 from cot_latent.training import base, experiment, loops
 from cot_latent.training.run import Run
