@@ -19,11 +19,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
 from cot_latent import cli
 from cot_latent.data import open as opening
+from cot_latent.data import seqio_task
 from cot_latent.data.prompts import Prompts
 from cot_latent.data.source import Source
 from cot_latent.errors import UserError
@@ -316,8 +318,22 @@ def material() -> Iterator[pathlib.Path]:
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
     write_run(folder / "run")
-    run("cache", "--task=chain", f"--output={folder / 'chain.npz'}")
-    yield folder
+    with mock.patch.object(seqio_task, "_read_rows", _read_once()):
+      run("cache", "--task=chain", f"--output={folder / 'chain.npz'}")
+      yield folder
+
+
+def _read_once() -> Callable[..., Any]:
+  """Reads each split of a task once: no mutation changes the task."""
+  read, known = seqio_task._read_rows, {}
+
+  def remembered(task, split, bos_id):
+    key = task.name, split, bos_id
+    if key not in known:
+      known[key] = read(task, split, bos_id)
+    return known[key]
+
+  return remembered
 
 
 def fuzz(number: int, first: int = 0) -> None:
