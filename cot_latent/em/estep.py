@@ -156,15 +156,8 @@ class EStep:
     Raises:
       ValueError: If a fitted estimator is given no fit.
     """
-    method, num_draws = self.method, self.method.num_draws
-    repeated = np.repeat(index, num_draws)
-    checked = self.drawer.draw_and_check(
-      params,
-      repeated,
-      np.tile(np.arange(num_draws), len(index)),
-      rng.purpose_key(self.seed, "draw", step),
-    )
-    shape = len(index), num_draws
+    method, shape = self.method, (len(index), self.method.num_draws)
+    checked = self.draw(params, index, step)
     if method.is_fitted() and fit is None:
       raise ValueError("a fitted estimator needs a fit: fitting.begin()")
     state, moved, weighed = move_and_weigh(
@@ -192,31 +185,67 @@ class EStep:
     )
     info = StepInfo(
       accept_rate=float(checked.is_correct.mean()),
-      memory_correct=self.memory_correct(state),
-      memory_age=float(memory.mean_age(state, step)),
-      capped_fraction=1.0 - float(checked.ended.mean()),
       unparseable_fraction=float(
         np.mean([answer is None for answer in checked.answers])
       ),
-      num_weighted=rows.num_weighted(),
       num_valid=int(moved.is_correct.sum()),
-      scale=(
-        float(weighed.scale) if estimators.has_scale(method.estimator) else None
-      ),
-      num_sampled=len(repeated),
-      num_tokens=checked.num_tokens(),
       choices=choices(index, checked.tokens, checked.is_correct),
-      sampling_seconds=checked.sampling_seconds,
-      checking_seconds=checked.checking_seconds,
       visits=Visits(
         index,
-        num_draws,
+        method.num_draws,
         checked.is_correct.reshape(shape).sum(axis=1),
         np.asarray(moved.is_correct),
         _accepted_log_prob(moved, log_prob),
       ),
+      **self.measured(state, step, checked, rows, weighed.scale),
     )
     return state, rows, info
+
+  def draw(self, params: Any, index: np.ndarray, step: int) -> Checked:
+    """Draws and checks a step's rationales, [M K] rows, question by question.
+
+    Args:
+      params: Current parameters.
+      index: [M] int32, distinct questions.
+      step: From 1.
+    """
+    num_draws = self.method.num_draws
+    return self.drawer.draw_and_check(
+      params,
+      np.repeat(index, num_draws),
+      np.tile(np.arange(num_draws), len(index)),
+      rng.purpose_key(self.seed, "draw", step),
+    )
+
+  def measured(
+    self,
+    state: memory.MemoryState,
+    step: int,
+    drawn: Checked,
+    rows: WeightedRows,
+    scale: Any,
+  ) -> dict[str, Any]:
+    """Returns the fields of a `StepInfo` that every likelihood has.
+
+    Args:
+      state: The memory after the step.
+      step: From 1.
+      drawn: The step's draws.
+      rows: The weighted rows.
+      scale: Mean scale of the control variate, of an estimator that has one.
+    """
+    has_scale = estimators.has_scale(self.method.estimator)
+    return {
+      "memory_correct": self.memory_correct(state),
+      "memory_age": float(memory.mean_age(state, step)),
+      "capped_fraction": 1.0 - float(drawn.ended.mean()),
+      "num_weighted": rows.num_weighted(),
+      "scale": float(scale) if has_scale else None,
+      "num_sampled": len(drawn.tokens),
+      "num_tokens": drawn.num_tokens(),
+      "sampling_seconds": drawn.sampling_seconds,
+      "checking_seconds": drawn.checking_seconds,
+    }
 
   def is_valid(self, drawn: Checked) -> np.ndarray:
     """Marks the draws that start a chain, [R] bool."""

@@ -23,7 +23,6 @@ from cot_latent.em.estep import EStep
 from cot_latent.em.step_info import StepInfo
 from cot_latent.em.weighted_rows import WeightedRows, gather
 from cot_latent.inference import (
-  estimators,
   fitting,
   memory,
   resampling,
@@ -168,13 +167,7 @@ class ScoredEStep(EStep):
     """
     assert self.scorer is not None
     method, num_draws = self.method, self.method.num_draws
-    repeated = np.repeat(index, num_draws)
-    checked = self.drawer.draw_and_check(
-      params,
-      repeated,
-      np.tile(np.arange(num_draws), len(index)),
-      rng.purpose_key(self.seed, "draw", step),
-    )
+    checked = self.draw(params, index, step)
     rationales = _with_memory(state, index, checked.tokens, self.layout)
     shape = rationales.shape[:2]
     flat = rationales.reshape(-1, rationales.shape[-1])
@@ -211,26 +204,15 @@ class ScoredEStep(EStep):
       _expected(weights, checked.log_prob, nats, shape),
       token_weights=_by_token(weights, joined),
     )
-    drawn_l = log_l[:, 1:]
     info = StepInfo(
       accept_rate=float(weighed.accept_rate),
-      memory_correct=self.memory_correct(state),
-      memory_age=float(memory.mean_age(state, step)),
-      capped_fraction=1.0 - float(checked.ended.mean()),
       unparseable_fraction=1.0 - float(is_valid[~is_memory].mean()),
-      num_weighted=rows.num_weighted(),
       num_valid=int(is_valid.reshape(shape).any(axis=1).sum()),
-      scale=float(weighed.scale)
-      if estimators.has_scale(method.estimator)
-      else None,
-      num_sampled=len(repeated),
-      num_tokens=checked.num_tokens(),
       choices=estep.choices(
         index, checked.tokens, np.asarray(weighed.taken, np.int32)
       ),
-      sampling_seconds=checked.sampling_seconds,
-      checking_seconds=checked.checking_seconds,
-      log_likelihood=float(log_mean(drawn_l).mean()),
+      log_likelihood=float(log_mean(log_l[:, 1:]).mean()),
+      **self.measured(state, step, checked, rows, weighed.scale),
     )
     return state, rows, info
 

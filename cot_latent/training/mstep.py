@@ -157,11 +157,9 @@ def build_step(
     shared = begin(params, frozen, prefix)
     sums, scored = zeros(params, shared), []
     for part in parts:
-      trimmed = token_rows.trim_targets(targets[part.rows], model.ending)
-      part_weights = part.weights
-      if token_weights is not None:
-        part_weights = token_weights[part.rows, : trimmed.shape[1]]
-        part_weights = part_weights * (part.weights != 0)[:, None]
+      trimmed, part_weights = _part_of(
+        part, targets, token_weights, model.ending
+      )
       sums, log_prob = add(
         sums,
         params,
@@ -178,14 +176,20 @@ def build_step(
       *([] if terms is None else [np.float32(eta)]),
     )
     params, opt_state, norm, is_finite, loss, *measured = finished
-    scores = Scores(
-      len(weights),
-      [part.rows[part.weights != 0] for part in parts],
-      scored,
-    )
+    weighted = [part.rows[part.weights != 0] for part in parts]
+    scores = Scores(len(weights), weighted, scored)
     return Updated(params, opt_state, norm, is_finite, loss, scores, *measured)
 
   return step
+
+
+def _part_of(part, targets, token_weights, ending):
+  """Returns a part's targets, as wide as the longest, and their weights."""
+  trimmed = token_rows.trim_targets(targets[part.rows], ending)
+  if token_weights is None:
+    return trimmed, part.weights
+  weights = token_weights[part.rows, : trimmed.shape[1]]
+  return trimmed, weights * (part.weights != 0)[:, None]
 
 
 def _places(tree: Any) -> Any:
