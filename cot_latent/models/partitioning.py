@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 
 from cot_latent.errors import UserError
 from cot_latent.runtime.validation import check_positive, check_types
@@ -113,34 +113,53 @@ class Layout:
     return self.sharding(*fitting)
 
 
-def make_layout(config: MeshConfig) -> Layout | None:
-  """Makes a mesh of all processes' devices; None if there is one device.
+def make_layout(
+  config: MeshConfig, devices: Sequence[Any] | None = None
+) -> Layout | None:
+  """Makes a mesh of devices; None if there is one device.
+
+  Args:
+    config: Shards of rows and parameters, and rules.
+    devices: Devices of the mesh, here or only described; None is those of all
+      processes.
 
   Raises:
     UserError: If the mesh does not fit the devices.
   """
-  num_devices = jax.device_count()
-  data = config.data or max(1, num_devices // config.model)
+  devices = jax.devices() if devices is None else devices
+  data = config.data or max(1, len(devices) // config.model)
   size = data * config.model
   # One process may leave some devices idle; several processes must use all.
-  fits = size == num_devices or (
-    jax.process_count() == 1 and config.data and size < num_devices
+  is_alone = len({device.process_index for device in devices}) == 1
+  fits = size == len(devices) or (
+    is_alone and config.data and size < len(devices)
   )
   if not fits:
     raise UserError(
       f"a mesh of {data} x {config.model} (data x model) does not fit the "
-      f"{num_devices} devices there are: set NUM_MODEL_SHARDS to a divisor of "
+      f"{len(devices)} devices there are: set NUM_MODEL_SHARDS to a divisor of "
       "their number"
     )
   if size == 1:
     return None
-  mesh = jax.make_mesh(
-    (data, config.model),
-    _AXES,
-    axis_types=(jax.sharding.AxisType.Auto,) * 2,
-    devices=jax.devices()[:size],
-  )
+  mesh = _make_mesh((data, config.model), devices[:size])
   return Layout(mesh, config.rules)
+
+
+def _make_mesh(
+  shape: tuple[int, int], devices: Sequence[Any]
+) -> jax.sharding.Mesh:
+  """Arranges devices as a mesh, neighbours beside each other if they can be."""
+  types = (jax.sharding.AxisType.Auto,) * len(_AXES)
+  try:
+    return jax.make_mesh(shape, _AXES, axis_types=types, devices=devices)
+  except NotImplementedError:
+    # No axis of the mesh is one of the chips' own axes, such as 8 x 2 on
+    # 4 x 4 chips: two axes of the mesh then share the links of one.
+    arranged = mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
+    return jax.sharding.Mesh(arranged, _AXES, axis_types=types)
 
 
 def describe(layout: Layout | None) -> dict[str, Any]:

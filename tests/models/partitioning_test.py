@@ -1,5 +1,8 @@
 """Axes, rules and parts, on meshes that are not there."""
 
+import dataclasses
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +35,36 @@ def test_one_device_has_no_layout():
 def test_a_mesh_that_does_not_fit_is_refused(config):
   with pytest.raises(UserError, match="does not fit the 1 devices"):
     partitioning.make_layout(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """A TPU chip as JAX describes it."""
+
+  id: int
+  coords: tuple[int, int, int]
+  process_index: int = 0
+  platform: str = "tpu"
+  device_kind: str = "TPU v6 lite"
+  core_on_chip: int = 0
+  slice_index: int = 0
+
+
+@pytest.mark.parametrize("model", [1, 2, 4, 8, 16])
+def test_chips_form_every_mesh_that_divides_them(model):
+  places = itertools.product(range(4), range(4))
+  chips = [Chip(i, (x, y, 0)) for i, (y, x) in enumerate(places)]
+  layout = partitioning.make_layout(MeshConfig(model=model), chips)
+  assert dict(layout.mesh.shape) == {"data": 16 // model, "model": model}
+  assert {*layout.mesh.devices.flat} == {*chips}
+
+
+def test_only_one_process_may_leave_chips_idle():
+  chips = [Chip(0, (0, 0, 0)), Chip(1, (1, 0, 0)), Chip(2, (0, 1, 0))]
+  assert partitioning.make_layout(MeshConfig(data=1), chips) is None
+  chips[2] = dataclasses.replace(chips[2], process_index=1)
+  with pytest.raises(UserError, match="does not fit the 3 devices"):
+    partitioning.make_layout(MeshConfig(data=1), chips)
 
 
 @pytest.mark.parametrize(
