@@ -32,6 +32,7 @@ class LanguageModel:
 
   Attributes:
     network: The functions of parameters, not compiled.
+    sampler: The compiled functions that draw.
 
   Example:
 
@@ -57,7 +58,7 @@ class LanguageModel:
       boxed = jax.eval_shape(network.init, jax.random.key(0))
       shardings = partitioning.param_shardings(network.layout, boxed)
     self.network = network
-    self._sampler = sampling.SlotSampler(network)
+    self.sampler = sampling.SlotSampler(network)
     self._init = jax.jit(self._unboxed_init, out_shardings=shardings)
     self._encode_prefix = jax.jit(network.encode_prefix)
     self._log_prob = jax.jit(self._traced_log_prob)
@@ -88,7 +89,7 @@ class LanguageModel:
   ) -> Draws:
     """Draws one continuation of each prompt; see `Sampler.sample`."""
     prefix, rest = token_rows.compact_prompts(prompts)
-    return self._sampler.sample(
+    return self.sampler.sample(
       params, prefix, rest, rng_keys, temperature, num_slots, report_done
     )
 

@@ -126,7 +126,7 @@ def build_step(
     A - eta B: each row is still differentiated once.
   """
   layout = model.layout
-  functions = functools.cache(functools.partial(_compile, model, optimizer))
+  functions = functools.cache(functools.partial(compile_step, model, optimizer))
 
   def step(
     params,
@@ -139,7 +139,7 @@ def build_step(
     terms=None,
     eta=None,
   ):
-    state_places = _places((params, opt_state)) if layout else None
+    state_places = places_of((params, opt_state)) if layout else None
     begin, zeros, add, finish = functions(state_places, terms is not None)
     prefix, prompts = token_rows.compact_prompts(prompts)
     prefix = partitioning.place(layout, prefix)
@@ -182,20 +182,20 @@ def build_step(
   return step
 
 
-def _places(tree: Any) -> Any:
-  """Returns the shardings of a tree's arrays, hashable."""
+def places_of(tree: Any) -> Any:
+  """Returns the shardings of a tree's arrays, or their shapes, hashable."""
   leaves, treedef = jax.tree.flatten(tree)
   return tuple(leaf.sharding for leaf in leaves), treedef
 
 
-def _compile(model: LanguageModel, optimizer, places, by_term: bool):
+def compile_step(model: LanguageModel, optimizer, places, by_term: bool):
   """Compiles the step's functions: begin, zeros, add and finish.
 
   Args:
     model: The language model.
     optimizer: Optimizer that returns the direction.
-    places: Shardings of parameters and optimizer state, from `_places`; None is
-      one device.
+    places: Shardings of parameters and optimizer state, from `places_of`; None
+      is one device.
     by_term: Whether two terms are summed apart, in a pair of sums.
   """
   zero_places = added_places = updated_places = None
