@@ -33,6 +33,7 @@ class LanguageModel:
   Attributes:
     network: The functions of parameters, not compiled.
     sampler: The compiled functions that draw.
+    shardings: Shardings in which parameters are stored; None is one device.
 
   Example:
 
@@ -57,7 +58,7 @@ class LanguageModel:
     if network.layout is not None:
       boxed = jax.eval_shape(network.init, jax.random.key(0))
       shardings = partitioning.param_shardings(network.layout, boxed)
-    self.network = network
+    self.network, self.shardings = network, shardings
     self.sampler = sampling.SlotSampler(network)
     self._init = jax.jit(self._unboxed_init, out_shardings=shardings)
     self._encode_prefix = jax.jit(network.encode_prefix)

@@ -12,15 +12,19 @@ from typing import Any, Self
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
+from cot_latent.models import layers, partitioning
 from cot_latent.models.api import PAD_ID, Params
-from cot_latent.models.lora import Lora, merged
+from cot_latent.models.lora import DOWN, UP, Lora, merged
 from cot_latent.models.partitioning import Layout
 from cot_latent.models.stops import Ending
 
 SOFT_PROMPT = "soft_prompt"  # the parameter of that name, [L, E]
 
 _CHUNK_BYTES = 2**27
+# Parameters that only products take, in the type of activations.
+_IN_PRODUCTS = ("kernel", "embedding", "unembedding", DOWN, UP)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +70,8 @@ class Network(abc.ABC):
     """Makes the parameters that the network of `for_sampling` takes."""
     if self.lora is not None and self._merges_updates:
       return merged(params, self.lora)
+    if self.layout is not None:
+      return self._gathered(self.layout, params)
     return params
 
   @property
@@ -73,6 +79,23 @@ class Network(abc.ABC):
     """Whether updates can be added to kernels, and are not rounded away."""
     types = {self.config.dtype, self.config.param_dtype}
     return self.layout is None and types == {"float32"}
+
+  def _gathered(self, layout: Layout, params: Params) -> Params:
+    """Gathers what is stored in parts, once, in the type that products take."""
+    boxed = traverse_util.flatten_dict(
+      jax.eval_shape(self.init, jax.random.key(0))
+    )
+
+    def one(path, leaf):
+      names = getattr(boxed.get(path), "names", ())
+      if path[-1] in _IN_PRODUCTS:
+        leaf = leaf.astype(self.config.dtype)
+      return partitioning.constrain(layout, leaf, *names)
+
+    flat = traverse_util.flatten_dict(params)
+    return traverse_util.unflatten_dict(
+      {path: one(path, leaf) for path, leaf in flat.items()}
+    )
 
   @abc.abstractmethod
   def encode_prefix(self, params: Params, prefix: jax.Array) -> Any:
@@ -149,6 +172,7 @@ class Network(abc.ABC):
     self, params: Params, x: jax.Array, targets: jax.Array
   ) -> jax.Array:
     """Scores targets [B, T] by the module's outputs [B, T, E] before them."""
+    params = layers.with_output(params, self.layout)
     chosen = score(lambda part: self.unembed(params, part), x, targets)
     return jnp.where(self.ending.mask(targets), chosen, 0)
 

@@ -7,6 +7,7 @@ here changes anything.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -53,11 +54,15 @@ class MeshConfig:
       the width of the MLP.
     rules: Pairs of an array's axis and the axes of the mesh, "data" and
       "model", along which it is sharded; earlier rules win.
+    fully_sharded: Whether parameters, gradients and moments are stored sharded
+      along "data" too (FSDP). They are gathered layer by layer for gradients,
+      and once before rows are drawn.
   """
 
   data: int | None = None
   model: int = 1
   rules: Rules = RULES
+  fully_sharded: bool = True
 
   def __post_init__(self):
     check_types(self)
@@ -79,10 +84,12 @@ class Layout:
   Attributes:
     mesh: Mesh with the axes "data" and "model".
     rules: Rules as in `MeshConfig`.
+    fully_sharded: As in `MeshConfig`.
   """
 
   mesh: jax.sharding.Mesh
   rules: Rules
+  fully_sharded: bool = True
 
   def sharding(self, *names: str | None) -> jax.sharding.NamedSharding:
     """Returns the sharding of an array whose first axes have these names.
@@ -111,6 +118,35 @@ class Layout:
       for name, number, size in zip(names, num_shards, shape, strict=False)
     ]
     return self.sharding(*fitting)
+
+  def stored_sharding(
+    self, shape: Sequence[int], *names: str | None
+  ) -> jax.sharding.NamedSharding:
+    """Returns the sharding in which a parameter is stored.
+
+    With `fully_sharded` its largest axis that divides evenly is sharded along
+    "data" too, one that is whole if there is one. Arrays of one axis, which are
+    small, are not.
+    """
+    sharding = self.sharding_of(shape, *names)
+    number = self.mesh.shape["data"]
+    spec = [_as_tuple(axes) for axes in sharding.spec]
+    spec += [()] * (len(shape) - len(spec))
+    is_cut = any("data" in axes for axes in spec)
+    if not self.fully_sharded or number == 1 or is_cut or len(shape) < 2:
+      return sharding
+    part = sharding.shard_shape(tuple(shape))
+    fitting = [axis for axis, size in enumerate(part) if size % number == 0]
+    if not fitting:
+      return sharding
+    axis = max(fitting, key=lambda axis: (not spec[axis], part[axis]))
+    spec[axis] = (*spec[axis], "data")
+    return jax.sharding.NamedSharding(
+      self.mesh,
+      jax.sharding.PartitionSpec(
+        *(axes[0] if len(axes) == 1 else axes or None for axes in spec)
+      ),
+    )
 
 
 def make_layout(
@@ -143,7 +179,7 @@ def make_layout(
   if size == 1:
     return None
   mesh = _make_mesh((data, config.model), devices[:size])
-  return Layout(mesh, config.rules)
+  return Layout(mesh, config.rules, config.fully_sharded)
 
 
 def _make_mesh(
@@ -192,13 +228,48 @@ def constrain(layout: Layout | None, tree: Any, *names: str | None) -> Any:
   )
 
 
+def gathered(
+  layout: Layout | None, array: jax.Array, *names: str | None
+) -> Any:
+  """Gathers a stored parameter where a compiled function needs it.
+
+  Its gradient is summed to where the parameter is stored.
+
+  Args:
+    layout: Mesh and rules; None is one device.
+    array: A traced parameter, in the type in which it is sent.
+    *names: Names of its axes; none for one whose axes have no names.
+  """
+  if layout is None or not layout.fully_sharded:
+    return array
+  return _gathered(layout, names, array)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gathered(layout, names, array):
+  return constrain(layout, array, *names)
+
+
+def _gathered_forward(layout, names, array):
+  return _gathered(layout, names, array), None
+
+
+def _gathered_backward(layout, names, _, cotangent):
+  stored = layout.stored_sharding(cotangent.shape, *names)
+  return (jax.lax.with_sharding_constraint(cotangent, stored),)
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
+
+
 def param_shardings(layout: Layout, boxed: Any) -> Any:
-  """Returns the shardings of parameters.
+  """Returns the shardings in which parameters are stored.
 
   Args:
     layout: Mesh and rules.
     boxed: Shapes of parameters, with the names of their axes from Flax's
-      `with_logical_partitioning`; arrays without names stay whole.
+      `with_logical_partitioning`; arrays without names are whole along
+      "model".
 
   Raises:
     UserError: If an axis does not divide into equal shards. Two kinds of axes
@@ -208,7 +279,7 @@ def param_shardings(layout: Layout, boxed: Any) -> Any:
 
   def place(leaf):
     if not isinstance(leaf, nn.LogicallyPartitioned):
-      return layout.sharding()
+      return layout.stored_sharding(leaf.shape)
     shape = leaf.value.shape
     num_shards = layout.num_shards(*leaf.names)
     for name, size, number in zip(leaf.names, shape, num_shards, strict=True):
@@ -217,7 +288,7 @@ def param_shardings(layout: Layout, boxed: Any) -> Any:
           f"the model's axis {name!r} of {size} cannot be cut into {number} "
           "equal parts: set NUM_MODEL_SHARDS to a divisor of it"
         )
-    return layout.sharding_of(shape, *leaf.names)
+    return layout.stored_sharding(shape, *leaf.names)
 
   return jax.tree.map(
     place, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)

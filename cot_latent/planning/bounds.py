@@ -98,7 +98,9 @@ def of_run(
   def sampling(name: str, rows: int) -> float:
     size, few = slots[name]
     waves = -(-rows // size)
-    total = seconds.get("sampling: parameters", 0) * max(1, rows // calls[name].total)
+    total = seconds.get("sampling: parameters", 0) * max(
+      1, rows // calls[name].total
+    )
     if f"{name}: sample" in seconds:
       one = token_seconds[f"{name}: sample"]
       return total + waves * (seconds[f"{name}: sample"] + length * one)

@@ -136,14 +136,35 @@ def test_every_parameter_has_a_place():
   placed = shardings(make_layout(data=2, model=4))
   layer = placed["layer_0"]
   for name in ("query", "key", "value"):
-    assert layer[name]["kernel"].spec == spec(None, "model", None)
-  assert layer["output"]["kernel"].spec == spec("model", None)
+    assert layer[name]["kernel"].spec == spec("data", "model", None)
+  assert layer["output"]["kernel"].spec == spec("model", "data")
   for name in ("gate", "up"):
-    assert layer[name]["kernel"].spec == spec(None, "model")
-  assert layer["down"]["kernel"].spec == spec("model", None)
+    assert layer[name]["kernel"].spec == spec("data", "model")
+  assert layer["down"]["kernel"].spec == spec("model", "data")
   # 259 bytes cannot be cut; norms need not be.
-  assert placed["embed"]["embedding"].spec == spec(None, None)
+  assert placed["embed"]["embedding"].spec == spec(None, "data")
   assert placed["final_norm"]["scale"].spec == spec()
+
+
+@pytest.mark.parametrize(
+  ("shape", "names", "expected"),
+  [
+    # The largest axis of those that are whole.
+    ((8, 4, 16), ("embed", "heads", "kv"), (None, "model", "data")),
+    # Where none of them divides, one that is sharded already.
+    ((7, 32), ("embed", "mlp"), (None, ("model", "data"))),
+    ((7, 6), ("embed", "mlp"), (None, "model")),
+    ((8,), ("embed",), (None,)),
+    ((5, 12), (), (None, "data")),
+  ],
+)
+def test_parameters_are_stored_along_data_too(shape, names, expected):
+  spec = jax.sharding.PartitionSpec(*expected)
+  assert make_layout().stored_sharding(shape, *names).spec == spec
+  plain = dataclasses.replace(make_layout(), fully_sharded=False)
+  assert plain.stored_sharding(shape, *names) == plain.sharding_of(
+    shape, *names
+  )
 
 
 @pytest.mark.parametrize("name", ["num_heads", "mlp_dim"])
