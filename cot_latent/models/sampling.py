@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from cot_latent.models import pace, partitioning, slots
 from cot_latent.models.api import PAD_ID, Array, Draws, Params
@@ -228,8 +229,9 @@ class SlotSampler:
   """Samples from one network; each shape compiles once.
 
   Attributes:
-    adapt: Parameters -> those that the other functions take.
-    encode_prefix: `Network.encode_prefix`, compiled, as those below.
+    split: `Network.split_for_sampling`.
+    adapt: `Network.params_for_sampling`, compiled, as those below.
+    encode_prefix: `Network.encode_prefix`.
     sample_batch: `DecodingLoop.sample_batch`.
     prefill: `DecodingLoop.prefill`.
     decode: `DecodingLoop.decode_and_report`.
@@ -243,6 +245,7 @@ class SlotSampler:
     Args:
       network: The network that is drawn from.
     """
+    self.split = network.split_for_sampling
     self.adapt = jax.jit(network.params_for_sampling)
     network = network.for_sampling()
     loop = DecodingLoop(network)
@@ -279,7 +282,7 @@ class SlotSampler:
     Returns:
       Draws on the host, the same on every process.
     """
-    params = self.adapt(params)
+    params = self._adapted(params)
     prompts, total = np.asarray(prompts), len(prompts)
     key_data = np.asarray(jax.random.key_data(rng_keys))
     layout, max_length = self._network.layout, self._network.max_length
@@ -295,6 +298,15 @@ class SlotSampler:
     if report_done:
       report_done(total, *pace.count(draws, slice(None)))
     return draws
+
+  def _adapted(self, params: Params) -> Params:
+    """Changes the parameters that need it; the others are not copied."""
+    changed, ready = self.split(params)
+    if not ready:
+      return self.adapt(params)
+    changed = self.adapt(changed) if changed else {}
+    flatten = traverse_util.flatten_dict
+    return traverse_util.unflatten_dict(flatten(ready) | flatten(changed))
 
   def _through_slots(self, params, prefix, queue, temperature, report_done):
     """Draws the rows of a queue."""

@@ -98,9 +98,8 @@ def of_run(
   def sampling(name: str, rows: int) -> float:
     size, few = slots[name]
     waves = -(-rows // size)
-    total = seconds.get("sampling: parameters", 0) * max(
-      1, rows // calls[name].total
-    )
+    num_calls = max(1, rows // calls[name].total)
+    total = num_calls * seconds.get("sampling: parameters", 0)
     if f"{name}: sample" in seconds:
       one = token_seconds[f"{name}: sample"]
       return total + waves * (seconds[f"{name}: sample"] + length * one)

@@ -20,7 +20,7 @@ from cot_latent.planning.shapes import (
   opt_state_of,
   shape,
 )
-from cot_latent.training import mstep
+from cot_latent.training import mstep, tuning
 from cot_latent.training.experiment import BaseConfig, Experiment
 
 
@@ -140,17 +140,20 @@ class Compiler:
   def _adapted(self) -> Any:
     """Parameters as the sampler takes them."""
     shapes = self._shapes
-    params, adapt = shapes.model_params(), shapes.model.sampler.adapt
-    return self._compile(
-      "sampling: parameters", adapt, params, kept=self._kept(params)
+    sampler = shapes.model.sampler
+    changed, ready = sampler.split(shapes.model_params())
+    kept = self._kept(changed)
+    adapted = self._compile(
+      "sampling: parameters", sampler.adapt, changed, kept=kept
     )
+    return tuning.merge(adapted, ready)
 
   def _sample(self, one: Sampling, params: Any, max_length: int) -> None:
     """Compiles the functions of a call of the sampler."""
     layout, sampler = self._shapes.layout, self._shapes.model.sampler
     planned = slots.plan(layout, one.total, one.num_slots, max_length)
     rows = functools.partial(_rows, layout, one.prompt)
-    kept = self._kept()
+    kept = self._kept(sampler.split(self._shapes.model_params())[1])
     prefix = jax.ShapeDtypeStruct((one.prefix,), jnp.int32)
     compile_ = functools.partial(self._compile, kept=kept)
     if planned.few is None:

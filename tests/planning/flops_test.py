@@ -25,7 +25,10 @@ def in_a_loop(x):
     (lambda x: jax.lax.cond(True, lambda x: x @ x, jnp.sin, x), (16, 0)),
     (lambda x: jnp.einsum("bij,bjk->bik", x[None], x[None]), (16, 0)),
     # The product is computed again, and there are two for the gradient.
-    (jax.grad(lambda x: (jax.checkpoint(jnp.matmul)(x, x) ** 2).sum()), (48, 0)),
+    (
+      jax.grad(lambda x: (jax.checkpoint(jnp.matmul)(x, x) ** 2).sum()),
+      (48, 0),
+    ),
   ],
 )
 def test_products_are_counted(function, expected):

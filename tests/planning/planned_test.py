@@ -65,27 +65,77 @@ def test_what_cannot_be_planned_is_one_line(capsys, topology, shards, message):
   assert message in printed.err.splitlines()[-1]
 
 
-@pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu")
-def test_a_plan_names_what_a_run_needs(capsys, tmp_path):
-  output = tmp_path / "plan.json"
-  status, printed = call(
-    capsys,
-    *(*PLAN, "--assume=vocab=259,prompt=24,train=40,test=20"),
-    *("--layers=1", f"--output={output}", "--gin.NUM_MODEL_SHARDS=2"),
-    *("--gin.BATCH_SIZE=8", "--gin.MEMORY_START='prior'"),
-    *("--gin.BASE=@experiment.Checkpoint()", "--gin.NUM_VOTES=0"),
-    "--gin.experiment.Checkpoint.path='none'",
+SIZES = {
+  "num_layers": 2,
+  "embed_dim": 256,
+  "num_heads": 4,
+  "head_dim": 64,
+  "mlp_dim": 1024,
+  "num_kv_heads": 2,
+}
+SMALL = (
+  *("--gin_file=gin/runs/gsm8k_tiny.gin", "--dry_run"),
+  *("--gin_file=gin/plans/llama3_2_1b.gin", "--gin.PARAM_DTYPE='float32'"),
+  *(f"--gin.decoder.DecoderConfig.{k}={v}" for k, v in SIZES.items()),
+  *("--gin.BATCH_SIZE=16", "--gin.EVAL_BATCH_SIZE=16", "--gin.NUM_VOTES=0"),
+  *("--gin.MAX_LENGTH=32", "--assume=vocab=4096,prompt=32,train=40,test=16"),
+)
+# Kernel and gradients of one layer's smallest product, [256, 128] bfloat16.
+SMALLEST = 256 * 128 * 2
+
+
+@pytest.fixture(
+  scope="module",
+  params=[
+    pytest.param(
+      one, marks=pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu")
+    )
+    for one in ("v5e:2x2", "v6e:4x4")
+  ],
+)
+def plan(request, tmp_path_factory):
+  """The plan of two layers, two shards of parameters; and its page."""
+  output = tmp_path_factory.mktemp("plan") / "plan.json"
+  shards = "--gin.NUM_MODEL_SHARDS=2"
+  topology = f"--topology={request.param}"
+  assert (
+    cli.main(["train", *SMALL, shards, topology, f"--output={output}"]) == 0
   )
-  assert status == 0, printed.err
-  assert "fits: " in printed.out
-  plan = json.loads(output.read_text())
-  assert plan["mesh"] == {"data": 2, "model": 2}
-  assert plan["compiled_depths"] == [1, 2]
+  return json.loads(output.read_text()), output.with_suffix(".html").read_text()
+
+
+def test_a_plan_names_what_a_run_needs(plan):
+  plan, page = plan
+  assert plan["mesh"] == {"data": plan["num_chips"] // 2, "model": 2}
   rows = {row["name"]: row for row in plan["programs"]}
-  # Logits of 8 rows, by the larger of the products.
-  assert rows["step: sample"]["flops_per_token"] > 2 * 8 * 64 * 259
+  # Logits of 16 rows alone.
+  assert rows["step: sample"]["flops_per_token"] > 2 * 16 * 256 * 4096
   assert 0 < plan["run"]["step_sampling"] < plan["run"]["step"]
+  assert plan["verdict"]["fits"]
   assert not plan["verdict"]["calls_host"]
-  page = output.with_suffix(".html").read_text()
   assert "step: gradient" in page
   assert "://" not in page
+
+
+def test_the_state_is_cut_over_all_chips(plan):
+  for row in plan[0]["state"][:2]:
+    # Norms are whole.
+    assert row["bytes"] < 1.01 * row["whole_bytes"] / plan[0]["num_chips"] + 2e4
+
+
+def test_weights_are_gathered_once_before_rows_are_drawn(plan):
+  plan, _ = plan
+  rows = {row["name"]: row for row in plan["programs"]}
+  whole = plan["state"][0]["whole_bytes"]
+  gathered = rows["sampling: parameters"]["collectives"]["outside"]
+  # In bfloat16, half of them on each device.
+  assert gathered["all-gather"]["bytes"] > 0.9 * whole / 2 / 2
+  inside = rows["step: sample"]["collectives"]["per_token"]
+  assert inside.get("all-gather", {"bytes": 0})["bytes"] < SMALLEST
+  assert inside["all-reduce"]["bytes"] < SMALLEST
+
+
+def test_gradients_are_summed_to_where_they_are_stored(plan):
+  rows = {row["name"]: row for row in plan[0]["programs"]}
+  found = rows["step: gradient"]["collectives"]["outside"]
+  assert found["reduce-scatter"]["bytes"] > found["all-gather"]["bytes"] / 2
