@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 
-from cot_latent.models import products
 from cot_latent.planning import flops, hlo
 
 _FULL = re.compile(r"(?:Used |\()([\d.]+)([KMGT])(?: of |\) exceeds)")
@@ -82,8 +81,7 @@ def compiled(
     it does not fit into memory; and its text, "" then.
   """
   began = time.perf_counter()
-  with products.compiling_for("tpu"):
-    traced = function.trace(*arguments)  # type: ignore[attr-defined]
+  traced = function.trace(*arguments)  # type: ignore[attr-defined]
   counted = flops.count(traced.jaxpr)
   program = Program(name, flops=counted.outside, flops_per_token=counted.inside)
   lowered = traced.lower()

@@ -34,17 +34,22 @@ _CALLED = re.compile(
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _FUSED_SCATTER = "all-reduce-scatter"
+# XLA's TPU compiler writes a transfer that goes on beside products as a start,
+# parts fused with these products, and a done, each of which repeats it.
+_GOES_ON, _DONE = "async_collective_fusion", "async-collective-done"
 
 
 class Instruction(NamedTuple):
   """One line of a computation.
 
   Attributes:
+    name: Name of its result.
     opcode: What it does.
     shape: Type of its result, as text.
     rest: Operands and attributes, as text.
   """
 
+  name: str
   opcode: str
   shape: str
   rest: str
@@ -127,11 +132,12 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
       current = computations.setdefault(header[2], [])
       entry = header[2] if header[1] else entry
     elif current is not None and " = " in line:
-      current.append(_instruction(line.partition(" = ")[2]))
+      name, _, text = line.partition(" = ")
+      current.append(_instruction(name.split("%")[-1].strip(), text))
   return computations, entry
 
 
-def _instruction(text: str) -> Instruction:
+def _instruction(name: str, text: str) -> Instruction:
   """Splits a line after its name: shape, opcode and the rest."""
   end = text.find(" ")
   if text.startswith("("):
@@ -142,7 +148,7 @@ def _instruction(text: str) -> Instruction:
         end = place + 1
         break
   opcode, _, rest = text[end:].strip().partition("(")
-  return Instruction(opcode, text[:end], rest)
+  return Instruction(name, opcode, text[:end], rest)
 
 
 def _walk(
@@ -157,7 +163,11 @@ def _walk(
     Name of the computation, instruction, times that it runs, and whether it is
     inside the decoding loop.
   """
+  if name.startswith(_GOES_ON):
+    return
   for instruction in computations.get(name, ()):
+    if instruction.name.startswith(_DONE):
+      continue
     yield name, instruction, times, is_inside
     inner, inner_times = is_inside, times
     if instruction.opcode == "while":

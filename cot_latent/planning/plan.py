@@ -9,7 +9,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from cot_latent.errors import UserError
-from cot_latent.models import partitioning, slots
+from cot_latent.models import partitioning, products, slots
 from cot_latent.planning import (
   advice,
   bounds,
@@ -62,7 +62,7 @@ def make(
       f"--layers={layers}: models of {depths[0]} and {depths[1]} layers would "
       f"be compiled, and this one has {depth}: leave it out"
     )
-  with _without_cache():
+  with products.compiling_for("tpu"), _without_cache():
     compilers = [
       _compiler(shapes.with_depth(config, n), lengths, layout, report)
       for n in sorted({*depths})

@@ -35,12 +35,23 @@ replica_groups=mesh['a'=2,'b'=1,'c'=3], device_ids=([2,3]T(1,0)) {'c'}
   ROOT %c = pred[] compare(%n)
 }
 
+%part (p: f32[8,4]) -> f32[4,4] {
+  ROOT %g = f32[8,4]{1,0} all-gather(%p), replica_groups={{0,1}}
+}
+
+%async_collective_fusion.1 (p: f32[8,4]) -> f32[4,4] {
+  ROOT %g = f32[8,4]{1,0} all-gather(%p), replica_groups={{0,1}}
+}
+
 ENTRY %main (p: f32[8,4]) -> f32[8] {
   %w = (s32[], bf16[4]{0:T(4)}, /*index=2*/f32[1]) while(%p), \
 condition=%go, body=%body
   %v = (s32[], bf16[4]) while(%p), condition=%sum, body=%chunk, \
 backend_config={"known_trip_count":{"n":"5"}}
   %f = f32[4,4]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter
+  %async-collective-start.1 = f32[8,4] fusion(%p), calls=%part
+  %fusion.1 = f32[8,4] fusion(%p), calls=%async_collective_fusion.1
+  %async-collective-done.1 = f32[8,4] fusion(%p), calls=%part
   ROOT %r = f32[8]{0} all-reduce(%f), replica_groups={{0},{1}}, to_apply=%sum
 }
 """
@@ -51,6 +62,8 @@ def test_each_is_counted_where_it_happens():
   assert found == [
     # As often as the loop over chunks runs.
     hlo.Collective("all-gather", False, 5, 24, 3),
+    # Once, of its start, its part beside a product, and its done.
+    hlo.Collective("all-gather", False, 1, 128, 2),
     hlo.Collective("all-gather", True, 1, 64, 2),
     # Of the decoding loop's condition.
     hlo.Collective("all-reduce", True, 1, 4, 4),

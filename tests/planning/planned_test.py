@@ -138,4 +138,8 @@ def test_weights_are_gathered_once_before_rows_are_drawn(plan):
 def test_gradients_are_summed_to_where_they_are_stored(plan):
   rows = {row["name"]: row for row in plan[0]["programs"]}
   found = rows["step: gradient"]["collectives"]["outside"]
-  assert found["reduce-scatter"]["bytes"] > found["all-gather"]["bytes"] / 2
+  # In float32; those of either half of the model.
+  whole = plan[0]["state"][0]["whole_bytes"]
+  assert found["reduce-scatter"]["bytes"] > 0.9 * whole / 2
+  # Each layer twice, in bfloat16: its inputs alone are stored.
+  assert found["all-gather"]["bytes"] < whole / 2
