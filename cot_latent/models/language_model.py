@@ -33,7 +33,8 @@ class LanguageModel:
   Attributes:
     network: The functions of parameters, not compiled.
     sampler: The compiled functions that draw.
-    shardings: Shardings in which parameters are stored; None is one device.
+    shapes: Shapes of parameters with the shardings in which they are stored;
+      None is one device.
 
   Example:
 
@@ -54,11 +55,13 @@ class LanguageModel:
       UserError: If an axis of the model does not divide into the layout's
         shards.
     """
+    self.network = network
+    self.shapes: Any = None
     shardings = None
     if network.layout is not None:
       boxed = jax.eval_shape(network.init, jax.random.key(0))
       shardings = partitioning.param_shardings(network.layout, boxed)
-    self.network, self.shardings = network, shardings
+      self.shapes = partitioning.placed_shapes(nn.unbox(boxed), shardings)
     self.sampler = sampling.SlotSampler(network)
     self._init = jax.jit(self._unboxed_init, out_shardings=shardings)
     self._encode_prefix = jax.jit(network.encode_prefix)

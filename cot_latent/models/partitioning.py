@@ -295,6 +295,22 @@ def param_shardings(layout: Layout, boxed: Any) -> Any:
   )
 
 
+def placed_shapes(shapes: Any, shardings: Any) -> Any:
+  """Returns shapes of arrays with their shardings.
+
+  Args:
+    shapes: Tree of shapes, or of arrays.
+    shardings: Tree of shardings, of the same structure.
+  """
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    shapes,
+    shardings,
+  )
+
+
 def padded(layout: Layout | None, name: str, size: int) -> int:
   """Rounds the size of an axis up to a multiple of its number of shards."""
   if layout is None:

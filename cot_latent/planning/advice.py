@@ -81,7 +81,7 @@ def settings(
       f"EVAL_BATCH_SIZE below {config.evaluation.batch_size}: fewer rows are "
       "decoded at once"
     )
-  elif row["name"].startswith("step"):
+  elif row["name"].startswith("E-step"):
     found.append(
       f"BATCH_SIZE below {config.batch_size}, or NUM_DRAWS below "
       f"{config.method.num_draws}: fewer rows are decoded at once"

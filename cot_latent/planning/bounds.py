@@ -127,10 +127,10 @@ def of_run(
   if config.steps:
     scored = method.max_scored(config.batch_size)
     at_once = config.rows_at_once or -(-config.batch_size // 4)
-    found["step_gradient"] = fit("step", scored, at_once)
+    found["step_gradient"] = fit("M-step", scored, at_once)
     if method.loops is None:
-      found["step_sampling"] = sampling("step", rows)
-      found["step_gradient"] += seconds["step: memory and weights"]
+      found["step_sampling"] = sampling("E-step", rows)
+      found["step_gradient"] += seconds["E-step: memory and weights"]
     elif by_phase["steps"]:
       found["step_sampling"] = (
         sampling("loop", by_phase["steps"]) / config.steps

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from cot_latent.models import partitioning
 from cot_latent.planning import flops, hlo
 
 _FULL = re.compile(r"(?:Used |\()([\d.]+)([KMGT])(?: of |\) exceeds)")
@@ -95,13 +96,7 @@ def compiled(
     seconds = time.perf_counter() - began
     return program._replace(out_of_memory=needed, seconds=seconds), None, ""
   text, memory = made.as_text(), made.memory_analysis()
-  results = jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding
-    ),
-    lowered.out_info,
-    made.output_shardings,
-  )
+  results = partitioning.placed_shapes(lowered.out_info, made.output_shardings)
   program = program._replace(
     arguments=memory.argument_size_in_bytes,
     outputs=memory.output_size_in_bytes,

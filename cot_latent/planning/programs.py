@@ -50,7 +50,7 @@ def samplings(config: Experiment, lengths: Lengths) -> list[Sampling]:
   found = []
   if method.loops is None and config.steps:
     rows = config.batch_size * method.num_draws
-    found.append(Sampling("step", rows, None, lengths.prompt, lengths.prefix))
+    found.append(Sampling("E-step", rows, None, lengths.prompt, lengths.prefix))
   elif method.loops is not None and method.loops.source != "human":
     rows = min(lengths.train * method.num_draws, most)
     found.append(Sampling("loop", rows, size, lengths.prompt, lengths.prefix))
@@ -110,7 +110,7 @@ class Compiler:
       return
     rows = config.rows_at_once or -(-config.batch_size // 4)
     rows = min(rows, config.method.max_scored(config.batch_size))
-    self._m_step("step", shapes.params, shapes.frozen, config, lengths, rows)
+    self._m_step("M-step", shapes.params, shapes.frozen, config, lengths, rows)
     if config.method.loops is None:
       self._weigh(config)
 
@@ -181,7 +181,7 @@ class Compiler:
   def _m_step(self, name, params, frozen, config, lengths, rows) -> None:
     """Compiles the functions of the M-step, or of the base model's fit."""
     shapes = self._shapes
-    layout, is_base = shapes.layout, frozen is None and name != "step"
+    layout, is_base = shapes.layout, frozen is None and name != "M-step"
     model: LanguageModel = shapes.base_model if is_base else shapes.model
     opt_state = opt_state_of(shapes.optimizer, params, layout)
     by_term = config.method.is_fitted() and not is_base
@@ -233,7 +233,7 @@ class Compiler:
       donate_argnums=0,
     )
     self._compile(
-      "step: memory and weights",
+      "E-step: memory and weights",
       function,
       shapes.memory,
       jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),

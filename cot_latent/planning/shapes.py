@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -115,9 +114,10 @@ def shapes_of(config: Experiment, lengths: Lengths, layout: Layout) -> Shapes:
     layout: Mesh of the devices that are planned for, and rules.
   """
   model = _model(config, lengths, layout, config.tuning)
-  base_model = _model(config, lengths, layout, None)
+  is_longer = isinstance(config.tuning, lora.Lora)
+  base_model = _model(config, lengths, layout, None) if is_longer else model
   optimizer = mstep.build_optimizer(config.optimizer)
-  whole = _params(model)
+  whole = model.shapes
   params, frozen = whole, None
   if isinstance(config.tuning, tuning.SoftPrompt):
     width = config.model.embed_dim  # type: ignore[union-attr]
@@ -137,7 +137,7 @@ def shapes_of(config: Experiment, lengths: Lengths, layout: Layout) -> Shapes:
     memory=_memory(layout, lengths.train, config.task.max_length),
     pool=loops and _pool(config, lengths, layout),
     base_params=params if loops and loops.restart else None,
-    base=_params(base_model) if isinstance(config.base, BaseConfig) else None,
+    base=base_model.shapes if isinstance(config.base, BaseConfig) else None,
   )
 
 
@@ -199,18 +199,6 @@ def _model(config, lengths, layout, added) -> LanguageModel:
     config.task.max_length,
     layout,
     added if isinstance(added, lora.Lora) else None,
-  )
-
-
-def _params(model: LanguageModel) -> Any:
-  assert model.layout is not None
-  boxed = jax.eval_shape(model.network.init, jax.random.key(0))
-  return jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding
-    ),
-    nn.unbox(boxed),
-    partitioning.param_shardings(model.layout, boxed),
   )
 
 

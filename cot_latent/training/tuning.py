@@ -102,7 +102,11 @@ def begin(
     }
   else:
     # Compiled, so that only these parameters of the model are made.
-    places = model.shardings and split(model.shardings, tuning)[0]
+    places = None
+    if model.shapes is not None:
+      places = jax.tree.map(
+        lambda leaf: leaf.sharding, split(model.shapes, tuning)[0]
+      )
     make = jax.jit(
       lambda key: split(model.init(key), tuning)[0], out_shardings=places
     )

@@ -109,11 +109,11 @@ def test_a_plan_names_what_a_run_needs(plan):
   assert plan["mesh"] == {"data": plan["num_chips"] // 2, "model": 2}
   rows = {row["name"]: row for row in plan["programs"]}
   # Logits of 16 rows alone.
-  assert rows["step: sample"]["flops_per_token"] > 2 * 16 * 256 * 4096
+  assert rows["E-step: sample"]["flops_per_token"] > 2 * 16 * 256 * 4096
   assert 0 < plan["run"]["step_sampling"] < plan["run"]["step"]
   assert plan["verdict"]["fits"]
   assert not plan["verdict"]["calls_host"]
-  assert "step: gradient" in page
+  assert "M-step: gradient" in page
   assert "://" not in page
 
 
@@ -130,14 +130,14 @@ def test_weights_are_gathered_once_before_rows_are_drawn(plan):
   gathered = rows["sampling: parameters"]["collectives"]["outside"]
   # In bfloat16, half of them on each device.
   assert gathered["all-gather"]["bytes"] > 0.9 * whole / 2 / 2
-  inside = rows["step: sample"]["collectives"]["per_token"]
+  inside = rows["E-step: sample"]["collectives"]["per_token"]
   assert inside.get("all-gather", {"bytes": 0})["bytes"] < SMALLEST
   assert inside["all-reduce"]["bytes"] < SMALLEST
 
 
 def test_gradients_are_summed_to_where_they_are_stored(plan):
   rows = {row["name"]: row for row in plan[0]["programs"]}
-  found = rows["step: gradient"]["collectives"]["outside"]
+  found = rows["M-step: gradient"]["collectives"]["outside"]
   # In float32; those of either half of the model.
   whole = plan[0]["state"][0]["whole_bytes"]
   assert found["reduce-scatter"]["bytes"] > 0.9 * whole / 2
