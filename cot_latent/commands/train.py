@@ -11,6 +11,7 @@ from cot_latent.commands import (
   gin_flags,
   inside_t5x,
   limit,
+  planned,
   quiet,
 )
 from cot_latent.errors import RunError, UserError
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action="store_false",
     help=argparse.SUPPRESS,  # the form that T5X's own flags have
   )
+  planned.add_arguments(parser)
   several = parser.add_argument_group(
     "several processes", "one run on many machines (docs/pods.md)"
   )
@@ -85,6 +87,7 @@ def run(options: argparse.Namespace) -> int:
       "--coordinator_address, --process_count and --process_index need "
       "--multiprocess"
     )
+  planned.check(options)
   from cot_latent.configuration import parsing
 
   gin_files, _, search_paths = gin_flags.collect(options)
@@ -118,6 +121,7 @@ def _as_one_of_several(train: Callable[[], int], processes: Any) -> int:
 
 def _train_in_t5x(options: argparse.Namespace) -> int:
   """Starts T5X's own train.py."""
+  planned.refuse_t5x(options)
   if options.strict:
     raise UserError("--strict: T5X's train has no such flag; leave it out")
   if options.limit is not None:
@@ -146,6 +150,8 @@ def _train_in_t5x(options: argparse.Namespace) -> int:
 
 def _train_here(options: argparse.Namespace) -> int:
   """Trains in this process, which may be one of several."""
+  if options.topology is not None:
+    return planned.run(options)
   from cot_latent.configuration import parsing
   from cot_latent.reporting import summary
   from cot_latent.runtime import processes

@@ -34,6 +34,9 @@ class LanguageModel:
 
   Attributes:
     network: The functions of parameters, not compiled.
+    sampler: The compiled functions that draw.
+    shapes: Shapes of parameters with the shardings in which they are stored;
+      None is one device.
 
   Example:
 
@@ -54,12 +57,14 @@ class LanguageModel:
       UserError: If an axis of the model does not divide into the layout's
         shards.
     """
+    self.network = network
+    self.shapes: Any = None
     shardings = None
     if network.layout is not None:
       boxed = jax.eval_shape(network.init, jax.random.key(0))
       shardings = partitioning.param_shardings(network.layout, boxed)
-    self.network = network
-    self._sampler = sampling.SlotSampler(network)
+      self.shapes = partitioning.placed_shapes(nn.unbox(boxed), shardings)
+    self.sampler = sampling.SlotSampler(network)
     self._init = jax.jit(self._unboxed_init, out_shardings=shardings)
     self._encode_prefix = jax.jit(network.encode_prefix)
     self._log_prob = jax.jit(self._traced_log_prob)
@@ -94,7 +99,7 @@ class LanguageModel:
   ) -> Draws:
     """Draws one continuation of each prompt; see `Sampler.sample`."""
     prefix, rest = token_rows.compact_prompts(prompts)
-    return self._sampler.sample(
+    return self.sampler.sample(
       params, prefix, rest, rng_keys, temperature, num_slots, report_done
     )
 

@@ -99,12 +99,13 @@ def project(
   """Projects by a kernel of this name, with the module's low-rank update.
 
   Args:
-    module: The module that the kernel belongs to; it has `config` and `lora`.
+    module: The module that the kernel belongs to; it has `config`, `lora` and
+      `layout`.
     x: Inputs [R, I].
     name: Name of the projection.
     out_shape: Shape of a row of the result.
     names: Names of the kernel's axes.
-    **settings: Further fields of `Projection`.
+    **settings: Further fields of `Projection`, but its layout.
 
   Returns:
     [R, *out_shape].
@@ -114,9 +115,35 @@ def project(
   else:
     lora = module.lora if module.lora and name in module.lora.targets else None
   projection = Projection(
-    out_shape, names, module.config.param_dtype, lora, name=name, **settings
+    out_shape,
+    names,
+    module.config.param_dtype,
+    lora,
+    name=name,
+    layout=module.layout,
+    **settings,
   )
   return projection(x)
+
+
+def with_output(
+  params: Mapping[str, Any], layout: partitioning.Layout | None
+) -> Mapping[str, Any]:
+  """Gathers the output layer, so that no loop over its uses gathers it.
+
+  Args:
+    params: Parameters of the model, as they are stored.
+    layout: Mesh and rules; None is one device.
+  """
+  if layout is None:
+    return params
+  if "unembedding" in params:
+    names = "embed", "vocab"
+    kernel = partitioning.gathered(layout, params["unembedding"], *names)
+    return {**params, "unembedding": kernel}
+  table = params["embed"]["embedding"]
+  table = partitioning.gathered(layout, table, "vocab", "embed")
+  return {**params, "embed": {**params["embed"], "embedding": table}}
 
 
 def unembed(

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cot_latent.errors import UserError
-from cot_latent.models import products
+from cot_latent.models import partitioning, products
 from cot_latent.runtime.validation import check_positive, check_types
 
 TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
@@ -58,6 +58,7 @@ class Projection(nn.Module):
     lora: Update [I, r], [r, *out_shape] in float32; None has none.
     use_bias: Whether a bias is added.
     gain: Factor of the kernel's first values.
+    layout: Mesh and rules; None is one device.
   """
 
   out_shape: tuple[int, ...]
@@ -66,6 +67,7 @@ class Projection(nn.Module):
   lora: Lora | None = None
   use_bias: bool = False
   gain: float = 1.0
+  layout: partitioning.Layout | None = None
 
   @nn.compact
   def __call__(self, x):
@@ -79,17 +81,17 @@ class Projection(nn.Module):
       (width, *self.out_shape),
       self.param_dtype,
     )
-
-    flat = kernel.reshape(width, -1)
+    flat = self._whole(kernel, x, *self.names).reshape(width, -1)
     if self.lora is None:
       y = products.product(x, flat)
     else:
-      down = self.param(
+      down: Any = self.param(
         DOWN, nn.initializers.he_uniform(), (width, self.lora.rank)
       )
-      up = self.param(
+      up: Any = self.param(
         UP, nn.initializers.zeros, (self.lora.rank, *self.out_shape)
       )
+      down, up = self._whole(down, x), self._whole(up, x)
       y = _updated(x, flat, down, up.reshape(len(up), -1), self.lora.scale)
     if self.use_bias:
       bias: Any = self.param(
@@ -98,8 +100,15 @@ class Projection(nn.Module):
         self.out_shape,
         self.param_dtype,
       )
+      bias = self._whole(bias, x, *self.names[1:])
       y += bias.reshape(-1).astype(x.dtype)
     return y.reshape(-1, *self.out_shape)
+
+  def _whole(self, param, x, *names):
+    """Gathers a parameter that is stored in parts, as x's type."""
+    if self.layout is None:
+      return param
+    return partitioning.gathered(self.layout, param.astype(x.dtype), *names)
 
 
 def _updated(x, kernel, down, up, scale):

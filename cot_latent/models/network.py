@@ -12,15 +12,19 @@ from typing import Any, Self
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
+from cot_latent.models import layers
 from cot_latent.models.api import PAD_ID, Params
-from cot_latent.models.lora import Lora, merged
+from cot_latent.models.lora import DOWN, UP, Lora, merged
 from cot_latent.models.partitioning import Layout
 from cot_latent.models.stops import Ending
 
 SOFT_PROMPT = "soft_prompt"  # the parameter of that name, [L, E]
 
 _CHUNK_BYTES = 2**27
+# Parameters that only products take, in the type of activations.
+_IN_PRODUCTS = ("kernel", "embedding", "unembedding", DOWN, UP)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +70,8 @@ class Network(abc.ABC):
     """Makes the parameters that the network of `for_sampling` takes."""
     if self.lora is not None and self._merges_updates:
       return merged(params, self.lora)
+    if self.layout is not None:
+      return self._gathered(self.layout, params)
     return params
 
   @property
@@ -73,6 +79,60 @@ class Network(abc.ABC):
     """Whether updates can be added to kernels, and are not rounded away."""
     types = {self.config.dtype, self.config.param_dtype}
     return self.layout is None and types == {"float32"}
+
+  def split_for_sampling(self, params: Params) -> tuple[Params, Params]:
+    """Splits off the parameters that are ready for sampling.
+
+    Args:
+      params: Parameters of the model, placed on the devices.
+
+    Returns:
+      Those that `params_for_sampling` has to change; and those that are on the
+      devices in the type and place that the sampler takes, not to be copied.
+    """
+    if self.layout is None:
+      return params, {}
+    wanted = self._sampled(self.layout, params)
+    flat = traverse_util.flatten_dict(params)
+
+    def is_ready(path, leaf):
+      dtype, sharding = wanted[path]
+      is_placed = leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+      return is_placed and leaf.dtype == dtype
+
+    ready = {path for path, leaf in flat.items() if is_ready(path, leaf)}
+    unflatten = traverse_util.unflatten_dict
+    return (
+      unflatten({path: x for path, x in flat.items() if path not in ready}),
+      unflatten({path: x for path, x in flat.items() if path in ready}),
+    )
+
+  def _gathered(self, layout: Layout, params: Params) -> Params:
+    """Gathers what is stored in parts, once, in the type that products take."""
+    wanted = self._sampled(layout, params)
+
+    def one(path, leaf):
+      dtype, sharding = wanted[path]
+      leaf = leaf.astype(dtype)
+      return jax.lax.with_sharding_constraint(leaf, sharding)
+
+    flat = traverse_util.flatten_dict(params)
+    return traverse_util.unflatten_dict(
+      {path: one(path, leaf) for path, leaf in flat.items()}
+    )
+
+  def _sampled(self, layout: Layout, params: Params) -> dict:
+    """Types and shardings of parameters for sampling, by path."""
+    boxed = traverse_util.flatten_dict(
+      jax.eval_shape(self.init, jax.random.key(0))
+    )
+    wanted = {}
+    for path, leaf in traverse_util.flatten_dict(params).items():
+      names = getattr(boxed.get(path), "names", ())
+      dtype = self.config.dtype if path[-1] in _IN_PRODUCTS else leaf.dtype
+      sharding = layout.sharding_of(leaf.shape, *names)
+      wanted[path] = jnp.dtype(dtype), sharding
+    return wanted
 
   @abc.abstractmethod
   def encode_prefix(self, params: Params, prefix: jax.Array) -> Any:
@@ -149,6 +209,7 @@ class Network(abc.ABC):
     self, params: Params, x: jax.Array, targets: jax.Array
   ) -> jax.Array:
     """Scores targets [B, T] by the module's outputs [B, T, E] before them."""
+    params = layers.with_output(params, self.layout)
     chosen = score(lambda part: self.unembed(params, part), x, targets)
     return jnp.where(self.ending.mask(targets), chosen, 0)
 

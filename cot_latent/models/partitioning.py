@@ -7,6 +7,7 @@ here changes anything.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 
 from cot_latent.errors import UserError
 from cot_latent.runtime.validation import check_positive, check_types
@@ -53,11 +54,15 @@ class MeshConfig:
       the width of the MLP.
     rules: Pairs of an array's axis and the axes of the mesh, "data" and
       "model", along which it is sharded; earlier rules win.
+    fully_sharded: Whether parameters, gradients and moments are stored sharded
+      along "data" too (FSDP). They are gathered layer by layer for gradients,
+      and once before rows are drawn.
   """
 
   data: int | None = None
   model: int = 1
   rules: Rules = RULES
+  fully_sharded: bool = True
 
   def __post_init__(self):
     check_types(self)
@@ -79,10 +84,12 @@ class Layout:
   Attributes:
     mesh: Mesh with the axes "data" and "model".
     rules: Rules as in `MeshConfig`.
+    fully_sharded: As in `MeshConfig`.
   """
 
   mesh: jax.sharding.Mesh
   rules: Rules
+  fully_sharded: bool = True
 
   def sharding(self, *names: str | None) -> jax.sharding.NamedSharding:
     """Returns the sharding of an array whose first axes have these names.
@@ -112,35 +119,83 @@ class Layout:
     ]
     return self.sharding(*fitting)
 
+  def stored_sharding(
+    self, shape: Sequence[int], *names: str | None
+  ) -> jax.sharding.NamedSharding:
+    """Returns the sharding in which a parameter is stored.
 
-def make_layout(config: MeshConfig) -> Layout | None:
-  """Makes a mesh of all processes' devices; None if there is one device.
+    With `fully_sharded` its largest axis that divides evenly is sharded along
+    "data" too, one that is whole if there is one. Arrays of one axis, which are
+    small, are not.
+    """
+    sharding = self.sharding_of(shape, *names)
+    number = self.mesh.shape["data"]
+    spec = [_as_tuple(axes) for axes in sharding.spec]
+    spec += [()] * (len(shape) - len(spec))
+    is_cut = any("data" in axes for axes in spec)
+    if not self.fully_sharded or number == 1 or is_cut or len(shape) < 2:
+      return sharding
+    part = sharding.shard_shape(tuple(shape))
+    fitting = [axis for axis, size in enumerate(part) if size % number == 0]
+    if not fitting:
+      return sharding
+    axis = max(fitting, key=lambda axis: (not spec[axis], part[axis]))
+    spec[axis] = (*spec[axis], "data")
+    return jax.sharding.NamedSharding(
+      self.mesh,
+      jax.sharding.PartitionSpec(
+        *(axes[0] if len(axes) == 1 else axes or None for axes in spec)
+      ),
+    )
+
+
+def make_layout(
+  config: MeshConfig, devices: Sequence[Any] | None = None
+) -> Layout | None:
+  """Makes a mesh of devices; None if there is one device.
+
+  Args:
+    config: Shards of rows and parameters, and rules.
+    devices: Devices of the mesh, here or only described; None is those of all
+      processes.
 
   Raises:
     UserError: If the mesh does not fit the devices.
   """
-  num_devices = jax.device_count()
-  data = config.data or max(1, num_devices // config.model)
+  devices = jax.devices() if devices is None else devices
+  data = config.data or max(1, len(devices) // config.model)
   size = data * config.model
   # One process may leave some devices idle; several processes must use all.
-  fits = size == num_devices or (
-    jax.process_count() == 1 and config.data and size < num_devices
+  is_alone = len({device.process_index for device in devices}) == 1
+  fits = size == len(devices) or (
+    is_alone and config.data and size < len(devices)
   )
   if not fits:
     raise UserError(
       f"a mesh of {data} x {config.model} (data x model) does not fit the "
-      f"{num_devices} devices there are: set NUM_MODEL_SHARDS to a divisor of "
+      f"{len(devices)} devices there are: set NUM_MODEL_SHARDS to a divisor of "
       "their number"
     )
   if size == 1:
     return None
-  mesh = jax.make_mesh(
-    (data, config.model),
-    _AXES,
-    axis_types=(jax.sharding.AxisType.Auto,) * 2,
-    devices=jax.devices()[:size],
-  )
-  return Layout(mesh, config.rules)
+  mesh = _make_mesh((data, config.model), devices[:size])
+  return Layout(mesh, config.rules, config.fully_sharded)
+
+
+def _make_mesh(
+  shape: tuple[int, int], devices: Sequence[Any]
+) -> jax.sharding.Mesh:
+  """Arranges devices as a mesh, neighbours beside each other if they can be."""
+  types = (jax.sharding.AxisType.Auto,) * len(_AXES)
+  try:
+    return jax.make_mesh(shape, _AXES, axis_types=types, devices=devices)
+  except NotImplementedError:
+    # No axis of the mesh is one of the chips' own axes, such as 8 x 2 on
+    # 4 x 4 chips: two axes of the mesh then share the links of one.
+    arranged = mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
+    return jax.sharding.Mesh(arranged, _AXES, axis_types=types)
 
 
 def describe(layout: Layout | None) -> dict[str, Any]:
@@ -173,13 +228,48 @@ def constrain(layout: Layout | None, tree: Any, *names: str | None) -> Any:
   )
 
 
+def gathered(
+  layout: Layout | None, array: jax.Array, *names: str | None
+) -> Any:
+  """Gathers a stored parameter where a compiled function needs it.
+
+  Its gradient is summed to where the parameter is stored.
+
+  Args:
+    layout: Mesh and rules; None is one device.
+    array: A traced parameter, in the type in which it is sent.
+    *names: Names of its axes; none for one whose axes have no names.
+  """
+  if layout is None or not layout.fully_sharded:
+    return array
+  return _gathered(layout, names, array)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gathered(layout, names, array):
+  return constrain(layout, array, *names)
+
+
+def _gathered_forward(layout, names, array):
+  return _gathered(layout, names, array), None
+
+
+def _gathered_backward(layout, names, _, cotangent):
+  stored = layout.stored_sharding(cotangent.shape, *names)
+  return (jax.lax.with_sharding_constraint(cotangent, stored),)
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
+
+
 def param_shardings(layout: Layout, boxed: Any) -> Any:
-  """Returns the shardings of parameters.
+  """Returns the shardings in which parameters are stored.
 
   Args:
     layout: Mesh and rules.
     boxed: Shapes of parameters, with the names of their axes from Flax's
-      `with_logical_partitioning`; arrays without names stay whole.
+      `with_logical_partitioning`; arrays without names are whole along
+      "model".
 
   Raises:
     UserError: If an axis does not divide into equal shards. Two kinds of axes
@@ -189,7 +279,7 @@ def param_shardings(layout: Layout, boxed: Any) -> Any:
 
   def place(leaf):
     if not isinstance(leaf, nn.LogicallyPartitioned):
-      return layout.sharding()
+      return layout.stored_sharding(leaf.shape)
     shape = leaf.value.shape
     num_shards = layout.num_shards(*leaf.names)
     for name, size, number in zip(leaf.names, shape, num_shards, strict=True):
@@ -198,10 +288,26 @@ def param_shardings(layout: Layout, boxed: Any) -> Any:
           f"the model's axis {name!r} of {size} cannot be cut into {number} "
           "equal parts: set NUM_MODEL_SHARDS to a divisor of it"
         )
-    return layout.sharding_of(shape, *leaf.names)
+    return layout.stored_sharding(shape, *leaf.names)
 
   return jax.tree.map(
     place, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
+  )
+
+
+def placed_shapes(shapes: Any, shardings: Any) -> Any:
+  """Returns shapes of arrays with their shardings.
+
+  Args:
+    shapes: Tree of shapes, or of arrays.
+    shardings: Tree of shardings, of the same structure.
+  """
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    shapes,
+    shardings,
   )
 
 

@@ -3,9 +3,27 @@
 Symbols: R rows, I inputs, O outputs, r rank of a low-rank update.
 """
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
+
+_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+  "platform", default=None
+)
+
+
+@contextlib.contextmanager
+def compiling_for(platform: str) -> Iterator[None]:
+  """Traces functions as for devices of another platform than this process'."""
+  token = _platform.set(platform)
+  try:
+    yield
+  finally:
+    _platform.reset(token)
 
 
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -43,7 +61,7 @@ _narrow.defvjp(_narrow_forward, _narrow_backward)
 
 def transposed(matrix: jax.Array) -> jax.Array:
   """The transpose, copied on a CPU and not only read the other way."""
-  if jax.default_backend() != "cpu":
+  if (_platform.get() or jax.default_backend()) != "cpu":
     return matrix.T
   return with_layout_constraint(matrix.T, Layout(major_to_minor=(0, 1)))
 

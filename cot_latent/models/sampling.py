@@ -16,14 +16,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
-from cot_latent.models import pace, partitioning
+from cot_latent.models import pace, partitioning, slots
 from cot_latent.models.api import PAD_ID, Array, Draws, Params
 from cot_latent.models.network import Network, log_prob_of
-
-# The number of slots shrinks by this factor when no more rows than that are
-# left, if enough tokens remain to make up for one more compilation.
-_SHRINK, _WORTH_SHRINKING = 4, 2**12
 
 
 class DecodeState(NamedTuple):
@@ -229,7 +226,18 @@ def row_noise(
 
 
 class SlotSampler:
-  """Samples from one network; each shape compiles once."""
+  """Samples from one network; each shape compiles once.
+
+  Attributes:
+    split: `Network.split_for_sampling`.
+    adapt: `Network.params_for_sampling`, compiled, as those below.
+    encode_prefix: `Network.encode_prefix`.
+    sample_batch: `DecodingLoop.sample_batch`.
+    prefill: `DecodingLoop.prefill`.
+    decode: `DecodingLoop.decode_and_report`.
+    refill: `DecodingLoop.refill`.
+    shrink: `DecodingLoop.shrink`.
+  """
 
   def __init__(self, network: Network):
     """Compiles nothing yet.
@@ -237,16 +245,17 @@ class SlotSampler:
     Args:
       network: The network that is drawn from.
     """
-    self._adapt = jax.jit(network.params_for_sampling)
+    self.split = network.split_for_sampling
+    self.adapt = jax.jit(network.params_for_sampling)
     network = network.for_sampling()
     loop = DecodingLoop(network)
     self._network, self._pace = network, pace.Pace()
-    self._encode_prefix = jax.jit(network.encode_prefix)
-    self._sample_batch = jax.jit(loop.sample_batch)
-    self._prefill = jax.jit(loop.prefill)
-    self._decode = jax.jit(loop.decode_and_report, donate_argnames="state")
-    self._refill = jax.jit(loop.refill, donate_argnames="state")
-    self._shrink = jax.jit(loop.shrink)
+    self.encode_prefix = jax.jit(network.encode_prefix)
+    self.sample_batch = jax.jit(loop.sample_batch)
+    self.prefill = jax.jit(loop.prefill)
+    self.decode = jax.jit(loop.decode_and_report, donate_argnames="state")
+    self.refill = jax.jit(loop.refill, donate_argnames="state")
+    self.shrink = jax.jit(loop.shrink)
 
   def sample(
     self,
@@ -273,35 +282,41 @@ class SlotSampler:
     Returns:
       Draws on the host, the same on every process.
     """
-    params = self._adapt(params)
+    params = self._adapted(params)
     prompts, total = np.asarray(prompts), len(prompts)
     key_data = np.asarray(jax.random.key_data(rng_keys))
     layout, max_length = self._network.layout, self._network.max_length
-    size = min(total, num_slots or total)
-    size = partitioning.padded(layout, "batch", size)
-    is_worth = size * max_length >= _WORTH_SHRINKING
-    if total > size or is_worth:
-      few = partitioning.padded(layout, "batch", max(1, size // _SHRINK))
-      queue = _Queue(prompts, key_data, size, few, is_worth, self._network)
+    planned = slots.plan(layout, total, num_slots, max_length)
+    if planned.few is not None:
+      queue = slots.Queue(prompts, key_data, planned, layout, max_length)
       return self._through_slots(
         params, prefix, queue, temperature, report_done
       )
     rows = [partitioning.place_rows(layout, x) for x in (prompts, key_data)]
-    draws = self._sample_batch(params, prefix, *rows, temperature)
+    draws = self.sample_batch(params, prefix, *rows, temperature)
     draws = jax.tree.map(lambda x: np.asarray(x)[:total], draws)
     if report_done:
       report_done(total, *pace.count(draws, slice(None)))
     return draws
 
+  def _adapted(self, params: Params) -> Params:
+    """Changes the parameters that need it; the others are not copied."""
+    changed, ready = self.split(params)
+    if not ready:
+      return self.adapt(params)
+    changed = self.adapt(changed) if changed else {}
+    flatten = traverse_util.flatten_dict
+    return traverse_util.unflatten_dict(flatten(ready) | flatten(changed))
+
   def _through_slots(self, params, prefix, queue, temperature, report_done):
     """Draws the rows of a queue."""
-    shared = self._encode_prefix(params, prefix)
+    shared = self.encode_prefix(params, prefix)
     first = queue.rows(0, len(queue.owner))
-    state = self._prefill(params, shared, *first, temperature)
+    state = self.prefill(params, shared, *first, temperature)
     while queue.num_decoding:
       num_waiting, enough = queue.num_waiting, queue.enough()
       began = time.monotonic()
-      state, (draws, is_done) = self._decode(
+      state, (draws, is_done) = self.decode(
         *(params, shared, state, temperature),
         *(np.int32(enough), np.int32(self._pace.tokens)),
       )
@@ -312,136 +327,9 @@ class SlotSampler:
         continue
       queue.put_away(draws, is_done)
       for rows, where in queue.refills(is_done):
-        state = self._refill(params, shared, state, *rows, where, temperature)
+        state = self.refill(params, shared, state, *rows, where, temperature)
       if not num_waiting and queue.can_shrink:
-        state = self._shrink(state, queue.shrink())
+        state = self.shrink(state, queue.shrink())
     if report_done:
       report_done(*queue.so_far())
     return queue.done
-
-
-class _Queue:
-  """The rows that wait or are in slots, and their draws; on the host.
-
-  Attributes:
-    owner: Number of the row in each slot, [B]; -1 is none.
-    done: Draws [N, T] of the rows that are done.
-  """
-
-  def __init__(
-    self,
-    prompts: np.ndarray,
-    key_data: np.ndarray,
-    size: int,
-    few: int,
-    may_shrink: bool,
-    network: Network,
-  ):
-    """Puts the first rows into slots.
-
-    Args:
-      prompts: Tokens [N, P] int32.
-      key_data: Data of the rows' random keys, [N, ...] uint32.
-      size: Number of slots, B.
-      few: How many rows are filled in at once, and to how many slots it
-        shrinks.
-      may_shrink: Whether slots may become fewer.
-      network: The network that is drawn from.
-    """
-    total = len(prompts)
-    self._prompts, self._key_data = prompts, key_data
-    self._few, self._may_shrink = few, may_shrink
-    self._layout = network.layout
-    self._next = min(size, total)  # the first row that waits
-    self.owner = np.where(np.arange(size) < total, np.arange(size), -1)
-    shape = (total, network.max_length)
-    self.done = Draws(
-      np.full(shape, PAD_ID, np.int32),
-      np.zeros(total, bool),
-      np.zeros(shape, np.float32),
-    )
-
-  @property
-  def num_waiting(self) -> int:
-    """Rows that have had no slot yet."""
-    return len(self._prompts) - self._next
-
-  @property
-  def num_decoding(self) -> int:
-    """Rows that are in slots."""
-    return int((self.owner >= 0).sum())
-
-  @property
-  def num_done(self) -> int:
-    """Rows that are done."""
-    return self._next - self.num_decoding
-
-  def so_far(
-    self, draws: Draws | None = None, is_done: np.ndarray | None = None
-  ) -> tuple[int, int, int]:
-    """Counts rows that are done, tokens, and rows that ended by themselves.
-
-    Args:
-      draws: Draws of the slots; None where no slot has a row.
-      is_done: Whether the slots are done, [B] bool.
-    """
-    rows, (tokens, ended) = self.num_done, pace.count(self.done, slice(None))
-    if draws is None or is_done is None:
-      return rows, tokens, ended
-    owned = self.owner >= 0
-    more, more_ended = pace.count(draws, owned)
-    rows += int((is_done & owned).sum())
-    return rows, tokens + more, ended + more_ended
-
-  @property
-  def can_shrink(self) -> bool:
-    """Whether there are more slots than few."""
-    return self._may_shrink and len(self.owner) > self._few
-
-  def enough(self) -> int:
-    """How many slots must be done before anything else is worth while."""
-    if self.num_waiting:
-      return min(self._few, self.num_waiting)
-    return len(self.owner) - (self._few if self.can_shrink else 0)
-
-  def rows(self, start: int, number: int) -> tuple[Any, Any]:
-    """Prompts and key data from a place on; after the end the last row's."""
-    last = len(self._prompts) - 1
-    rows = np.minimum(np.arange(start, start + number), last)
-    return (
-      partitioning.place_rows(self._layout, self._prompts[rows]),
-      partitioning.place_rows(self._layout, self._key_data[rows]),
-    )
-
-  def put_away(self, draws: Draws, is_done: np.ndarray) -> None:
-    """Takes the draws of slots [B] that are done, and frees them."""
-    freed = is_done & (self.owner >= 0)
-    for array, part in zip(self.done, draws, strict=True):
-      array[self.owner[freed]] = np.asarray(part)[freed]
-    self.owner[freed] = -1
-
-  def refills(self, is_free: np.ndarray):
-    """Gives free slots to waiting rows, so long as a whole filling has room.
-
-    Args:
-      is_free: [B] bool.
-
-    Yields:
-      The rows to fill in, and the slots [few] for them; those outside take
-      nothing.
-    """
-    free = np.flatnonzero(is_free)
-    while self.num_waiting and len(free) >= min(self._few, self.num_waiting):
-      taken = min(self._few, self.num_waiting)
-      where = np.full(self._few, len(self.owner), np.int32)
-      where[:taken], free = free[:taken], free[taken:]
-      rows = self.rows(self._next, self._few)
-      self.owner[where[:taken]] = np.arange(self._next, self._next + taken)
-      self._next += taken
-      yield rows, where
-
-  def shrink(self) -> np.ndarray:
-    """Keeps few slots, those with rows first; returns their numbers [few]."""
-    order = np.argsort(self.owner < 0, kind="stable")[: self._few]
-    self.owner = self.owner[order]
-    return order.astype(np.int32)

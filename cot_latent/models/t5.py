@@ -288,6 +288,7 @@ class Stack(nn.Module):
       config.param_dtype,
     )
 
+    table = partitioning.gathered(self.layout, table, None, "heads")
     bias = relative.relative_bias(
       table, own_mask.offset, config.max_distance, self.is_causal
     )

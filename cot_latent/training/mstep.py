@@ -128,7 +128,7 @@ def build_step(
     tells which rows have weight.
   """
   layout = model.layout
-  functions = functools.cache(functools.partial(_compile, model, optimizer))
+  functions = functools.cache(functools.partial(compile_step, model, optimizer))
 
   def step(
     params,
@@ -142,7 +142,7 @@ def build_step(
     eta=None,
     token_weights=None,
   ):
-    state_places = _places((params, opt_state)) if layout else None
+    state_places = places_of((params, opt_state)) if layout else None
     begin, zeros, add, finish = functions(state_places, terms is not None)
     prefix, prompts = token_rows.compact_prompts(prompts)
     prefix = partitioning.place(layout, prefix)
@@ -192,20 +192,20 @@ def _part_of(part, targets, token_weights, ending):
   return trimmed, weights * (part.weights != 0)[:, None]
 
 
-def _places(tree: Any) -> Any:
-  """Returns the shardings of a tree's arrays, hashable."""
+def places_of(tree: Any) -> Any:
+  """Returns the shardings of a tree's arrays, or their shapes, hashable."""
   leaves, treedef = jax.tree.flatten(tree)
   return tuple(leaf.sharding for leaf in leaves), treedef
 
 
-def _compile(model: LanguageModel, optimizer, places, by_term: bool):
+def compile_step(model: LanguageModel, optimizer, places, by_term: bool):
   """Compiles the step's functions: begin, zeros, add and finish.
 
   Args:
     model: The language model.
     optimizer: Optimizer that returns the direction.
-    places: Shardings of parameters and optimizer state, from `_places`; None is
-      one device.
+    places: Shardings of parameters and optimizer state, from `places_of`; None
+      is one device.
     by_term: Whether two terms are summed apart, in a pair of sums.
   """
   zero_places = added_places = updated_places = None

@@ -102,7 +102,15 @@ def begin(
     }
   else:
     # Compiled, so that only these parameters of the model are made.
-    added = jax.jit(lambda key: split(model.init(key), tuning)[0])(rng_key)
+    places = None
+    if model.shapes is not None:
+      places = jax.tree.map(
+        lambda leaf: leaf.sharding, split(model.shapes, tuning)[0]
+      )
+    make = jax.jit(
+      lambda key: split(model.init(key), tuning)[0], out_shardings=places
+    )
+    added = make(rng_key)
   return partitioning.on_mesh(model.layout, added), params
 
 

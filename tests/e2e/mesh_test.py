@@ -169,10 +169,10 @@ def test_parameters_and_memory_are_cut(made):
     for name, (whole, part) in shapes.items()
     if whole != part
   }
-  assert cut["query"] == ([16, 4, 8], [16, 1, 8])
-  assert cut["output"] == ([32, 16], [8, 16])
-  assert cut["up"] == ([16, 32], [16, 8])
-  assert cut["down"] == ([32, 16], [8, 16])
+  assert cut["query"] == ([16, 4, 8], [8, 1, 8])
+  assert cut["output"] == ([32, 16], [8, 8])
+  assert cut["up"] == ([16, 32], [8, 8])
+  assert cut["down"] == ([32, 16], [8, 8])
   assert memory == [[24, 8], [3, 8]]
 
 

@@ -1,5 +1,8 @@
 """Axes, rules and parts, on meshes that are not there."""
 
+import dataclasses
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +35,36 @@ def test_one_device_has_no_layout():
 def test_a_mesh_that_does_not_fit_is_refused(config):
   with pytest.raises(UserError, match="does not fit the 1 devices"):
     partitioning.make_layout(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """A TPU chip as JAX describes it."""
+
+  id: int
+  coords: tuple[int, int, int]
+  process_index: int = 0
+  platform: str = "tpu"
+  device_kind: str = "TPU v6 lite"
+  core_on_chip: int = 0
+  slice_index: int = 0
+
+
+@pytest.mark.parametrize("model", [1, 2, 4, 8, 16])
+def test_chips_form_every_mesh_that_divides_them(model):
+  places = itertools.product(range(4), range(4))
+  chips = [Chip(i, (x, y, 0)) for i, (y, x) in enumerate(places)]
+  layout = partitioning.make_layout(MeshConfig(model=model), chips)
+  assert dict(layout.mesh.shape) == {"data": 16 // model, "model": model}
+  assert {*layout.mesh.devices.flat} == {*chips}
+
+
+def test_only_one_process_may_leave_chips_idle():
+  chips = [Chip(0, (0, 0, 0)), Chip(1, (1, 0, 0)), Chip(2, (0, 1, 0))]
+  assert partitioning.make_layout(MeshConfig(data=1), chips) is None
+  chips[2] = dataclasses.replace(chips[2], process_index=1)
+  with pytest.raises(UserError, match="does not fit the 3 devices"):
+    partitioning.make_layout(MeshConfig(data=1), chips)
 
 
 @pytest.mark.parametrize(
@@ -103,14 +136,35 @@ def test_every_parameter_has_a_place():
   placed = shardings(make_layout(data=2, model=4))
   layer = placed["layer_0"]
   for name in ("query", "key", "value"):
-    assert layer[name]["kernel"].spec == spec(None, "model", None)
-  assert layer["output"]["kernel"].spec == spec("model", None)
+    assert layer[name]["kernel"].spec == spec("data", "model", None)
+  assert layer["output"]["kernel"].spec == spec("model", "data")
   for name in ("gate", "up"):
-    assert layer[name]["kernel"].spec == spec(None, "model")
-  assert layer["down"]["kernel"].spec == spec("model", None)
+    assert layer[name]["kernel"].spec == spec("data", "model")
+  assert layer["down"]["kernel"].spec == spec("model", "data")
   # 259 bytes cannot be cut; norms need not be.
-  assert placed["embed"]["embedding"].spec == spec(None, None)
+  assert placed["embed"]["embedding"].spec == spec(None, "data")
   assert placed["final_norm"]["scale"].spec == spec()
+
+
+@pytest.mark.parametrize(
+  ("shape", "names", "expected"),
+  [
+    # The largest axis of those that are whole.
+    ((8, 4, 16), ("embed", "heads", "kv"), (None, "model", "data")),
+    # Where none of them divides, one that is sharded already.
+    ((7, 32), ("embed", "mlp"), (None, ("model", "data"))),
+    ((7, 6), ("embed", "mlp"), (None, "model")),
+    ((8,), ("embed",), (None,)),
+    ((5, 12), (), (None, "data")),
+  ],
+)
+def test_parameters_are_stored_along_data_too(shape, names, expected):
+  spec = jax.sharding.PartitionSpec(*expected)
+  assert make_layout().stored_sharding(shape, *names).spec == spec
+  plain = dataclasses.replace(make_layout(), fully_sharded=False)
+  assert plain.stored_sharding(shape, *names) == plain.sharding_of(
+    shape, *names
+  )
 
 
 @pytest.mark.parametrize("name", ["num_heads", "mlp_dim"])

@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 
 from cot_latent.inference import rng
-from cot_latent.models import decoder, pace, sampling, stops, token_rows
+from cot_latent.models import decoder, pace, slots, stops, token_rows
 from cot_latent.models.api import PAD_ID
 from tests.asserts import assert_trees_equal
 from tests.models import oracles, twins
@@ -240,8 +240,8 @@ def test_a_twin_that_forgets_is_rejected():
 @pytest.mark.slow
 def test_slots_become_fewer(monkeypatch):
   """When nothing waits, and where it makes up for compiling."""
-  monkeypatch.setattr(sampling, "_WORTH_SHRINKING", 1)
-  monkeypatch.setattr(sampling, "_SHRINK", 2)
+  monkeypatch.setattr(slots, "_WORTH_SHRINKING", 1)
+  monkeypatch.setattr(slots, "_SHRINK", 2)
   sizes = []
   apply = decoder.Decoder.apply
   lengths = (sample().tokens != PAD_ID).sum(axis=1)

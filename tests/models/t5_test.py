@@ -20,7 +20,7 @@ from cot_latent.models import (
   lora,
   network,
   relative,
-  sampling,
+  slots,
   t5,
   token_rows,
 )
@@ -557,7 +557,7 @@ def check_slots(folder, network=NETWORK):
 @pytest.mark.slow
 def test_slots_change_nothing(folders, monkeypatch):
   drawn_at_once(folders / "byt5")
-  monkeypatch.setattr(sampling, "_WORTH_SHRINKING", 1)
+  monkeypatch.setattr(slots, "_WORTH_SHRINKING", 1)
   check_slots(folders / "byt5")
 
 

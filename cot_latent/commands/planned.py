@@ -1,0 +1,100 @@
+"""`t5x train --dry_run --topology=...`: a run's plan for chips not at hand."""
+
+import argparse
+import pathlib
+
+from cot_latent.commands import arguments, gin_flags, limit, quiet
+from cot_latent.errors import UserError
+from cot_latent.runtime import files, terminal
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of a plan."""
+  group = parser.add_argument_group(
+    "a plan for TPUs", "with --dry_run, from shapes alone (docs/pods.md)"
+  )
+  group.add_argument(
+    "--topology",
+    metavar="CHIP:AxB",
+    help="compile what the run would run for such chips, as v5e:4x4",
+  )
+  group.add_argument(
+    "--assume",
+    metavar="NAME=N,...",
+    help="do not read the data: vocab and prompt, and prefix, guide, "
+    "guide_prefix, soft (tokens), train, test (questions)",
+  )
+  group.add_argument(
+    "--layers",
+    type=arguments.count,
+    metavar="N",
+    help="compile models of N and 2 N layers, and take the others as alike",
+  )
+  group.add_argument(
+    "--output",
+    metavar="FILE.json",
+    help="write the plan as JSON, and as a page beside it",
+  )
+
+
+def check(options: argparse.Namespace) -> None:
+  """Checks the flags of a plan.
+
+  Raises:
+    UserError: If one is given without those that it needs.
+  """
+  for name in ("assume", "layers", "output"):
+    if getattr(options, name) is not None and options.topology is None:
+      raise UserError(f"--{name} needs --topology")
+  if options.topology is not None and not options.dry_run:
+    raise UserError("--topology needs --dry_run: a plan runs nothing")
+  if options.topology is not None and options.multiprocess:
+    raise UserError("--topology: one process makes the plan of all of them")
+
+
+def refuse_t5x(options: argparse.Namespace) -> None:
+  """Refuses to plan a run inside T5X.
+
+  Raises:
+    UserError: If a plan was asked for.
+  """
+  if options.topology is not None:
+    raise UserError(
+      f"--topology: {options.gin_file[0]} is a run inside T5X, and only runs "
+      "of this package's own trainer are planned"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+  """Compiles the run's functions, and prints what they need."""
+  import jax
+
+  # Without this JAX would look for the TPU that libtpu is for.
+  jax.config.update("jax_platforms", "cpu")
+  from cot_latent.configuration import parsing
+  from cot_latent.planning import chips, lengths, page, plan, text
+
+  chips.chip_of(options.topology)
+  if options.output is not None:
+    files.check_output("--output", options.output)
+  quiet.silence_logs()
+  gin_files, bindings, search_paths = gin_flags.collect(options)
+  bindings += limit.bindings(options.limit, gin_files, bindings, search_paths)
+  config, _ = parsing.parse(gin_files, bindings, search_paths)
+  if options.assume is None:
+    config, found = lengths.of_data(config)
+  else:
+    found = lengths.assumed(options.assume, config)
+  made = plan.make(
+    config,
+    found,
+    options.topology,
+    options.layers,
+    lambda line: terminal.say(f"compiling {line}", is_error=True),
+  )
+  if options.output is not None:
+    beside = pathlib.Path(options.output).with_suffix(".html")
+    files.write_output(pathlib.Path(options.output), files.to_json(made))
+    files.write_output(beside, page.render(made))
+  terminal.say(text.plan_text(made))
+  return 0

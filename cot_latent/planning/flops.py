@@ -1,0 +1,62 @@
+"""FLOPs of the products in a traced function, on all devices together.
+
+XLA's own count takes a loop's body once, however often it runs.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+
+class Flops(NamedTuple):
+  """FLOPs, a multiplication and an addition being two.
+
+  Attributes:
+    outside: Of all but the decoding loop.
+    inside: Of one iteration of the decoding loop.
+  """
+
+  outside: float = 0.0
+  inside: float = 0.0
+
+
+def count(jaxpr: Any) -> Flops:
+  """Counts the FLOPs of a function's products.
+
+  Loops with a fixed number of iterations count as often as they run; a loop
+  with a condition (`while`) is the decoding loop.
+
+  Args:
+    jaxpr: The traced function.
+  """
+  outside = inside = 0.0
+  for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+    name = equation.primitive.name
+    if name == "dot_general":
+      outside += _of_product(equation)
+      continue
+    parts = [count(part) for part in _jaxprs(equation.params.values())]
+    if name == "cond":
+      parts = [max(parts, key=sum)]
+    for part in parts:
+      times = equation.params["length"] if name == "scan" else 1
+      if name == "while":
+        inside += part.outside
+      else:
+        outside += times * part.outside
+      inside += times * part.inside
+  return Flops(outside, inside)
+
+
+def _of_product(equation: Any) -> float:
+  (contracted, _), _ = equation.params["dimension_numbers"]
+  one, result = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+  return 2.0 * math.prod(result) * math.prod(one[axis] for axis in contracted)
+
+
+def _jaxprs(values: Any) -> Iterator[Any]:
+  for value in values:
+    if hasattr(value, "eqns") or hasattr(value, "jaxpr"):
+      yield value
+    elif isinstance(value, list | tuple):
+      yield from _jaxprs(value)

@@ -1,0 +1,129 @@
+"""How many questions a run has and how long they are: of its data, or assumed.
+
+Symbols: P' tokens of the prefix that all prompts share, P of the rest.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from cot_latent.data.open import open_task
+from cot_latent.data.task import Examples
+from cot_latent.errors import UserError
+from cot_latent.models import token_rows
+from cot_latent.models.stops import Ending
+from cot_latent.training import bootstrap, lengths, loading
+from cot_latent.training.experiment import Experiment
+from cot_latent.training.tuning import SoftPrompt
+
+_STEP = 8  # to a multiple of which lengths are rounded
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+  """What the sizes of a run's arrays depend on, besides its configuration.
+
+  Attributes:
+    vocab: Size of the vocabulary.
+    prompt: Longest prompt of a question, without the prefix, P.
+    prefix: Tokens of the prefix, P'.
+    guide: Longest hinted prompt, without its prefix; 0 is as `prompt`.
+    guide_prefix: Tokens of the hinted prompts' prefix.
+    soft: Soft tokens before each prompt, if a soft prompt is trained.
+    train: Training questions.
+    test: Held-out questions.
+    ending: What ends a sequence.
+  """
+
+  vocab: int
+  prompt: int
+  prefix: int = 0
+  guide: int = 0
+  guide_prefix: int = 0
+  soft: int = 0
+  train: int = 10_000
+  test: int = 1_000
+  ending: Ending = dataclasses.field(default_factory=lambda: Ending((1,)))
+
+
+NAMES = [f.name for f in dataclasses.fields(Lengths) if f.name != "ending"]
+
+
+def assumed(text: str, config: Experiment) -> Lengths:
+  """Reads lengths as the command line has them.
+
+  Args:
+    text: Such as "vocab=128256,prompt=256,prefix=600".
+    config: The run.
+
+  Raises:
+    UserError: If a name or number is not one, or if one is missing.
+  """
+  given: dict[str, Any] = {}
+  for item in text.split(","):
+    name, _, value = item.partition("=")
+    if name not in NAMES or not value.isdecimal():
+      raise UserError(
+        f"--assume: {item!r} is not NAME=NUMBER, with a name of "
+        f"{', '.join(NAMES)}"
+      )
+    given[name] = int(value)
+  if isinstance(config.tuning, SoftPrompt) and "soft" not in given:
+    given["soft"] = config.tuning.length or 0
+    if not given["soft"]:
+      raise UserError("--assume: give soft=NUMBER, the soft prompt's tokens")
+  for name in ("vocab", "prompt"):
+    if not given.get(name):
+      raise UserError(f"--assume: give {name}=NUMBER, a number above 0")
+  return Lengths(**given)
+
+
+def of_data(config: Experiment) -> tuple[Experiment, Lengths]:
+  """Loads a run's data, and returns what its sizes depend on.
+
+  Worked examples that the run will draw itself are taken to fill the prompts.
+
+  Args:
+    config: The run.
+
+  Returns:
+    The run, its length limit cut as in a run; and the lengths.
+
+  Raises:
+    UserError: If the data cannot be used.
+  """
+  config = lengths.limited(config, open_task)
+  data = loading.load_data(config)
+  prefix, prompt = _widths(data.train.prompts)
+  guide_prefix, guide = _widths(data.train.guides)
+  soft = 0
+  is_drawn = bootstrap.is_wanted(data)
+  longest = max(_longest(data.train), _longest(data.test))
+  missing = (config.task.prompt_length - longest) // _STEP * _STEP
+  if isinstance(config.tuning, SoftPrompt):
+    tokens = 0 if data.soft_tokens is None else len(data.soft_tokens)
+    soft = config.tuning.length or tokens or max(missing, 0)
+  elif is_drawn:
+    prefix, guide_prefix = prefix + missing, guide_prefix + missing
+  return config, Lengths(
+    vocab=data.task.vocabulary.size,
+    prompt=prompt,
+    prefix=prefix,
+    guide=guide,
+    guide_prefix=guide_prefix,
+    soft=soft,
+    train=len(data.train),
+    test=len(data.test),
+    ending=data.task.ending,
+  )
+
+
+def _widths(prompts: np.ndarray) -> tuple[int, int]:
+  """Tokens of the common prefix, and the width of the rest."""
+  prefix, rest = token_rows.compact_prompts(prompts)
+  return len(prefix), rest.shape[1]
+
+
+def _longest(examples: Examples) -> int:
+  return max(examples.prompts.shape[1], examples.guides.shape[1])

@@ -1,0 +1,211 @@
+"""The plan of a run on a topology, as plain data."""
+
+import contextlib
+import importlib.metadata
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+from cot_latent.errors import UserError
+from cot_latent.models import partitioning, products, slots
+from cot_latent.planning import (
+  advice,
+  bounds,
+  chips,
+  compiling,
+  programs,
+  shapes,
+)
+from cot_latent.planning.chips import Chip
+from cot_latent.planning.lengths import NAMES, Lengths
+from cot_latent.planning.programs import Compiler
+from cot_latent.training import experiment
+from cot_latent.training.experiment import Experiment
+
+
+def make(
+  config: Experiment,
+  lengths: Lengths,
+  topology: str,
+  layers: int | None = None,
+  report: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+  """Compiles what a run would run, and adds up what that needs.
+
+  Args:
+    config: The run.
+    lengths: How many questions it has, and how long they are.
+    topology: Chips to compile for, such as "v5e:4x4".
+    layers: Compile models of so many layers and of twice as many, and take the
+      others to be alike; None compiles the whole model.
+    report: Called with a line before each function is compiled.
+
+  Returns:
+    The plan, which JSON can hold. Bytes are those on one device.
+
+  Raises:
+    UserError: If the topology, its mesh or the depth is not possible.
+  """
+  chip, devices = chips.chip_of(topology), chips.describe_devices(topology)
+  layout = partitioning.make_layout(config.mesh, devices)
+  if layout is None:
+    raise UserError(
+      "--topology: the mesh has one device, and a plan is of several: leave "
+      "MeshConfig.data out"
+    )
+  depth = shapes.depth_of(config)
+  depths = (depth, depth) if layers is None else (layers, 2 * layers)
+  if depths[1] > depth:
+    raise UserError(
+      f"--layers={layers}: models of {depths[0]} and {depths[1]} layers would "
+      f"be compiled, and this one has {depth}: leave it out"
+    )
+  with products.compiling_for("tpu"), _without_cache():
+    compilers = [
+      _compiler(shapes.with_depth(config, n), lengths, layout, report)
+      for n in sorted({*depths})
+    ]
+  whole = shapes.shapes_of(config, lengths, layout)
+  state = shapes.described(whole.state())
+  found = {
+    name: program
+    if layers is None
+    else compiling.extrapolated(
+      compilers[0].programs[name],
+      program,
+      depths,
+      depth,
+    )
+    for name, program in compilers[-1].programs.items()
+    if name in compilers[0].programs
+  }
+  beside = {name: _along(compilers, depths, depth, name) for name in found}
+  rows = [
+    _row(program, beside[name], chip, devices, _unread(whole))
+    for name, program in found.items()
+  ]
+  return {
+    "topology": topology,
+    "num_chips": len(devices),
+    "chip": chip._asdict(),
+    "mesh": dict(layout.mesh.shape),
+    "rules": [list(rule) for rule in layout.rules],
+    "depth": depth,
+    "compiled_depths": sorted({*depths}),
+    "num_params": sum(x.size for x in jax.tree.leaves(whole.model_params())),
+    "lengths": {name: getattr(lengths, name) for name in NAMES},
+    "max_length": config.task.max_length,
+    "batch_size": config.batch_size,
+    "steps": config.steps,
+    "state": state,
+    "programs": rows,
+    "run": _run(
+      config, lengths, rows, compilers[-1].same, layout, len(devices)
+    ),
+    "verdict": _verdict(config, rows, state, chip, len(devices)),
+    "versions": {
+      name: importlib.metadata.version(name) for name in ("jax", "libtpu")
+    },
+    "sequences": experiment.plan(config, lengths.train, lengths.test),
+  }
+
+
+@contextlib.contextmanager
+def _without_cache() -> Iterator[None]:
+  """Stores no compiled functions: those for TPUs can be read on one alone."""
+  before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+  try:
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+  finally:
+    jax.config.update("jax_enable_compilation_cache", before)
+    compilation_cache.reset_cache()
+
+
+def _compiler(config, lengths, layout, report) -> Compiler:
+  depth = shapes.depth_of(config)
+  made = Compiler(
+    shapes.shapes_of(config, lengths, layout),
+    lambda name: report(f"{name}, {depth} layers"),
+  )
+  made.all(config, lengths)
+  return made
+
+
+def _along(compilers, depths, depth, name) -> float:
+  """Bytes beside a program, along the depths that were compiled."""
+  first, last = (one.beside[name] for one in (compilers[0], compilers[-1]))
+  if len(compilers) == 1:
+    return last
+  share = (depth - depths[0]) / (depths[1] - depths[0])
+  return first + share * (last - first)
+
+
+def _row(program, beside, chip: Chip, devices, unread) -> dict[str, Any]:
+  """A program as the plan has it."""
+  outside = bounds.outside(program, chip, len(devices))
+  token = bounds.per_token(program, chip, len(devices), unread)
+  is_compiled = not program.out_of_memory
+  return program._asdict() | {
+    "beside": beside,
+    "needed": program.total() + beside,
+    "seconds": outside.seconds() if is_compiled else None,
+    "limit": outside.limit(),
+    "token_seconds": token.seconds() if token and is_compiled else None,
+    "token_limit": token.limit() if token else None,
+    "compile_seconds": program.seconds,
+  }
+
+
+def _unread(whole: shapes.Shapes) -> float:
+  """Bytes of the input embedding if the output layer is another."""
+  params = whole.model_params()
+  is_tied = "unembedding" not in params
+  return 0.0 if is_tied else shapes.device_bytes(params["embed"])
+
+
+def _run(
+  config, lengths, rows, same, layout, num_chips
+) -> dict[str, Any] | None:
+  """The bounds of the whole run; None if a program could not be compiled."""
+  if any(row["out_of_memory"] for row in rows):
+    return None
+  places = {
+    one.name: slots.plan(
+      layout, one.total, one.num_slots, config.task.max_length
+    )
+    for one in programs.samplings(config, lengths)
+  }
+  by_name = {row["name"]: row for row in rows}
+  found = bounds.of_run(
+    config,
+    lengths,
+    {name: by_name[one]["seconds"] for name, one in same.items()},
+    {name: by_name[one]["token_seconds"] for name, one in same.items()},
+    {name: (one.size, one.few or one.size) for name, one in places.items()},
+  )
+  hours = found["run"] * num_chips / 3600
+  return found | {"chip_hours": hours}
+
+
+def _verdict(config, rows, state, chip: Chip, num_chips) -> dict[str, Any]:
+  """Whether the run fits, and what would help if not."""
+  memory = chip.memory_gib * 2**30
+  worst = max(rows, key=lambda row: row["needed"])
+  fits = worst["needed"] <= memory and not any(
+    row["out_of_memory"] for row in rows
+  )
+  return {
+    "fits": fits,
+    "program": worst["name"],
+    "needed": worst["needed"],
+    "available": memory,
+    "parts": advice.parts_of(worst, state),
+    "settings": []
+    if fits
+    else advice.settings(config, worst, state, memory, num_chips),
+    "calls_host": any(row["calls_host"] for row in rows),
+  }

@@ -1,0 +1,35 @@
+"""FLOPs of products, with loops as often as they run."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cot_latent.planning import flops
+
+
+def count(function, *shapes):
+  arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+  return flops.count(jax.make_jaxpr(function)(*arguments))
+
+
+def in_a_loop(x):
+  return jax.lax.while_loop(lambda x: x[0, 0] < 1, lambda x: x @ x, x)
+
+
+@pytest.mark.parametrize(
+  ("function", "expected"),
+  [
+    (lambda x: jax.jit(lambda x: x @ x)(x), (16, 0)),
+    (lambda x: jax.lax.map(lambda _: x @ x, jnp.arange(5)), (80, 0)),
+    (in_a_loop, (0, 16)),
+    (lambda x: jax.lax.cond(True, lambda x: x @ x, jnp.sin, x), (16, 0)),
+    (lambda x: jnp.einsum("bij,bjk->bik", x[None], x[None]), (16, 0)),
+    # The product is computed again, and there are two for the gradient.
+    (
+      jax.grad(lambda x: (jax.checkpoint(jnp.matmul)(x, x) ** 2).sum()),
+      (48, 0),
+    ),
+  ],
+)
+def test_products_are_counted(function, expected):
+  assert count(function, (2, 2)) == expected

@@ -1,0 +1,145 @@
+"""`t5x train --dry_run --topology`: mistakes, and a small plan."""
+
+import importlib.util
+import json
+
+import pytest
+
+from cot_latent import cli
+
+HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
+QUICKSTART = "--gin_file=gin/runs/quickstart.gin"
+PLAN = (QUICKSTART, "--dry_run", "--topology=v5e:2x2")
+
+
+def call(capsys, *arguments):
+  capsys.readouterr()
+  status = cli.main(["train", *arguments])
+  return status, capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ([QUICKSTART, "--topology=v5e:2x2"], "--topology needs --dry_run"),
+    ([QUICKSTART, "--dry_run", "--layers=1"], "--layers needs --topology"),
+    ([QUICKSTART, "--dry_run", "--topology=v5e"], "give a chip of v5e, v5p"),
+    ([QUICKSTART, "--dry_run", "--topology=v9:2x2"], "give a chip of v5e, v5p"),
+    ([*PLAN, "--assume=vocab=9"], "--assume: give prompt=NUMBER"),
+    ([*PLAN, "--assume=words=9"], "'words=9' is not NAME=NUMBER"),
+    (
+      ["--gin_file=gin/t5x/trice_chain.gin", *PLAN[1:]],
+      "gin/t5x/trice_chain.gin is a run inside T5X",
+    ),
+    ([*PLAN, "--output=/nowhere/plan.json"], "there is no folder /nowhere"),
+  ],
+)
+def test_a_mistake_is_one_line(capsys, arguments, message):
+  status, printed = call(capsys, *arguments)
+  assert status == 2
+  assert printed.err.count("\n") == 1
+  assert message in printed.err
+
+
+@pytest.mark.skipif(HAS_LIBTPU, reason="libtpu is installed")
+def test_a_plan_needs_libtpu(capsys):
+  status, printed = call(capsys, *PLAN, "--assume=vocab=259,prompt=24")
+  assert status == 2
+  assert "pip install 'cot-latent[tpu-plan]'" in printed.err
+
+
+@pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu")
+@pytest.mark.parametrize(
+  ("topology", "shards", "message"),
+  [
+    ("v5e:3x3", 1, "libtpu has no such topology (Topology layout"),
+    ("v5e:2x2", 3, "a mesh of 1 x 3 (data x model) does not fit the 4 devices"),
+    ("v6e:4x4", 8, "axis 'heads' of 4 cannot be cut into 8"),
+  ],
+)
+def test_what_cannot_be_planned_is_one_line(capsys, topology, shards, message):
+  settings = f"--topology={topology}", f"--gin.NUM_MODEL_SHARDS={shards}"
+  assumed = "--assume=vocab=259,prompt=24"
+  status, printed = call(capsys, *PLAN[:2], *settings, assumed)
+  assert status == 2
+  assert message in printed.err.splitlines()[-1]
+
+
+SIZES = {
+  "num_layers": 2,
+  "embed_dim": 256,
+  "num_heads": 4,
+  "head_dim": 64,
+  "mlp_dim": 1024,
+  "num_kv_heads": 2,
+}
+SMALL = (
+  *("--gin_file=gin/runs/gsm8k_tiny.gin", "--dry_run"),
+  *("--gin_file=gin/plans/llama3_2_1b.gin", "--gin.PARAM_DTYPE='float32'"),
+  *(f"--gin.decoder.DecoderConfig.{k}={v}" for k, v in SIZES.items()),
+  *("--gin.BATCH_SIZE=16", "--gin.EVAL_BATCH_SIZE=16", "--gin.NUM_VOTES=0"),
+  *("--gin.MAX_LENGTH=32", "--assume=vocab=4096,prompt=32,train=40,test=16"),
+)
+# Kernel and gradients of one layer's smallest product, [256, 128] bfloat16.
+SMALLEST = 256 * 128 * 2
+
+
+@pytest.fixture(
+  scope="module",
+  params=[
+    pytest.param(
+      one, marks=pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu")
+    )
+    for one in ("v5e:2x2", "v6e:4x4")
+  ],
+)
+def plan(request, tmp_path_factory):
+  """The plan of two layers, two shards of parameters; and its page."""
+  output = tmp_path_factory.mktemp("plan") / "plan.json"
+  shards = "--gin.NUM_MODEL_SHARDS=2"
+  topology = f"--topology={request.param}"
+  assert (
+    cli.main(["train", *SMALL, shards, topology, f"--output={output}"]) == 0
+  )
+  return json.loads(output.read_text()), output.with_suffix(".html").read_text()
+
+
+def test_a_plan_names_what_a_run_needs(plan):
+  plan, page = plan
+  assert plan["mesh"] == {"data": plan["num_chips"] // 2, "model": 2}
+  rows = {row["name"]: row for row in plan["programs"]}
+  # Logits of 16 rows alone.
+  assert rows["E-step: sample"]["flops_per_token"] > 2 * 16 * 256 * 4096
+  assert 0 < plan["run"]["step_sampling"] < plan["run"]["step"]
+  assert plan["verdict"]["fits"]
+  assert not plan["verdict"]["calls_host"]
+  assert "M-step: gradient" in page
+  assert "://" not in page
+
+
+def test_the_state_is_cut_over_all_chips(plan):
+  for row in plan[0]["state"][:2]:
+    # Norms are whole.
+    assert row["bytes"] < 1.01 * row["whole_bytes"] / plan[0]["num_chips"] + 2e4
+
+
+def test_weights_are_gathered_once_before_rows_are_drawn(plan):
+  plan, _ = plan
+  rows = {row["name"]: row for row in plan["programs"]}
+  whole = plan["state"][0]["whole_bytes"]
+  gathered = rows["sampling: parameters"]["collectives"]["outside"]
+  # In bfloat16, half of them on each device.
+  assert gathered["all-gather"]["bytes"] > 0.9 * whole / 2 / 2
+  inside = rows["E-step: sample"]["collectives"]["per_token"]
+  assert inside.get("all-gather", {"bytes": 0})["bytes"] < SMALLEST
+  assert inside["all-reduce"]["bytes"] < SMALLEST
+
+
+def test_gradients_are_summed_to_where_they_are_stored(plan):
+  rows = {row["name"]: row for row in plan[0]["programs"]}
+  found = rows["M-step: gradient"]["collectives"]["outside"]
+  # In float32; those of either half of the model.
+  whole = plan[0]["state"][0]["whole_bytes"]
+  assert found["reduce-scatter"]["bytes"] > 0.9 * whole / 2
+  # Each layer twice, in bfloat16: its inputs alone are stored.
+  assert found["all-gather"]["bytes"] < whole / 2
