@@ -454,7 +454,7 @@ def test_a_dead_run_fails_under_strict(tmp_path, capsys):
   ]
   status, text = call(capsys, *arguments, "--strict")
   assert status == 1
-  assert "t5x: error: the run was not alive: no question ever had" in text
+  assert "t5x: error: the run is suspect: no question ever had" in text
   report = record.read(pathlib.Path(tmp_path / "dead"))
   assert report["status"] == "suspect"
   # It is complete all the same; without --strict that is all.

@@ -732,7 +732,7 @@ def test_a_cache_that_cannot_be_used(chain_cache, refused, tmp_path):
     return message
 
   assert "holds task 'chain_v1', not 'gsm8k'" in error(task="gsm8k")
-  assert "holds other prompts than PROMPTS asks for" in error(
+  assert "holds prompts that differ from PROMPTS" in error(
     "--gin_file=gin/prompts/zero_shot.gin"
   )
   assert "holds bytes, not the pieces" in error("--gin.VOCABULARY='v.model'")

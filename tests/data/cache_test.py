@@ -528,7 +528,7 @@ def test_an_edited_text_is_noticed(split, column, stored, toy):
   edited = edit_json(arrays[name], change)
   stored.write_bytes(as_npz(**arrays | {name: edited}))
   assert message_of(reopen, toy, stored) == (
-    f"{stored} is damaged or was changed: its fingerprint does not fit; make "
+    f"{stored} is damaged or was changed: its fingerprint does not match; make "
     "it again with `t5x cache`"
   )
 
@@ -593,7 +593,7 @@ def test_another_task(tmp_path):
 def test_other_prompts(stored, toy):
   same = Prompts(**dataclasses.asdict(COMPACT))
   assert reopen(toy, stored, prompts=same).prompts == COMPACT
-  said = "other prompts than PROMPTS asks for"
+  said = "prompts that differ from PROMPTS"
   for other in (
     DIRECT,
     dataclasses.replace(COMPACT, num_exemplars=4),

@@ -425,9 +425,7 @@ def test_a_vocabulary_that_loses_text_is_refused(model, count, register):
   )
   text = message_of(task.read, "train")
   assert text.startswith("SentencePieceVocabulary(sha256 ")
-  assert (
-    f" on task 'toy': encoding and decoding does not give back {count} " in text
-  )
+  assert f" on task 'toy': encoding and decoding changes {count} " in text
   assert "'\\n'" in text
 
 
@@ -459,7 +457,7 @@ def test_the_vocabulary_of_another_librarys_task_is_checked_too(make_task):
   rows = [row | {"guide": "a<b"} for row in ROWS[:3]]
   name = make_task(rows, features=features)
   text = message_of(load, name)
-  said = "encoding and decoding does not give back 3"
+  said = "encoding and decoding changes 3"
   assert f"on task '{name}': {said}" in text
   assert "'<'" in text
 

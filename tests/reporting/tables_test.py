@@ -230,7 +230,8 @@ def test_more_samples_than_there_are(tmp_path):
   path = write_case(tmp_path, VOTES_SPEC.replace("k = 2", "k = 9"))
   message = message_of(make_tables, path)
   assert message.endswith(
-    "has 8 samples a question, and column 'Votes' needs k = 9 of them: lower k"
+    "has 8 samples per question, and column 'Votes' needs k = 9 of them: "
+    "lower k"
   )
 
 

@@ -120,8 +120,8 @@ CHAIN = "gin/t5x/trice_chain.gin"
       "--gin.trainer.Trainer.learning_rate_fn=@source.Source",
       "bind latent_trainer.LatentTrainer.learning_rate_fn",
     ),
-    ("--gin.MODEL_DIR='runs/x'", "MODEL_DIR = 'runs/x' must begin at the root"),
-    ("--gin.INITIAL_CHECKPOINT_PATH='x'", "PATH = 'x' must begin at the root"),
+    ("--gin.MODEL_DIR='runs/x'", "DIR = 'runs/x' must be an absolute path"),
+    ("--gin.INITIAL_CHECKPOINT_PATH='x'", "PATH = 'x' must be an absolute"),
     ("--gin.INITIAL_CHECKPOINT_PATH='/nowhere'", "'/nowhere' is not there"),
     ("--gin.TRAIN_STEPS_RELATIVE=5", "set TRAIN_STEPS to the steps of"),
     (

@@ -114,7 +114,7 @@ def test_a_method_without_it_reports_none_of_it(tmp_path):
 
 def test_outer_loops_have_nothing_to_fit_to():
   loops = OuterLoops("sample", first_steps=3)
-  with pytest.raises(UserError, match="leave loops out"):
+  with pytest.raises(UserError, match="set loops = None"):
     Method("x", ESTIMATOR, "empty", loops=loops)
 
 
