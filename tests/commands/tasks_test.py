@@ -508,7 +508,7 @@ def test_verdicts_may_go_to_the_command_s_own_output(write):
   assert pathlib.Path("/dev/stdout").is_symlink()
 
 
-def test_ids_that_stand_twice_are_said(t5x, write):
+def test_repeated_ids_are_reported(t5x, write):
   line = {"id": "chain/test/00000"} | says("3")
   arguments = ["score", write(line, line), "--task=chain"]
   assert read_summary(t5x(*arguments))["repeated_ids"] == 1

@@ -213,7 +213,7 @@ common.register(
 """
 
 
-def test_a_module_of_ones_own(tmp_path, monkeypatch):
+def test_a_module_of_your_own(tmp_path, monkeypatch):
   (tmp_path / "toy_module.py").write_text(MODULE)
   said = message_of(open_task, "toy_module", module="toy_module")
   assert said == (
@@ -301,7 +301,7 @@ def test_a_task_of_this_package(register):
   assert [row.targets for row in rows] == [r["answer"] for r in ROWS]
 
 
-def test_a_checker_of_ones_own(register):
+def test_a_checker_of_your_own(register):
   task = open_task(register(extract=lambda text: text.removesuffix(".")))
   assert task.form is None
   assert task.extract("abc.") == "abc"
@@ -389,7 +389,7 @@ def test_a_mixture_of_different_forms_is_refused(others, register, mix):
     )
 
 
-def test_a_mixture_with_prompts_of_ones_own_has_one_form(register, mix):
+def test_a_mixture_with_prompts_of_your_own_has_one_form(register, mix):
   parts = [
     register("toy_a"),
     register("toy_b", prompts=Prompts(is_direct=True)),

@@ -284,7 +284,7 @@ def test_hinted_draws_have_random_numbers_of_their_own(data):
   assert not set(keys[:N]) & set(keys[N:])
 
 
-def test_a_loop_ends_with_the_run_at_the_latest(data):
+def test_a_loop_ends_no_later_than_the_run(data):
   method = looped(OuterLoops("sample", False, True, 4, 2.0))
   for step, loop, ends_at in ((0, -1, 4), (4, 0, 12), (12, 1, 15)):
     old = empty_pool(loop=loop)

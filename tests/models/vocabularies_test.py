@@ -243,7 +243,7 @@ def load(path):
   return text
 
 
-def test_a_model_that_is_not_there(tmp_path):
+def test_a_model_that_does_not_exist(tmp_path):
   path = tmp_path / "none.model"
   assert load(path) == f"VOCABULARY: there is no file {path}"
 

@@ -235,7 +235,7 @@ def test_more_samples_than_there_are(tmp_path):
   )
 
 
-def test_figures_of_papers_stand_beside_ours(tmp_path):
+def test_figures_of_papers_are_beside_ours(tmp_path):
   text = make_tables(write_case(tmp_path, PAPER_SPEC))
   lines = text.splitlines()
   assert lines[2] == "| Method | Greedy | Greedy (A) | Greedy (B) | Valid (A) |"
