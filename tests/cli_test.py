@@ -278,7 +278,7 @@ def test_dry_run_shows_all_and_leaves_nothing(tmp_path, monkeypatch, capsys):
   assert list(tmp_path.iterdir()) == []
 
   sampled, scored = plan_columns(out)
-  # By hand: M = 5 questions a step with K = 1 draw, 2 steps, a greedy answer
+  # By hand: M = 5 questions per step with K = 1 draw, 2 steps, a greedy answer
   # and 2 votes for each held-out question before and after.
   num_train = sampled["memory start"]
   num_test = sampled["evaluation"] // (2 * (1 + 2))

@@ -138,7 +138,7 @@ def finished(model, tmp_path_factory):
   return folder, run(model, folder)
 
 
-def test_anyone_s_model_is_trained(model, finished):
+def test_any_model_is_trained(model, finished):
   folder, report = finished
   assert report["status"] in ("complete", "suspect")
   assert len(report["metrics"]) == 12

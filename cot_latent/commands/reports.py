@@ -48,7 +48,7 @@ def find(name: str) -> pathlib.Path:
 
 
 def comparison_text(found: "replication.Comparison") -> str:
-  """Writes differences, verdict and evidence, one a line."""
+  """Writes differences, verdict and evidence, one per line."""
   lines = [f"differs: {line}" for line in found.differences]
   lines += [f"verdict: {found.verdict}", *(f"  {e}" for e in found.evidence)]
   return terminal.join(lines)

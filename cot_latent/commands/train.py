@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--strict",
     action="store_true",
-    help="exit with 1 if the run was not alive (its report is then suspect)",
+    help="exit with 1 if the run is suspect (docs/reports.md)",
   )
   parser.add_argument(
     "--nodry_run",
@@ -181,5 +181,5 @@ def _train_here(options: argparse.Namespace) -> int:
     terminal.say(summary.report_text(report, prepared.directory))
   if options.strict and processes.value_on_first(bool(report.get("suspect"))):
     signs = report.get("suspect", ["see process 0"])
-    raise RunError(f"the run was not alive: {signs[0]}")
+    raise RunError(f"the run is suspect: {signs[0]}")
   return 0

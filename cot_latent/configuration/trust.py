@@ -239,8 +239,8 @@ def _module_names(
         asked += macros.get(value.name, [])
     elif isinstance(value, _Named) and not _may_be_made(value.name, symbols):
       raise UserError(
-        f"{place}: the configuration has {value.name} name a module, which a "
-        "report may not"
+        f"{place}: the configuration lets {value.name} name a module, which "
+        "a report may not do"
       )
 
 

@@ -118,7 +118,7 @@ def open_cached(source: Source) -> Task:
     ) from None
   if not is_whole:
     raise UserError(
-      f"{path} is damaged or was changed: its fingerprint does not fit; make "
+      f"{path} is damaged or was changed: its fingerprint does not match; make "
       "it again with `t5x cache`"
     )
   _check_asked_for(path, source, task)
@@ -234,7 +234,7 @@ def _check_asked_for(path: str, source: Source, task: Task) -> None:
   elif source.prompts is not None and (
     _describe_prompts(source.prompts) != _describe_prompts(task.prompts)
   ):
-    what = "other prompts than PROMPTS asks for"
+    what = "prompts that differ from PROMPTS"
   elif (
     source.vocabulary is not None and task.vocabulary.name == vocabularies.BYTES
   ):

@@ -99,8 +99,8 @@ def write(
   if chat is None:
     raise UserError(
       f"{vocabulary.name} has no chat template (chat_template.jinja, or in "
-      "tokenizer_config.json, beside a tokenizer.json): take a checkpoint that "
-      "was tuned for conversations, or other prompts than gin/prompts/chat.gin"
+      "tokenizer_config.json, beside a tokenizer.json): use a checkpoint that "
+      "was tuned for conversations, or prompts other than gin/prompts/chat.gin"
     )
   names = sorted(chat.special, key=len, reverse=True)
   special = re.compile(f"({'|'.join(map(re.escape, names)) or '$^'})")

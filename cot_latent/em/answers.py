@@ -150,7 +150,7 @@ def stated(likelihood: AnswerGivenRationale, task: Task) -> tuple[str, str]:
   if task.prompts.is_direct:
     raise UserError(
       "answer_given_rationale: the prompts ask for answers without rationales; "
-      "take other PROMPTS"
+      "use other PROMPTS"
     )
   if likelihood.prefix is not None:
     return likelihood.prefix, likelihood.answer or " {answer}."

@@ -126,7 +126,7 @@ class Method:
     if self.scores_answers() and self.loops is not None:
       raise UserError(
         "Method.likelihood: outer loops keep the rationales that a checker "
-        "found correct; with answer_given_rationale leave loops out"
+        "found correct; with answer_given_rationale set loops = None"
       )
     if self.loops is not None:
       if self.memory_start != "empty":
@@ -136,7 +136,7 @@ class Method:
         )
       if self.loops.source == "human" and self.num_draws != 1:
         raise UserError(
-          "there is one human rationale a question: num_draws = 1"
+          "there is one human rationale per question: set num_draws = 1"
         )
     if self.num_scored is not None:
       check_positive(self, "num_scored")
@@ -148,7 +148,7 @@ class Method:
     if self.loops is not None and self.is_fitted():
       raise UserError(
         "Method.estimator: a fitted control variate needs fresh draws in every "
-        "step, and outer loops have none: leave loops out"
+        "step, and outer loops have none: set loops = None"
       )
 
   def scores_answers(self) -> bool:
@@ -175,7 +175,7 @@ class Method:
       hash(self.estimator)
     except TypeError as error:
       raise UserError(
-        f"Method.estimator: {error}, and compiled functions are kept by it: "
+        f"Method.estimator: {error}, and compiled functions are cached by it: "
         "make it a frozen dataclass, or give it a __hash__"
       ) from None
     is_of_answers = hasattr(self.estimator, "has_reference")
@@ -184,9 +184,10 @@ class Method:
         "Method.estimator is for answer_given_rationale, and Method.likelihood "
         "is indicator: set LIKELIHOOD = @likelihood.answer_given_rationale()"
         if is_of_answers
-        else "Method.estimator is for verdicts, and Method.likelihood is "
-        "answer_given_rationale: take gin/methods/trice_mh.gin or another with "
-        "an estimator of inference/scored_estimators.py"
+        else "Method.estimator needs a checker's verdicts, and "
+        "Method.likelihood is answer_given_rationale: use "
+        "gin/methods/trice_mh.gin or another with an estimator of "
+        "inference/scored_estimators.py"
       )
     # On shapes alone, so that an error is found before anything is computed.
     example: Any

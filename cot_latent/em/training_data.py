@@ -75,8 +75,8 @@ def common_beginning(
   if len(begins) != 1 or () in begins:
     raise UserError(
       "SoftPrompt.source: its prompts must be the task's own with the same "
-      "worked examples before each (for a mixture, whose tasks have others "
-      "each, give SoftPrompt a text, path or length)"
+      "worked examples before each (for a mixture, whose tasks have different "
+      "examples, give SoftPrompt a text, path or length)"
     )
   return np.asarray(begins.pop(), np.int32)
 

@@ -16,7 +16,7 @@ class WeightedRows(NamedTuple):
   Attributes:
     prompts: [S, P] int32, the question alone for every row.
     targets: [S, T] int32.
-    weights: [S] float32; trailing zeros fill up to one of few sizes, each of
+    weights: [S] float32; trailing zeros pad to one of few sizes, each of
       which is compiled once.
     is_fresh: [S] bool, whether the sequence has weight and was drawn in this
       step.
@@ -118,7 +118,7 @@ def gather(
   terms: np.ndarray | None = None,
   token_weights: np.ndarray | None = None,
 ) -> WeightedRows:
-  """Collects those of J sequences a question that have weight.
+  """Collects those of J sequences per question that have weight.
 
   Args:
     prompts: [M, P] int32.

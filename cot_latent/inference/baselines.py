@@ -170,7 +170,7 @@ def _correct(transition: Transition) -> jax.Array:
 def _several(name: str, transition: Transition) -> jax.Array:
   correct = _correct(transition)
   if correct.shape[1] < 2:
-    raise ValueError(f"{name} needs several draws a question (NUM_DRAWS > 1)")
+    raise ValueError(f"{name} needs several draws per question (NUM_DRAWS > 1)")
   return correct
 
 

@@ -219,7 +219,7 @@ class _Bound:
     found = candidates.log_likelihood[:, 1:]
     if found.shape[1] < 2:
       raise ValueError(
-        f"{type(self).__name__.lower()} needs several draws a question "
+        f"{type(self).__name__.lower()} needs several draws per question "
         "(NUM_DRAWS > 1)"
       )
     has_answer = found > -jnp.inf

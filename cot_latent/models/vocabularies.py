@@ -148,9 +148,9 @@ def check_round_trip(
     )
     how = f"{text[max(at - 10, 0) : at + 10]!r} becomes another text"
   raise UserError(
-    f"{what}: encoding and decoding does not give back {len(broken)} of its "
-    f"texts, the first that of {name}: {how}; use a vocabulary that keeps "
-    "them, such as bytes (VOCABULARY = None)"
+    f"{what}: encoding and decoding changes {len(broken)} of its texts, the "
+    f"first that of {name}: {how}; use a vocabulary that keeps them, "
+    " such as bytes (VOCABULARY = None)"
   )
 
 

@@ -1,8 +1,8 @@
-"""Whether a run was alive: signs that its numbers are useless.
+"""Whether a run is suspect: signs that its numbers are useless.
 
-Dead training mostly seems to end well: a loss, an accuracy, exit status 0. The
-metrics of its steps show it, and so does how the completions of its last
-evaluation ended.
+Training that learns nothing mostly seems to end well: a loss, an accuracy, exit
+status 0. The metrics of its steps show it, and so does the way in which the
+completions of its last evaluation ended.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ _Row = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """Limits beyond which a run counts as dead.
+  """Limits beyond which a run is suspect.
 
   Attributes:
     most_truncated: Share of the fresh draws, over all steps, that MAX_LENGTH
@@ -43,7 +43,7 @@ class Limits:
 def measure(
   metrics: Sequence[_Row], limits: Mapping[str, float]
 ) -> dict[str, Any]:
-  """Measures how alive a run was.
+  """Measures what shows whether a run is suspect.
 
   Args:
     metrics: One row per step.

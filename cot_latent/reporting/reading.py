@@ -43,7 +43,7 @@ def open_report(path: pathlib.Path, *parts: str) -> Opened:
   seals.check(report, str(path))
   if seals.digest(report) != report["digest"]:
     raise UserError(
-      f"{path}: its digest does not fit its content: {seals.REMEDY}"
+      f"{path}: its digest does not match its content: {seals.REMEDY}"
     )
   schema.check_verdicts(report, str(path))
   contents: dict[str, bytes | None] = dict.fromkeys(parts)

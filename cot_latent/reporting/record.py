@@ -41,7 +41,7 @@ def replace(path: pathlib.Path, report: Mapping[str, Any]) -> None:
       files.write_atomically(html, page.render({**report, **split(rows)}))
   except OSError as error:
     raise UserError(
-      f"{path} cannot be written ({error.strerror}), so that the verdict, "
+      f"{path} cannot be written ({error.strerror}), so the verdict, "
       f"{report['replication'][-1]['verdict']}, is not noted there"
     ) from None
 

@@ -221,7 +221,7 @@ class RunLog:
 
     Args:
       status: Running, complete, failed or interrupted. A complete run that was
-        not alive is recorded as suspect.
+        useless is recorded as suspect.
       error: The error, in one line.
 
     Returns:

@@ -102,7 +102,7 @@ def _check_archive(file: BinaryIO, is_compressed: bool) -> None:
     claimed = sum(member.file_size for member in members)
     if claimed > most:
       raise ValueError(
-        f"it claims to hold {claimed:,} bytes, and a file of {size:,} may hold "
+        f"it claims to hold {claimed:,} bytes, but a file of {size:,} may hold "
         f"{most:,}"
       )
     for member in members:
@@ -130,7 +130,7 @@ def _check_array(content, num_bytes: int, name: str = "the array") -> None:
   if dtype.hasobject or min(shape, default=0) < 0 or claimed != found:
     raise ValueError(
       f"{name} claims to be {dtype} {list(shape)}, which are {claimed:,} "
-      f"bytes, and has {found:,}"
+      f"bytes, but has {found:,}"
     )
 
 

@@ -75,9 +75,9 @@ def check_agreement(value: Any) -> None:
   own = np.frombuffer(bytes.fromhex(digest), np.uint32)
   if not (multihost_utils.broadcast_one_to_all(own) == own).all():
     raise UserError(
-      f"process {jax.process_index()} has another configuration, other data or "
-      "another MODEL_DIR than process 0: give all the same command, and a "
-      "folder that all of them see"
+      f"process {jax.process_index()} differs from process 0 in its "
+      "configuration, data or MODEL_DIR: give all processes the same command, "
+      "and a folder that all of them see"
     )
 
 

@@ -216,7 +216,7 @@ class Latent:
     if method.scores_answers():
       raise UserError(
         "LIKELIHOOD = @likelihood.answer_given_rationale() is for the embedded "
-        "trainer: inside T5X take a method of verdicts, such as "
+        "trainer: inside T5X use a method with a checker, such as "
         "gin/methods/trice.gin"
       )
     self.config = task

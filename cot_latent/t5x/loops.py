@@ -62,7 +62,7 @@ def check(latent: Latent, chains: Chains) -> None:
   if (pool and pool.tokens.shape) != (empty and empty.tokens.shape):
     raise UserError(
       f"the checkpoint's memory is not that of method {method.name!r} with "
-      f"{method.num_draws} draws a question: choose another MODEL_DIR"
+      f"{method.num_draws} draws per question: choose another MODEL_DIR"
     )
   if (chains.fit is not None) != method.is_fitted():
     raise UserError(

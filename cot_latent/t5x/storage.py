@@ -43,8 +43,8 @@ def check_absolute(name: str, path: str) -> None:
   """
   if not epath.Path(path).is_absolute():
     raise UserError(
-      f"{name} = {path!r} must begin at the root, as T5X's checkpoints want "
-      f"it: set {name} = {str(absolute(path))!r}"
+      f"{name} = {path!r} must be an absolute path, as T5X's checkpoints "
+      f"need it: set {name} = {str(absolute(path))!r}"
     )
 
 

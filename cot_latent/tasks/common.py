@@ -367,7 +367,7 @@ def _load_pieces(
     bos = bool(checkpoint.settings.get("add_bos_token"))
   if bos and tokenizer.bos_id() < 0:
     raise UserError(
-      f"VOCABULARY: {path}: prompts are to begin with BOS, and it has none"
+      f"VOCABULARY: {path}: prompts must begin with BOS, and it has none"
     )
   return CheckpointPieces(path, size, tokenizer.bos_id() if bos else None)
 

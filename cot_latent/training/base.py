@@ -135,7 +135,7 @@ def fit_once(
       folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
       raise UserError(
-        f"BASE_DIR {folder} is a file or is in one: give a folder"
+        f"BASE_DIR {folder} is a file or is inside one: give a folder"
       ) from None
     is_first = processes.is_first()
     with (

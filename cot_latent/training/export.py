@@ -55,8 +55,8 @@ def export(
     )
   if isinstance(config.tuning, tuning.SoftPrompt):
     raise UserError(
-      f"the run in {directory} tunes a soft prompt and leaves the model as it "
-      "is: take the prompt from its outputs/ (the file ends in soft_prompt.npy)"
+      f"the run in {directory} trains a soft prompt and leaves the model as it "
+      "is: use the prompt from its outputs/ (the file ends in soft_prompt.npy)"
     )
   if folder.exists():
     raise UserError(f"{folder} exists: give a folder that does not exist yet")

@@ -85,7 +85,7 @@ def _check_checkpoint(folder: str, vocabulary: Vocabulary) -> None:
   size = hf_config.vocab_size(folder)
   if size != vocabulary.size:
     raise UserError(
-      f"{folder} has a vocabulary of {size}, and the task's "
+      f"{folder} has a vocabulary of {size} tokens, and the task's "
       f"({vocabulary.name}) has {vocabulary.size}: set VOCABULARY to the "
       "folder of the checkpoint"
     )
@@ -100,9 +100,9 @@ def _load_base(config, task: Task, open_task):
   base_task = task if is_same else open_task(base.source)
   if base_task.vocabulary.name != task.vocabulary.name:
     raise UserError(
-      f"the base model's task {base_task.name!r} has another vocabulary "
-      f"({base_task.vocabulary.name}) than {task.name!r} "
-      f"({task.vocabulary.name})"
+      f"the base model's task {base_task.name!r} and the task {task.name!r} "
+      f"have different vocabularies ({base_task.vocabulary.name} and "
+      f"{task.vocabulary.name})"
     )
   examples = base_task.load(
     base.split,
@@ -130,8 +130,8 @@ def _soft_tokens(config, task: Task, open_task):
   source_task = open_task(tuning.source)
   if source_task.vocabulary.size != task.vocabulary.size:
     raise UserError(
-      f"SoftPrompt.source has another vocabulary "
-      f"({source_task.vocabulary.name}) than the task ({task.vocabulary.name})"
+      f"SoftPrompt.source and the task have different vocabularies "
+      f"({source_task.vocabulary.name} and {task.vocabulary.name})"
     )
   if source_task.prompts.exemplars == "bootstrapped":
     if task.prompts.exemplars == "bootstrapped":

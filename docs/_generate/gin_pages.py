@@ -36,7 +36,7 @@ GROUPS = {
   "t5x": "Runs inside T5X",
 }
 _LAST = ("studies", "t5x")  # which give the same macros other values
-# Such as `BATCH_SIZE (questions a step)`, in the header of a file.
+# Such as `BATCH_SIZE (questions per step)`, in the header of a file.
 _MEANING = re.compile(r"\b([A-Z][A-Z_]+) \(((?:[^()]|\([^()]*\))+)\)")
 
 

@@ -360,7 +360,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("change", "what", "fix"), REFUSALS)
-def test_what_would_be_no_repetition_is_refused(
+def test_what_would_not_be_a_repetition_is_refused(
   run, change, what, fix, capsys, tmp_path
 ):
   path = run / "report.json"
@@ -426,7 +426,7 @@ def test_mistakes(arguments, said, tmp_path, capsys):
   assert len(text.splitlines()) == 1
 
 
-def test_data_elsewhere_are_found_by_all_that_reads_them():
+def test_data_elsewhere_are_found_by_everything_that_reads_them():
   config, _ = parsing.parse(["gin/runs/quickstart.gin"], ["MODEL_DIR='x'"], [])
   prompt = tuning.SoftPrompt(source=config.task.source)
   config = dataclasses.replace(config, tuning=prompt)
@@ -447,21 +447,21 @@ def test_a_running_run_cannot_be_repeated(run, capsys):
   assert "is a run that is running" in text
 
 
-def test_a_dead_run_fails_under_strict(tmp_path, capsys):
+def test_a_suspect_run_fails_under_strict(tmp_path, capsys):
   arguments = [
     *("train", *RUN, "--gin.BASE_STEPS=1", "--gin.TRAIN_STEPS=2"),
     f"--gin.MODEL_DIR='{tmp_path / 'dead'}'",
   ]
   status, text = call(capsys, *arguments, "--strict")
   assert status == 1
-  assert "t5x: error: the run was not alive: no question ever had" in text
+  assert "t5x: error: the run is suspect: no question ever had" in text
   report = record.read(pathlib.Path(tmp_path / "dead"))
   assert report["status"] == "suspect"
   # It is complete all the same; without --strict that is all.
   assert call(capsys, *arguments)[0] == 0
 
 
-def test_when_a_run_is_dead_is_for_gin_to_say(run, capsys, tmp_path):
+def test_gin_sets_when_a_run_is_suspect(run, capsys, tmp_path):
   limit = "--gin.health.Limits.most_unparseable="
   arguments = [*("train", *RUN), f"--gin.MODEL_DIR='{tmp_path / 'dead'}'"]
   assert call(capsys, *arguments, f"{limit}0.0", "--strict")[0] == 1

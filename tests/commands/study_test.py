@@ -302,7 +302,7 @@ def test_a_dry_run_of_the_papers_study_prints_every_run(capsys):
     ("SEED = [1, 1]", "SEED has a value twice"),
   ],
 )
-def test_axes_that_are_none(tmp_path, text, said):
+def test_axes_that_are_no_axes(tmp_path, text, said):
   folder = write_study(tmp_path / "arms")
   (folder / "axes.toml").write_text(text)
   with pytest.raises(UserError, match=said):

@@ -508,7 +508,7 @@ def test_verdicts_may_go_to_the_command_s_own_output(write):
   assert pathlib.Path("/dev/stdout").is_symlink()
 
 
-def test_ids_that_stand_twice_are_said(t5x, write):
+def test_repeated_ids_are_reported(t5x, write):
   line = {"id": "chain/test/00000"} | says("3")
   arguments = ["score", write(line, line), "--task=chain"]
   assert read_summary(t5x(*arguments))["repeated_ids"] == 1
@@ -732,7 +732,7 @@ def test_a_cache_that_cannot_be_used(chain_cache, refused, tmp_path):
     return message
 
   assert "holds task 'chain_v1', not 'gsm8k'" in error(task="gsm8k")
-  assert "holds other prompts than PROMPTS asks for" in error(
+  assert "holds prompts that differ from PROMPTS" in error(
     "--gin_file=gin/prompts/zero_shot.gin"
   )
   assert "holds bytes, not the pieces" in error("--gin.VOCABULARY='v.model'")

@@ -58,7 +58,7 @@ def test_a_made_up_report_runs_no_program(tmp_path, capsys, command, more):
   assert not (tmp_path / "out").exists()
 
 
-def test_a_task_of_one_s_own_is_imported_where_one_says_so(
+def test_a_task_of_your_own_is_imported_where_you_say_so(
   tmp_path, capsys, monkeypatch
 ):
   left, rows = tmp_path / "left", tmp_path / "rows.jsonl"

@@ -119,7 +119,7 @@ def test_what_no_run_records_is_refused(text, said):
   assert said in refusal(text)
 
 
-def test_an_import_inside_a_text_is_none():
+def test_an_import_inside_a_text_is_no_import():
   text = quickstart() + '\nMODEL_DIR = """\nimport subprocess\n"""\n'
   made, _ = parsing.parse_resolved(text, (), PLACE)
   assert made.model_dir == "\nimport subprocess\n"

@@ -300,7 +300,7 @@ def test_a_cache_is_opened_without_tensorflow(toy, tmp_path):
 # What cannot be stored ---------------------------------------------------
 
 
-def test_a_checker_of_ones_own_cannot_be_stored():
+def test_a_checker_of_your_own_cannot_be_stored():
   task = open_toy(extract=lambda text: text)
   assert message_of(cache.to_bytes, task) == (
     "task 'toy' reads answers by a function of its own, which no file can "
@@ -338,7 +338,7 @@ def stored(toy, tmp_path):
   return store(toy, tmp_path / "toy.npz")
 
 
-def test_a_file_that_is_not_there(toy, tmp_path):
+def test_a_file_that_does_not_exist(toy, tmp_path):
   path = tmp_path / "none.npz"
   assert message_of(reopen, toy, path) == (
     f"CACHE: there is no file {path}; make it with `t5x cache --task=toy "
@@ -401,7 +401,7 @@ class Harm:
     as_zip("task", b'{"format": 1}'),
   ],
 )
-def test_a_file_that_is_none(content, toy, tmp_path):
+def test_a_file_that_is_no_such_file(content, toy, tmp_path):
   path = tmp_path / "bad.npz"
   path.write_bytes(content)
   text = message_of(reopen, toy, path)
@@ -528,7 +528,7 @@ def test_an_edited_text_is_noticed(split, column, stored, toy):
   edited = edit_json(arrays[name], change)
   stored.write_bytes(as_npz(**arrays | {name: edited}))
   assert message_of(reopen, toy, stored) == (
-    f"{stored} is damaged or was changed: its fingerprint does not fit; make "
+    f"{stored} is damaged or was changed: its fingerprint does not match; make "
     "it again with `t5x cache`"
   )
 
@@ -593,7 +593,7 @@ def test_another_task(tmp_path):
 def test_other_prompts(stored, toy):
   same = Prompts(**dataclasses.asdict(COMPACT))
   assert reopen(toy, stored, prompts=same).prompts == COMPACT
-  said = "other prompts than PROMPTS asks for"
+  said = "prompts that differ from PROMPTS"
   for other in (
     DIRECT,
     dataclasses.replace(COMPACT, num_exemplars=4),

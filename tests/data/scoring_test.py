@@ -93,7 +93,7 @@ def test_a_completion(score):
   ]
 
 
-def test_unknown_fields_are_let_be(score):
+def test_unknown_fields_are_ignored(score):
   line = {"completion": RIGHT, "target": "(B)", "step": 7, "correct": False}
   assert score(line)[0].correct
 
@@ -233,7 +233,7 @@ def test_without_the_data_the_targets_count(score):
     score(line, {"completion": RIGHT, "id": "a/0"}, task=task)
 
 
-def test_ids_that_stand_several_times_are_counted(score):
+def test_repeated_ids_are_counted(score):
   line = {"completion": RIGHT, "target": "(B)"}
   lines = [line, line, *(line | {"id": name} for name in ("x", "y", "x", "x"))]
   assert scoring.num_repeated(score(*lines, task=make_task(ONE, read))) == 1

@@ -213,7 +213,7 @@ common.register(
 """
 
 
-def test_a_module_of_ones_own(tmp_path, monkeypatch):
+def test_a_module_of_your_own(tmp_path, monkeypatch):
   (tmp_path / "toy_module.py").write_text(MODULE)
   said = message_of(open_task, "toy_module", module="toy_module")
   assert said == (
@@ -301,7 +301,7 @@ def test_a_task_of_this_package(register):
   assert [row.targets for row in rows] == [r["answer"] for r in ROWS]
 
 
-def test_a_checker_of_ones_own(register):
+def test_a_checker_of_your_own(register):
   task = open_task(register(extract=lambda text: text.removesuffix(".")))
   assert task.form is None
   assert task.extract("abc.") == "abc"
@@ -389,7 +389,7 @@ def test_a_mixture_of_different_forms_is_refused(others, register, mix):
     )
 
 
-def test_a_mixture_with_prompts_of_ones_own_has_one_form(register, mix):
+def test_a_mixture_with_prompts_of_your_own_has_one_form(register, mix):
   parts = [
     register("toy_a"),
     register("toy_b", prompts=Prompts(is_direct=True)),
@@ -425,9 +425,7 @@ def test_a_vocabulary_that_loses_text_is_refused(model, count, register):
   )
   text = message_of(task.read, "train")
   assert text.startswith("SentencePieceVocabulary(sha256 ")
-  assert (
-    f" on task 'toy': encoding and decoding does not give back {count} " in text
-  )
+  assert f" on task 'toy': encoding and decoding changes {count} " in text
   assert "'\\n'" in text
 
 
@@ -459,7 +457,7 @@ def test_the_vocabulary_of_another_librarys_task_is_checked_too(make_task):
   rows = [row | {"guide": "a<b"} for row in ROWS[:3]]
   name = make_task(rows, features=features)
   text = message_of(load, name)
-  said = "encoding and decoding does not give back 3"
+  said = "encoding and decoding changes 3"
   assert f"on task '{name}': {said}" in text
   assert "'<'" in text
 

@@ -51,7 +51,7 @@ def test_a_slice_is_what_tfds_takes_it_for(pair, size):
     *("train[:10]+test[:5]", "train[:5]\n", "train[:\u0665]", "train[:101%]"),
   ],
 )
-def test_what_is_no_slice_is_refused_in_a_line(text):
+def test_what_is_no_slice_is_refused_in_one_line(text):
   with pytest.raises(UserError, match=r"^split .* percent") as error:
     subsets.parse(text)
   assert "\n" not in str(error.value)
@@ -92,7 +92,7 @@ def test_the_order_is_that_of_the_ids_alone():
     assert found == chosen
 
 
-def test_a_slice_of_which_there_is_nothing():
+def test_an_empty_slice():
   for split, message in (
     ("test[:11]", "split 'test[:11]' of task 'rows': it has only 10 examples"),
     ("test[5:5]", "split 'test[5:5]' of task 'rows': that is none of its 10"),

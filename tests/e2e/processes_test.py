@@ -254,7 +254,7 @@ def check_killed(alone, killed, deaths, *flags):
 
 
 @pytest.mark.slow
-def test_killed_within_a_checkpoint_ends_as_if_left_alone(alone, tmp_path):
+def test_killed_within_a_checkpoint_it_ends_as_if_undisturbed(alone, tmp_path):
   check_killed(alone, tmp_path / "killed", DEATHS)
 
 

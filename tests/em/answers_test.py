@@ -57,7 +57,7 @@ def test_other_ends_have_no_answer():
   assert joined.is_rationale.sum(axis=1).tolist() == [3, 3, 24, 24]
 
 
-def test_a_form_of_one_s_own():
+def test_a_form_of_your_own():
   own = task(check=lambda text, answer: True)
   assert "ANSWER_PREFIX" in message_of(made, own)
   found = made(own, prefix="=>", answer="{answer}!")

@@ -108,7 +108,7 @@ def test_methods_that_do_not_go_with_loops_are_refused():
   for start in ("guide", "prior"):
     with pytest.raises(UserError, match="must be 'empty' with outer loops"):
       Method("x", POOLED, start, loops=OuterLoops("greedy"))
-  with pytest.raises(UserError, match="one human rationale a question"):
+  with pytest.raises(UserError, match="one human rationale per question"):
     looped(OuterLoops("human"), num_draws=2)
 
 
@@ -284,7 +284,7 @@ def test_hinted_draws_have_random_numbers_of_their_own(data):
   assert not set(keys[:N]) & set(keys[N:])
 
 
-def test_a_loop_ends_with_the_run_at_the_latest(data):
+def test_a_loop_ends_no_later_than_the_run(data):
   method = looped(OuterLoops("sample", False, True, 4, 2.0))
   for step, loop, ends_at in ((0, -1, 4), (4, 0, 12), (12, 1, 15)):
     old = empty_pool(loop=loop)
@@ -299,7 +299,7 @@ INDEX = np.array([5, 2, 11, 0, 7, 23, 3, 9], np.int32)
 
 
 def some_pool(data, right):
-  """A pool of three rationales a question, right as said: [8, 3] of INDEX."""
+  """A pool of three rationales per question, correct as given: [8, 3]."""
   is_correct = np.zeros((N, 3), bool)
   is_correct[INDEX] = right
   texts = [f"{i} {k}" for i in range(N) for k in range(3)]

@@ -230,7 +230,7 @@ def test_the_gap_is_the_largest_of_the_fresh_rows(data):
   assert rows.log_prob_gap(scored) == 0.5
 
 
-def test_a_sampler_need_not_tell_its_log_probabilities(data):
+def test_a_sampler_need_not_return_its_log_probabilities(data):
   rows, told = weighted(data, tells=False), weighted(data)
   assert rows.sampler_log_prob is None
   assert rows.log_prob_gap(np.zeros(len(rows.weights))) is None

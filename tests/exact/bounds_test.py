@@ -140,6 +140,6 @@ def test_they_need_several_draws():
       estimator(one)
 
 
-def test_a_distance_that_there_is_not():
+def test_a_distance_that_does_not_exist():
   with pytest.raises(ValueError, match="0 or more, not -1"):
     scored_estimators.latro(-1)

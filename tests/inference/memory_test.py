@@ -59,7 +59,7 @@ def check_writes(write, num_draws):
   state, rows = started()
   for step in range(1, STEPS):
     index = rng.permutation(EXAMPLES)[:BATCH].astype(np.int32)
-    # At most one draw a row becomes the memory, or none.
+    # At most one draw per row becomes the memory, or none.
     pick = rng.integers(num_draws + 1, size=BATCH)
     accepted = pick[:, None] == np.arange(num_draws)
     drawn = random_tokens(rng)

@@ -49,7 +49,7 @@ def test_unknown_purpose():
     rng.purpose_key(0, "draws")
 
 
-def test_a_purpose_of_one_s_own_has_keys_of_its_own():
+def test_a_purpose_of_your_own_has_keys_of_its_own():
   own = ["mine/draw", "mine/noise", "other/draw"]
   keys = [rng.purpose_key(0, purpose, 7) for purpose in own]
   check_distinct(keys + [rng.purpose_key(0, p, 7) for p in rng.PURPOSES])

@@ -223,7 +223,7 @@ def test_rows_that_take_turns_are_drawn_as_if_at_once(num_slots):
   check_slots(compiled(), num_slots)
 
 
-def test_greedy_rows_take_turns_too():
+def test_greedy_rows_share_slots_too():
   check_slots(compiled(), 5, temperature=0.0)  # compiled already
 
 

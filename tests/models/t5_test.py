@@ -434,7 +434,7 @@ def test_another_models_tensors_are_refused(folders, changed):
   )
 
 
-def test_known_copies_are_passed_over(folders, tmp_path):
+def test_known_copies_are_ignored(folders, tmp_path):
   source, folder = folders / "t5_1_1", tmp_path / "with_copies"
   shutil.copytree(source, folder)
   path = folder / "model.safetensors"

@@ -155,7 +155,7 @@ message_of = functools.partial(asserts.message_of, check)
 def test_what_is_lost_is_named():
   texts = [("a/0", "a b"), ("a/1", "a <\n> b{"), ("a/2", "\u00e9 {")]
   assert message_of("lacking", texts) == (
-    "lacking on task 'toy': encoding and decoding does not give back 2 of its "
+    "lacking on task 'toy': encoding and decoding changes 2 of its "
     "texts, the first that of a/1: it loses or changes '\\n' '<' '>' '{' "
     "'\u00e9'; use a vocabulary that keeps them, such as bytes (VOCABULARY = "
     "None)"
@@ -243,7 +243,7 @@ def load(path):
   return text
 
 
-def test_a_model_that_is_not_there(tmp_path):
+def test_a_model_that_does_not_exist(tmp_path):
   path = tmp_path / "none.model"
   assert load(path) == f"VOCABULARY: there is no file {path}"
 

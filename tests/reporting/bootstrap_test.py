@@ -19,7 +19,7 @@ def test_votes_of_a_question_stay_together():
   assert (low, high) == pytest.approx((0.402, 0.598), abs=0.011)
 
 
-def test_equal_questions_leave_no_width():
+def test_equal_questions_give_zero_width():
   found = objective.summarise([NUM_VOTES] * 9, NUM_VOTES)
   assert found["log_likelihood"] == {"value": 0.0, "interval": [0.0, 0.0]}
 

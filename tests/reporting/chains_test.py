@@ -28,7 +28,7 @@ ROWS = [
 ]
 
 
-def test_chains_are_summed_up():
+def test_chains_are_summarised():
   found = chains.measure(ROWS, [])["chains"]
   assert (found["questions"], found["num_draws"]) == (4, 4)
   # Of q1 nothing was ever right; q2 has the rationale that it began with.

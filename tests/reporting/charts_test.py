@@ -47,7 +47,7 @@ def test_every_value_is_drawn_inside_the_plot_area(values, top):
     assert charts.TOP <= y <= charts.BOTTOM
 
 
-def test_values_stand_at_their_height():
+def test_values_are_drawn_at_their_height():
   ys = [y for _, y in drawn_points(chart([0.0, 0.25, 1.0]))[:3]]
   span = charts.BOTTOM - charts.TOP
   assert ys == pytest.approx(

@@ -91,7 +91,7 @@ def test_one_value_has_no_deviation():
   assert comparison.estimate([0.5]).kind == ""
 
 
-def test_equal_values_have_an_interval_of_no_width():
+def test_equal_values_have_an_interval_of_zero_width():
   assert comparison.estimate([0.1] * 3) == Estimate(3, 0.1, 0, 0.1, 0.1, "t")
 
 

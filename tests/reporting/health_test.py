@@ -33,7 +33,7 @@ def flags(rows):
 
 
 @pytest.mark.parametrize(("changes", "signs"), DEAD_ENDS)
-def test_a_dead_run_is_suspect(changes, signs):
+def test_a_run_that_learns_nothing_is_suspect(changes, signs):
   dead = made_up.metrics(**changes)
   found = flags([dead] * 21)
   assert len(found) == len(signs)

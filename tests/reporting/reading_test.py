@@ -121,7 +121,7 @@ def test_a_digest_of_another_run_is_refused(run):
   report["digest"] = "0" * 64
   bare = {k: v for k, v in report.items() if k not in ("hashes", "seal")}
   made_up.write(run / "report.json", bare | reports_fuzz.seals.seal(bare))
-  with pytest.raises(UserError, match="its digest does not fit its content"):
+  with pytest.raises(UserError, match="its digest does not match its content"):
     reading.open_report(run / "report.json")
 
 

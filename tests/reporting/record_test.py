@@ -145,7 +145,7 @@ def test_a_report_without_measurements_costs_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("resume_at", [0, 2, 4])
-def test_going_on_equals_never_having_stopped(tmp_path, resume_at):
+def test_resuming_equals_never_having_stopped(tmp_path, resume_at):
   whole, parts = tmp_path / "whole", tmp_path / "parts"
   whole.mkdir()
   parts.mkdir()
@@ -207,7 +207,7 @@ def snapshot(folder):
   return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_folder_that_is_not_there_or_empty(tmp_path):
+def test_a_folder_that_does_not_exist_or_is_empty(tmp_path):
   assert record.read(tmp_path / "no" / "no") is None
   assert record.read(tmp_path) is None
   assert list(tmp_path.iterdir()) == []
@@ -377,7 +377,7 @@ def check_every_change(check, old):
 
 
 @pytest.mark.parametrize(("changes", "difference"), CHANGES)
-def test_another_run_is_told_by_its_first_difference(
+def test_another_run_is_identified_by_its_first_difference(
   tmp_path, changes, difference
 ):
   finished(tmp_path)

@@ -95,7 +95,7 @@ def test_report_text_without_votes():
   assert len(text.splitlines()) == 4
 
 
-def test_examples_left_out_are_told():
+def test_examples_left_out_are_reported():
   report = make_report()
   assert "left out" not in summary.report_text(report, pathlib.Path("x"))
   report["data"]["splits"] |= {
@@ -110,7 +110,7 @@ def test_examples_left_out_are_told():
   assert line in lines
 
 
-def test_examples_truncated_are_told():
+def test_examples_truncated_are_reported():
   data = make_report()["data"]
   assert summary.left_out_text(data) == ""
   data["splits"]["test"] = {
@@ -151,7 +151,7 @@ def test_of_a_mixture_the_whole_is_told():
   assert other != alone
 
 
-def test_a_suspect_run_is_told():
+def test_a_suspect_run_is_announced():
   report = make_report()
   report["suspect"] = ["nothing moved"]
   lines = summary.report_text(report, pathlib.Path("x")).splitlines()

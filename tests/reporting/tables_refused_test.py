@@ -148,7 +148,7 @@ def test_a_baseline_without_reports(tmp_path):
   check_refused(write_case(tmp_path, spec), "row 'star', the baseline, has no")
 
 
-def test_an_average_that_is_not_there(tmp_path):
+def test_an_average_that_does_not_exist(tmp_path):
   path = write_mixture(tmp_path, MIXTURE_SPEC.replace("2 tasks", "27 tasks"))
   check_refused(
     path, "runs/a.json has no average '27 tasks'", "it has '2 tasks'"

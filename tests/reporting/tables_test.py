@@ -230,11 +230,12 @@ def test_more_samples_than_there_are(tmp_path):
   path = write_case(tmp_path, VOTES_SPEC.replace("k = 2", "k = 9"))
   message = message_of(make_tables, path)
   assert message.endswith(
-    "has 8 samples a question, and column 'Votes' needs k = 9 of them: lower k"
+    "has 8 samples per question, and column 'Votes' needs k = 9 of them: "
+    "lower k"
   )
 
 
-def test_figures_of_papers_stand_beside_ours(tmp_path):
+def test_figures_of_papers_are_beside_ours(tmp_path):
   text = make_tables(write_case(tmp_path, PAPER_SPEC))
   lines = text.splitlines()
   assert lines[2] == "| Method | Greedy | Greedy (A) | Greedy (B) | Valid (A) |"

@@ -169,7 +169,7 @@ def test_what_is_plotted(tmp_path):
   assert len(colours) == 2  # the baseline has one of its own
 
 
-def test_intervals_end_at_the_ends_of_what_there_can_be(tmp_path):
+def test_intervals_end_at_the_ends_of_the_possible_range(tmp_path):
   path = write_case(tmp_path)
   for seed, greedy in enumerate((200, 199, 200)):
     file = tmp_path / f"runs/trice-{seed}.json"

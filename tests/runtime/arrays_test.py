@@ -47,7 +47,7 @@ CASES = {
   "a shape of terabytes": (
     archive(header((2**40,)) + b"1234"),
     "a0.npy claims to be int32 [1099511627776], which are 4,398,046,511,104 "
-    "bytes, and has 4",
+    "bytes, but has 4",
   ),
   "wide numbers": (archive(header((9,), "|V2000000000")), "18,000,000,000"),
   "fewer than there are": (archive(header((1,)) + b"12345678"), "and has 8"),
@@ -110,7 +110,7 @@ def test_what_numpy_writes_is_read(write):
 def test_a_single_array_is_as_long_as_it_claims(tmp_path):
   path = tmp_path / "a.npy"
   for content, said in (
-    (header((2**40,)) + b"1234", "4,398,046,511,104 bytes, and has 4"),
+    (header((2**40,)) + b"1234", "4,398,046,511,104 bytes, but has 4"),
     (header((1,), "|O") + b"12345678", "to be object"),
     (b"text", "magic string"),
     (b"", "EOF"),

@@ -90,7 +90,7 @@ def test_text_that_cannot_be_encoded_leaves_the_old(tmp_path):
   check_fails_whole(files.write_atomically, tmp_path / "a", text, error)
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_folder_that_does_not_exist(tmp_path):
   with pytest.raises(FileNotFoundError):
     files.write_atomically(tmp_path / "no" / "a", NEW)
 
@@ -111,7 +111,7 @@ def test_the_old_content_is_there_until_all_is_written(tmp_path, monkeypatch):
   assert seen == [OLD, NEW * 2]  # what a writer in place shows
 
 
-def test_what_a_killed_process_left_is_no_hindrance(tmp_path):
+def test_what_a_killed_process_left_does_no_harm(tmp_path):
   path = tmp_path / "a"
   files.partial_path(path).write_text("half")
   files.write_atomically(path, NEW)

@@ -86,7 +86,7 @@ def test_only_who_waits_says_so(tmp_path, capsys):
 @pytest.mark.parametrize(
   "number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP]
 )
-def test_where_there_are_no_locks_that_is_said(
+def test_a_file_system_without_locks_is_reported(
   tmp_path, monkeypatch, capsys, number
 ):
   def fail(*_):
@@ -101,7 +101,7 @@ def test_where_there_are_no_locks_that_is_said(
     assert line.count("\n") == 1
 
 
-def test_another_error_of_a_lock_is_none(tmp_path, monkeypatch):
+def test_another_error_of_a_lock_is_raised(tmp_path, monkeypatch):
   def fail(*_):
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 

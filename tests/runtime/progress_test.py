@@ -60,7 +60,7 @@ def test_drawing_tells_tokens_within_a_batch(clock, capsys):
   ]
 
 
-def test_a_sampler_may_tell_rows_alone(clock, capsys):
+def test_a_sampler_may_return_rows_alone(clock, capsys):
   report = progress.DrawingProgress("memory", 100, longest=64)
   for rows in (0, 25):
     clock[0] += 10

@@ -35,7 +35,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(write):
 
 
 @pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n", "\n \n", "\n\t"])
-def test_empty_lines_at_the_end_are_passed_over(write, end):
+def test_empty_lines_at_the_end_are_ignored(write, end):
   path = write(f'{{"a": 1}}{end}'.encode())
   assert list(text_files.read_jsonl(path)) == [("line 1", {"a": 1})]
 
@@ -56,7 +56,7 @@ def test_text_that_cannot_be_read(content, said, write):
   assert message_of(text_files.read_text, path) == f"{path}{said}"
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_file_that_does_not_exist(tmp_path):
   (tmp_path / "file").write_text("a")
   for path, reason in (
     (tmp_path / "none", "No such file or directory"),

@@ -61,7 +61,7 @@ def test_it_improves(base, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_twin_that_learns_nothing_does_not(base, tmp_path):
+def test_a_twin_that_learns_nothing_does_not_improve(base, tmp_path):
   before, after = rise_in_t5x(tmp_path / "run", base, "--gin.LEARNING_RATE=0.0")
   assert after == before
 
@@ -85,7 +85,7 @@ def test_it_improves_in_the_embedded_trainer(base, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_decoder_alone_improves(tmp_path):
+def test_a_decoder_only_model_improves(tmp_path):
   base = train_base(tmp_path / "base", "chain_decoder")
   before, after = rise_in_t5x(tmp_path / "run", base, kind="chain_decoder")
   assert after > before + RISE

@@ -73,7 +73,7 @@ def test_log_probabilities_agree(kind):
   jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
-def test_a_kind_that_t5x_has_not_is_refused(params):
+def test_a_kind_that_t5x_lacks_is_refused(params):
   sizes = dataclasses.replace(OLD, scale_outputs=False)
   with pytest.raises(UserError, match="has both or neither"):
     weights.from_t5x(sizes, params)

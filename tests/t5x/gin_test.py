@@ -120,8 +120,8 @@ CHAIN = "gin/t5x/trice_chain.gin"
       "--gin.trainer.Trainer.learning_rate_fn=@source.Source",
       "bind latent_trainer.LatentTrainer.learning_rate_fn",
     ),
-    ("--gin.MODEL_DIR='runs/x'", "MODEL_DIR = 'runs/x' must begin at the root"),
-    ("--gin.INITIAL_CHECKPOINT_PATH='x'", "PATH = 'x' must begin at the root"),
+    ("--gin.MODEL_DIR='runs/x'", "DIR = 'runs/x' must be an absolute path"),
+    ("--gin.INITIAL_CHECKPOINT_PATH='x'", "PATH = 'x' must be an absolute"),
     ("--gin.INITIAL_CHECKPOINT_PATH='/nowhere'", "'/nowhere' is not there"),
     ("--gin.TRAIN_STEPS_RELATIVE=5", "set TRAIN_STEPS to the steps of"),
     (
@@ -151,7 +151,7 @@ def test_a_mistake_is_one_line(flag, message, capsys):
   assert "Traceback" not in shown.err
 
 
-def test_a_folder_of_checkpoints_is_none(checkpoint, capsys):
+def test_a_folder_of_checkpoints_is_no_checkpoint(checkpoint, capsys):
   given = f"--gin.INITIAL_CHECKPOINT_PATH='{checkpoint.parent}'"
   status, shown = dry_run(capsys, CHAIN, given)
   assert status == 2
@@ -179,7 +179,7 @@ def test_a_binding_for_nothing_is_refused_in_t5x_own_training(flag, capsys):
   assert f"--gin.{flag}: nothing uses" in shown.err
 
 
-def test_files_with_each_method_bind_nothing_in_vain():
+def test_files_with_each_method_bind_nothing_that_is_unused():
   for method in METHODS:
     with launch._as_main(train_script):
       launch.parse(
@@ -201,7 +201,7 @@ def test_another_learning_rate_is_bound_for_this_trainer(capsys):
   assert status == 0, shown.err
 
 
-def test_what_t5x_gives_and_asks_for_is_known():
+def test_what_t5x_provides_and_requires_is_known():
   root = pathlib.Path(train_script.__file__).parents[1]
   for name, (given, asked) in configs_test.THEIRS.items():
     text = configs_test.read_text((root / name).read_text())

@@ -126,7 +126,7 @@ def test_another_loss_is_noticed(monkeypatch, twin):
     check_equal(got, wanted)
 
 
-def test_a_decoder_alone(monkeypatch):
+def test_a_decoder_only_model(monkeypatch):
   # By mstep on T5X's own network, for the embedded decoder is another one.
   model = small.decoder_only(small.sgd())
   made = small.make_latent(model, monkeypatch)

@@ -157,7 +157,7 @@ def test_a_change_is_found(run, name):
   assert not is_well
 
 
-def test_killed_and_gone_on_with_it_is_the_same_report(whole, tmp_path):
+def test_killed_and_resumed_it_is_the_same_report(whole, tmp_path):
   directory = tmp_path / "run"
   runs.run_until(directory, 2)
   before = read(directory)
@@ -197,7 +197,7 @@ def test_a_complete_report_without_checkpoints_is_kept(run):
   assert (run / "report.json").read_bytes() == content
 
 
-def test_a_run_counts_from_its_checkpoint_on(whole, tmp_path):
+def test_a_run_counts_from_its_checkpoint(whole, tmp_path):
   directory = tmp_path / "run"
   base = f"--gin.INITIAL_CHECKPOINT_PATH='{whole}/checkpoint_{STEPS}'"
   refused(directory, "counts the 6 steps", base, "--gin.TRAIN_STEPS=5")

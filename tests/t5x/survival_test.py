@@ -14,7 +14,7 @@ def whole(tmp_path_factory):
   return directory
 
 
-def test_killed_and_gone_on_with_it_is_the_same_run(whole, tmp_path):
+def test_killed_and_resumed_it_is_the_same_run(whole, tmp_path):
   directory = tmp_path / "run"
   runs.run_until(directory, 2)
   assert not (directory / "checkpoint_6").exists()
@@ -47,7 +47,7 @@ def test_a_memory_that_was_lost_is_noticed(tmp_path):
   assert not (directory / "checkpoint_6").exists()
 
 
-def test_a_model_of_the_embedded_trainer_is_begun_with(tmp_path):
+def test_a_run_begins_with_a_model_of_the_embedded_trainer(tmp_path):
   source, directory = tmp_path / "source", tmp_path / "run"
   source.mkdir()
   folders.write(source, fitted.SMALL, 264)

@@ -580,7 +580,7 @@ def test_a_task_of_each_kind_is_registered(kind):
   assert answers == [row["answer"] for row in rows]
 
 
-def test_a_task_of_ones_own():
+def test_a_task_of_your_own():
   settings = {
     "levels": [5],
     "sizes": {"base": 20, "train": 3, "test": 2},

@@ -363,7 +363,7 @@ def test_a_run_without_steps_can_be_stopped_and_asked_for_again(
   assert toy.run(config)["status"] == "complete"
 
 
-def test_an_evaluation_that_was_cut_is_told_at_once_and_stays_suspect(
+def test_an_evaluation_that_was_cut_is_announced_at_once_and_stays_suspect(
   untouched, tmp_path, monkeypatch, capsys
 ):
   check = Drawer.draw_and_check

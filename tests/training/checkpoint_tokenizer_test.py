@@ -108,5 +108,5 @@ def test_another_vocabulary_of_the_base_model_is_refused(tmp_path):
   config = with_vocabulary(toy.make_experiment(tmp_path), vocabulary=folder)
   source = dataclasses.replace(config.task.source, bos=False)
   base = dataclasses.replace(config.base, source=source)
-  with pytest.raises(UserError, match="another vocabulary"):
+  with pytest.raises(UserError, match="different vocabularies"):
     toy.load(dataclasses.replace(config, base=base))

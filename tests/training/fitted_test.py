@@ -59,7 +59,7 @@ def test_eta_is_that_of_earlier_steps(whole):
   assert len({row["estimator/eta"] for row in rows}) > 2
 
 
-def test_it_is_fitted_in_every_second_step(whole):
+def test_it_is_fitted_every_second_step(whole):
   _, _, fits = whole
   moved = [one != other for one, other in itertools.pairwise(fits)]
   assert moved == [step % PERIOD == 0 for step in range(len(moved))]
@@ -114,11 +114,11 @@ def test_a_method_without_it_reports_none_of_it(tmp_path):
 
 def test_outer_loops_have_nothing_to_fit_to():
   loops = OuterLoops("sample", first_steps=3)
-  with pytest.raises(UserError, match="leave loops out"):
+  with pytest.raises(UserError, match="set loops = None"):
     Method("x", ESTIMATOR, "empty", loops=loops)
 
 
-def test_a_scale_or_a_period_that_there_is_not():
+def test_a_scale_or_a_period_that_does_not_exist():
   with pytest.raises(ValueError, match="'paper' or 'fitted', not 'best'"):
     estimators.control_variate(scale="best")
   with pytest.raises(ValueError, match="1 or more, not 0"):

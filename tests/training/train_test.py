@@ -495,7 +495,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", by_day(DAMAGES, "changed"))
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(
   whole, tmp_path, damage, capsys
 ):
   config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "run"))
@@ -550,7 +550,7 @@ def test_a_folder_in_use_is_refused(whole, tmp_path):
   assert_same_run(whole, (config, toy.run(config)))
 
 
-def test_what_another_process_did_meanwhile_is_not_overrun(whole, tmp_path):
+def test_what_another_process_did_in_the_meantime_is_kept(whole, tmp_path):
   config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "run"))
   prepared = toy.prepare(config)
   toy.run(config)
@@ -578,9 +578,7 @@ def test_steps_without_a_valid_row_are_skipped(whole, tmp_path, monkeypatch):
   assert_trees_equal(state.params, base_model(config))
 
 
-def test_a_gradient_of_zero_is_a_step_all_the_same(
-  whole, tmp_path, monkeypatch
-):
+def test_a_gradient_of_zero_is_still_a_step(whole, tmp_path, monkeypatch):
   """All accepted: every term cancels, and Adam's momentum continues."""
   check = Drawer.draw_and_check
 
@@ -792,7 +790,7 @@ def check_prompts(config, given):
       assert row == [0] * (rows.shape[1] - len(tokens)) + tokens
 
 
-def test_worked_examples_stand_before_every_question(worked):
+def test_worked_examples_precede_every_question(worked):
   config, _, seen = worked
   assert len(seen["start_memory"]) == 1
   assert len(seen["step"]) == config.steps

@@ -97,8 +97,8 @@ def read_vocabulary(
   once = vocabulary.encode("a")
   if vocabulary.decode([*once, *once]) != vocabulary.decode(once) * 2:
     raise UserError(
-      f"{where} turns two texts in a row into another text than each alone, "
-      "but a target continues its prompt"
+      f"{where} decodes tokens differently after other tokens, but a target "
+      "must decode in the same way after its prompt"
     )
   return vocabulary
 
@@ -329,8 +329,8 @@ def _bos_id(
   found = named if named is not None else next(iter(tokenizer.front), None)
   if wants and found is None:
     raise UserError(
-      f"{where}: prompts should begin with BOS, but it has no bos_token of "
-      "tokenizer_config.json"
+      f"{where}: prompts should begin with BOS, but tokenizer_config.json "
+      "names no bos_token that it has"
     )
   if wants and len(tokenizer.front) > 1:
     raise UserError(

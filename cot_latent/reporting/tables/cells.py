@@ -191,7 +191,8 @@ def _result(spec: Spec, run: Run, column: Column) -> dict[str, Any]:
   (row,) = found
   if column.k is not None and column.k > row["num_samples"]:
     raise UserError(
-      f"{spec.reports / run.file} has {row['num_samples']} samples a question, "
-      f"and column {column.label!r} needs k = {column.k} of them: lower k"
+      f"{spec.reports / run.file} has {row['num_samples']} samples per "
+      f"question, and column {column.label!r} needs k = {column.k} of them: "
+      "lower k"
     )
   return row

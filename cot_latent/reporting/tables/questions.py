@@ -1,6 +1,6 @@
 """What single questions came to, from which intervals over questions are made.
 
-S seeds, Q questions, n samples a question.
+S seeds, Q questions, n samples per question.
 """
 
 from collections.abc import Mapping, Sequence

@@ -216,7 +216,7 @@ def _check_comparable(
   if spec.baseline not in runs:
     raise UserError(
       f"row {spec.baseline!r}, the baseline, has no report in {spec.reports}, "
-      f"and row {next(iter(runs))!r} has: run it, or take another baseline"
+      f"and row {next(iter(runs))!r} has: run it, or use another baseline"
     )
   seeds = [run.seed for run in runs[spec.baseline]]
   model = runs[spec.baseline][0]

@@ -16,7 +16,7 @@ class Row(NamedTuple):
   Attributes:
     method: Name in the reports.
     label: Name in the table; the method's name if left out.
-    own_prompts: Whether it is meant to have other prompts than the baseline,
+    own_prompts: Whether its prompts differ from the baseline's on purpose,
       as a method without rationales has. Then its questions are compared by
       their ids, and its prompt length is not compared.
   """

@@ -233,7 +233,7 @@ def test_a_setting_that_is_not_supported_is_refused(
     hf_config.read_config(path)
 
 
-def test_files_that_are_none(tmp_path):
+def test_files_that_are_no_tokenizer_files(tmp_path):
   path = tmp_path / "a.gguf"
   with pytest.raises(UserError, match=r"cannot read .*No such file"):
     hf_config.read_config(path)

@@ -629,7 +629,7 @@ def save(folder, tokenizer=None, **contents):
     ),
     (
       {"tokenizer_config": EOS | {"add_bos_token": True}},
-      "prompts should begin with BOS, but it has no bos_token of tokenizer",
+      "prompts should begin with BOS, but tokenizer_config.json names no",
     ),
     ({"tokenizer_config": [1]}, "tokenizer_config.json: expected an object"),
     ({"tokenizer_config": EOS, "config": 7}, "config.json: expected an object"),
@@ -693,7 +693,7 @@ def test_a_decoder_that_puts_spaces_between_tokens(tmp_path):
   made = checkpoints.byte_level(checkpoints.LLAMA_3)
   made.decoder = None
   folder = save(tmp_path, made, tokenizer_config=EOS)
-  assert "turns two texts in a row into another text" in message_of(
+  assert "decodes tokens differently after other tokens" in message_of(
     common.load_vocabulary, folder
   )
 
@@ -784,7 +784,7 @@ def test_pieces_that_are_refused(tmp_path):
   path = third / "spiece.model"
   path.write_bytes(pipeline.train_sentencepiece())
   text = message_of(common.load_vocabulary, str(third), True)
-  assert text.endswith("prompts are to begin with BOS, and it has none")
+  assert text.endswith("prompts must begin with BOS, and it has none")
   checkpoints.write(third, config={"vocab_size": 9})
   assert message_of(common.load_vocabulary, str(third)) == (
     f"VOCABULARY: {path} has 450 pieces, and config.json a vocab_size of 9"
