@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup quickstart test test-t5x nightly variance docs pictures lint lock clean
+.PHONY: setup quickstart test test-t5x test-tpu nightly variance docs pictures lint lock clean
 
 setup: .venv/ready
 
@@ -38,6 +38,12 @@ nightly: setup .venv/peers
 test-t5x: setup
 	$(BIN)/python -c "import t5x.train"
 	$(BIN)/python -m pytest tests/t5x -m "not slow"
+
+# Plans for TPUs. Also needs libtpu (680 MB) in .venv or on PYTHONPATH, and a few
+# minutes; fails without it.
+test-tpu: setup
+	$(BIN)/python -c "import libtpu"
+	$(BIN)/python -m pytest tests/planning
 
 # The plot of docs/methods.md.
 variance: setup

@@ -194,7 +194,7 @@ def _run(
 def _verdict(config, rows, state, chip: Chip, num_chips) -> dict[str, Any]:
   """Whether the run fits, and what would help if not."""
   memory = chip.memory_gib * 2**30
-  worst = max(rows, key=lambda row: row["needed"])
+  worst = max(rows, key=lambda row: (bool(row["out_of_memory"]), row["needed"]))
   fits = worst["needed"] <= memory and not any(
     row["out_of_memory"] for row in rows
   )

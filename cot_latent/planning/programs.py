@@ -58,7 +58,7 @@ def samplings(config: Experiment, lengths: Lengths) -> list[Sampling]:
   found.append(
     Sampling("evaluation", rows, size, lengths.prompt, lengths.prefix)
   )
-  if method.memory_start != "empty" and config.steps:
+  if method.memory_start != "empty":
     is_guide = method.memory_start == "guide" and lengths.guide
     found.append(
       Sampling(
@@ -104,7 +104,7 @@ class Compiler:
       size = config.base.batch_size
       self._m_step("base model", shapes.base, None, config, lengths, size)
     params = self._adapted()
-    for one in samplings(config, lengths):
+    for one in samplings(config, lengths) if params is not None else ():
       self._sample(one, params, config.task.max_length)
     if not config.steps:
       return
@@ -138,7 +138,7 @@ class Compiler:
     return max(0, whole - sum(map(device_bytes, without)))
 
   def _adapted(self) -> Any:
-    """Parameters as the sampler takes them."""
+    """Parameters as the sampler takes them; None if they do not fit."""
     shapes = self._shapes
     sampler = shapes.model.sampler
     changed, ready = sampler.split(shapes.model_params())
@@ -146,7 +146,7 @@ class Compiler:
     adapted = self._compile(
       "sampling: parameters", sampler.adapt, changed, kept=kept
     )
-    return tuning.merge(adapted, ready)
+    return None if adapted is None else tuning.merge(adapted, ready)
 
   def _sample(self, one: Sampling, params: Any, max_length: int) -> None:
     """Compiles the functions of a call of the sampler."""

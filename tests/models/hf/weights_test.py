@@ -396,11 +396,11 @@ class Watched:
 hf_files.read_tensors = lambda folder: {
   name: Watched(name, tensor) for name, tensor in original(folder).items()
 }
-# Cut along heads and width; along the embedding too, as in FSDP; and through
-# the middle of a head.
+# Cut along heads and width; along "data" too, as they are stored by default;
+# and through the middle of a head.
 meshes = {
-  "plain": MeshConfig(2, 4),
-  "fully": MeshConfig(2, 4, (("embed", "data"), *RULES)),
+  "plain": MeshConfig(2, 4, fully_sharded=False),
+  "fully": MeshConfig(2, 4),
   "heads": MeshConfig(2, 4, (("kv", "data"), *RULES)),
 }
 found = {}

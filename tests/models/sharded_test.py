@@ -1,0 +1,108 @@
+"""Models whose parameters are stored in parts draw and learn as whole ones.
+
+The devices are simulated, in a process of their own: JAX counts them once.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+FLAGS = " ".join(
+  [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=4"]
+)
+
+SCRIPT = """
+import json
+import jax, numpy as np
+from cot_latent.models import decoder, language_model, lora, partitioning, t5
+from cot_latent.training import gradients, tuning
+
+rng = np.random.default_rng(0)
+prompts = rng.integers(2, 32, (8, 6)).astype(np.int32)
+keys = jax.random.split(jax.random.key(1), 8)
+plain = decoder.DecoderConfig(1, 16, 4, 8, 32, num_kv_heads=2, remat=True)
+biased = decoder.DecoderConfig(
+  1, 16, 4, 8, 32, qkv_bias=True, qk_norm=True, tie_embeddings=False)
+CASES = {
+  "biases, updates": (biased, lora.Lora(2, targets=lora.TARGETS)),
+  "soft prompt": (plain, tuning.SoftPrompt(length=8)),
+  "encoder-decoder": (t5.T5Config(1, 1, 16, 4, 8, 32), None),
+}
+
+def build(config, added, layout):
+  low_rank = added if isinstance(added, lora.Lora) else None
+  return language_model.from_config(config, 32, 1, 6, layout, low_rank)
+
+def learnt(model, params, added):
+  trained, frozen = tuning.split(params, added)
+  rows = prompts, drawn.tokens, np.linspace(-1, 1, 8, dtype=np.float32)
+  prefix = np.arange(8, dtype=np.int32)
+
+  @jax.jit
+  def gradient(trained, frozen):
+    shared = gradients.begin(model, trained, frozen, prefix)
+    sums, log_prob = gradients.of_part(model, trained, frozen, shared, *rows)
+    return gradients.whole(model, trained, frozen, prefix, sums), log_prob
+
+  return gradient(trained, frozen)
+
+def gap(one, other):
+  pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+  return max(float(np.abs(np.asarray(a) - np.asarray(b)).max() /
+    (1e-6 + np.abs(np.asarray(a)).max())) for a, b in pairs)
+
+found = {}
+for name, (config, added) in CASES.items():
+  alone = build(config, added, None)
+  params = alone.init(jax.random.key(0))
+  # First updates are 0, and would have no gradient to see.
+  params = jax.tree.map(lambda x: np.asarray(x) + np.float32(0.01), params)
+  if isinstance(added, tuning.SoftPrompt):
+    params["soft_prompt"] = params["embed"]["embedding"][:8]
+  drawn = alone.sample(params, prompts, keys)
+  expected = learnt(alone, params, added)
+  for shape in ((2, 1), (2, 2)):
+    layout = partitioning.make_layout(partitioning.MeshConfig(*shape))
+    model = build(config, added, layout)
+    places = jax.tree.map(lambda leaf: leaf.sharding, model.shapes)
+    if "soft_prompt" in params:
+      places["soft_prompt"] = layout.sharding()
+    placed = jax.device_put(params, places)
+    draws = model.sample(placed, prompts, keys)
+    cut = [len({str(s.index) for s in x.addressable_shards}) for x in
+      jax.tree.leaves(placed) if x.ndim > 1]
+    found[f"{name} {shape}"] = {
+      "is_same": bool((draws.tokens == drawn.tokens).all()),
+      "gap": gap(expected, learnt(model, placed, added)),
+      "parts": max(cut), "of": shape[0] * shape[1],
+    }
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found():
+  done = subprocess.run(
+    [sys.executable, "-c", SCRIPT],
+    cwd=ROOT,
+    env=os.environ | {"XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    timeout=500,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_every_kind_draws_and_learns_the_same(found):
+  assert len(found) == 6
+  for name, row in found.items():
+    assert row["is_same"], name
+    assert row["gap"] < 1e-4, name
+    assert row["parts"] == row["of"], name
