@@ -3,7 +3,7 @@
 Given which draws and old memories are correct, the weights are fixed,
 and the sequences that they weigh are independent, each with the mean and the
 covariance of a correct or an incorrect score. Summing over the patterns of
-correctness takes 2^(M K) terms, where listing all sequences takes Z^(M (1 + K)).
+correctness takes 2^(M K) terms; listing all sequences takes Z^(M (1 + K)).
 
 M questions, K draws each, D coordinates, S patterns.
 """
