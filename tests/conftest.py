@@ -27,7 +27,7 @@ os.environ.setdefault(
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-# The same examples on every machine: few by day, more by `make nightly`.
+# The same examples everywhere: few in `make test`, more in `make nightly`.
 _FIXED = hypothesis.settings(derandomize=True, deadline=None, database=None)
 for profile, number in (("day", 25), ("night", 500)):
   hypothesis.settings.register_profile(profile, _FIXED, max_examples=number)

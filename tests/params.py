@@ -1,4 +1,4 @@
-"""Parameters of tests, some of them for the night."""
+"""Parameters of tests, some of them for `make nightly` alone."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def by_day(cases: Iterable[str], *daily: str) -> list:
-  """Cases of which `daily` run by day, and all of them by night."""
+  """Cases of which `make test` runs `daily`, and `make nightly` all."""
   cases = list(cases)
   assert {*daily} <= {*cases}, daily
   return [
@@ -16,5 +16,5 @@ def by_day(cases: Iterable[str], *daily: str) -> list:
 
 
 def by_night(*cases: tuple) -> list:
-  """Cases of several parameters each, all of them for the night."""
+  """Cases of several parameters each, all for `make nightly` alone."""
   return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]

@@ -231,7 +231,7 @@ class Scored(NamedTuple):
   Attributes:
     extracted: the answer counted, or None.
     is_correct: whether it is the known one.
-    num_correct: how many completions are correct, each by itself.
+    num_correct: how many of the completions are correct.
   """
 
   extracted: str | None

@@ -24,7 +24,7 @@ class Output(NamedTuple):
     ended: for each completion, whether it ended by itself and was not cut.
     extracted: the answer counted, or None.
     is_correct: whether it is the known one.
-    num_correct: how many of the completions are correct, each by itself.
+    num_correct: how many of the completions are correct.
   """
 
   id: str

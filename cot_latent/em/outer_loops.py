@@ -286,7 +286,7 @@ def next_pool(
     old: Pool of the previous loop.
     collected: The rationales of the next loop.
     step: Steps taken so far.
-    num_steps: Steps of the run; the loop ends with them at the latest.
+    num_steps: Steps of the run; the loop ends with the run at the latest.
   """
   method, loop, checked = e_step.method, int(old.loop) + 1, collected.checked
   assert method.loops is not None

@@ -12,7 +12,7 @@ once. Weights carry no gradient. If no row is valid they are all zero.
 Any hashable callable of that kind is an estimator. Those here are made by a
 function that takes their settings; a functools.partial keeps the settings
 where a report reads them. An estimator with a control variate has an attribute
-`has_scale` that is True: its weights add up to 1 less the mean scale, which is
+`has_scale` that is True: its weights add up to 1 minus the mean scale, which is
 then reported.
 
 Symbols: c'_m is the correctness of the memory after the step, c~_m that of the

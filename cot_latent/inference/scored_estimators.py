@@ -336,7 +336,7 @@ def latro(kl: float = 0.0, no_answer: float = -30.0) -> ScoredEstimator:
 
 
 def _centred(reward: jax.Array) -> jax.Array:
-  """[M, K] rewards less the mean of the others, over K M."""
+  """[M, K] rewards minus the mean of the others, over K M."""
   num_draws = reward.shape[1]
   centred = num_draws * reward - reward.sum(axis=1, keepdims=True)
   return centred / ((num_draws - 1) * reward.size)

@@ -53,7 +53,7 @@ class CausalNetwork(Network):
   """A decoder's functions of its parameters.
 
   Attributes:
-    is_fused: Whether kernels are put together, as in models/fused.py.
+    is_fused: Whether kernels are concatenated, as in models/fused.py.
   """
 
   config: decoder.DecoderConfig

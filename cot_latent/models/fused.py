@@ -1,4 +1,4 @@
-"""Kernels that read the same inputs, put together for sampling.
+"""Kernels that read the same inputs, concatenated for sampling.
 
 A decoding step is many small products, each of which costs more than its
 arithmetic. With query, key and value as one, and gate and up as another, they

@@ -69,7 +69,7 @@ def trim_targets(targets: np.ndarray, ending: Ending) -> np.ndarray:
   """Trims what follows the last end of a row, to one of few widths.
 
   A row without an end was cut by the length limit. All of it was drawn, zeros
-  at its end included, so that nothing of it is trimmed.
+  at its end included, so none of it is trimmed.
 
   Args:
     targets: Tokens [S, T] int32.

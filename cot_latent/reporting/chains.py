@@ -2,8 +2,8 @@
 
 A step draws K rationales for each of its M questions; the last correct one, if
 any is, replaces the question's memory. A row of the journal says under `visits`
-which questions they were, how many of their draws were right, whether the
-memory is right afterwards, and its log-probability in that step.
+which questions they were, how many of their draws were correct, whether the
+memory is correct afterwards, and its log-probability in that step.
 """
 
 import collections
@@ -63,7 +63,7 @@ def measure(
 
   Args:
     metrics: A row a step.
-    evaluated: Steps after which the training objective is told, besides the
+    evaluated: Steps after which the training objective is reported, besides the
       last one.
 
   Returns:

@@ -80,7 +80,7 @@ def measure(
 def red_flags(
   diagnostics: Mapping[str, Any], results: Sequence[_Row]
 ) -> list[str]:
-  """Lists signs that a run's results are useless; mostly there are none.
+  """Lists signs that a run's results are useless; usually there are none.
 
   Args:
     diagnostics: of `measure`.

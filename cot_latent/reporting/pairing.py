@@ -1,4 +1,4 @@
-"""Whether two runs are right equally often, tested on their shared questions.
+"""Whether two runs are correct equally often, tested on their shared questions.
 
 Runs answer the same questions, so that only those count which one of them had
 right and the other wrong.

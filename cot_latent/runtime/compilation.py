@@ -44,7 +44,7 @@ def keep_on_disk() -> None:
   JAX's own settings win: JAX_COMPILATION_CACHE_DIR names the folder, and
   JAX_ENABLE_COMPILATION_CACHE=false stores nothing. Otherwise the folder is
   cot_latent/compiled in the user's cache folder. If a folder cannot be written
-  or is full, that is said once, and everything is compiled.
+  or is full, one line says so, and everything is compiled.
   """
   if not isinstance(warnings.showwarning, _ToldOnce):
     warnings.showwarning = _ToldOnce(warnings.showwarning)

@@ -30,7 +30,7 @@ from cot_latent.t5x.latent import Latent
 
 # Bindings that do not change what a run computes: its folder, its initial
 # checkpoint (the report has the parameters' hash), its devices and its saving.
-# The report has the whole configuration all the same.
+# The report still has the whole configuration.
 _FREE_MACROS = (
   "CHECKPOINT_PERIOD",
   "DATA_DIR",

@@ -457,7 +457,7 @@ def test_a_suspect_run_fails_under_strict(tmp_path, capsys):
   assert "t5x: error: the run is suspect: no question ever had" in text
   report = record.read(pathlib.Path(tmp_path / "dead"))
   assert report["status"] == "suspect"
-  # It is complete all the same; without --strict that is all.
+  # It is still complete; without --strict it succeeds.
   assert call(capsys, *arguments)[0] == 0
 
 
@@ -471,7 +471,7 @@ def test_gin_sets_when_a_run_is_suspect(run, capsys, tmp_path):
   assert sign.endswith("% of the fresh rationales had no answer")
   assert of_evaluations
   assert all(" evaluation at step 4 " in other for other in of_evaluations)
-  # It is the same run all the same.
+  # It is still the same run.
   assert report["digest"] == record.read(run)["digest"]
   status, text = call(capsys, *arguments, f"{limit}2.0")
   assert status == 2

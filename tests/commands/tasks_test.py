@@ -470,7 +470,7 @@ def test_a_mixture_is_averaged(t5x, write, data_dir, mixture):
     for task, verdicts in rights.items()
     for right in verdicts
   ]
-  # And one by its id alone, which is right: 2 of 3.
+  # And one by its id alone, which is correct: 2 of 3.
   row = read_bbh(data_dir, "navigate")[0]
   lines.append({"id": "bbh/navigate/00000"} | says(row["target"]))
   found = read_summary(

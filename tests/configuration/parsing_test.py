@@ -422,13 +422,13 @@ def test_a_search_path_must_be_a_folder(write):
 def test_what_was_replaced_may_stay_unused(write, tmp_path, monkeypatch):
   # A parameter that a flag sets leaves the file's macro without a reader.
   parse(QUICKSTART, bindings=["experiment.Experiment.steps = 5"])
-  # A flag without a reader is a mistake all the same.
+  # A flag without a reader is still a mistake.
   bindings = ["experiment.Experiment.steps = 5", "TRAIN_STEPS = 6"]
   message = refusal(QUICKSTART, bindings=bindings)
   check_clear(
     message, "--gin.TRAIN_STEPS=6: nothing uses the macro TRAIN_STEPS"
   )
-  # Another class in the place of a file's leaves its bindings.
+  # Another class in place of a file's leaves its bindings.
   write(
     "wide.py",
     "from cot_latent.models import decoder\n"

@@ -103,7 +103,7 @@ def test_a_cache_trains_without_tensorflow(
   assert one["identity"]["run_id"] == other["identity"]["run_id"]
   assert_same_numbers(one, other)
   assert len(one["metrics"]) == 3
-  # TensorBoard's file is there all the same.
+  # TensorBoard's file still exists.
   assert list((directory / "tensorboard").glob("events*"))
   assert not any(
     (directory / "outputs" / path.name).read_bytes() != path.read_bytes()
@@ -124,7 +124,7 @@ def test_a_cached_run_s_outputs_are_scored_again(through_seqio, cache, capsys):
         "accuracy": row["accuracy"],
         "unparseable": row["num_unparseable"],
       }
-  # Some were right, some cut, some neither: the numbers say something.
+  # Some were correct, some cut, some neither: the numbers say something.
   assert any(row["correct"] for row in report["results"])
   assert any(row["num_cut"] for row in report["results"])
 

@@ -147,8 +147,8 @@ def smaller(method):
   ]
 
 
-# By day, one of each kind: without steps, from answers, with a memory and with
-# outer loops. The steps of the others differ by the estimator.
+# In `make test`, one of each kind: without steps, from answers, with a memory
+# and with outer loops. The steps of the others differ by the estimator.
 @pytest.fixture(
   scope="session",
   params=by_day(METHODS, "cot_supervised", "few_shot", "grpo", "star", "trice"),
@@ -341,7 +341,7 @@ def long_run(folder, method):
   return parse(folder, method, bindings)[0]
 
 
-# By day a step that does nothing stands for all of these: saving_test.py.
+# In `make test` a step that does nothing covers these: saving_test.py.
 @pytest.mark.slow
 @pytest.mark.parametrize("where", EVERYWHERE)
 @pytest.mark.parametrize("method", METHODS)

@@ -10,7 +10,7 @@ import pytest
 from cot_latent import cli
 from cot_latent.reporting import record
 
-# By day fewer questions are asked, and fewer steps taken.
+# `make test` asks fewer questions and takes fewer steps.
 SHORTER = [
   "--gin.TRAIN_STEPS=60",
   "--gin.EVAL_PERIOD=60",

@@ -338,7 +338,7 @@ RIGHT = np.array(
 
 
 def check_counts(found):
-  """A question counts by how many of its draws were right, and by no more."""
+  """A question counts by how many of its draws were correct, and by no more."""
   total = int(RIGHT.sum())
   expected = {(int(INDEX[m]), int(k)): 1 / total for m, k in np.argwhere(RIGHT)}
   assert found.keys() == expected.keys()

@@ -129,7 +129,7 @@ def test_loops_reject_the_other_formula():
     check_against_loops(CORRECTED, slow_control_variate, 2)
 
 
-# Small cases worked by hand, c' = 1 where the old memory or the draw is right.
+# Small cases by hand, c' = 1 where the old memory or the draw is correct.
 
 
 def check_by_hand(old, draw, on_memory, on_draws, divisor):

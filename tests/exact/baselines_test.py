@@ -218,7 +218,7 @@ def test_mean_of_one_draw(name):
 
 
 def broken_baseline(taken):
-  """MaxRL with the baseline where no draw is right, too."""
+  """MaxRL with the baseline where no draw is correct, too."""
   right = taken.draw_is_correct.astype(float)
   number = jax.numpy.maximum(right.sum(axis=1, keepdims=True), 1)
   centred = right / number - 1 / right.shape[1]

@@ -1,9 +1,9 @@
 """The exact mean and covariance of any estimator, from conditional moments.
 
-Given which draws and old memories are right, an estimator's weights are fixed,
+Given which draws and old memories are correct, the weights are fixed,
 and the sequences that they weigh are independent, each with the mean and the
-covariance of a right or of a wrong score. Summing over the patterns of right
-and wrong takes 2^(M K) terms, where listing all sequences takes Z^(M (1 + K)).
+covariance of a correct or an incorrect score. Summing over the patterns of
+correctness takes 2^(M K) terms; listing all sequences takes Z^(M (1 + K)).
 
 M questions, K draws each, D coordinates, S patterns.
 """
@@ -23,8 +23,8 @@ class Draws(NamedTuple):
   """One draw's score for each of M questions.
 
   Attributes:
-    accuracy: [M] pi, the probability that it is right.
-    mean: [M, 2, D] the score's mean, given that it is wrong (0) or right (1).
+    accuracy: [M] pi, the probability that it is correct.
+    mean: [M, 2, D] the score's mean, given an incorrect (0) or correct (1) one.
     covariance: [M, 2, D, D], their covariances.
   """
 
@@ -37,8 +37,8 @@ class Memories(NamedTuple):
   """The old memory of each of M questions.
 
   Attributes:
-    is_right: [M] the probability that it is right.
-    mean: [M, D] of its score, given that it is right.
+    is_right: [M] the probability that it is correct.
+    mean: [M, D] of its score, given that it is correct.
     covariance: [M, D, D], their covariances.
   """
 
@@ -92,13 +92,13 @@ def of_toy(toy: toys.Toy, questions) -> Draws:
 
 
 def at_stationarity(draws: Draws, is_right=1.0) -> Memories:
-  """Memories that are right with some probability, and then posterior draws."""
+  """Memories that are correct with some probability, then posterior draws."""
   is_right = np.broadcast_to(is_right, draws.accuracy.shape)
   return Memories(is_right, draws.mean[:, 1], draws.covariance[:, 1])
 
 
 def remembered(is_right, scores) -> Memories:
-  """Given memories: [M] whether they are right, and their scores [M, D]."""
+  """Given memories: [M] whether they are correct, and their scores [M, D]."""
   is_right, scores = np.asarray(is_right, float), np.asarray(scores)
   return Memories(is_right, scores, np.zeros((*scores.shape, scores.shape[1])))
 
@@ -154,7 +154,7 @@ def exact(
 
 
 def patterns(is_right, num_draws):
-  """Lists what can be right: old memories [S, M] and draws [S, M, K] bool.
+  """Lists what can be correct: old memories [S, M] and draws [S, M, K] bool.
 
   Args:
     is_right: [M] the probability that an old memory is right; where it is 0 or

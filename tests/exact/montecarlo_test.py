@@ -45,7 +45,7 @@ class World(NamedTuple):
     params: Its parameters.
     task: Says what an answer is.
     data: SIZE questions.
-    state: A memory in which the first two rows are right.
+    state: A memory in which the first two rows are correct.
     sequences: [Z, T] every sequence.
     probability: [SIZE, Z] of each.
     is_right: [SIZE, Z] bool.

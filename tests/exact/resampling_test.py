@@ -259,7 +259,7 @@ def test_scores_all_where_all_fit():
   weights = signed(0.5, 0, 1, -1, 0.25, 0)
   kept = resampling.subsample(weights, 4, 0.3)
   np.testing.assert_array_equal(kept, weights)
-  # The paper resamples all the same, and so does a smaller budget.
+  # The paper still resamples, and so does a smaller budget.
   assert (resampling.subsample(weights, 4, 0.3, always=True) != weights).any()
   assert (resampling.subsample(weights, 3, 0.3) != weights).any()
 

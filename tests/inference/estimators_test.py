@@ -20,7 +20,7 @@ EVERY = pytest.mark.parametrize("case", catalog.CASES, ids=catalog.label)
 EVERY_AND_DRAWS = pytest.mark.parametrize(
   ("case", "num_draws"), catalog.with_draws(1, 3), ids=catalog.label
 )
-# Their terms cancel where all draws are right.
+# Their terms cancel where all draws are correct.
 CANCELLING = {"control_variate", "rloo", "grpo", "maxrl"}
 # Their weights do not look at which correct draw came last.
 EXCHANGEABLE = {case.name for case in catalog.CASES} - {"basic"}
@@ -247,7 +247,7 @@ def test_a_part_of_the_tokens_is_rejected(broken):
 
 
 def check_edges(weigh, num_draws, size):
-  """Checks the cases in which something divides by 0, or nothing is right."""
+  """Checks the cases in which something divides by 0, or nothing is correct."""
   none, everything = np.zeros(size, bool), np.ones(size, bool)
   first = np.arange(size) == 0
   wrong = np.zeros((size, num_draws), bool)

@@ -6,7 +6,7 @@ from cot_latent.reporting import chains, objective
 
 
 def step(number, **visits):
-  """A step's row: question -> (correct draws, memory is right, its nats)."""
+  """A step's row: question -> (correct draws, memory is correct, its nats)."""
   columns = [*zip(*visits.values(), strict=True)]
   names = ("num_correct", "is_correct", "log_prob")
   return {

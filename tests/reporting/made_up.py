@@ -180,13 +180,13 @@ def metrics(**changes):
 def make_report(
   method="trice", seed=0, greedy=171, votes=190, sampled=1000, **changes
 ):
-  """A report with `greedy` and `votes` of 200 answers right after 10 steps.
+  """A report with `greedy` and `votes` of 200 answers correct after 10 steps.
 
   Args:
     method: Its name.
     seed: The run's.
-    greedy: Greedy answers that are right.
-    votes: Majority answers that are right.
+    greedy: Greedy answers that are correct.
+    votes: Majority answers that are correct.
     sampled: Sequences.
     **changes: Leaves to be replaced, by names with two underscores for dots.
   """

@@ -450,7 +450,7 @@ def test_other_questions_are_drawn_when_the_task_has_none():
 
 
 def everywhere(tree, text):
-  """Puts a text in the place of every string, and beside every key."""
+  """Puts a text in place of every string, and beside every key."""
   if isinstance(tree, str):
     return text
   if isinstance(tree, list):

@@ -40,7 +40,10 @@ CHANGES = [
   ({"status": "running"}, "is a run that is running: finish it"),
   ({"status": "failed"}, "is a run that is failed"),
   ({"status": "interrupted"}, "is a run that is interrupted"),
-  ({"suspect": ["no draw was right"]}, "is suspect: no draw was right: fix"),
+  (
+    {"suspect": ["no draw was correct"]},
+    "is suspect: no draw was correct: fix",
+  ),
   ({"schema_version": 1}, "has schema version 1; this program reads 3"),
   ({"identity__method": "tricky"}, "is of method 'tricky', which no row names"),
   ({f"{TEST}__fingerprint": "c"}, "test fingerprint is 'c' and not "),

@@ -212,7 +212,7 @@ decoder = "log_likelihood"
 
 
 def test_what_votes_give(tmp_path):
-  """Of 8 votes 6 are right where the answer is, and else 1."""
+  """Of 8 votes 6 are correct where the answer is, and else 1."""
   text = make_tables(write_case(tmp_path, VOTES_SPEC))
   rows, right = read_csv(tmp_path), made_up.VOTES["trice"][0] / 200
   pass_at = right * (1 - 2 / 56) + (1 - right) * (1 - 7 * 6 / 56)

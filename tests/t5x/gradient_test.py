@@ -18,7 +18,7 @@ TOLERANCE = 1e-5
 
 
 def weighted_rows(trainer):
-  """Rows of an E-step with weights of both signs, as if some were right."""
+  """Rows of an E-step with weights of both signs, as if some were correct."""
   made = trainer._latent
   rng = np.random.default_rng(0)
   prompts = made.examples.prompts[:6]

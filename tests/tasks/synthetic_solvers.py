@@ -22,7 +22,7 @@ class Reader(NamedTuple):
 
   Attributes:
     solve: Question -> answer.
-    read: (question, steps) -> whether each is right, and the answer reached.
+    read: (question, steps) -> whether each is correct, and the answer reached.
   """
 
   solve: Callable[[str], str]

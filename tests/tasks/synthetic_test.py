@@ -108,7 +108,7 @@ def check_flaws(kind, rows, guess_rate, slip_rate):
   steps = [is_right for found in judged for is_right in found or []]
   check_share(judged.count(None), len(rows), guess_rate)
   check_share(steps.count(False), len(steps), slip_rate)
-  # Without a flaw they are right.
+  # Without a flaw they are correct.
   check_right(
     kind,
     [r for r, found in zip(rows, judged, strict=True) if all(found or [0])],

@@ -63,7 +63,7 @@ def kill(disk: Disk, needs_room: bool) -> None:
 
 
 def fill(disk: Disk, needs_room: bool) -> None:
-  """A disk that is full from now on; deleting is possible all the same."""
+  """A disk that is full from now on; deleting is still possible."""
   disk.has_happened = True
   if needs_room:
     raise FULL

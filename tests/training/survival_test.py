@@ -59,7 +59,7 @@ def run_terminated(config, place):
   assert report_of(config)["status"] == "interrupted"
 
 
-# By day saving_test.py stands for most of these, and of the writes below.
+# In `make test` saving_test.py covers most of these, and the writes below.
 # Where SIGTERM comes, and the step that is saved; there are 7, of which every
 # second one is saved anyway. None is before there is anything to save.
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 `toy_chain` is the chain task in small: its answers must be read out of a
 sentence, which an untrained model does not write. `toy_parity` is for runs: a
 completion's answer is the parity of its length, so that a model that has
-learnt little more than to stop is right half the time, and every part of a
+learnt little more than to stop is correct half the time, and every part of a
 step has something to do. `toy_mixture` has three tasks, two of them a family.
 `toy_unexplained` has the questions of `toy_chain` without rationales.
 """

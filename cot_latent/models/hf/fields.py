@@ -2,7 +2,7 @@
 
 Each setting that changes numbers is understood or refused, because nobody would
 notice a model that is almost correct. All refusals are reported together.
-almost correct would go unnoticed. All that is refused is said at once.
+almost correct would go unnoticed. All refused settings are reported together.
 """
 
 import dataclasses

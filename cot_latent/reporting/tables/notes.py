@@ -72,7 +72,7 @@ def _notes_on_votes(table: Table, run: Run) -> Iterator[str]:
   number = run.settings["num_samples"]
   if "pass@k" in decoders:
     yield (
-      "Pass@k: the probability that one of k samples is right, estimated "
+      "Pass@k: the probability that one of k samples is correct, estimated "
       f"without bias from {number}."
     )
   if "log_likelihood" in decoders:

@@ -64,7 +64,7 @@ class Column(NamedTuple):
 
   @property
   def is_of_votes(self) -> bool:
-    """Whether it is computed from how many samples of a question are right."""
+    """Whether it is computed from how many samples per question are correct."""
     return self.decoder in ("pass@k", "log_likelihood")
 
   @property

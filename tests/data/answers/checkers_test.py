@@ -43,7 +43,7 @@ def tagged(text):
     ("the answer is apple pear.", "apple pear"),
     ("the answer is Monsters, Inc.", "Monsters, Inc"),
     ("the answer is ((B)).", "((B))"),
-    # As it was written: only the very same text is right.
+    # As it was written: only the very same text is correct.
     ("the answer is B.", "B"),
     ("the answer is (b).", "(b)"),
     ("the answer is **(B)**.", "**(B)**"),
@@ -293,7 +293,7 @@ MORE = " so" * 133  # 399 characters
 
 
 def check_bbh(kind, completion, expected, right=None, question="", task=""):
-  """Checks what each convention reads, and which of it is right.
+  """Checks what each convention reads, and which of it is correct.
 
   Args:
     kind: Of answers.
