@@ -153,6 +153,16 @@ class _Stop(transformers.StoppingCriteria):
     )
 
 
+def first_difference(task: Task, text: str, drawn: np.ndarray) -> int:
+  """Counts the tokens whose text another text begins with."""
+  step, decode = 0, task.vocabulary.decode
+  while step < len(drawn) and text.startswith(
+    decode(drawn[: step + 1].tolist())
+  ):
+    step += 1
+  return step
+
+
 def compare(task: str, model, options: argparse.Namespace) -> dict[str, Any]:
   """Answers a task's questions on both sides."""
   opened, examples = load(task, options)
@@ -166,11 +176,7 @@ def compare(task: str, model, options: argparse.Namespace) -> dict[str, Any]:
     correct += opened.is_correct(opened.extract(text), answer)
     if row["completion"] == text:
       continue
-    step, decode = 0, opened.vocabulary.decode
-    while step < len(drawn) and row["completion"].startswith(
-      decode(drawn[: step + 1].tolist())
-    ):
-      step += 1
+    step = first_difference(opened, row["completion"], drawn)
     differing.append(
       {"id": row["id"], "step": step, "gap": gaps[min(step, len(gaps) - 1)]}
     )
