@@ -18,6 +18,15 @@ __all__ = ["KINDS", "examples", "register"]
 
 for _kind in KINDS:
   register(f"synthetic_{_kind}_v1", _kind)
+# For checkpoints, which learn rationales from few examples: longer lists, and
+# fewer flaws.
+register(
+  "synthetic_object_counting_long_v1",
+  "object_counting",
+  levels=(1, 2, 3, 4),
+  guess_rate=0.4,
+  slip_rate=0.03,
+)
 common.register_mixture(
   "synthetic_v1", [f"synthetic_{_kind}_v1" for _kind in KINDS]
 )
