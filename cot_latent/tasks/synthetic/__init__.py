@@ -27,10 +27,20 @@ register(
   guess_rate=0.4,
   slip_rate=0.03,
 )
+# A checkpoint that has seen guesses writes nothing else on BBH's own wording.
+for _kind in ("boolean_expressions", "object_counting"):
+  register(f"synthetic_{_kind}_worked_v1", _kind, guess_rate=0, slip_rate=0.1)
 common.register_mixture(
   "synthetic_v1", [f"synthetic_{_kind}_v1" for _kind in KINDS]
 )
 common.register_mixture(
   "synthetic_small_v1",
   ["synthetic_boolean_expressions_v1", "synthetic_object_counting_v1"],
+)
+common.register_mixture(
+  "synthetic_small_worked_v1",
+  [
+    "synthetic_boolean_expressions_worked_v1",
+    "synthetic_object_counting_worked_v1",
+  ],
 )
