@@ -13,6 +13,7 @@ difference, and by how little transformers preferred its token there.
 """
 
 import argparse
+import collections
 import contextlib
 import io
 import json
@@ -32,6 +33,7 @@ from cot_latent.data.task import Examples, Task
 from cot_latent.models.api import PAD_ID
 from cot_latent.models.hf import packaged
 
+_ROWS_AT_ONCE = 8
 TASKS = ("bbh_boolean_expressions", "bbh_object_counting", "bbh_navigate")
 
 
@@ -83,31 +85,51 @@ def load(task: str, options: argparse.Namespace) -> tuple[Task, Examples]:
 
 def theirs(model, task: Task, examples: Examples, max_length: int) -> list:
   """Returns transformers' texts, whether each ended, its tokens and gaps."""
-  answers = []
   padding = task.vocabulary.padding_id
-  for row in examples.prompts:
+  by_length = collections.defaultdict(list)
+  for number, row in enumerate(examples.prompts):
     ids = row[row != PAD_ID]
     # Padding and id 0 are swapped in this package.
-    ids = np.where(ids == padding, 0, ids)
-    with torch.no_grad():
-      found = model.generate(
-        torch.tensor(ids.astype(np.int64))[None],
-        generation_config=transformers.GenerationConfig(
-          do_sample=False,
-          max_new_tokens=max_length,
-          eos_token_id=model.config.eos_token_id,
-          pad_token_id=model.config.eos_token_id,
-          return_dict_in_generate=True,
-          output_logits=True,
-        ),
-        stopping_criteria=[_Stop(task, len(ids))],
-      )
-    drawn = found.sequences[0, len(ids) :].numpy()
-    top = [torch.topk(step[0], 2).values for step in found.logits]
-    gaps = [float(one - two) for one, two in top]
-    texts, ended = task.completions(_ours(drawn, padding)[None])
-    answers.append((texts[0], bool(ended[0]), drawn, gaps))
-  return answers
+    by_length[len(ids)].append((number, np.where(ids == padding, 0, ids)))
+  answers: dict[int, tuple] = {}
+  # Only rows of one length are generated together, so that none is padded.
+  for rows in by_length.values():
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+      numbers, ids = zip(*rows[first : first + _ROWS_AT_ONCE], strict=True)
+      found = _generate(model, task, np.stack(ids), max_length)
+      answers |= dict(zip(numbers, found, strict=True))
+      print(f"transformers: {len(answers)} of {len(examples)}", flush=True)
+  return [answers[number] for number in range(len(examples))]
+
+
+def _generate(model, task: Task, prompts: np.ndarray, max_length: int) -> list:
+  """Answers prompts of one length greedily."""
+  padding, start = task.vocabulary.padding_id, prompts.shape[1]
+  with torch.no_grad():
+    found = model.generate(
+      torch.tensor(prompts.astype(np.int64)),
+      attention_mask=torch.ones(prompts.shape, dtype=torch.int64),
+      generation_config=transformers.GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_length,
+        eos_token_id=model.config.eos_token_id,
+        pad_token_id=model.config.eos_token_id,
+        return_dict_in_generate=True,
+        output_logits=True,
+      ),
+      stopping_criteria=[_Stop(task, start)],
+    )
+  drawn = _ours(found.sequences[:, start:].numpy(), padding)
+  top = torch.stack([torch.topk(step, 2).values for step in found.logits], 1)
+  gaps = (top[..., 0] - top[..., 1]).tolist()
+  lengths, _ = task.ending.lengths(drawn)
+  texts, ended = task.completions(drawn)
+  return [
+    (text, bool(end), row[:length], gap[:length])
+    for text, end, row, length, gap in zip(
+      texts, ended, drawn, lengths, gaps, strict=True
+    )
+  ]
 
 
 def _ours(ids: np.ndarray, padding: int) -> np.ndarray:
@@ -123,10 +145,22 @@ class _Stop(transformers.StoppingCriteria):
 
   def __call__(self, input_ids, scores, **kwargs):
     del scores, kwargs
-    drawn = input_ids[0, self.start :].numpy()
     vocabulary = self.task.vocabulary
-    text = vocabulary.decode(_ours(drawn, vocabulary.padding_id).tolist())
-    return torch.tensor([any(stop in text for stop in self.task.stop)])
+    drawn = _ours(input_ids[:, self.start :].numpy(), vocabulary.padding_id)
+    texts = [vocabulary.decode(row.tolist()) for row in drawn]
+    return torch.tensor(
+      [any(stop in text for stop in self.task.stop) for text in texts]
+    )
+
+
+def first_difference(task: Task, text: str, drawn: np.ndarray) -> int:
+  """Counts the tokens whose text another text begins with."""
+  step, decode = 0, task.vocabulary.decode
+  while step < len(drawn) and text.startswith(
+    decode(drawn[: step + 1].tolist())
+  ):
+    step += 1
+  return step
 
 
 def compare(task: str, model, options: argparse.Namespace) -> dict[str, Any]:
@@ -142,12 +176,7 @@ def compare(task: str, model, options: argparse.Namespace) -> dict[str, Any]:
     correct += opened.is_correct(opened.extract(text), answer)
     if row["completion"] == text:
       continue
-    step, decode = 0, opened.vocabulary.decode
-    padding = opened.vocabulary.padding_id
-    while step < len(drawn) and row["completion"].startswith(
-      decode(_ours(drawn[: step + 1], padding).tolist())
-    ):
-      step += 1
+    step = first_difference(opened, row["completion"], drawn)
     differing.append(
       {"id": row["id"], "step": step, "gap": gaps[min(step, len(gaps) - 1)]}
     )

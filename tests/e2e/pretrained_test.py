@@ -10,6 +10,7 @@ import safetensors.numpy
 import torch
 import transformers
 
+from benchmarks import exported
 from cot_latent import cli
 from cot_latent.models.hf import config as hf_config
 from tests.models.hf import tokenizer_checkpoints as tokenizers
@@ -148,6 +149,9 @@ def test_updates_are_merged(sources, tuned, tmp_path, capsys):
     is_target = name.endswith("proj.weight")
     assert (old != after[name]).any() == is_target, name
   check_same_answers(directory, folder)
+  found = exported.compare(str(directory), str(folder), torch.float32)
+  assert found["questions"] == 200
+  assert found["same_texts"] >= 190  # two tokens may be equally likely
 
 
 def test_the_base_model_may_have_moved(sources, tuned, tmp_path, capsys):

@@ -599,6 +599,14 @@ def test_a_task_of_your_own():
     seqio.TaskRegistry.remove("synthetic_own")
 
 
+def test_the_task_of_long_lists():
+  rows, answers = read_task("synthetic_object_counting_long_v1", "base")
+  steps = [row["targets"].count("\n") for row in rows]
+  assert max(steps) == 6
+  assert 0.35 < steps.count(0) / len(rows) < 0.45
+  assert answers == [row["answer"] for row in rows]
+
+
 @pytest.mark.parametrize(
   "kind",
   [
