@@ -23,7 +23,7 @@ class Bound(NamedTuple):
     compute: By the chip's peak.
     memory: By its memory's bandwidth: arguments are read and results written
       once.
-    links: By its links, for what it must send.
+    links: Time that its links need for what it sends.
   """
 
   compute: float

@@ -70,7 +70,7 @@ def chip_of(topology: str) -> Chip:
 
 
 def describe_devices(topology: str) -> Sequence[Any]:
-  """Returns the devices of a topology, for which XLA can compile.
+  """Returns the devices of a topology that XLA can compile for.
 
   Args:
     topology: Chip and axes, such as "v5e:4x4".

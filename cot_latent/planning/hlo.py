@@ -34,7 +34,7 @@ _CALLED = re.compile(
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _FUSED_SCATTER = "all-reduce-scatter"
-# XLA's TPU compiler writes a transfer that goes on beside products as a start,
+# XLA's TPU compiler writes a transfer that overlaps with products as a start,
 # parts fused with these products, and a done, each of which repeats it.
 _GOES_ON, _DONE = "async_collective_fusion", "async-collective-done"
 

@@ -34,8 +34,9 @@ GROUPS = {
   "prompts": "Prompts",
   "studies": "Studies",
   "t5x": "Runs inside T5X",
+  "plans": "Sizes to plan a run for",
 }
-_LAST = ("studies", "t5x")  # which give the same macros other values
+_LAST = ("studies", "t5x", "plans")  # which give the same macros other values
 # Such as `BATCH_SIZE (questions per step)`, in the header of a file.
 _MEANING = re.compile(r"\b([A-Z][A-Z_]+) \(((?:[^()]|\([^()]*\))+)\)")
 

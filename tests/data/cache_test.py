@@ -507,7 +507,7 @@ def test_what_is_known_of_bytes_is_not_read(stored, toy):
 
 
 def test_the_last_length_is_not_needed(stored, toy):
-  """It is what the others leave; whatever stands there, the task is right."""
+  """It is what the others leave; whatever stands there, the task is correct."""
   arrays = read_arrays(stored)
   name = "train/targets_lengths"
   changed = arrays[name].copy()

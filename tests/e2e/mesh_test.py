@@ -15,7 +15,7 @@ import pytest
 from tests.asserts import assert_trees_equal
 
 ROOT = pathlib.Path(__file__).parents[2]
-# data x model; the first is one device. By day there is, beside that one, a run
+# data x model; the first is one device. `make test` has, beside that one, a run
 # that is stopped on (8, 1), loses a checkpoint, and is resumed on (2, 4).
 MESHES = [(1, 1)]
 # Five and six divide neither the 24 questions nor, six, a minibatch of 8.

@@ -157,7 +157,7 @@ def patterns(is_right, num_draws):
   """Lists what can be correct: old memories [S, M] and draws [S, M, K] bool.
 
   Args:
-    is_right: [M] the probability that an old memory is right; where it is 0 or
+    is_right: [M] probability that an old memory is correct; where it is 0 or
       1 there is one case only.
     num_draws: K.
   """

@@ -171,7 +171,7 @@ def test_twins_of_the_search_are_rejected(name):
     (length,), (ended,) = ending(name, stop).lengths(padded(row))
     return (min(length + 1, len(row)) if ended else len(row)), ended
 
-  # For bytes the first is right, as long as all are UTF-8.
+  # For bytes the first is correct, as long as all are UTF-8.
   for twin in (whole_tokens, by_token, late):
     with pytest.raises(AssertionError):
       check_search(name, twin, max_examples=2000)  # up to the first

@@ -1,4 +1,4 @@
-"""Changes of a file that is right: in what it says, or in its bytes."""
+"""Changes of a file that is correct: in what it says, or in its bytes."""
 
 import copy
 import json

@@ -490,7 +490,7 @@ class Skeleton(html.parser.HTMLParser):
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
 def test_a_browser_finds_no_element_of_the_data(tmp_path):
-  """Whatever stands in any text of a report, and in any key."""
+  """Whatever is in any text of a report, and in any key."""
   hostile = "".join(HOSTILE[:-1])
   path = tmp_path / "report.html"
   path.write_text(page.render(everywhere(full_report(), hostile)))

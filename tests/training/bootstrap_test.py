@@ -27,7 +27,7 @@ def encode(text):
 
 
 class Scripted:
-  """A sampler that is right about some questions, and notes prompts."""
+  """A sampler that answers some questions correctly, and notes prompts."""
 
   def __init__(self, examples, right=lambda name: True):
     self.answers = {

@@ -125,7 +125,7 @@ def test_a_given_rationale_ends_at_a_stop_too(data):
 
 
 class Ends:
-  """A sampler that is right, and ends as it is told."""
+  """A sampler that is correct, and ends as it is told."""
 
   def __init__(self, data, end):
     self.data, self.end = data, end

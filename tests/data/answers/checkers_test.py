@@ -735,7 +735,7 @@ GSM8K_NAMES += ("lm_eval_cot_strict",)
 
 
 def check_gsm8k(completions, expected):
-  """Checks what each convention reads in its completion, and what is right."""
+  """Checks what each convention reads in its completion, and its verdict."""
   conventions = gsm8k_conventions.conventions()
   assert tuple(conventions) == GSM8K_NAMES
   for name, completion, number in zip(
