@@ -150,7 +150,7 @@ def check_round_trip(
   raise UserError(
     f"{what}: encoding and decoding changes {len(broken)} of its texts, the "
     f"first that of {name}: {how}; use a vocabulary that keeps them, "
-    " such as bytes (VOCABULARY = None)"
+    "such as bytes (VOCABULARY = None)"
   )
 
 

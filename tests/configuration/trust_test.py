@@ -111,7 +111,7 @@ def test_what_starts_programs_or_writes_files_is_not_called(lines):
       f"{DYNAMIC}from cot_latent.data import source\n"
       "from cot_latent.inference import estimators\n"
       "source.Source.module = @estimators.control_variate()",
-      "has estimators.control_variate name a module",
+      "lets estimators.control_variate name a module",
     ),
   ],
 )

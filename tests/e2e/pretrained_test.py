@@ -258,7 +258,7 @@ def test_a_soft_prompt_leaves_the_model_alone(sources, tmp_path, capsys):
   assert prompt.shape[1] == config.embed_dim
   command = ["export", str(directory), f"--output={tmp_path / 'export'}"]
   assert cli.main(command) == 2
-  assert "tunes a soft prompt" in capsys.readouterr().err
+  assert "trains a soft prompt" in capsys.readouterr().err
   assert not (tmp_path / "export").exists()
 
 

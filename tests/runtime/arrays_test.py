@@ -50,7 +50,7 @@ CASES = {
     "bytes, but has 4",
   ),
   "wide numbers": (archive(header((9,), "|V2000000000")), "18,000,000,000"),
-  "fewer than there are": (archive(header((1,)) + b"12345678"), "and has 8"),
+  "fewer than there are": (archive(header((1,)) + b"12345678"), "but has 8"),
   "a negative number": (archive(header((-1, -1)) + b"1234"), "[-1, -1]"),
   "a directory that lies": (claiming(archive(b"x"), 2**31), "2,147,483,648"),
   "objects": (archive(header((1,), "|O") + b"12345678"), "to be object [1]"),

@@ -279,7 +279,7 @@ def test_an_e_step_of_verdicts_is_refused(step):
 @pytest.mark.parametrize(
   ("settings", "words"),
   [
-    ({"estimator": estimators.basic()}, "for verdicts"),
+    ({"estimator": estimators.basic()}, "needs a checker's verdicts"),
     ({"likelihood": likelihood.indicator()}, "is indicator"),
     ({"loops": OuterLoops("sample"), "memory_start": "empty"}, "outer loops"),
     ({"estimator": scored_estimators.jepo(), "num_draws": 1}, "several draws"),

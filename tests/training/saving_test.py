@@ -296,7 +296,7 @@ def saves_too_late(saved, state):
     # Parts are deleted before a checkpoint holds them.
     (checkpoints.Checkpoints, "save", saves_too_late),
     # A part is never found again.
-    (drawn_parts, "_read", lambda path, made_of: "is lost"),
+    (drawn_parts, "_read", lambda path, made_of, num_rows: "is lost"),
   ],
 )
 def test_broken_protocols_are_seen(
