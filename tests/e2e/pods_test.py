@@ -224,7 +224,9 @@ def test_processes_that_disagree_stop(place):
   said = [process.communicate(timeout=200) for process in pod.processes]
   assert pod.processes[1].returncode == 2
   assert pod.processes[0].returncode not in (0, None)
-  assert re.search("process 1 differs from process 0 in its configuration", said[1][1])
+  assert re.search(
+    "process 1 differs from process 0 in its configuration", said[1][1]
+  )
   assert not (place / "disagreed/checkpoints/0").exists()
 
 

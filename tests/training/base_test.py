@@ -267,7 +267,9 @@ def test_a_file_is_no_folder_for_base_models(tmp_path, monkeypatch, inner):
   monkeypatch.setattr(base, "fit", None)  # it is noticed before the work
   (tmp_path / "file").write_text("")
   base_dir = str(tmp_path / "file" / inner)
-  with pytest.raises(UserError, match=r"BASE_DIR .* is a file or is inside one"):
+  with pytest.raises(
+    UserError, match=r"BASE_DIR .* is a file or is inside one"
+  ):
     toy.run(make(tmp_path / "run", base_dir=base_dir))
 
 
