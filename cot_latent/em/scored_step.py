@@ -87,11 +87,11 @@ class AnswerScorer:
     lengths = joined.is_rationale.sum(axis=1) + joined.is_answer.sum(axis=1)
     order = np.argsort(-lengths, kind="stable")
     found = np.zeros((len(order), 2), np.float32)
+    masks = np.stack([joined.is_rationale, joined.is_answer], axis=1)
     for start in range(0, len(order), size):
       rows = order[start : start + size]
       filled = np.pad(rows, (0, size - len(rows)), mode="edge")
       width = token_rows.width_of(int(lengths[rows].max()))
-      masks = np.stack([joined.is_rationale, joined.is_answer], axis=1)
       nats = run.score(
         params,
         shared,

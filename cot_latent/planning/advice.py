@@ -6,8 +6,6 @@ from cot_latent.models.decoder import DecoderConfig
 from cot_latent.models.t5 import T5Config
 from cot_latent.training.experiment import Experiment
 
-_GIB = 2**30
-
 
 def parts_of(
   row: dict[str, Any], state: list[dict[str, Any]]
@@ -69,7 +67,7 @@ def settings(
       "a smaller part of every layer"
     )
   if is_gradient:
-    at_once = config.rows_at_once or -(-config.batch_size // 4)
+    at_once = config.rows_of_part()
     data = num_chips // config.mesh.model
     if at_once > data:
       found.append(

@@ -126,7 +126,7 @@ def of_run(
   rows = config.batch_size * method.num_draws
   if config.steps:
     scored = method.max_scored(config.batch_size)
-    at_once = config.rows_at_once or -(-config.batch_size // 4)
+    at_once = config.rows_of_part()
     found["step_gradient"] = fit("M-step", scored, at_once)
     if method.loops is None:
       found["step_sampling"] = sampling("E-step", rows)

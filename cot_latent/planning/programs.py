@@ -108,7 +108,7 @@ class Compiler:
       self._sample(one, params, config.task.max_length)
     if not config.steps:
       return
-    rows = config.rows_at_once or -(-config.batch_size // 4)
+    rows = config.rows_of_part()
     rows = min(rows, config.method.max_scored(config.batch_size))
     self._m_step("M-step", shapes.params, shapes.frozen, config, lengths, rows)
     if config.method.loops is None:
@@ -181,7 +181,7 @@ class Compiler:
   def _m_step(self, name, params, frozen, config, lengths, rows) -> None:
     """Compiles the functions of the M-step, or of the base model's fit."""
     shapes = self._shapes
-    layout, is_base = shapes.layout, frozen is None and name != "M-step"
+    layout, is_base = shapes.layout, name == "base model"
     model: LanguageModel = shapes.base_model if is_base else shapes.model
     opt_state = opt_state_of(shapes.optimizer, params, layout)
     by_term = config.method.is_fitted() and not is_base

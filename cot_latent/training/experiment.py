@@ -214,6 +214,10 @@ class Experiment:
           "of a file system is needed: mount the bucket, or train inside T5X"
         )
 
+  def rows_of_part(self) -> int:
+    """Returns how many rows are differentiated at once, by default M / 4."""
+    return self.rows_at_once or -(-self.batch_size // 4)
+
 
 def pretrained(config: Experiment) -> Checkpoint | None:
   """Returns the initial checkpoint, fitted further or not; or None."""

@@ -112,10 +112,10 @@ def of_part(
   """Differentiates the rows of a part.
 
   Args:
-    model: the language model.
-    params: that are trained.
-    frozen: the others.
-    shared: of `begin`.
+    model: Language model.
+    params: Trained parameters.
+    frozen: The other parameters.
+    shared: Result of `begin`.
     prompts: [size, P] int32.
     targets: [size, T] int32.
     weights: [size] float32, or [size, T] of the tokens, of which then only

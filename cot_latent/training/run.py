@@ -59,7 +59,7 @@ class Run:
     self.m_step = mstep.build_step(
       setup.scorer(),
       setup.optimizer,
-      setup.config.rows_at_once or -(-setup.config.batch_size // 4),
+      setup.config.rows_of_part(),
     )
 
   def run(self, state: TrainState, is_new: bool) -> None:
@@ -139,7 +139,7 @@ class Run:
         *(state.params, state.opt_state, state.frozen, rate),
         *(rows.prompts, rows.targets, rows.weights),
         *(() if rows.terms is None else (rows.terms, eta)),
-        **_apart(rows),
+        token_weights=rows.token_weights,
       )
       scores = updated.log_prob.fetch()
       gap = rows.log_prob_gap(scores)
@@ -328,13 +328,6 @@ class Run:
     sha256 = self.checkpoints.save(state)
     self.log.checkpoint(state.step, sha256=sha256)
     self.parts.forget(state.step)
-
-
-def _apart(rows: WeightedRows) -> dict[str, np.ndarray]:
-  """The weights of tokens, where rationale and answer have others."""
-  if rows.token_weights is None:
-    return {}
-  return {"token_weights": rows.token_weights}
 
 
 def _fitted(

@@ -1,8 +1,8 @@
 """The settings of a config.json, read one by one.
 
 Each setting that changes numbers is understood or refused, because nobody would
-notice a model that is almost correct. All refusals are reported together.
-almost correct would go unnoticed. All refused settings are reported together.
+notice a model that is almost correct. All refused settings are
+reported together.
 """
 
 import dataclasses
