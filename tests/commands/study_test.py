@@ -91,7 +91,7 @@ def names(paths):
 def test_every_arm_is_a_whole_run_of_its_own_name(path):
   runs = study.plan(str(path.parent), 2, "out", [])
   own = [run for run in runs if run.gin_files == [str(path)]]
-  num_tasks = 27 if path.parent.name == "paper_bbh" else 1
+  num_tasks = {"paper_bbh": 27, "laptop_bbh": 2}.get(path.parent.name, 1)
   assert len(own) == 2 * num_tasks
   for run in own[:num_tasks]:
     config, _ = parsing.parse(run.gin_files, run.bindings, [])
