@@ -76,6 +76,11 @@ def run(options: argparse.Namespace) -> int:
 
   chips.chip_of(options.topology)
   if options.output is not None:
+    if pathlib.Path(options.output).suffix == ".html":
+      raise UserError(
+        f"--output {options.output}: the plan is JSON, and its page is written "
+        "beside it: give a name that ends in .json"
+      )
     files.check_output("--output", options.output)
   quiet.silence_logs()
   gin_files, bindings, search_paths = gin_flags.collect(options)

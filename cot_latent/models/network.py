@@ -6,6 +6,7 @@ the model, V vocabulary.
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -123,16 +124,23 @@ class Network(abc.ABC):
 
   def _sampled(self, layout: Layout, params: Params) -> dict:
     """Types and shardings of parameters for sampling, by path."""
-    boxed = traverse_util.flatten_dict(
-      jax.eval_shape(self.init, jax.random.key(0))
-    )
     wanted = {}
     for path, leaf in traverse_util.flatten_dict(params).items():
-      names = getattr(boxed.get(path), "names", ())
+      names = self._axes.get(path, ())
       dtype = self.config.dtype if path[-1] in _IN_PRODUCTS else leaf.dtype
       sharding = layout.sharding_of(leaf.shape, *names)
       wanted[path] = jnp.dtype(dtype), sharding
     return wanted
+
+  @functools.cached_property
+  def _axes(self) -> dict[tuple[str, ...], tuple[str | None, ...]]:
+    """Names of the axes of each parameter that has them, by path."""
+    boxed = jax.eval_shape(self.init, jax.random.key(0))
+    return {
+      path: leaf.names
+      for path, leaf in traverse_util.flatten_dict(boxed).items()
+      if hasattr(leaf, "names")
+    }
 
   @abc.abstractmethod
   def encode_prefix(self, params: Params, prefix: jax.Array) -> Any:

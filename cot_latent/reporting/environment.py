@@ -15,9 +15,11 @@ from typing import Any
 import cot_latent
 from cot_latent.runtime import files
 
-# Variables that change what is computed, or where.
+# Variables that change what is computed, or where. The folder of compiled
+# functions does not, and its path would be somebody's own.
 _VARIABLES = re.compile(
-  r"(XLA|JAX|LIBTPU|CUDA|NVIDIA|NCCL|OMP)_|PYTHONHASHSEED$"
+  r"(?!JAX_COMPILATION_CACHE_DIR$)"
+  r"(XLA_|JAX_|LIBTPU_|CUDA_|NVIDIA_|NCCL_|OMP_|PYTHONHASHSEED$)"
 )
 _LOCK = "requirements.lock"
 _PACKAGE = ("--", "cot_latent")

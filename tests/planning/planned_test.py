@@ -32,6 +32,7 @@ def call(capsys, *arguments):
       "gin/t5x/trice_chain.gin is a run inside T5X",
     ),
     ([*PLAN, "--output=/nowhere/plan.json"], "there is no folder /nowhere"),
+    ([*PLAN, "--output=plan.html"], "give a name that ends in .json"),
   ],
 )
 def test_a_mistake_is_one_line(capsys, arguments, message):

@@ -24,6 +24,16 @@ def test_an_address_has_no_secret_and_no_path(remote, address):
   assert environment._public_address(remote) == address
 
 
+def test_where_compiled_functions_are_kept_is_not_told(monkeypatch):
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/home/me/cache")
+  monkeypatch.setenv("JAX_ENABLE_X64", "0")
+  monkeypatch.setenv("PYTHONHASHSEED", "3")
+  variables = environment.describe([], {})["variables"]
+  assert variables["JAX_ENABLE_X64"] == "0"
+  assert variables["PYTHONHASHSEED"] == "3"
+  assert "JAX_COMPILATION_CACHE_DIR" not in variables
+
+
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
   """A repository with a package and other things."""
