@@ -122,7 +122,7 @@ CHAIN = "gin/t5x/trice_chain.gin"
     ),
     ("--gin.MODEL_DIR='runs/x'", "DIR = 'runs/x' must be an absolute path"),
     ("--gin.INITIAL_CHECKPOINT_PATH='x'", "PATH = 'x' must be an absolute"),
-    ("--gin.INITIAL_CHECKPOINT_PATH='/nowhere'", "'/nowhere' is not there"),
+    ("--gin.INITIAL_CHECKPOINT_PATH='/nowhere'", "'/nowhere' does not exist"),
     ("--gin.TRAIN_STEPS_RELATIVE=5", "set TRAIN_STEPS to the steps of"),
     (
       "--gin.TRAIN_STEP=9",
@@ -131,7 +131,6 @@ CHAIN = "gin/t5x/trice_chain.gin"
     ("--gin.trian/utils.DatasetConfig.seed=3", "uses .* did you mean train/"),
     ("--gin.TASK_FEATURE_LENGTHS={'inputs': 8}", "PROMPT_LENGTH and MAX_LENG"),
     ("--gin.MIXTURE_OR_TASK_NAME='chian_v1'", "NAME = 'chian_v1': no task"),
-    ("--gin.MIXTURE_OR_TASK_NAME='chain'", "_TASK_NAME = 'chain_v1'"),
     ("--gin_file=gin/runs/quickstart.gin", "this is for the embedded trainer"),
     ("--gin.TASK='chian'", "did you mean chain"),
     ("--gin.BATCH_SIZE=100_000", "set a smaller BATCH_SIZE"),
