@@ -10,7 +10,7 @@ from t5x import train as train_script
 from cot_latent import cli
 from cot_latent.configuration import parsing
 from cot_latent.t5x import launch
-from tests import configs_test
+from tests import configs_test, memory_writer
 from tests.t5x import fitted, runs
 
 FOLDERS = parsing.package_folders()
@@ -284,6 +284,20 @@ def test_an_action_of_t5x_ends_it(tmp_path):
   step, _ = train(tmp_path / "run", "tests/t5x/stopped.gin", periods=2)
   assert step == 2
   assert int(runs.memory(tmp_path / "run", 2)["step"]) == 2
+
+
+def test_metrics_and_a_profile_are_written(tmp_path):
+  memory_writer.made.clear()
+  profile = ["PROFILE_STEPS = (2, 3)"]
+  files = (runs.SMALL, "tests/t5x/watched.gin")
+  train(tmp_path / "run", *files, bindings=profile)
+  (writer,) = memory_writer.made
+  assert writer.is_closed
+  assert [step for step, row in writer.scalars if "grad/loss" in row] == [
+    *range(1, STEPS + 1)
+  ]
+  assert len(writer.values("eval/greedy_accuracy")) == 2
+  assert len(list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))) == 1
 
 
 def test_methods_with_a_pool_are_these():

@@ -12,9 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-import cot_latent
-
-ROOT = pathlib.Path(cot_latent.__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 SMALL = "tests/t5x/small.gin"
 LIMIT = 300  # seconds
 
