@@ -70,6 +70,7 @@ class _Handler(logging.Handler):
     self._held: list[str] = []
     self._file: TextIO | None = None
     self._progress: Progress | None = None
+    self._total = 0
 
   def emit(self, record: logging.LogRecord) -> None:
     """Writes a record; opens the file once T5X has made MODEL_DIR."""
@@ -119,11 +120,11 @@ class _Handler(logging.Handler):
     if checks.draws_rationales():
       return
     if record.msg == _BEGINS and isinstance(record.args, tuple):
-      first, total = record.args
-      self._progress = Progress("T5X", int(str(total)), int(str(first)))
+      first, self._total = (int(str(number)) for number in record.args)
+      self._progress = Progress("T5X", self._total, first)
     if self._progress is None:
       return
     if record.msg == _STEP and isinstance(record.args, tuple):
       self._progress(int(str(record.args[0])))
     elif record.msg == _ENDS:
-      self._progress(self._progress.total)
+      self._progress(self._total)

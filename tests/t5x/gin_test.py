@@ -11,6 +11,7 @@ from cot_latent import cli
 from cot_latent.configuration import parsing
 from cot_latent.t5x import launch
 from tests import configs_test, memory_writer
+from tests.params import by_day
 from tests.t5x import fitted, runs
 
 FOLDERS = parsing.package_folders()
@@ -225,7 +226,13 @@ def train(directory, *gin_files, bindings=(), periods=STEPS):
     return configured()
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if "few_shot" not in m])
+@pytest.mark.parametrize(
+  "method",
+  by_day(
+    [m for m in METHODS if "few_shot" not in m],
+    *(f"gin/methods/{name}.gin" for name in ("trice", "rloo", "star")),
+  ),
+)
 def test_a_method_trains(method, tmp_path):
   files = [runs.SMALL, method]
   name = pathlib.Path(method).stem
