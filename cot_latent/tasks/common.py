@@ -24,7 +24,7 @@ from cot_latent.errors import UserError
 from cot_latent.models.hf import gguf_files, tokenizer_files
 from cot_latent.models.hf import tokenizer as hf_tokenizer
 from cot_latent.runtime import text_files
-from cot_latent.tasks import prompting
+from cot_latent.tasks import prompting, slices
 from cot_latent.tasks.prompting import Row
 from cot_latent.tasks.vocabularies import (
   CheckpointPieces,
@@ -67,6 +67,8 @@ class Info(NamedTuple):
 INFO: dict[str, Info] = {}
 MIXTURES: dict[str, list[str]] = {}
 _VARIANTS: dict[str, tuple] = {}
+# Names without a version, which SeqIO knows as mixtures of the newest one.
+_NEWEST: dict[str, str] = {}
 
 
 def register(
@@ -118,8 +120,9 @@ def register(
     lesson=lesson,
     extract=extract,
   )
-  seqio.TaskRegistry.add_provider(name, _build(name, info))
+  seqio.TaskRegistry.add_provider(name, _build(name, info, is_sliced=True))
   INFO[name] = info
+  _add_short_name(name)
 
 
 def register_mixture(name: str, tasks: Sequence[str]) -> None:
@@ -139,6 +142,7 @@ def register_mixture(name: str, tasks: Sequence[str]) -> None:
   rates = [(task, float(INFO[task].sizes()["train"])) for task in tasks]
   seqio.MixtureRegistry.add(name, rates)
   MIXTURES[name] = list(tasks)
+  _add_short_name(name)
 
 
 def variant(
@@ -176,7 +180,7 @@ def variant(
     raise UserError(f"{task!r} is not one task of this package's kind")
   info = INFO[settings[0]]
   loaded = load_vocabulary(vocabulary, bos)
-  built = _build(name, info, prompts, loaded, data_dir)
+  built = _build(name, info, prompts, loaded, data_dir, is_sliced=True)
   seqio.TaskRegistry.add_provider(name, built)
   _VARIANTS[name] = settings
   return name
@@ -201,6 +205,7 @@ def resolve(name: str) -> str:
     UserError: If there is no such task.
   """
   names = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
+  names -= _NEWEST.keys()
   if name in names:
     return name
   versions = [n for n in names if _VERSION.sub("", n) == name]
@@ -397,12 +402,26 @@ def _check_name(name: str) -> None:
     raise UserError(f"a task named {name!r} is registered already")
 
 
+def _add_short_name(name: str) -> None:
+  """Makes SeqIO know the name without its version, unless it is taken."""
+  short = _VERSION.sub("", name)
+  if short == name:
+    return
+  if _NEWEST.pop(short, None):
+    seqio.MixtureRegistry.remove(short)
+  if short not in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names():
+    newest = resolve(short)
+    seqio.MixtureRegistry.add(short, [(newest, 1.0)])
+    _NEWEST[short] = newest
+
+
 def _build(
   name: str,
   info: Info,
   prompts: Prompts | None = None,
   vocabulary: seqio.Vocabulary = VOCABULARY,
   data_dir: str | None = None,
+  is_sliced: bool = False,
 ) -> seqio.Task:
   prompts = prompts or info.prompts
   if info.extract is None:
@@ -418,9 +437,10 @@ def _build(
       return example["answer"].decode()
     return convention.extract(completion, "")
 
+  source = info.source(data_dir)
   return seqio.Task(
     name,
-    source=info.source(data_dir),
+    source=slices.SlicedSource(source) if is_sliced else source,
     preprocessors=[
       functools.partial(
         prompting.add_prompts,
@@ -428,6 +448,7 @@ def _build(
         read=lambda: read_exemplars(name, info, prompts, data_dir),
       ),
       prompting.tokenize,
+      seqio.CacheDatasetPlaceholder(),  # for seqio_cache_tasks
       seqio.preprocessors.append_eos,
     ],
     output_features={

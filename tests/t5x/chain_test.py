@@ -66,6 +66,7 @@ def test_a_twin_that_learns_nothing_does_not_improve(base, tmp_path):
   assert after == before
 
 
+@pytest.mark.slow
 def test_it_improves_in_the_embedded_trainer(base, tmp_path):
   source, folder = tmp_path / "source", tmp_path / "folder"
   source.mkdir()
