@@ -161,4 +161,4 @@ def verdict_lines(plan: Mapping[str, Any]) -> list[str]:
   ]
   if verdict["settings"]:
     lines += ["what would help:", *(f"- {one}" for one in verdict["settings"])]
-  return lines
+  return lines + verdict["idle"]
