@@ -206,6 +206,8 @@ def _verdict(config, rows, state, chip: Chip, mesh) -> dict[str, Any]:
     "needed": worst["needed"],
     "available": memory,
     "parts": advice.parts_of(worst, state),
+    "largest": worst["largest"],
+    "kept": max(state, key=lambda part: part["bytes"])["name"],
     "settings": []
     if fits
     else advice.settings(
