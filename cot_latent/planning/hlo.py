@@ -40,6 +40,8 @@ _ALLOCATION = re.compile(
 # Results that are arrays of other instructions, seen otherwise.
 _MADE_ELSEWHERE = {"parameter", "get-tuple-element", "bitcast", "constant"}
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
+_COUNTING = {"parameter", "get-tuple-element", "constant", "compare"}
 _FUSED_SCATTER = "all-reduce-scatter"
 # XLA's TPU compiler writes a transfer that overlaps with products as a start,
 # parts fused with these products, and a done, each of which repeats it.
@@ -219,14 +221,29 @@ def _walk(
     yield name, instruction, times, is_inside
     inner, inner_times = is_inside, times
     if instruction.opcode == "while":
-      trips = _TRIPS.search(instruction.rest)
+      trips = _num_iterations(computations, instruction)
       inner = is_inside or trips is None
-      inner_times = times * (int(trips[1]) if trips else 1)
+      inner_times = times * (trips or 1)
     for called in _CALLED.finditer(instruction.rest):
       for one in (called[1] or called[2]).split(","):
         yield from _walk(
           computations, one.strip().lstrip("%"), inner_times, inner
         )
+
+
+def _num_iterations(
+  computations: Mapping[str, list[Instruction]], loop: Instruction
+) -> int | None:
+  """Iterations of a loop; None if they depend on data."""
+  if found := _TRIPS.search(loop.rest):
+    return int(found[1])
+  # JAX counts from 0 up to a constant, and nothing else decides.
+  condition = _CONDITION.search(loop.rest)
+  decides = computations.get(condition[1], []) if condition else []
+  ends = [one for one in decides if one.opcode == "constant"]
+  if len(ends) != 1 or not {one.opcode for one in decides} <= _COUNTING:
+    return None
+  return int(ends[0].rest.partition(")")[0])
 
 
 def _num_bytes(instruction: Instruction, kind: str, group: int) -> int:

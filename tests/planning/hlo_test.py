@@ -72,6 +72,20 @@ def test_each_is_counted_where_it_happens():
   ]
 
 
+def test_a_loop_counts_as_its_condition_says():
+  counting = """%few (s: (s32[], bf16[4])) -> pred[] {
+  %s = (s32[], bf16[4]{0}) parameter(0)
+  %n = s32[]{:T(128)} constant(5)
+  %i = s32[] get-tuple-element(%s), index=0
+  ROOT %c = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY"""
+  text = TEXT.replace("ENTRY", counting).replace("known_trip_count", "other")
+  text = text.replace("condition=%sum", "condition=%few")
+  assert hlo.collectives(text, 4) == hlo.collectives(TEXT, 4)
+
+
 @pytest.mark.parametrize(
   ("kind", "sent"),
   [
