@@ -1,5 +1,6 @@
 """What is to blame where a run does not fit, and which settings would help."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from cot_latent.models.decoder import DecoderConfig
@@ -87,6 +88,31 @@ def settings(
   if model.dtype == "float32":
     found.append("DTYPE = 'bfloat16': activations and caches half as large")
   return [*found, "a topology of more chips"]
+
+
+def idle_chips(config: Experiment, mesh: Mapping[str, int]) -> list[str]:
+  """Says where chips compute padding, since a step has too few rows for them.
+
+  Args:
+    config: The run.
+    mesh: Sizes of the mesh's axes.
+
+  Returns:
+    A line for each part of a step; none if all chips have rows of their own.
+  """
+  method, data = config.method, mesh["data"]
+  if not config.steps:
+    return []
+  rows = {"gradient": method.max_scored(config.batch_size)}
+  if method.loops is None:
+    rows["sampling"] = config.batch_size * method.num_draws
+  return [
+    f"{name}: a step's {number} rows go to {data} parts of the mesh, so that "
+    f"{1 - number / data:.0%} of the chips compute padding: use more rows, or "
+    f"NUM_MODEL_SHARDS = {mesh['model'] * -(-data // number)}"
+    for name, number in rows.items()
+    if number < data
+  ]
 
 
 def _larger_shards(config: Experiment, num_chips: int) -> list[int]:

@@ -75,6 +75,7 @@ def of_run(
   seconds: Mapping[str, float],
   token_seconds: Mapping[str, float],
   slots: Mapping[str, tuple[int, int]],
+  at_once: int,
 ) -> dict[str, Any]:
   """Adds up the bounds of a run's programs.
 
@@ -87,6 +88,7 @@ def of_run(
     seconds: Of a call of each program, without the decoding loop.
     token_seconds: Of an iteration of the decoding loop, by program.
     slots: Of each call of the sampler, slots and rows of a refill.
+    at_once: Rows that are differentiated at once, padding included.
 
   Returns:
     Seconds of a step and its parts, of evaluation and of the whole run, and
@@ -126,7 +128,6 @@ def of_run(
   rows = config.batch_size * method.num_draws
   if config.steps:
     scored = method.max_scored(config.batch_size)
-    at_once = config.rows_of_part()
     found["step_gradient"] = fit("M-step", scored, at_once)
     if method.loops is None:
       found["step_sampling"] = sampling("E-step", rows)

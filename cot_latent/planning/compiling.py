@@ -37,6 +37,7 @@ class Program(NamedTuple):
     calls_host: Whether it calls back to the host.
     out_of_memory: Bytes that XLA needed where it found no room (1 if it does
       not say); else 0. Nothing but FLOPs is known then.
+    largest: The largest array that it makes, in words.
     seconds: Time to compile.
   """
 
@@ -51,6 +52,7 @@ class Program(NamedTuple):
   collectives: dict[str, dict[str, dict[str, float]]] = {}  # noqa: RUF012
   calls_host: bool = False
   out_of_memory: float = 0
+  largest: str = ""
   seconds: float = 0
 
   def total(self) -> float:
@@ -93,8 +95,12 @@ def compiled(
       raise
     found = _FULL.search(str(error))
     needed = float(found[1]) * _UNITS[found[2]] if found else 1.0
-    seconds = time.perf_counter() - began
-    return program._replace(out_of_memory=needed, seconds=seconds), None, ""
+    program = program._replace(
+      out_of_memory=needed,
+      largest=hlo.largest_allocation(str(error)),
+      seconds=time.perf_counter() - began,
+    )
+    return program, None, ""
   text, memory = made.as_text(), made.memory_analysis()
   results = partitioning.placed_shapes(lowered.out_info, made.output_shardings)
   program = program._replace(
@@ -105,6 +111,7 @@ def compiled(
     xla_flops=float((made.cost_analysis() or {}).get("flops", 0)),
     collectives=_by_place(hlo.collectives(text, num_devices)),
     calls_host=hlo.calls_host(text),
+    largest=hlo.largest_array(text),
     seconds=time.perf_counter() - began,
   )
   return program, results, text

@@ -38,14 +38,27 @@ def count(jaxpr: Any) -> Flops:
     parts = [count(part) for part in _jaxprs(equation.params.values())]
     if name == "cond":
       parts = [max(parts, key=sum)]
+    times = _times(equation)
     for part in parts:
-      times = equation.params["length"] if name == "scan" else 1
       if name == "while":
         inside += part.outside
       else:
         outside += times * part.outside
       inside += times * part.inside
   return Flops(outside, inside)
+
+
+def _times(equation: Any) -> int:
+  """How often the parts of an equation run, on all devices together."""
+  params = equation.params
+  match equation.primitive.name:
+    case "scan":
+      return params["length"]
+    case "shard_map":  # its part is what one device does
+      return params["mesh"].size
+    case "pallas_call":
+      return math.prod(params["grid_mapping"].grid)
+  return 1
 
 
 def _of_product(equation: Any) -> float:

@@ -32,7 +32,16 @@ _CALLED = re.compile(
   r"\b(?:calls|body|condition|to_apply|branch_computations|"
   r"called_computations)=(?:\{([^}]*)\}|%?([\w.\-]+))"
 )
+_FUSED = re.compile(r"\bcalls=%?([\w.\-]+)")
+_OPERATION = re.compile(r'op_name="([^"]*)"')
+_ALLOCATION = re.compile(
+  r"Size: ([\d.]+[KMGT])\n((?:.*\n){0,3}?) *Shape: (\S+?)\{"
+)
+# Results that are arrays of other instructions, seen otherwise.
+_MADE_ELSEWHERE = {"parameter", "get-tuple-element", "bitcast", "constant"}
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
+_COUNTING = {"parameter", "get-tuple-element", "constant", "compare"}
 _FUSED_SCATTER = "all-reduce-scatter"
 # XLA's TPU compiler writes a transfer that overlaps with products as a start,
 # parts fused with these products, and a done, each of which repeats it.
@@ -109,6 +118,47 @@ def collectives(text: str, num_devices: int) -> list[Collective]:
   ]
 
 
+def largest_array(text: str) -> str:
+  """Describes the largest array that a program makes.
+
+  Args:
+    text: Optimized HLO, as `compiled.as_text()` gives it.
+
+  Returns:
+    Its type, its size and the operation of the traced function; "" if there is
+    none.
+  """
+  computations, _ = parse(text)
+  instructions = [one for part in computations.values() for one in part]
+  fused = {name for one in instructions for name in _FUSED.findall(one.rest)}
+  made = [
+    (_num_bytes(instruction, instruction.opcode, 1), instruction)
+    for name, part in computations.items()
+    if name not in fused
+    for instruction in part
+    if not instruction.shape.startswith("(")
+    and instruction.opcode not in _MADE_ELSEWHERE
+  ]
+  if not made:
+    return ""
+  size, largest = max(made, key=lambda pair: pair[0])
+  operation = _OPERATION.search(largest.rest)
+  kind = largest.shape.partition("{")[0]
+  return _described(kind, f"{size / 2**20:.3g} MiB", operation)
+
+
+def largest_allocation(message: str) -> str:
+  """Describes the largest array in XLA's message that there is no room."""
+  found = _ALLOCATION.search(message)
+  if not found:
+    return ""
+  return _described(found[3], f"{found[1]}iB", _OPERATION.search(found[2]))
+
+
+def _described(kind: str, size: str, operation: re.Match | None) -> str:
+  return f"{kind}, {size}" + (f", of {operation[1]}" if operation else "")
+
+
 def calls_host(text: str) -> bool:
   """Whether a compiled program calls back to the host."""
   computations, _ = parse(text)
@@ -171,14 +221,29 @@ def _walk(
     yield name, instruction, times, is_inside
     inner, inner_times = is_inside, times
     if instruction.opcode == "while":
-      trips = _TRIPS.search(instruction.rest)
+      trips = _num_iterations(computations, instruction)
       inner = is_inside or trips is None
-      inner_times = times * (int(trips[1]) if trips else 1)
+      inner_times = times * (trips or 1)
     for called in _CALLED.finditer(instruction.rest):
       for one in (called[1] or called[2]).split(","):
         yield from _walk(
           computations, one.strip().lstrip("%"), inner_times, inner
         )
+
+
+def _num_iterations(
+  computations: Mapping[str, list[Instruction]], loop: Instruction
+) -> int | None:
+  """Iterations of a loop; None if they depend on data."""
+  if found := _TRIPS.search(loop.rest):
+    return int(found[1])
+  # JAX counts from 0 up to a constant, and nothing else decides.
+  condition = _CONDITION.search(loop.rest)
+  decides = computations.get(condition[1], []) if condition else []
+  ends = [one for one in decides if one.opcode == "constant"]
+  if len(ends) != 1 or not {one.opcode for one in decides} <= _COUNTING:
+    return None
+  return int(ends[0].rest.partition(")")[0])
 
 
 def _num_bytes(instruction: Instruction, kind: str, group: int) -> int:

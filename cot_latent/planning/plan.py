@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -104,7 +105,7 @@ def make(
     "run": _run(
       config, lengths, rows, compilers[-1].same, layout, len(devices)
     ),
-    "verdict": _verdict(config, rows, state, chip, len(devices)),
+    "verdict": _verdict(config, rows, state, chip, dict(layout.mesh.shape)),
     "versions": {
       name: importlib.metadata.version(name) for name in ("jax", "libtpu")
     },
@@ -186,12 +187,13 @@ def _run(
     {name: by_name[one]["seconds"] for name, one in same.items()},
     {name: by_name[one]["token_seconds"] for name, one in same.items()},
     {name: (one.size, one.few or one.size) for name, one in places.items()},
+    partitioning.padded(layout, "batch", config.rows_of_part()),
   )
   hours = found["run"] * num_chips / 3600
   return found | {"chip_hours": hours}
 
 
-def _verdict(config, rows, state, chip: Chip, num_chips) -> dict[str, Any]:
+def _verdict(config, rows, state, chip: Chip, mesh) -> dict[str, Any]:
   """Whether the run fits, and what would help if not."""
   memory = chip.memory_gib * 2**30
   worst = max(rows, key=lambda row: (bool(row["out_of_memory"]), row["needed"]))
@@ -204,8 +206,13 @@ def _verdict(config, rows, state, chip: Chip, num_chips) -> dict[str, Any]:
     "needed": worst["needed"],
     "available": memory,
     "parts": advice.parts_of(worst, state),
+    "largest": worst["largest"],
+    "kept": max(state, key=lambda part: part["bytes"])["name"],
     "settings": []
     if fits
-    else advice.settings(config, worst, state, memory, num_chips),
+    else advice.settings(
+      config, worst, state, memory, math.prod(mesh.values())
+    ),
     "calls_host": any(row["calls_host"] for row in rows),
+    "idle": advice.idle_chips(config, mesh),
   }

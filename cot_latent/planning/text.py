@@ -159,6 +159,9 @@ def verdict_lines(plan: Mapping[str, Any]) -> list[str]:
     f"{word}: {verdict['program']} needs the most, {gib(verdict['needed'])} of "
     f"{gib(verdict['available'])} GiB ({parts})"
   ]
+  if verdict["largest"]:
+    lines.append(f"the largest array that it makes: {verdict['largest']}")
   if verdict["settings"]:
+    lines.append(f"the largest of what the run keeps: {verdict['kept']}")
     lines += ["what would help:", *(f"- {one}" for one in verdict["settings"])]
-  return lines
+  return lines + verdict["idle"]

@@ -72,6 +72,20 @@ def test_each_is_counted_where_it_happens():
   ]
 
 
+def test_a_loop_counts_as_its_condition_says():
+  counting = """%few (s: (s32[], bf16[4])) -> pred[] {
+  %s = (s32[], bf16[4]{0}) parameter(0)
+  %n = s32[]{:T(128)} constant(5)
+  %i = s32[] get-tuple-element(%s), index=0
+  ROOT %c = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY"""
+  text = TEXT.replace("ENTRY", counting).replace("known_trip_count", "other")
+  text = text.replace("condition=%sum", "condition=%few")
+  assert hlo.collectives(text, 4) == hlo.collectives(TEXT, 4)
+
+
 @pytest.mark.parametrize(
   ("kind", "sent"),
   [
@@ -89,3 +103,24 @@ def test_calls_to_the_host_are_found():
   assert not hlo.calls_host(TEXT)
   call = '  %h = f32[] custom-call(), custom_call_target="xla_python_callback"'
   assert hlo.calls_host(TEXT.replace("  ROOT %c =", call + "\n  ROOT %c ="))
+
+
+def test_the_largest_array_is_named():
+  assert hlo.largest_array(TEXT) == "f32[8,4], 0.000122 MiB"
+  made = '  %k = f32[9,9]{1,0} copy(%p), metadata={op_name="jit(f)/tanh"}'
+  text = TEXT.replace("  ROOT %r =", made + "\n  ROOT %r =")
+  assert hlo.largest_array(text) == "f32[9,9], 0.000309 MiB, of jit(f)/tanh"
+
+
+def test_the_largest_array_is_read_from_an_error():
+  message = """RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm.
+  Largest program allocations in hbm:
+
+  1. Size: 3.62G
+     Operator: op_name="jit(add)/mul" source_file="a.py"
+     Shape: f32[1024,950272]{1,0:T(8,128)}
+     Unpadded size: 3.62G
+"""
+  expected = "f32[1024,950272], 3.62GiB, of jit(add)/mul"
+  assert hlo.largest_allocation(message) == expected
+  assert hlo.largest_allocation("no room") == ""
