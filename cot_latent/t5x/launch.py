@@ -19,6 +19,7 @@ from cot_latent.t5x import checks, one_line, own_log, report, storage
 from cot_latent.t5x.latent import Latent
 
 _MODULE = "t5x.train"
+has_run = False  # whether T5X's train has begun in this process
 
 
 def run(
@@ -48,6 +49,8 @@ def run(
   arguments = [f"--gin_file={name}" for name in gin_files]
   arguments += [f"--gin_bindings={binding}" for binding in bindings]
   arguments.append(f"--gin_search_paths={','.join(('.', *search_paths))}")
+  global has_run
+  has_run = True
   if verbosity is not None:
     arguments.append(f"--verbosity={verbosity}")
   before = sys.argv

@@ -25,7 +25,8 @@ PERIODS = (f"--gin.EVAL_PERIOD={STEPS}", f"--gin.CHECKPOINT_PERIOD={STEPS}")
 
 
 def train_base(directory, kind="chain"):
-  # Killed at its last checkpoint: T5X takes a minute to end after it.
+  # Killed at its last checkpoint: `python -m t5x.train` ends up to a minute
+  # after it.
   runs.run_until(
     directory,
     BASE_STEPS,
