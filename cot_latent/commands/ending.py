@@ -62,8 +62,8 @@ def status_of(run: Callable[[], int]) -> int:
 def leave_after_t5x(status: int) -> None:
   """Ends the process at once, if T5X's train ran in it.
 
-  All files are closed by then. Python's own end would collect garbage several
-  times and take all libraries down, which takes up to a minute after T5X. The
+  All files are closed by then. JAX's clean-up at exit would collect garbage
+  several times, which takes up to a minute after T5X (docs/t5x_log.md). The
   other processes of a run wait for an orderly end, so that stays.
 
   Args:
