@@ -15,7 +15,7 @@ from typing import TextIO
 import jax
 from absl import logging as absl_logging
 
-from cot_latent.errors import Preempted, RunError, UserError
+from cot_latent.errors import RunError, UserError
 from cot_latent.runtime import processes, terminal
 from cot_latent.runtime.progress import Progress
 from cot_latent.t5x import checks
@@ -28,7 +28,7 @@ _BEGINS, _STEP, _ENDS = (
   "Finished.",
 )
 # Errors that are one line on the terminal.
-_EXPLAINED = (UserError, RunError, Preempted, KeyboardInterrupt)
+_EXPLAINED = (UserError, RunError)
 
 
 @contextlib.contextmanager
