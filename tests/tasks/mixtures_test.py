@@ -12,7 +12,7 @@ from cot_latent.data.open import open_task
 from cot_latent.data.prompts import DIRECT
 from cot_latent.data.source import Source
 from cot_latent.errors import UserError
-from cot_latent.tasks import bbh, common, synthetic
+from cot_latent.tasks import bbh, common, synthetic, vocabularies
 from tests.params import by_night
 from tests.tasks import pipeline
 
@@ -108,7 +108,7 @@ def test_plain_seqio_iterates_the_synthetic_ones():
   tasks = collections.Counter(row["id"].split(b"/")[1] for row in rows)
   assert len(tasks) == 8
   for row in rows:
-    text = common.VOCABULARY.decode(row["inputs"].tolist())
+    text = vocabularies.BYTES.decode(row["inputs"].tolist())
     assert row["question"].decode() in text
     assert row["targets"][-1] == 1
 
