@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cot_latent.errors import UserError
-from cot_latent.models import attention, decoder
+from cot_latent.models import attention, decoder, layers
 from tests.models import oracles
 from tests.models.common import (
   CONFIG,
@@ -61,7 +61,7 @@ def feed(params, tokens, positions, mask, cache=None, column=0):
   x, cache = NETWORK.apply(
     {"params": params}, tokens, positions, masks, (), cache, column
   )
-  return decoder.unembed(CONFIG, params, x), cache
+  return layers.unembed(params, x), cache
 
 
 def at_once():
@@ -140,7 +140,7 @@ def input_gradients(layers):
       masks = decoder.LayerMasks(mask[None], None)
       fed = tokens()[:1], places()[:1], masks
       x = network.apply(variables, *fed)[0][0]
-      return decoder.unembed(network.config, params(), x)
+      return layers.unembed(params(), x)
 
   offset = jnp.zeros((LENGTH, CONFIG.embed_dim))
   jacobian = jax.jit(jax.jacrev(logits))  # [S, V, S, E]

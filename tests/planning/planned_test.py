@@ -55,7 +55,7 @@ def test_a_plan_needs_libtpu(capsys):
   [
     ("v5e:3x3", 1, "libtpu has no such topology (Topology layout"),
     ("v5e:2x2", 3, "a mesh of 1 x 3 (data x model) does not fit the 4 devices"),
-    ("v6e:4x4", 8, "axis 'heads' of 4 cannot be cut into 8"),
+    ("v6e:4x4", 8, "equal parts: set NUM_MODEL_SHARDS to 1 or 2 or 4"),
   ],
 )
 def test_what_cannot_be_planned_is_one_line(capsys, topology, shards, message):
@@ -79,7 +79,7 @@ SMALL = (
   *("--gin_file=gin/plans/llama3_2_1b.gin", "--gin.PARAM_DTYPE='float32'"),
   *(f"--gin.decoder.DecoderConfig.{k}={v}" for k, v in SIZES.items()),
   *("--gin.BATCH_SIZE=16", "--gin.EVAL_BATCH_SIZE=16", "--gin.NUM_VOTES=0"),
-  *("--gin.MAX_LENGTH=32", "--assume=vocab=4096,prompt=32,train=40,test=16"),
+  *("--gin.MAX_LENGTH=32", "--assume=vocab=4096,prompt=128,train=40,test=16"),
 )
 # Kernel and gradients of one layer's smallest product, [256, 128] bfloat16.
 SMALLEST = 256 * 128 * 2
@@ -144,3 +144,42 @@ def test_gradients_are_summed_to_where_they_are_stored(plan):
   assert found["reduce-scatter"]["bytes"] > 0.9 * whole / 2
   # Each layer twice, in bfloat16: its inputs alone are stored.
   assert found["all-gather"]["bytes"] < whole / 2
+
+
+@pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu")
+def test_what_does_not_fit_says_which_arrays_and_what_would_help(capsys):
+  """A vocabulary so large that moments alone fill the chips."""
+  assumed = "--assume=vocab=40000000,prompt=32,train=40,test=16"
+  arguments = *SMALL[:-1], assumed, "--topology=v5e:2x2"
+  status, printed = call(capsys, *arguments)
+  assert status == 0
+  assert "does not fit: " in printed.out
+  assert "the largest of what the run keeps: optimizer's moments" in printed.out
+  assert "- gin/tuning/lora.gin: gradients and moments" in printed.out
+  assert "- a topology of more chips" in printed.out
+  assert "no bounds of the run" in printed.out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu")
+@pytest.mark.parametrize("tuned", [None, "lora", "soft_prompt"])
+def test_every_layer_of_a_real_model_compiles(tuned, tmp_path):
+  files = ["gin/runs/gsm8k_tiny.gin", "gin/plans/llama3_2_1b.gin"]
+  settings = ["--gin.BATCH_SIZE=128", "--gin.MAX_LENGTH=256"]
+  if tuned is None:
+    settings.append("--gin.PARAM_DTYPE='float32'")
+  else:
+    files.append(f"gin/tuning/{tuned}.gin")
+  assumed = "vocab=128256,prefix=600,prompt=256,soft=64,train=7473,test=1319"
+  output = tmp_path / "plan.json"
+  arguments = [
+    *(f"--gin_file={name}" for name in files),
+    *settings,
+    *("--dry_run", "--topology=v5e:4x4", f"--assume={assumed}"),
+    f"--output={output}",
+  ]
+  assert cli.main(["train", *arguments]) == 0
+  plan = json.loads(output.read_text())
+  assert plan["compiled_depths"] == [16]
+  assert plan["verdict"]["fits"]
+  assert not plan["verdict"]["calls_host"]
