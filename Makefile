@@ -2,6 +2,8 @@
 # .venv from requirements.lock.
 PYTHON ?= python3
 BIN := .venv/bin
+# Python compiles what is imported, which is a small part of what is installed.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 
 .PHONY: setup quickstart test test-t5x test-tpu nightly variance docs pictures lint lock clean
 
@@ -10,13 +12,13 @@ setup: .venv/ready
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
 
 # Libraries that models are compared with; only tests and benchmarks need them.
 .venv/peers: .venv/ready requirements-peers.txt
-	$(BIN)/python -m pip install --quiet -r requirements-peers.txt
+	$(INSTALL) -r requirements-peers.txt
 	touch $@
 
 # Takes about a minute of training; the run is stored in runs/quickstart.
@@ -31,7 +33,7 @@ test: setup .venv/peers
 
 # Everything, including the long checks, compiled as for users.
 nightly: setup .venv/peers
-	$(BIN)/python -m pytest --hypothesis-profile=night
+	$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile=night
 	$(BIN)/python -m tests.data.answers.checkers_fuzz --seconds 300
 
 # Also needs T5X, in .venv or on PYTHONPATH (docs/t5x.md); fails without it.

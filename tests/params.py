@@ -1,6 +1,7 @@
 """Parameters of tests, some of them for `make nightly` alone."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,11 @@ def by_day(cases: Iterable[str], *daily: str) -> list:
   ]
 
 
-def by_night(*cases: tuple) -> list:
-  """Cases of several parameters each, all for `make nightly` alone."""
-  return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]
+def by_night(*cases: Any) -> list:
+  """Cases, or tuples of several parameters each, for `make nightly` alone."""
+  return [
+    pytest.param(
+      *(case if type(case) is tuple else (case,)), marks=pytest.mark.slow
+    )
+    for case in cases
+  ]

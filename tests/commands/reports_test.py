@@ -378,6 +378,7 @@ def test_what_would_not_be_a_repetition_is_refused(
   assert not output.exists()
 
 
+@pytest.mark.slow
 def test_a_difference_may_be_allowed(run, capsys, tmp_path):
   path = run / "report.json"
   report = json.loads(path.read_text())
@@ -461,6 +462,7 @@ def test_a_suspect_run_fails_under_strict(tmp_path, capsys):
   assert call(capsys, *arguments)[0] == 0
 
 
+@pytest.mark.slow
 def test_gin_sets_when_a_run_is_suspect(run, capsys, tmp_path):
   limit = "--gin.health.Limits.most_unparseable="
   arguments = [*("train", *RUN), f"--gin.MODEL_DIR='{tmp_path / 'dead'}'"]

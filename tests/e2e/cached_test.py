@@ -90,7 +90,7 @@ def assert_same_numbers(one, other):
   "before",
   [
     pytest.param("", id="installed", marks=pytest.mark.slow),
-    pytest.param(WITHOUT, id="lacking"),
+    pytest.param(WITHOUT, id="lacking", marks=pytest.mark.slow),
   ],
 )
 def test_a_cache_trains_without_tensorflow(

@@ -105,7 +105,7 @@ print(json.dumps(found))
 @pytest.fixture(
   scope="module",
   params=[
-    (MESHES, []),
+    pytest.param((MESHES, []), marks=pytest.mark.slow),
     pytest.param((MORE_MESHES, LOOPED), marks=pytest.mark.slow),
   ],
   ids=["few", "all"],

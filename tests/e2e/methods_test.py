@@ -14,7 +14,7 @@ from cot_latent.configuration import parsing
 from cot_latent.em import plan
 from cot_latent.runtime import files
 from cot_latent.training import base, checkpoints, experiment
-from tests.params import by_day
+from tests.params import by_day, by_night
 from tests.training import toy
 from tests.training.kills import (
   assert_same_run,
@@ -392,7 +392,9 @@ def looped(folder):
   return (whole, report), killed
 
 
-@pytest.mark.parametrize("forgotten", ["pool", "base_params", "memory"])
+@pytest.mark.parametrize(
+  "forgotten", ["pool", *by_night("base_params", "memory")]
+)
 def test_a_loop_resumed_without_a_part_would_be_seen(
   looped, tmp_path, monkeypatch, forgotten
 ):

@@ -176,6 +176,7 @@ def test_the_base_model_may_have_moved(sources, tuned, tmp_path, capsys):
   assert "exists: give a folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_fitted_first(sources, tmp_path, capsys):
   source, bases = sources["llama3_2_1b"], tmp_path / "bases"
   directories = [tmp_path / "run_0", tmp_path / "run_1"]

@@ -23,7 +23,8 @@ WHOLE = [
 
 
 @pytest.mark.parametrize(
-  ("seed", "flags"), [pytest.param(0, SHORTER, id="shorter"), *WHOLE]
+  ("seed", "flags"),
+  [pytest.param(0, SHORTER, marks=pytest.mark.slow, id="shorter"), *WHOLE],
 )
 def test_quickstart_learns_from_answers_alone(seed, flags, tmp_path):
   directory = tmp_path / "run"

@@ -14,6 +14,7 @@ import pytest
 from cot_latent.inference import scored_estimators
 from tests.asserts import assert_close, assert_mean
 from tests.exact import enumeration, scored_toy
+from tests.params import by_night
 
 NO_ANSWER = -4.0
 KL = 0.3
@@ -84,7 +85,7 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize("num_draws", [2, 3])
+@pytest.mark.parametrize("num_draws", [*by_night(2), 3])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_mean_is_the_objective_s_gradient(name, num_draws):
   estimator, objective = OBJECTIVES[name]

@@ -23,6 +23,7 @@ from cot_latent.inference import baselines, estimators, memory, rng
 from cot_latent.models import decoder, language_model, vocabularies
 from cot_latent.models.stops import Ending
 from tests.exact import moments
+from tests.params import by_night
 
 LENGTH, SIZE, NUM_COORDINATES = 3, 3, 6
 LETTERS = ".!ab"  # PAD, which may be drawn like any other, and EOS come first
@@ -266,7 +267,7 @@ def test_everything_is_listed():
 @pytest.mark.parametrize(
   "name",
   [
-    "one draw",
+    pytest.param("one draw", marks=pytest.mark.slow),
     pytest.param("two draws", marks=pytest.mark.slow),
     "subsampled",
     pytest.param("rloo", marks=pytest.mark.slow),
@@ -276,7 +277,7 @@ def test_the_e_step_has_the_exact_mean(name):
   check(world().model, METHODS[name])
 
 
-@pytest.mark.parametrize("broken", [hot, hinted])
+@pytest.mark.parametrize("broken", [hot, *by_night(hinted)])
 def test_drawing_from_something_else_is_rejected(broken):
   with pytest.raises(AssertionError, match="mean"):
     check(broken(world().model), SEVERAL, NUM_STEPS // 2)

@@ -18,6 +18,7 @@ from tests.asserts import (
 )
 from tests.exact import enumeration, scored_toy
 from tests.inference import catalog
+from tests.params import by_night
 
 MH = scored_estimators.metropolis_hastings()
 ISIR = scored_estimators.isir()
@@ -78,13 +79,13 @@ def without_memory(candidates):
   return jnp.stack([share, share], axis=-1)
 
 
-@pytest.mark.parametrize("num_draws", [1, 2, 3])
+@pytest.mark.parametrize("num_draws", [1, *by_night(2, 3)])
 @pytest.mark.parametrize("chain", CHAINS)
 def test_unbiased_at_stationarity(chain, num_draws):
   check_unbiased(chain, num_draws)
 
 
-@pytest.mark.parametrize("num_draws", [1, 2])
+@pytest.mark.parametrize("num_draws", [*by_night(1), 2])
 @pytest.mark.parametrize("chain", CHAINS)
 def test_broken_twins_are_rejected(chain, num_draws):
   for twin in [own_in_scale(chain), without_memory]:
@@ -230,7 +231,8 @@ def test_a_candidate_is_taken_by_its_probability():
 
 
 @pytest.mark.parametrize(
-  ("size", "num_draws"), [(1, 1), (2, 1), (3, 1), (2, 2), (2, 3), (3, 2)]
+  ("size", "num_draws"),
+  [(1, 1), (2, 2), *by_night((2, 1), (3, 1), (2, 3), (3, 2))],
 )
 @pytest.mark.parametrize("corrected", [False, True])
 def test_verdicts_give_the_weights_of_trice(size, num_draws, corrected):

@@ -20,6 +20,7 @@ from cot_latent.models.token_bytes import TokenBytes
 from tests import toys
 from tests.asserts import assert_close, assert_mean
 from tests.exact import enumeration
+from tests.params import by_night
 
 # Padding, EOS, and two that complete the stop alone, or with one before it.
 TEXTS, EOS, STOP = ["", "", "ab", "ba"], 1, "ba"
@@ -171,7 +172,9 @@ def before_the_stop(tokens):
   return jnp.concatenate([mask[:, 1:], mask[:, :1] & False], axis=1)
 
 
-@pytest.mark.parametrize("twin", [beyond, late, at_eos_alone, before_the_stop])
+@pytest.mark.parametrize(
+  "twin", [beyond, *by_night(late, at_eos_alone), before_the_stop]
+)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_twins_that_score_another_end_are_rejected(estimator, twin):
   with pytest.raises(AssertionError):

@@ -10,6 +10,7 @@ import pytest
 from cot_latent.models import fused, language_model, products
 from cot_latent.models.lora import TARGETS, Lora
 from tests.models import common
+from tests.params import by_night
 
 SOME, ALL = Lora(2, targets=("query", "value", "up")), Lora(3, targets=TARGETS)
 CONFIG = dataclasses.replace(
@@ -32,7 +33,7 @@ def random_params(model):
   )
 
 
-@pytest.mark.parametrize("lora", [None, SOME, ALL])
+@pytest.mark.parametrize("lora", [*by_night(None), SOME, *by_night(ALL)])
 @pytest.mark.parametrize(
   ("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.15)]
 )

@@ -28,6 +28,7 @@ from tests.models.common import (
   shifted_inputs,
   slow_target_mask,
 )
+from tests.params import by_night
 
 # Scores.
 
@@ -147,7 +148,7 @@ def test_scores_are_causal(check):
   ("part", "twin"),
   [
     (twins.ATTEND, twins.sees_later_tokens),
-    (twins.PROMPT_MASK, twins.nothing_to_start_from),
+    *by_night((twins.PROMPT_MASK, twins.nothing_to_start_from)),
   ],
 )
 def test_twins_that_look_ahead_are_rejected(check, part, twin):

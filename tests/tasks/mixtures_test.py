@@ -13,6 +13,7 @@ from cot_latent.data.prompts import DIRECT
 from cot_latent.data.source import Source
 from cot_latent.errors import UserError
 from cot_latent.tasks import bbh, common, synthetic
+from tests.params import by_night
 from tests.tasks import pipeline
 
 # As the benchmark's authors count them (their Table 2): of these eleven kinds
@@ -167,7 +168,7 @@ def check_opened(rows_of, wanted):
 
 @pytest.mark.parametrize(
   "name",
-  [pytest.param("bbh_algorithmic", marks=pytest.mark.slow), "bbh_nlp"],
+  by_night("bbh_algorithmic", "bbh_nlp"),
 )
 def test_opened_ones_have_all_examples(name, data_dir):
   task = pipeline.open_named(name, data_dir)

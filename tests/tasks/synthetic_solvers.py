@@ -184,6 +184,61 @@ def read_counting(question, steps):
   return judged, str(total)
 
 
+PLURALS = {"scarves": "scarf", "knives": "knife", "ferries": "ferry"} | {
+  f"{noun}es": noun for noun in ("wrench", "dress", "glass", "bus")
+}
+LONG_SORT_OF = {
+  thing: sort
+  for sort, things in {
+    "tools": "saw,hammer,spanner,chisel,drill,shovel,rake,ladder,axe,file,"
+    "wrench,crowbar,pickaxe,clamp",
+    "clothes": "shirt,glove,sock,coat,sweater,belt,cap,jacket,scarf,dress,"
+    "apron,skirt,hat,blouse",
+    "dishes": "plate,bowl,cup,jug,saucer,teapot,mug,platter,glass,pan,ladle,"
+    "knife,fork,spoon",
+    "vehicles": "truck,tram,van,scooter,tractor,canoe,wagon,bicycle,bus,ferry,"
+    "airplane,helicopter,sled,ambulance",
+    "toys": "kite,puzzle,marble,doll,rattle,yo-yo,seesaw,slingshot,balloon,"
+    "teddy,robot,spinning top,hula hoop,jigsaw",
+  }.items()
+  for thing in things.split(",")
+}
+
+
+def parse_inventory(question):
+  """Lists the number and the words of each entry to count."""
+  text, sort = re.fullmatch(
+    r"(?:In the \w+ I see|We keep|She packed|They bought) (.+?)"
+    r"(?: (?:in|for) the \w+)?\. How many (\w+) did (?:she pack|they buy)\?",
+    re.sub(r"do (we keep there|I see)\?", "did she pack?", question),
+  ).groups()
+  found = []
+  for entry in re.split(", | and ", text):
+    word, noun = entry.split(" ", 1)
+    number = NUMBERS["a" if word == "an" else word]
+    assert (word == "an") == (number == 1 and noun[0] in "aeiou")
+    if number > 1:
+      noun = PLURALS.get(noun) or cut(noun, "", "s")
+    if LONG_SORT_OF[noun] == sort:
+      found.append((number, entry))
+  assert sort in LONG_SORT_OF.values()
+  return found
+
+
+def solve_inventory(question):
+  return str(sum(number for number, _ in parse_inventory(question)))
+
+
+def read_inventory(question, steps):
+  total, judged = 0, []
+  things = parse_inventory(question)
+  for (number, entry), step in zip(things, steps, strict=True):
+    result = int(cut(step, f"{entry}: {total} + {number} = "))
+    judged.append(result == total + number)
+    total = result
+  return judged, str(total)
+
+
 def parse_swaps(question):
   """Reads people, their things, pairs that swap, who is asked for, options."""
   text, title, *options = question.split("\n")
@@ -299,6 +354,7 @@ def read_sorting(question, steps):
 READERS = {
   "boolean_expressions": Reader(solve_boolean, read_boolean),
   "dyck_languages": Reader(solve_dyck, read_dyck),
+  "inventory": Reader(solve_inventory, read_inventory),
   "multistep_arithmetic": Reader(solve_arithmetic, read_arithmetic),
   "navigate": Reader(solve_navigate, read_navigate),
   "object_counting": Reader(solve_counting, read_counting),

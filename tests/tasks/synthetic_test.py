@@ -21,7 +21,13 @@ from hypothesis import strategies as st
 from cot_latent.data.answers import checkers
 from cot_latent.errors import UserError
 from cot_latent.tasks import synthetic
-from cot_latent.tasks.synthetic import draw, object_counting, splits, words
+from cot_latent.tasks.synthetic import (
+  draw,
+  inventory,
+  object_counting,
+  splits,
+  words,
+)
 from cot_latent.tasks.synthetic import kind as kinds
 from cot_latent.tasks.synthetic import tracking_shuffled_objects as tracking
 from tests.tasks import golden
@@ -34,6 +40,9 @@ GOLDEN = {
   ),
   "dyck_languages": (
     "9b6a00a8b3975407abfa1e4e1a7e5c5f41e49d827622d6901d47008e48232e6a"
+  ),
+  "inventory": (
+    "f66c2966a30292ed53703b368eb9a42b4d836fec53d8d5580690cafe4693851e"
   ),
   "multistep_arithmetic": (
     "04cc4c2cc5722ed2aba1adc1ecd8780756183d8d3a461732eca97683fb0f76c8"
@@ -404,6 +413,8 @@ def test_words_names_and_things_are_not_the_benchmarks(data_dir):
   things = [thing for sort in object_counting.SORTS.values() for thing in sort]
   things += [f"{thing}s" for thing in things]
   things += [*object_counting.SORTS, *object_counting._PLACES]
+  listed = [thing for sort in inventory.SORTS.values() for thing in sort]
+  things += re.findall(r"[a-z-]+", " ".join(listed))
   made += [name.lower() for name in words.NAMES]
   check_own_words(made, data_dir, "*.json")
   check_own_words(things, data_dir, "object_counting.json")
@@ -599,11 +610,11 @@ def test_a_task_of_your_own():
     seqio.TaskRegistry.remove("synthetic_own")
 
 
-def test_the_task_of_long_lists():
-  rows, answers = read_task("synthetic_object_counting_long_v1", "base")
+def test_the_task_for_pretrained_models():
+  rows, answers = read_task("synthetic_inventory_long_v1", "base")
   steps = [row["targets"].count("\n") for row in rows]
-  assert max(steps) == 6
-  assert 0.35 < steps.count(0) / len(rows) < 0.45
+  assert max(steps) == 8
+  assert 0.25 < steps.count(0) / len(rows) < 0.35
   assert answers == [row["answer"] for row in rows]
 
 
@@ -611,7 +622,7 @@ def test_the_task_of_long_lists():
   "kind",
   [
     *("boolean_expressions", "dyck_languages", "multistep_arithmetic"),
-    *("object_counting", "word_sorting"),
+    *("inventory", "object_counting", "word_sorting"),
   ],
 )
 def test_the_examples_in_the_docstrings(kind):

@@ -18,6 +18,7 @@ from cot_latent.models import decoder, language_model
 from cot_latent.models.stops import Ending
 from cot_latent.training import gradients
 from tests.asserts import message_of
+from tests.params import by_night
 from tests.training import toy
 from tests.training.kills import assert_same_run, run_or_be_killed
 
@@ -72,7 +73,9 @@ def test_the_report_tells_the_likelihood(whole):
   assert max(row["num_scored"] for row in metrics) <= limit
 
 
-@pytest.mark.parametrize("place", [("after_step", 4), ("after_save", 2)])
+@pytest.mark.parametrize(
+  "place", [("after_step", 4), *by_night((("after_save", 2),))]
+)
 def test_a_killed_run_resumes_bit_for_bit(whole, place, tmp_path):
   config, report = whole
   resumed = dataclasses.replace(config, model_dir=str(tmp_path / "run"))

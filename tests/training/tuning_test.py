@@ -22,6 +22,7 @@ from cot_latent.training import mstep, tuning
 from cot_latent.training.tuning import SoftPrompt
 from tests.asserts import assert_trees_equal
 from tests.models import common
+from tests.params import by_night
 from tests.training import toy
 from tests.training.kills import (
   assert_same_run,
@@ -143,7 +144,11 @@ def test_a_step_moves_what_is_trained_and_keeps_no_more(part):
 
 @pytest.mark.parametrize(
   "part",
-  [pytest.param(None, marks=pytest.mark.slow), LORA, SOFT],
+  [
+    pytest.param(None, marks=pytest.mark.slow),
+    LORA,
+    pytest.param(SOFT, marks=pytest.mark.slow),
+  ],
   ids=str,
 )
 @pytest.mark.parametrize(
@@ -170,7 +175,7 @@ def test_rows_by_parts_give_the_same_step(part, rows):
 
 @pytest.mark.parametrize(
   "part",
-  [pytest.param(LORA, marks=pytest.mark.slow), SOFT],
+  by_night(LORA, SOFT),
   ids=["lora", "soft"],
 )
 def test_a_run_trains_a_part_alone(tmp_path, part):
@@ -207,6 +212,7 @@ def test_a_run_that_is_killed_ends_the_same(tmp_path):
   assert_same_run(whole, (killed, toy.run(killed)))
 
 
+@pytest.mark.slow
 def test_another_base_model_is_refused(tmp_path):
   config = toy.make_experiment(tmp_path / "run", tuning=LORA)
   run_until(config, ("after_save", 3))
@@ -397,6 +403,7 @@ def test_updates_of_nothing(fields, said):
     Lora(**fields)
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient():
   plain = decoder.DecoderConfig(2, 16, 2, 8, 32)
   targets = common.random_targets(4)

@@ -3,6 +3,7 @@
 from cot_latent.tasks.synthetic import (
   boolean_expressions,
   dyck_languages,
+  inventory,
   multistep_arithmetic,
   navigate,
   object_counting,
@@ -20,6 +21,7 @@ _MODULES = (
   tracking_shuffled_objects,
   web_of_lies,
   word_sorting,
+  inventory,
 )
 
 KINDS = {module.KIND.name: module.KIND for module in _MODULES}
