@@ -39,7 +39,8 @@ nightly: setup .venv/peers
 # Also needs T5X, in .venv or on PYTHONPATH (docs/t5x.md); fails without it.
 test-t5x: setup
 	$(BIN)/python -c "import t5x.train"
-	$(BIN)/python -m pytest tests/t5x -m "not slow"
+	XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" \
+	  $(BIN)/python -m pytest tests/t5x -n 2 --dist loadscope -m "not slow"
 
 # Plans for TPUs. Also needs libtpu (680 MB) in .venv or on PYTHONPATH, and a few
 # minutes; fails without it.

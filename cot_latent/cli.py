@@ -58,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout.flush()
     return status
 
-  return ending.status_of(run)
+  status = ending.status_of(run)
+  if argv is None:
+    ending.leave_after_t5x(status)
+  return status
 
 
 class _Parser(argparse.ArgumentParser):

@@ -21,7 +21,7 @@ from cot_latent.runtime import files
 from cot_latent.training import train
 from tests.reporting import made_up
 
-ROOT = pathlib.Path(cot_latent.__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[1]
 QUICKSTART = "--gin_file=gin/runs/quickstart.gin"
 # A small model and few steps, whatever the run's own numbers are.
 SMALL = ["--gin.TRAIN_STEPS=2", "--gin.BASE_STEPS=3", "--gin.NUM_VOTES=2"]

@@ -13,7 +13,6 @@ import gin
 import pytest
 from gin import config_parser
 
-import cot_latent
 from cot_latent import cli
 from cot_latent.configuration import parsing
 from cot_latent.data import chat, prompts
@@ -22,7 +21,7 @@ from cot_latent.errors import UserError
 from cot_latent.training import experiment
 from tests.asserts import faults
 
-ROOT = pathlib.Path(cot_latent.__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "gin").rglob("*.gin"))
 # A part that runs include; no run by itself.
 FRAGMENTS = ["gin/runs/common.gin"]

@@ -59,6 +59,25 @@ def status_of(run: Callable[[], int]) -> int:
     raise
 
 
+def leave_after_t5x(status: int) -> None:
+  """Ends the process at once, if T5X's train ran in it.
+
+  All files are closed by then. JAX's clean-up at exit would collect garbage
+  several times, which takes up to a minute after T5X (docs/t5x_log.md). The
+  other processes of a run wait for an orderly end, so that stays.
+
+  Args:
+    status: Exit status.
+  """
+  launch = sys.modules.get("cot_latent.t5x.launch")
+  if launch is None or not launch.has_run:
+    return
+  from cot_latent.runtime import processes
+
+  if processes.count() == 1:
+    processes.leave(status)
+
+
 def verdict(text: str, is_well: bool) -> int:
   """Prints the result of a check, and returns the matching exit status.
 

@@ -3,6 +3,7 @@
 import importlib.util
 
 from cot_latent.errors import UserError
+from cot_latent.runtime import tf_startup
 
 
 def launch(asked_for: str):
@@ -19,6 +20,7 @@ def launch(asked_for: str):
       f"{asked_for} needs T5X, which is not installed: docs/t5x.md, "
       "Installing, has the two commands"
     )
+  tf_startup.start_tensorflow()
   try:
     from cot_latent.t5x import launch
   except ModuleNotFoundError as error:

@@ -44,6 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action="store_false",
     help=argparse.SUPPRESS,  # the form that T5X's own flags have
   )
+  parser.add_argument(
+    "--verbosity",
+    "-v",
+    type=int,
+    metavar="N",
+    help="show the logs of libraries: -1 warnings, 0 more, 1 all; T5X's log "
+    "is a file in MODEL_DIR otherwise",
+  )
   planned.add_arguments(parser)
   several = parser.add_argument_group(
     "several processes", "one run on many machines (docs/pods.md)"
@@ -136,7 +144,9 @@ def _train_in_t5x(options: argparse.Namespace) -> int:
   gin_files, bindings, search_paths = gin_flags.collect(options)
   folders = [*search_paths, *parsing.package_folders()]
   if options.dry_run:
-    terminal.say(launch.dry_run(gin_files, bindings, folders))
+    is_quiet = options.verbosity is None
+    quiet.set_verbosity(options.verbosity)
+    terminal.say(launch.dry_run(gin_files, bindings, folders, is_quiet))
     return 0
   flags = []
   if options.multiprocess:
@@ -144,7 +154,7 @@ def _train_in_t5x(options: argparse.Namespace) -> int:
   for name in ("coordinator_address", "process_count", "process_index"):
     if (value := getattr(options, name)) is not None:
       flags.append(f"--{name}={value}")
-  launch.run(gin_files, bindings, folders, flags)
+  launch.run(gin_files, bindings, folders, flags, verbosity=options.verbosity)
   return 0
 
 
@@ -157,7 +167,7 @@ def _train_here(options: argparse.Namespace) -> int:
   from cot_latent.runtime import processes
   from cot_latent.training import train
 
-  quiet.silence_logs()
+  quiet.set_verbosity(options.verbosity)
   gin_files, bindings, search_paths = gin_flags.collect(options)
   bindings += limit.bindings(options.limit, gin_files, bindings, search_paths)
   config, gin_record = parsing.parse(gin_files, bindings, search_paths)

@@ -28,6 +28,7 @@ _REFERRED = (
   "cot_latent.data.source",
   "cot_latent.em.likelihood",
   "cot_latent.em.method",
+  "cot_latent.em.watching.Watch",
   "cot_latent.inference",
   "cot_latent.models.decoder",
   "cot_latent.models.hf.config.read_config",

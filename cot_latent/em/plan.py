@@ -10,12 +10,14 @@ import jax
 import numpy as np
 
 from cot_latent.em.method import Method
+from cot_latent.em.watching import UNRECORDED
 
 
 def as_dict(config) -> dict:
   """Writes an experiment as nested dicts of plain values.
 
-  A function is written as in `describe_callable`.
+  A function is written as in `describe_callable`. A field that is marked as
+  `watching.UNRECORDED` is left out.
   """
 
   def plain(value):
@@ -25,6 +27,7 @@ def as_dict(config) -> dict:
       return {
         field.name: plain(getattr(value, field.name))
         for field in dataclasses.fields(value)
+        if field.metadata != UNRECORDED
       }
     return value
 

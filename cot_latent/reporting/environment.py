@@ -9,7 +9,7 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cot_latent
@@ -75,6 +75,24 @@ def code(extra_module: str | None = None) -> tuple[dict[str, Any], str]:
     "lock_sha256": files.sha256(lock.read_bytes()) if lock.is_file() else None,
     "packages": dict(_packages()),
   }, diff
+
+
+def code_name(code: Mapping[str, Any]) -> str:
+  """Names the code of a report.
+
+  Args:
+    code: Its section code, or {}.
+
+  Returns:
+    The git revision; without a checkout, as for an installed wheel, a hash over
+    the hashes of the modules that the run imported.
+  """
+  if code.get("revision"):
+    return str(code["revision"])
+  if not code.get("files"):
+    return "no revision"
+  whole = files.sha256(files.to_json_line(code["files"]).encode())
+  return f"files sha256 {whole[:12]}"
 
 
 @functools.cache

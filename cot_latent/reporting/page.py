@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from cot_latent.reporting import figures
+from cot_latent.reporting import environment, figures
 
 _STATUS_MARKS = {
   "complete": "✓",
@@ -66,6 +66,7 @@ def render(report: Mapping[str, Any]) -> str:
   status = str(report.get("status") or "unknown")
   return _ENVIRONMENT.get_template("report.html.j2").render(
     sections,
+    code_name=environment.code_name(sections["code"]),
     status=status,
     status_mark=_STATUS_MARKS.get(status, "?"),
     error=report.get("error"),

@@ -10,7 +10,7 @@ import contextlib
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from cot_latent.errors import Preempted, UserError
 from cot_latent.reporting import environment, metric_names, page, record
@@ -22,17 +22,18 @@ _OF_EVALUATION = ("result", "evaluation_seconds", "output", "sample")
 _Row = dict[str, Any]
 
 
-class Events(Protocol):
-  """A writer of TensorBoard's events."""
+@runtime_checkable
+class Writer(Protocol):
+  """A writer of numbers: what is used of `clu.metric_writers.MetricWriter`."""
 
-  def add_scalar(self, tag: str, value: float, step: int, /) -> Any:
-    """Shows a number."""
+  def write_scalars(self, step: int, scalars: Mapping[str, float], /) -> Any:
+    """Shows numbers by their names."""
 
   def flush(self) -> Any:
     """Returns once all numbers are written."""
 
   def close(self) -> Any:
-    """Flushes, and ends the file."""
+    """Flushes, and ends the writing."""
 
 
 class Evaluation(NamedTuple):
@@ -52,15 +53,15 @@ class Evaluation(NamedTuple):
 
 
 class RunLog:
-  """The journal of one run, its report, and its events if they are wanted.
+  """The journal of one run, its report, and what shows its numbers elsewhere.
 
   Only the first of several processes writes. The others have the same rows, but
   write nothing.
 
   Attributes:
     rows: The journal's rows in order, each with `step` and `kind`.
-    events: Writer of TensorBoard's events; None writes none. It is closed with
-      the log.
+    writers: Writers that are shown the numbers too. They are closed with the
+      log.
   """
 
   def __init__(
@@ -92,7 +93,7 @@ class RunLog:
     self._compiled = compiled
     self._began = time.perf_counter() if began is None else began
     self._first_step_seconds: float | None = None
-    self.events: Events | None = None
+    self.writers: list[Writer] = []
     self._journal: files.Journal | None = None
     path = directory / record.JOURNAL
     if not is_first:
@@ -185,8 +186,8 @@ class RunLog:
 
   def saving(self, step: int) -> None:
     """Writes all rows to the disk, before a checkpoint relies on them."""
-    if self.events:
-      self.events.flush()
+    for writer in self.writers:
+      writer.flush()
     self._add(
       step,
       "usage",
@@ -237,7 +238,7 @@ class RunLog:
     return report
 
   def finish(self, status: str, error: str | None = None) -> dict[str, Any]:
-    """Closes the events, writes the last report, and closes the journal.
+    """Closes the writers, writes the last report, and closes the journal.
 
     Args:
       status: Status of the run, as in `write`.
@@ -246,7 +247,7 @@ class RunLog:
     Returns:
       The report, as in `write`.
     """
-    self._close_events()
+    self._close_writers()
     report = self.write(status, error)
     self.close()
     return report
@@ -259,7 +260,7 @@ class RunLog:
     except BaseException as error:
       # Nothing, such as a full disk, may hide the first error.
       with contextlib.suppress(Exception):
-        self._close_events()
+        self._close_writers()
       with contextlib.suppress(Exception):
         self.write(*ending(error))
       raise
@@ -282,14 +283,13 @@ class RunLog:
       self._journal.sync()
 
   def _show(self, step: int, numbers: Mapping[str, float]) -> None:
-    if self.events:
-      for name, value in numbers.items():
-        self.events.add_scalar(name, value, step)
+    for writer in self.writers:
+      writer.write_scalars(step, numbers)
 
-  def _close_events(self) -> None:
-    events, self.events = self.events, None
-    if events:
-      events.close()
+  def _close_writers(self) -> None:
+    with contextlib.ExitStack() as closing:
+      while self.writers:
+        closing.callback(self.writers.pop().close)
 
 
 def ending(

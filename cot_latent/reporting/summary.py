@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from cot_latent.reporting import environment
 from cot_latent.runtime import terminal
 
 _PLAN_ROWS = (
@@ -65,7 +66,6 @@ def left_out_text(data: Mapping[str, Any]) -> str:
 def overview(report: Mapping[str, Any]) -> str:
   """Describes a run, finished or not: its identity, results and cost."""
   identity, code = report["identity"], report["code"]
-  revision = code["revision"] or "no revision"
   modified = ", modified" if code["is_modified"] else ""
   resumes = report["continuity"]["resumes"]
   lines = [
@@ -76,7 +76,7 @@ def overview(report: Mapping[str, Any]) -> str:
     _field("method", f"{identity['method']} on {identity['task']}"),
     _field("seed", identity["seed"]),
     _field("began", f"{identity['started']}, ended {identity['ended'] or '-'}"),
-    _field("code", f"{code['tool_version']}, {revision:.12}{modified}"),
+    _field("code", f"{code['tool_version']}, {_code_name(code)}{modified}"),
     *_t5x_lines(report),
     _field("parameters", f"{report['model']['num_params']:,}"),
     _field("devices", ", ".join(report["environment"]["devices"])),
@@ -180,6 +180,11 @@ def _chain_lines(diagnostics: Mapping[str, Any]) -> list[str]:
         f"{name.replace('_', ' '):<22}{found['median']:>8.3g} {unit}"
       )
   return lines
+
+
+def _code_name(code: Mapping[str, Any]) -> str:
+  name = environment.code_name(code)
+  return name[:12] if code["revision"] else name
 
 
 def _t5x_lines(report: Mapping[str, Any]) -> list[str]:

@@ -68,6 +68,26 @@ def gin_settings() -> Settings:
   )
 
 
+def model_dir() -> str | None:
+  """Returns MODEL_DIR; None if it is not known yet."""
+  found = _bound("train.model_dir")
+  return found if isinstance(found, str) else None
+
+
+def total_steps() -> int | None:
+  """Returns T5X's step at which the run ends; None if gin does not bind it."""
+  found = _bound("train.total_steps")
+  return found if isinstance(found, int) else None
+
+
+def draws_rationales() -> bool:
+  """Whether the run is this project's, and not T5X's own training."""
+  return any(
+    selector.endswith("latent_trainer.LatentTrainer")
+    for _, selector in gin_tables.bound()
+  )
+
+
 def evaluates_first() -> bool:
   """Whether T5X evaluates whenever a run begins or resumes."""
   return bool(_bound("train.run_eval_before_training"))
@@ -153,14 +173,9 @@ def _check_task(config: str) -> None:
   if module := _bound(f"{config}.module"):
     importlib.import_module(module)
   try:
-    found = common.resolve(name)
+    common.resolve(name)
   except UserError as error:
     raise UserError(f"MIXTURE_OR_TASK_NAME = {name!r}: {error}") from None
-  if found != name:
-    raise UserError(
-      f"MIXTURE_OR_TASK_NAME = {name!r} has no version, and T5X knows only "
-      f"full names: set MIXTURE_OR_TASK_NAME = {found!r}"
-    )
 
 
 def check_lengths(prompt_length: int, max_length: int) -> None:

@@ -37,8 +37,10 @@ _FREE_MACROS = (
   "EVALUATOR_USE_MEMORY_CACHE",
   "INITIAL_CHECKPOINT_PATH",
   "JSON_WRITE_N_RESULTS",
+  "METRIC_WRITERS",
   "MODEL_DIR",
   "NUM_PARTITIONS",
+  "PROFILE_STEPS",
   "VOCABULARY_FILE",
 )
 _FREE_ENDINGS = (
@@ -47,6 +49,7 @@ _FREE_ENDINGS = (
   "Limits",
   "Partitioner",
   "Report",
+  "Watch",
   "vocabulary",  # identified by its hash in the section on the data
 )
 # With these endings: whether the optimizer is the checkpoint's or a new one.

@@ -34,7 +34,7 @@ from cot_latent.inference.memory import MemoryState
 from cot_latent.runtime import arrays
 from cot_latent.t5x import checks, features, one_line, storage
 from cot_latent.t5x.features import Features
-from cot_latent.tasks import common
+from cot_latent.tasks import common, vocabularies
 
 _SUFFIX = ".memory.npz"
 _POOL = "pool_"  # prefix of the names of a pool's arrays
@@ -274,7 +274,7 @@ def vocabulary(path: str | None = None) -> seqio.Vocabulary:
       bytes.
   """
   checks.check_command()  # T5X's own training calls nothing else of these
-  return common.load_vocabulary(path)
+  return vocabularies.load(path)
 
 
 def task_name(source: Source) -> str:

@@ -22,8 +22,8 @@ from cot_latent.errors import RunError, UserError
 from cot_latent.inference import fitting, memory, rng
 from cot_latent.reporting import metric_names
 from cot_latent.runtime import processes
-from cot_latent.runtime.progress import DrawingProgress
-from cot_latent.t5x import fitted, header, loops, sampler
+from cot_latent.runtime.progress import DrawingProgress, Progress
+from cot_latent.t5x import checks, fitted, header, loops, sampler
 from cot_latent.t5x.latent import Chains, Latent
 from cot_latent.t5x.report import Report
 
@@ -74,6 +74,7 @@ class LatentTrainer(trainer.Trainer):
     self._latent, self._report = latent, report
     self._steps: dict[int, Any] = {}
     self._empty_metrics: Any = None
+    self._progress: Progress | None = None
     self._measures: Any = None
     self._e_step = EStep(
       sampler.T5XSampler(
@@ -182,10 +183,17 @@ class LatentTrainer(trainer.Trainer):
     self._steps[size] = self._compiled_train_step
 
   def _latent_step(self, train_state, batch):
-    """An E-step, and T5X's step on the sequences that have weight."""
+    """Takes a step, which a profile may record."""
     del batch  # only its shapes are used
-    began = time.perf_counter()
     step = int(utils.get_local_data(train_state.step))
+    if self._report is None:
+      return self._take_step(train_state, step)
+    with self._report.profiled(step):
+      return self._take_step(train_state, step)
+
+  def _take_step(self, train_state: Any, step: int):
+    """An E-step, and T5X's step on the sequences that have weight."""
+    began = time.perf_counter()
     train_state, collected = loops.begin(
       self._latent, self.chains, self._e_step, train_state, step
     )
@@ -218,6 +226,7 @@ class LatentTrainer(trainer.Trainer):
       # There is no estimate, or the last loop is over; T5X counts the step.
       metrics = self._nothing(train_state, weighted)
       train_state = train_state.replace_step(train_state.step + 1)
+    self._show_progress(info)
     if self._report:
       now = time.perf_counter()
       update = UpdateInfo(
@@ -259,6 +268,23 @@ class LatentTrainer(trainer.Trainer):
       params, chains.memory, index, own_step + 1, chains.fit
     )
     return rows, info
+
+  def _show_progress(self, info: StepInfo) -> None:
+    """Prints how far the run is, as the embedded trainer does."""
+    chains = self.chains
+    done = chains.step - chains.began_at
+    if self._progress is None:
+      total = checks.total_steps()
+      if total is None:
+        return  # only T5X's train knows it
+      name, steps = self._latent.method.name, total - chains.began_at
+      self._progress = Progress(name, steps, done - 1)
+    found = info.metrics()
+    self._progress(
+      done,
+      f"accepted {found[metric_names.ACCEPT_RATE]:.2f}  "
+      f"memory {found[metric_names.MEMORY_CORRECT]:.2f}",
+    )
 
   def _measure(self, train_state: Any, rows: WeightedRows) -> Any:
     """Measures the terms for the control variate's fit; None if none is due."""

@@ -15,10 +15,11 @@ from cot_latent.configuration import gin_tables
 from cot_latent.configuration import sources as gin_sources
 from cot_latent.errors import Preempted, RunError, UserError
 from cot_latent.runtime import files
-from cot_latent.t5x import checks, one_line, report, storage
+from cot_latent.t5x import checks, one_line, own_log, report, storage
 from cot_latent.t5x.latent import Latent
 
 _MODULE = "t5x.train"
+has_run = False  # whether T5X's train has begun in this process
 
 
 def run(
@@ -27,6 +28,7 @@ def run(
   search_paths: Sequence[str],
   flags: Sequence[str] = (),
   check: Callable[[Mapping[str, Any]], None] | None = None,
+  verbosity: int | None = None,
 ) -> None:
   """Runs T5X's train.py as a script.
 
@@ -37,6 +39,8 @@ def run(
     flags: Further flags of T5X.
     check: Called with the report's header before any training; raises
       UserError if the run must not start.
+    verbosity: Level of T5X's log on the terminal, as absl counts them; None
+      writes the log into a file in MODEL_DIR.
 
   Raises:
     UserError: For a mistake in the configuration.
@@ -45,11 +49,15 @@ def run(
   arguments = [f"--gin_file={name}" for name in gin_files]
   arguments += [f"--gin_bindings={binding}" for binding in bindings]
   arguments.append(f"--gin_search_paths={','.join(('.', *search_paths))}")
+  global has_run
+  has_run = True
+  if verbosity is not None:
+    arguments.append(f"--verbosity={verbosity}")
   before = sys.argv
   sys.argv = ["t5x", *arguments, *flags]
   report.check_header = check
   try:
-    with _said():
+    with _said(), own_log.kept_off_terminal(verbosity is None):
       runpy.run_module(_MODULE, run_name="__main__", alter_sys=True)
   except (UserError, RunError) as error:
     # Its type may be one that gin made from ours.
@@ -115,6 +123,7 @@ def dry_run(
   gin_files: Sequence[str],
   bindings: Sequence[str],
   search_paths: Sequence[str],
+  is_quiet: bool = True,
 ) -> str:
   """Checks a configuration and describes what the run would do.
 
@@ -122,6 +131,7 @@ def dry_run(
     gin_files: Gin files, as T5X takes them.
     bindings: Lines such as "SEED = 3".
     search_paths: Folders in which gin files are looked up.
+    is_quiet: Whether the logs of libraries are left out.
 
   Returns:
     The configuration, and the cost.
@@ -131,7 +141,7 @@ def dry_run(
   """
   from t5x import train as train_script
 
-  with _as_main(train_script):
+  with _as_main(train_script), own_log.kept_off_terminal(is_quiet):
     train = parse(train_script, gin_files, bindings, search_paths)
     with gin_errors.explained("in the configuration"):
       text = describe(train)

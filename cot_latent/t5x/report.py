@@ -19,6 +19,7 @@ from t5x import partitioning, trainer
 
 from cot_latent.em import evaluation, results
 from cot_latent.em.evaluation import Output
+from cot_latent.em.watching import Profiler, Watch
 from cot_latent.errors import UserError
 from cot_latent.inference.memory import MemoryState
 from cot_latent.models import digests
@@ -86,6 +87,7 @@ class Report:
     total_steps: int,
     evaluation_period: int,
     limits: Limits | None = None,
+    watch: Watch | None = None,
   ):
     """Loads the held-out questions; writes nothing.
 
@@ -95,11 +97,14 @@ class Report:
       total_steps: T5X's step at which the run ends.
       evaluation_period: Steps between T5X's evaluations.
       limits: Limits beyond which the run counts as dead.
+      watch: What the run shows beside the report.
     """
     self._began = time.perf_counter()
     compilation.watch()
     self._compiled_before = compilation.so_far()
     self._latent, self._limits = latent, limits or Limits()
+    self._watch = watch or Watch()
+    self._profiler: Profiler | None = None
     self._store, self._model_dir = Store(model_dir), model_dir
     self._total_steps = total_steps
     self._period = evaluation_period
@@ -150,6 +155,7 @@ class Report:
         f"set TRAIN_STEPS to {step} plus the steps to be trained"
       )
     self._steps, own = end - began_at, step - began_at
+    self._watch.check_steps(self._steps)
     sections, diff = header.build_header(
       self._latent,
       self.test,
@@ -217,6 +223,11 @@ class Report:
     )
     self._log.evaluated(own, seconds, found)
     self._log.write("running")
+    correct = sum(output.is_correct for output in outputs)
+    _say(
+      f"{'greedy':<14} step {own}: {correct}/{len(outputs)} correct  "
+      f"{seconds:.1f} s"
+    )
 
   def saving(self, step: int, memory_sha256: str) -> None:
     """Writes everything that a checkpoint relies on, before it is saved."""
@@ -289,7 +300,8 @@ class Report:
     if resume_at is not None and is_first and checks.evaluates_first():
       # T5X evaluates after it has saved, and again when it resumes.
       runlog.drop_evaluation(folder, resume_at)
-    return StoredLog(
+    self._profiler = Profiler(self._watch, folder)
+    log = StoredLog(
       self._store,
       sections,
       resume_at,
@@ -297,6 +309,14 @@ class Report:
       is_first=is_first,
       began=self._began,
     )
+    log.writers = self._watch.open_writers()
+    return log
+
+  def profiled(self, step: int) -> contextlib.AbstractContextManager[None]:
+    """Surrounds a step of T5X's, counted from 0, which may be recorded."""
+    if self._profiler is None:
+      return contextlib.nullcontext()
+    return self._profiler.step(step + 1 - self._began_at)
 
 
 class Evaluator:

@@ -21,17 +21,10 @@ from cot_latent.data.answers import forms as answer_forms
 from cot_latent.data.answers.checkers import Kind
 from cot_latent.data.prompts import PAPER, Prompts
 from cot_latent.errors import UserError
-from cot_latent.models.hf import gguf_files, tokenizer_files
-from cot_latent.models.hf import tokenizer as hf_tokenizer
 from cot_latent.runtime import text_files
-from cot_latent.tasks import prompting
+from cot_latent.tasks import prompting, slices, vocabularies
 from cot_latent.tasks.prompting import Row
-from cot_latent.tasks.vocabularies import (
-  CheckpointPieces,
-  HuggingFaceVocabulary,
-)
 
-VOCABULARY = seqio.ByteVocabulary(extra_ids=0)
 _VERSION = re.compile(r"_v(\d+)$")
 
 
@@ -67,6 +60,8 @@ class Info(NamedTuple):
 INFO: dict[str, Info] = {}
 MIXTURES: dict[str, list[str]] = {}
 _VARIANTS: dict[str, tuple] = {}
+# Names without a version, which SeqIO knows as mixtures of the newest one.
+_NEWEST: dict[str, str] = {}
 
 
 def register(
@@ -118,8 +113,9 @@ def register(
     lesson=lesson,
     extract=extract,
   )
-  seqio.TaskRegistry.add_provider(name, _build(name, info))
+  seqio.TaskRegistry.add_provider(name, _build(name, info, is_sliced=True))
   INFO[name] = info
+  _add_short_name(name)
 
 
 def register_mixture(name: str, tasks: Sequence[str]) -> None:
@@ -139,6 +135,7 @@ def register_mixture(name: str, tasks: Sequence[str]) -> None:
   rates = [(task, float(INFO[task].sizes()["train"])) for task in tasks]
   seqio.MixtureRegistry.add(name, rates)
   MIXTURES[name] = list(tasks)
+  _add_short_name(name)
 
 
 def variant(
@@ -155,7 +152,7 @@ def variant(
     task: A task of `INFO`, with or without its version.
     name: The new task's name.
     prompts: How questions are put; None uses the task's own prompts.
-    vocabulary: Path as for `load_vocabulary`; None is bytes.
+    vocabulary: Path as for `vocabularies.load`; None is bytes.
     data_dir: Folder with the task's files; None downloads them.
     bos: Whether prompts begin with BOS; None follows the checkpoint's files.
 
@@ -175,8 +172,8 @@ def variant(
   if settings[0] not in INFO:
     raise UserError(f"{task!r} is not one task of this package's kind")
   info = INFO[settings[0]]
-  loaded = load_vocabulary(vocabulary, bos)
-  built = _build(name, info, prompts, loaded, data_dir)
+  loaded = vocabularies.load(vocabulary, bos)
+  built = _build(name, info, prompts, loaded, data_dir, is_sliced=True)
   seqio.TaskRegistry.add_provider(name, built)
   _VARIANTS[name] = settings
   return name
@@ -190,7 +187,7 @@ def build_variant(
   bos: bool | None = None,
 ) -> seqio.Task:
   """Makes a registered task in another form; see `variant`."""
-  loaded = load_vocabulary(vocabulary, bos)
+  loaded = vocabularies.load(vocabulary, bos)
   return _build(name, INFO[name], prompts, loaded, data_dir)
 
 
@@ -201,6 +198,7 @@ def resolve(name: str) -> str:
     UserError: If there is no such task.
   """
   names = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
+  names -= _NEWEST.keys()
   if name in names:
     return name
   versions = [n for n in names if _VERSION.sub("", n) == name]
@@ -236,42 +234,6 @@ def rows_source(
     return seqio.FunctionDataSource(dataset_fn, splits=splits)
 
   return source
-
-
-def load_vocabulary(
-  path: str | None, bos: bool | None = None
-) -> seqio.Vocabulary:
-  """Loads a vocabulary.
-
-  Args:
-    path: Path of a SentencePiece model, of a Hugging Face checkpoint's folder
-      or its tokenizer.json, or of a GGUF file; None is bytes.
-    bos: Whether prompts begin with BOS; None follows the checkpoint's files.
-
-  Raises:
-    UserError: If it cannot be used.
-  """
-  place = None if path is None else pathlib.Path(path)
-  if place is not None and not place.exists():
-    raise UserError(f"VOCABULARY: there is no file {path}")
-  if place is not None and (
-    place.is_dir() or place.suffix in (".json", gguf_files.SUFFIX)
-  ):
-    extra_ids = tokenizer_files.byte_extra_ids(place)
-    if extra_ids is not None and not bos:
-      return seqio.ByteVocabulary(extra_ids=extra_ids)
-    checkpoint = tokenizer_files.open_checkpoint(place)
-    if checkpoint.pieces is not None:
-      return _load_pieces(checkpoint, checkpoint.pieces, bos)
-    return HuggingFaceVocabulary(hf_tokenizer.read_vocabulary(checkpoint, bos))
-  if bos:
-    raise UserError(
-      f"Source.bos: {'bytes have' if path is None else f'{path} has'} no BOS, "
-      "as only the folder of a checkpoint (VOCABULARY) can have"
-    )
-  if path is None:
-    return VOCABULARY
-  return _check_pieces(path, seqio.SentencePieceVocabulary(path))
 
 
 def read_exemplars(
@@ -351,45 +313,6 @@ def _training_rows(source: seqio.DataSource, number: int) -> list[Row]:
   return [found[place] for place in chosen]
 
 
-def _load_pieces(
-  checkpoint: tokenizer_files.Checkpoint, path: pathlib.Path, bos: bool | None
-) -> seqio.Vocabulary:
-  """Loads a checkpoint's SentencePiece model."""
-  alone = CheckpointPieces(path)
-  tokenizer = _check_pieces(str(path), alone).tokenizer
-  size, num_pieces = checkpoint.size(), tokenizer.GetPieceSize()
-  if size is not None and size < num_pieces:
-    raise UserError(
-      f"VOCABULARY: {path} has {num_pieces} pieces, and config.json a "
-      f"vocab_size of {size}"
-    )
-  if bos is None:
-    bos = bool(checkpoint.settings.get("add_bos_token"))
-  if bos and tokenizer.bos_id() < 0:
-    raise UserError(
-      f"VOCABULARY: {path}: prompts must begin with BOS, and it has none"
-    )
-  return CheckpointPieces(path, size, tokenizer.bos_id() if bos else None)
-
-
-def _check_pieces(
-  path: str, vocabulary: seqio.SentencePieceVocabulary
-) -> seqio.SentencePieceVocabulary:
-  try:
-    tokenizer = vocabulary.tokenizer
-  except Exception as error:  # protobuf and SentencePiece have their own kinds
-    raise UserError(
-      f"VOCABULARY: {path} is not a SentencePiece model ({error!s:.100})"
-    ) from None
-  if (tokenizer.pad_id(), tokenizer.eos_id()) != (0, 1):
-    raise UserError(
-      f"VOCABULARY: {path} has pad id {tokenizer.pad_id()} and EOS id "
-      f"{tokenizer.eos_id()}; SeqIO needs 0 and 1 (spm_train --pad_id=0 "
-      "--eos_id=1 --unk_id=2), or a tokenizer.json beside it"
-    )
-  return vocabulary
-
-
 def _check_name(name: str) -> None:
   if not re.fullmatch(r"\w+", name):
     raise UserError(f"task name {name!r}: use letters, digits and _ only")
@@ -397,12 +320,26 @@ def _check_name(name: str) -> None:
     raise UserError(f"a task named {name!r} is registered already")
 
 
+def _add_short_name(name: str) -> None:
+  """Makes SeqIO know the name without its version, unless it is taken."""
+  short = _VERSION.sub("", name)
+  if short == name:
+    return
+  if _NEWEST.pop(short, None):
+    seqio.MixtureRegistry.remove(short)
+  if short not in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names():
+    newest = resolve(short)
+    seqio.MixtureRegistry.add(short, [(newest, 1.0)])
+    _NEWEST[short] = newest
+
+
 def _build(
   name: str,
   info: Info,
   prompts: Prompts | None = None,
-  vocabulary: seqio.Vocabulary = VOCABULARY,
+  vocabulary: seqio.Vocabulary = vocabularies.BYTES,
   data_dir: str | None = None,
+  is_sliced: bool = False,
 ) -> seqio.Task:
   prompts = prompts or info.prompts
   if info.extract is None:
@@ -418,9 +355,10 @@ def _build(
       return example["answer"].decode()
     return convention.extract(completion, "")
 
+  source = info.source(data_dir)
   return seqio.Task(
     name,
-    source=info.source(data_dir),
+    source=slices.SlicedSource(source) if is_sliced else source,
     preprocessors=[
       functools.partial(
         prompting.add_prompts,
@@ -428,6 +366,7 @@ def _build(
         read=lambda: read_exemplars(name, info, prompts, data_dir),
       ),
       prompting.tokenize,
+      seqio.CacheDatasetPlaceholder(),  # for seqio_cache_tasks
       seqio.preprocessors.append_eos,
     ],
     output_features={

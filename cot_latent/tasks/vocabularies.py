@@ -1,4 +1,4 @@
-"""SeqIO vocabularies of Hugging Face checkpoints."""
+"""SeqIO vocabularies: bytes, SentencePiece and Hugging Face checkpoints."""
 
 import pathlib
 
@@ -6,8 +6,12 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from cot_latent.errors import UserError
+from cot_latent.models.hf import gguf_files, tokenizer_files
 from cot_latent.models.hf import tokenizer as hf_tokenizer
 from cot_latent.models.vocabularies import Vocabulary
+
+BYTES = seqio.ByteVocabulary(extra_ids=0)
 
 
 class HuggingFaceVocabulary(seqio.Vocabulary):
@@ -122,3 +126,76 @@ class CheckpointPieces(seqio.SentencePieceVocabulary):
   def vocab_size(self) -> int:
     """Returns the embedding's number of rows; it may exceed that of pieces."""
     return self._size or self._base_vocab_size
+
+
+def load(path: str | None, bos: bool | None = None) -> seqio.Vocabulary:
+  """Loads a vocabulary.
+
+  Args:
+    path: Path of a SentencePiece model, of a Hugging Face checkpoint's folder
+      or its tokenizer.json, or of a GGUF file; None is bytes.
+    bos: Whether prompts begin with BOS; None follows the checkpoint's files.
+
+  Raises:
+    UserError: If it cannot be used.
+  """
+  place = None if path is None else pathlib.Path(path)
+  if place is not None and not place.exists():
+    raise UserError(f"VOCABULARY: there is no file {path}")
+  if place is not None and (
+    place.is_dir() or place.suffix in (".json", gguf_files.SUFFIX)
+  ):
+    extra_ids = tokenizer_files.byte_extra_ids(place)
+    if extra_ids is not None and not bos:
+      return seqio.ByteVocabulary(extra_ids=extra_ids)
+    checkpoint = tokenizer_files.open_checkpoint(place)
+    if checkpoint.pieces is not None:
+      return _load_pieces(checkpoint, checkpoint.pieces, bos)
+    return HuggingFaceVocabulary(hf_tokenizer.read_vocabulary(checkpoint, bos))
+  if bos:
+    raise UserError(
+      f"Source.bos: {'bytes have' if path is None else f'{path} has'} no BOS, "
+      "as only the folder of a checkpoint (VOCABULARY) can have"
+    )
+  if path is None:
+    return BYTES
+  return _check_pieces(path, seqio.SentencePieceVocabulary(path))
+
+
+def _load_pieces(
+  checkpoint: tokenizer_files.Checkpoint, path: pathlib.Path, bos: bool | None
+) -> seqio.Vocabulary:
+  """Loads a checkpoint's SentencePiece model."""
+  alone = CheckpointPieces(path)
+  tokenizer = _check_pieces(str(path), alone).tokenizer
+  size, num_pieces = checkpoint.size(), tokenizer.GetPieceSize()
+  if size is not None and size < num_pieces:
+    raise UserError(
+      f"VOCABULARY: {path} has {num_pieces} pieces, and config.json a "
+      f"vocab_size of {size}"
+    )
+  if bos is None:
+    bos = bool(checkpoint.settings.get("add_bos_token"))
+  if bos and tokenizer.bos_id() < 0:
+    raise UserError(
+      f"VOCABULARY: {path}: prompts must begin with BOS, and it has none"
+    )
+  return CheckpointPieces(path, size, tokenizer.bos_id() if bos else None)
+
+
+def _check_pieces(
+  path: str, vocabulary: seqio.SentencePieceVocabulary
+) -> seqio.SentencePieceVocabulary:
+  try:
+    tokenizer = vocabulary.tokenizer
+  except Exception as error:  # protobuf and SentencePiece have their own kinds
+    raise UserError(
+      f"VOCABULARY: {path} is not a SentencePiece model ({error!s:.100})"
+    ) from None
+  if (tokenizer.pad_id(), tokenizer.eos_id()) != (0, 1):
+    raise UserError(
+      f"VOCABULARY: {path} has pad id {tokenizer.pad_id()} and EOS id "
+      f"{tokenizer.eos_id()}; SeqIO needs 0 and 1 (spm_train --pad_id=0 "
+      "--eos_id=1 --unk_id=2), or a tokenizer.json beside it"
+    )
+  return vocabulary

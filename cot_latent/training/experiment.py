@@ -10,6 +10,7 @@ from cot_latent.data.source import OverLong, Source, TaskConfig
 from cot_latent.em.likelihood import AnswerGivenRationale
 from cot_latent.em.method import Method
 from cot_latent.em.plan import as_dict, plan_of
+from cot_latent.em.watching import UNRECORDED, Watch
 from cot_latent.errors import UserError
 from cot_latent.models.decoder import DecoderConfig
 from cot_latent.models.partitioning import MeshConfig
@@ -173,6 +174,7 @@ class Experiment:
     rows_at_once: Rows that are differentiated at once, padded to the longest of
       them; gradients are summed. None is a quarter of the minibatch.
     mesh: Arrangement of the devices; it may change when the run resumes.
+    watch: What the run shows beside its report; no report has it.
   """
 
   model: DecoderConfig | T5Config | Given
@@ -192,6 +194,7 @@ class Experiment:
   tuning: Tuning = None
   rows_at_once: int | None = None
   mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+  watch: Watch = dataclasses.field(default_factory=Watch, metadata=UNRECORDED)
 
   def __post_init__(self):
     check_types(self)
@@ -199,6 +202,7 @@ class Experiment:
     check_within(self, "max_nonfinite_steps", 0, math.inf)
     check_within(self, "steps", 0, math.inf)  # 0 evaluates the base model
     check_within(self, "seed", 0, 2**32 - 1)
+    self.watch.check_steps(self.steps)
     if self.rows_at_once is not None:
       check_positive(self, "rows_at_once")
     if self.model_dir == "":

@@ -11,6 +11,7 @@ import numpy as np
 from cot_latent.em import evaluation, outer_loops, results, step_info
 from cot_latent.em.drawn_parts import DrawnParts
 from cot_latent.em.scored_step import ScoredEStep
+from cot_latent.em.watching import Profiler
 from cot_latent.em.weighted_rows import WeightedRows
 from cot_latent.errors import Preempted, RunError
 from cot_latent.inference import fitting, rng
@@ -52,6 +53,7 @@ class Run:
     self.data, self.log, self.checkpoints = data, log, checkpoints
     self.drawer = setup.drawer(setup.model, setup.task, data.test)
     self.parts = parts
+    self.profiler = Profiler(setup.config.watch, setup.directory)
     self.held_out = None
     if setup.config.method.scores_answers():
       self.held_out = setup.held_out(data.test)
@@ -96,7 +98,8 @@ class Run:
         raise Preempted
       if state.step == config.steps:
         return
-      state, metrics = self.step(state)
+      with self.profiler.step(state.step + 1):
+        state, metrics = self.step(state)
       self.log.step(state.step, metrics)
       progress(
         state.step,

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -169,7 +169,10 @@ def _train(prepared: Prepared) -> dict[str, Any]:
       if is_first:
         # TensorBoard's own writer: CLU's starts TensorFlow.
         tf_startup.keep_tensorboard_from_tensorflow()
-        log.events = summary.Writer(str(directory / "tensorboard"))
+        log.writers = [
+          _TensorBoard(str(directory / "tensorboard")),
+          *config.watch.open_writers(),
+        ]
       task, given = prepared.data.task, prepared.given
       built = setup.build_setup(config, directory, task, given)
       parts = DrawnParts(directory)
@@ -181,6 +184,27 @@ def _train(prepared: Prepared) -> dict[str, Any]:
       run = Run(built, data, log, saved, parts)
       run.run(state, is_new=resume_at is None)
       return log.finish("complete") | record.split(log.rows)
+
+
+class _TensorBoard:
+  """TensorBoard's own writer of events as a writer of metrics."""
+
+  def __init__(self, folder: str):
+    """Opens the file of events."""
+    self._events = summary.Writer(folder)
+
+  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Adds numbers by their names."""
+    for name, value in scalars.items():
+      self._events.add_scalar(name, value, step)
+
+  def flush(self) -> None:
+    """Writes everything to the disk."""
+    self._events.flush()
+
+  def close(self) -> None:
+    """Flushes, and ends the file."""
+    self._events.close()
 
 
 def _header(

@@ -81,7 +81,7 @@ def read_reports(output):
   return found
 
 
-STUDIES = pathlib.Path(cli.__file__).parents[1] / "gin/studies"
+STUDIES = pathlib.Path(__file__).parents[2] / "gin/studies"
 ARMS = sorted(p for p in STUDIES.rglob("*.gin") if p.name != "common.gin")
 
 
@@ -98,7 +98,7 @@ def test_every_arm_is_a_whole_run_of_its_own_name(path, tmp_path):
     given = [f"CHECKPOINT = {str(tmp_path)!r}"]
   runs = study.plan(str(path.parent), 2, "out", given)
   own = [run for run in runs if run.gin_files == [str(path)]]
-  num_tasks = {"paper_bbh": 27, "laptop_bbh": 2}.get(path.parent.name, 1)
+  num_tasks = 27 if path.parent.name == "paper_bbh" else 1
   assert len(own) == 2 * num_tasks
   for run in (own[0], own[num_tasks - 1]):
     config, _ = parsing.parse(run.gin_files, run.bindings, [])
@@ -589,7 +589,7 @@ def test_of_two_studies_in_a_folder_one_is_killed(finished, tmp_path):
   start = functools.partial(
     subprocess.Popen,
     command,
-    cwd=pathlib.Path(cli.__file__).parents[1],
+    cwd=pathlib.Path(__file__).parents[2],
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
     text=True,
@@ -619,7 +619,7 @@ def test_a_study_that_is_killed_ends_with_the_same_reports(finished, tmp_path):
   for seconds in (8, 12, 10, 15, 9):
     process = subprocess.Popen(
       command,
-      cwd=pathlib.Path(cli.__file__).parents[1],
+      cwd=pathlib.Path(__file__).parents[2],
       env=os.environ.copy(),
       stdout=subprocess.DEVNULL,
       stderr=subprocess.DEVNULL,
@@ -628,6 +628,6 @@ def test_a_study_that_is_killed_ends_with_the_same_reports(finished, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
   subprocess.run(
-    command, cwd=pathlib.Path(cli.__file__).parents[1], check=True, timeout=300
+    command, cwd=pathlib.Path(__file__).parents[2], check=True, timeout=300
   )
   assert read_reports(elsewhere) == read_reports(output)

@@ -3,9 +3,7 @@
 import ast
 import pathlib
 
-import cot_latent
-
-ROOT = pathlib.Path(cot_latent.__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 ALLOWED = ROOT / "cot_latent/configuration/gin_tables.py"
 
 

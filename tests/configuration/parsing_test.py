@@ -8,13 +8,12 @@ import pathlib
 import gin
 import pytest
 
-import cot_latent
 from cot_latent.configuration import parsing
 from cot_latent.data import prompts
 from cot_latent.data.source import Source
 from cot_latent.errors import UserError
 
-ROOT = pathlib.Path(cot_latent.__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 QUICKSTART = "gin/runs/quickstart.gin"
 HEAD = """\
 from __gin__ import dynamic_registration

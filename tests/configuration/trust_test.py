@@ -5,11 +5,10 @@ import sys
 
 import pytest
 
-import cot_latent
 from cot_latent.configuration import parsing, trust
 from cot_latent.errors import UserError
 
-GIN = pathlib.Path(cot_latent.__file__).parents[1] / "gin"
+GIN = pathlib.Path(__file__).parents[2] / "gin"
 PLACE = "there/report.json"
 DYNAMIC = "from __gin__ import dynamic_registration\n"
 

@@ -21,7 +21,7 @@ from cot_latent.data.open import open_task
 from cot_latent.data.prompts import COMPACT, DIRECT, Prompts
 from cot_latent.data.source import Source
 from cot_latent.errors import UserError
-from cot_latent.tasks import common, table
+from cot_latent.tasks import common, table, vocabularies
 from tests.asserts import message_of
 from tests.data.task_test import spell
 from tests.tasks import golden, pipeline
@@ -727,8 +727,8 @@ def test_another_preprocessor_changes_the_fingerprint():
         seqio.preprocessors.append_eos,
       ],
       output_features={
-        "inputs": seqio.Feature(common.VOCABULARY, add_eos=False),
-        "targets": seqio.Feature(common.VOCABULARY, add_eos=True),
+        "inputs": seqio.Feature(vocabularies.BYTES, add_eos=False),
+        "targets": seqio.Feature(vocabularies.BYTES, add_eos=True),
       },
       postprocess_fn=lambda text, **_: text,
       metric_fns=[],

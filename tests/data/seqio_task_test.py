@@ -12,7 +12,7 @@ from cot_latent.data import seqio_task
 from cot_latent.data.open import open_task as open_source
 from cot_latent.data.prompts import COMPACT, PAPER, Prompts
 from cot_latent.data.source import Source
-from cot_latent.tasks import common
+from cot_latent.tasks import common, vocabularies
 from tests.asserts import message_of
 from tests.data import task_test as examples_test
 from tests.data.task_test import ROWS, check_rows
@@ -20,8 +20,8 @@ from tests.tasks import pipeline
 
 ROOM = {"prompt_length": 100, "target_length": 100}
 FEATURES = {
-  "inputs": seqio.Feature(common.VOCABULARY, add_eos=False),
-  "targets": seqio.Feature(common.VOCABULARY, add_eos=True),
+  "inputs": seqio.Feature(vocabularies.BYTES, add_eos=False),
+  "targets": seqio.Feature(vocabularies.BYTES, add_eos=True),
 }
 FIELDS = ("id", "question", "answer", "guide", "inputs", "targets")
 

@@ -9,7 +9,6 @@ import shutil
 import jax
 import pytest
 
-import cot_latent
 from cot_latent.configuration import parsing
 from cot_latent.em import plan
 from cot_latent.runtime import files
@@ -26,7 +25,7 @@ from tests.training.kills import (
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
-ROOT = pathlib.Path(cot_latent.__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 METHODS = sorted(path.stem for path in (ROOT / "gin/methods").glob("*.gin"))
 STEPS = 7
 SMALL = f"""

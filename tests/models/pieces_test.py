@@ -4,13 +4,13 @@ import pytest
 
 from cot_latent.data.seqio_task import wrap_vocabulary
 from cot_latent.models import pieces
-from cot_latent.tasks import common
+from cot_latent.tasks import vocabularies
 from tests.models.hf import tokenizer_checkpoints as checkpoints
 
 
 def load(kind):
   folder = checkpoints.folders()[kind]
-  return wrap_vocabulary(common.load_vocabulary(str(folder), None))
+  return wrap_vocabulary(vocabularies.load(str(folder), None))
 
 
 @pytest.mark.parametrize("kind", [*checkpoints.MADE, "pieces"])

@@ -17,7 +17,7 @@ from cot_latent.models import stops, vocabularies
 from cot_latent.models.hf import tokenizer as hf_tokenizer
 from cot_latent.models.hf import tokenizer_files
 from cot_latent.models.token_bytes import TokenBytes, token_bytes
-from cot_latent.tasks import common
+from cot_latent.tasks import vocabularies as seqio_vocabularies
 from tests.models.hf import tokenizer_checkpoints
 from tests.tasks import pipeline
 
@@ -47,10 +47,10 @@ def vocabulary(name):
     return vocabularies.byte_vocabulary()
   if name in ("whole", "folding"):  # SentencePiece as SeqIO has it
     model = pipeline.sentencepiece_models()[name]
-    return wrap_vocabulary(common.load_vocabulary(model))
+    return wrap_vocabulary(seqio_vocabularies.load(model))
   if name == "pieces":  # as a checkpoint has it
     folder = tokenizer_checkpoints.folders()[name]
-    return wrap_vocabulary(common.load_vocabulary(str(folder)))
+    return wrap_vocabulary(seqio_vocabularies.load(str(folder)))
   folder = tokenizer_checkpoints.folders()[name]
   return hf_tokenizer.read_vocabulary(tokenizer_files.open_checkpoint(folder))
 
@@ -312,7 +312,7 @@ def test_the_text_ends_before_the_stop():
 
 def test_a_stop_that_cannot_be_written_is_refused():
   lacking = wrap_vocabulary(
-    common.load_vocabulary(pipeline.sentencepiece_models()["lacking"])
+    seqio_vocabularies.load(pipeline.sentencepiece_models()["lacking"])
   )
   with pytest.raises(UserError, match=r"STOP: .* cannot write '<b>'"):
     stops.compile_stop(lacking, (1,), ("a", "<b>"))

@@ -13,7 +13,7 @@ from cot_latent.data import prompts
 from cot_latent.data.seqio_task import wrap_vocabulary
 from cot_latent.errors import UserError
 from cot_latent.models import vocabularies
-from cot_latent.tasks import common
+from cot_latent.tasks import vocabularies as seqio_vocabularies
 from cot_latent.tasks.datasets import bbh, gsm8k
 from tests import asserts
 from tests.tasks import pipeline
@@ -24,8 +24,8 @@ EOS = 1
 @functools.cache
 def seqio_vocabulary(name):
   if name == "bytes":
-    return common.load_vocabulary(None)
-  return common.load_vocabulary(pipeline.sentencepiece_models()[name])
+    return seqio_vocabularies.load(None)
+  return seqio_vocabularies.load(pipeline.sentencepiece_models()[name])
 
 
 each_vocabulary = pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_whole_vocabulary_keeps_gsm8k(data_dir):
 
 def load(path):
   with pytest.raises(UserError) as error:
-    common.load_vocabulary(str(path))
+    seqio_vocabularies.load(str(path))
   text = str(error.value)
   assert type(error.value) is UserError
   assert len(text.splitlines()) == 1

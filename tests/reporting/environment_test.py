@@ -70,3 +70,16 @@ def test_changes_of_the_package_count(checkout, name, is_modified, in_diff):
   assert ("+two" in diff) == in_diff
   assert code["repository"] == "https://example.org/b"
   assert len(code["revision"]) == 40
+
+
+def test_a_wheel_is_named_by_its_files(tmp_path, monkeypatch):
+  package = str(tmp_path / "site-packages/cot_latent/__init__.py")
+  monkeypatch.setattr(environment.cot_latent, "__file__", package)
+  code, _ = environment.code()
+  assert code["revision"] is None
+  name = environment.code_name(code)
+  assert name.startswith("files sha256 ")
+  first = sorted(code["files"])[0]
+  other = code | {"files": code["files"] | {first: "0" * 64}}
+  assert environment.code_name(other) != name
+  assert environment.code_name(code | {"revision": "ab"}) == "ab"

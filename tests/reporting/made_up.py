@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 
-import cot_latent
 from cot_latent.reporting import (
   health,
   objective,
@@ -15,7 +14,7 @@ from cot_latent.reporting import (
 from cot_latent.reporting.tables import spec as table_spec
 from cot_latent.runtime import files
 
-ROOT = pathlib.Path(cot_latent.__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 TOTAL, NUM_VOTES = 200, 8
 
 

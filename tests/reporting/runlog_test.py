@@ -29,13 +29,13 @@ def note_all(log):
 
 
 class Shown:
-  """Stands for a writer of events; keeps what it is told."""
+  """Stands for a writer of metrics; keeps what it is told."""
 
   def __init__(self, is_broken=False):
     self.numbers, self.ends, self.is_broken = {}, [], is_broken
 
-  def add_scalar(self, tag, value, step):
-    self.numbers[tag, step] = value
+  def write_scalars(self, step, scalars):
+    self.numbers |= {(tag, step): value for tag, value in scalars.items()}
 
   def flush(self):
     self.ends.append("flush")
@@ -73,9 +73,9 @@ def test_a_phase_that_fails_has_no_row(tmp_path):
   assert log.rows == []
 
 
-def test_tensorboard_is_shown_numbers_with_a_slash(tmp_path):
+def test_writers_are_shown_numbers_with_a_slash(tmp_path):
   log, shown = open_log(tmp_path), Shown()
-  log.events = shown
+  log.writers = [shown]
   note_all(log)
   log.finish("complete")
   assert shown.numbers["chain/accept_rate", 2] == 0.5
@@ -122,7 +122,7 @@ def test_a_report_names_what_ended_the_run(
   tmp_path, error, status, says, is_broken
 ):
   log, shown = open_log(tmp_path), Shown(is_broken)
-  log.events = shown
+  log.writers = [shown]
   log.step(1, made_up.metrics())
   with pytest.raises(type(error)) as caught, log.guarded():
     raise error

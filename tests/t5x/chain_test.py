@@ -25,7 +25,8 @@ PERIODS = (f"--gin.EVAL_PERIOD={STEPS}", f"--gin.CHECKPOINT_PERIOD={STEPS}")
 
 
 def train_base(directory, kind="chain"):
-  # Killed at its last checkpoint: T5X takes a minute to end after it.
+  # Killed at its last checkpoint: `python -m t5x.train` ends up to a minute
+  # after it.
   runs.run_until(
     directory,
     BASE_STEPS,
@@ -66,6 +67,7 @@ def test_a_twin_that_learns_nothing_does_not_improve(base, tmp_path):
   assert after == before
 
 
+@pytest.mark.slow
 def test_it_improves_in_the_embedded_trainer(base, tmp_path):
   source, folder = tmp_path / "source", tmp_path / "folder"
   source.mkdir()

@@ -10,7 +10,8 @@ from t5x import train as train_script
 from cot_latent import cli
 from cot_latent.configuration import parsing
 from cot_latent.t5x import launch
-from tests import configs_test
+from tests import configs_test, memory_writer
+from tests.params import by_day
 from tests.t5x import fitted, runs
 
 FOLDERS = parsing.package_folders()
@@ -122,7 +123,7 @@ CHAIN = "gin/t5x/trice_chain.gin"
     ),
     ("--gin.MODEL_DIR='runs/x'", "DIR = 'runs/x' must be an absolute path"),
     ("--gin.INITIAL_CHECKPOINT_PATH='x'", "PATH = 'x' must be an absolute"),
-    ("--gin.INITIAL_CHECKPOINT_PATH='/nowhere'", "'/nowhere' is not there"),
+    ("--gin.INITIAL_CHECKPOINT_PATH='/nowhere'", "'/nowhere' does not exist"),
     ("--gin.TRAIN_STEPS_RELATIVE=5", "set TRAIN_STEPS to the steps of"),
     (
       "--gin.TRAIN_STEP=9",
@@ -131,7 +132,6 @@ CHAIN = "gin/t5x/trice_chain.gin"
     ("--gin.trian/utils.DatasetConfig.seed=3", "uses .* did you mean train/"),
     ("--gin.TASK_FEATURE_LENGTHS={'inputs': 8}", "PROMPT_LENGTH and MAX_LENG"),
     ("--gin.MIXTURE_OR_TASK_NAME='chian_v1'", "NAME = 'chian_v1': no task"),
-    ("--gin.MIXTURE_OR_TASK_NAME='chain'", "_TASK_NAME = 'chain_v1'"),
     ("--gin_file=gin/runs/quickstart.gin", "this is for the embedded trainer"),
     ("--gin.TASK='chian'", "did you mean chain"),
     ("--gin.BATCH_SIZE=100_000", "set a smaller BATCH_SIZE"),
@@ -226,7 +226,13 @@ def train(directory, *gin_files, bindings=(), periods=STEPS):
     return configured()
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if "few_shot" not in m])
+@pytest.mark.parametrize(
+  "method",
+  by_day(
+    [m for m in METHODS if "few_shot" not in m],
+    *(f"gin/methods/{name}.gin" for name in ("trice", "rloo", "star")),
+  ),
+)
 def test_a_method_trains(method, tmp_path):
   files = [runs.SMALL, method]
   name = pathlib.Path(method).stem
@@ -285,6 +291,20 @@ def test_an_action_of_t5x_ends_it(tmp_path):
   step, _ = train(tmp_path / "run", "tests/t5x/stopped.gin", periods=2)
   assert step == 2
   assert int(runs.memory(tmp_path / "run", 2)["step"]) == 2
+
+
+def test_metrics_and_a_profile_are_written(tmp_path):
+  memory_writer.made.clear()
+  profile = ["PROFILE_STEPS = (2, 3)"]
+  files = (runs.SMALL, "tests/t5x/watched.gin")
+  train(tmp_path / "run", *files, bindings=profile)
+  (writer,) = memory_writer.made
+  assert writer.is_closed
+  assert [step for step, row in writer.scalars if "grad/loss" in row] == [
+    *range(1, STEPS + 1)
+  ]
+  assert len(writer.values("eval/greedy_accuracy")) == 2
+  assert len(list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))) == 1
 
 
 def test_methods_with_a_pool_are_these():

@@ -37,7 +37,7 @@ def test_files_are_found_from_another_folder(tmp_path):
     cwd=tmp_path,
   )
   assert done.returncode == 2
-  assert "'/nowhere' is not there" in done.stderr
+  assert "'/nowhere' does not exist" in done.stderr
 
 
 def test_devices_that_do_not_divide_the_heads_are_one_line(tmp_path):

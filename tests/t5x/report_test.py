@@ -197,6 +197,7 @@ def test_a_complete_report_without_checkpoints_is_kept(run):
   assert (run / "report.json").read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_run_counts_from_its_checkpoint(whole, tmp_path):
   directory = tmp_path / "run"
   base = f"--gin.INITIAL_CHECKPOINT_PATH='{whole}/checkpoint_{STEPS}'"
@@ -290,6 +291,7 @@ def test_it_is_repeated_from_its_report_alone(run, tmp_path):
   assert again["t5x"] == old["t5x"]
 
 
+@pytest.mark.slow
 def test_a_repetition_with_other_code_is_refused_unless_allowed(run, tmp_path):
   path = run / "report.json"
   report = json.loads(path.read_text())

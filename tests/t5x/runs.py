@@ -12,9 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-import cot_latent
-
-ROOT = pathlib.Path(cot_latent.__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 SMALL = "tests/t5x/small.gin"
 LIMIT = 300  # seconds
 
@@ -31,7 +29,8 @@ def environment(num_devices=1):
   paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
   return os.environ | {
     "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
+    f"--xla_force_host_platform_device_count={num_devices}",
     "JAX_PLATFORMS": "cpu",
   }
 

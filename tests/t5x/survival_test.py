@@ -47,6 +47,7 @@ def test_a_memory_that_was_lost_is_noticed(tmp_path):
   assert not (directory / "checkpoint_6").exists()
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_a_model_of_the_embedded_trainer(tmp_path):
   source, directory = tmp_path / "source", tmp_path / "run"
   source.mkdir()

@@ -13,7 +13,7 @@ from cot_latent.data.prompts import COMPACT, DIRECT, PAPER, Prompts
 from cot_latent.data.source import Source
 from cot_latent.errors import UserError
 from cot_latent.tasks import all as all_tasks
-from cot_latent.tasks import bbh, common
+from cot_latent.tasks import bbh, common, vocabularies
 from tests.asserts import message_of
 from tests.models.hf import tokenizer_checkpoints
 from tests.tasks import pipeline
@@ -371,7 +371,7 @@ def test_prefixes_of_prompts_and_guides(register):
   name = register(toy_rows, exemplars=lambda data_dir: worked)
   before = "Question: w\nAnswer: {}Let's think step by step.\nIt is W.\n\n"
   for model in (None, whole()):
-    encode = common.load_vocabulary(model).encode
+    encode = vocabularies.load(model).encode
     task = open_task(Source(name, prompts=FEW_SHOT, vocabulary=model))
     plain = open_task(Source(name, vocabulary=model))
     rows, wanted = task.read("train"), plain.read("train")

@@ -176,8 +176,12 @@ def solve_counting(question):
 
 
 def read_counting(question, steps):
+  return read_sum(parse_things(question), steps)
+
+
+def read_sum(things, steps):
   total, judged = 0, []
-  for (number, noun), step in zip(parse_things(question), steps, strict=True):
+  for (number, noun), step in zip(things, steps, strict=True):
     result = int(cut(step, f"{noun}: {total} + {number} = "))
     judged.append(result == total + number)
     total = result
@@ -230,13 +234,7 @@ def solve_inventory(question):
 
 
 def read_inventory(question, steps):
-  total, judged = 0, []
-  things = parse_inventory(question)
-  for (number, entry), step in zip(things, steps, strict=True):
-    result = int(cut(step, f"{entry}: {total} + {number} = "))
-    judged.append(result == total + number)
-    total = result
-  return judged, str(total)
+  return read_sum(parse_inventory(question), steps)
 
 
 def parse_swaps(question):

@@ -2,16 +2,19 @@
 
 `In the shed I see a saw, two hammers and a kite. How many tools do I see?`
 
+The steps are those of object counting, with the number's word before the noun:
+`two hammers: 1 + 2 = 3`.
+
 Level: level + 1 kinds of things. In four lists of five all of them are of the
 sort that is asked for; in the fifth list one or two are not, but at least one
 is.
 """
 
 import random
-from typing import NamedTuple
 
 from cot_latent.tasks.synthetic import draw
-from cot_latent.tasks.synthetic.kind import Kind, Problem, Slip
+from cot_latent.tasks.synthetic.kind import Kind, Problem
+from cot_latent.tasks.synthetic.object_counting import Entry, solve
 
 # An irregular plural stands after a slash.
 SORTS = {
@@ -63,20 +66,6 @@ _PLACES = ("shed", "cellar", "attic", "hall", "yard", "loft")
 _NUMBERS = ("a", "two", "three", "four", "five")
 
 
-class Entry(NamedTuple):
-  """Some things of the list.
-
-  Attributes:
-    text: Words for them, such as `two saws`.
-    number: Number of things.
-    is_asked: Whether the question asks for their sort.
-  """
-
-  text: str
-  number: int
-  is_asked: bool
-
-
 def _words(noun: str, number: int) -> str:
   """Writes some things: `a saw`, `an axe`, `two knives`."""
   singular, _, plural = noun.partition("/")
@@ -100,26 +89,14 @@ def make_problem(rng: random.Random, level: int) -> Problem:
     # Most things are there once.
     number = 1 if rng.random() < 0.6 else 1 + draw.below(rng, len(_NUMBERS))
     is_asked = place < num_entries - num_others
-    entries.append(Entry(_words(nouns[place], number), number, is_asked))
-  *before, last = (entry.text for entry in entries)
+    words = _words(nouns[place], number)
+    entries.append(Entry(number, words, is_asked))
+  *before, last = (entry.noun for entry in entries)
   things = f"{', '.join(before)} and {last}"
   question = draw.choice(rng, _WORDINGS).format(
     place=draw.choice(rng, _PLACES), things=things, sort=sort
   )
   return Problem(question, entries)
-
-
-def solve(entries: list[Entry], slip: Slip) -> tuple[list[str], str]:
-  """Adds up: `two saws: 1 + 2 = 3`; a slip is off by 1 or 2."""
-  total, steps = 0, []
-  for text, number, is_asked in entries:
-    if is_asked:
-      right = total + number
-      wrong = (right + off for off in (-2, -1, 1, 2) if right + off > 0)
-      result = slip(right, wrong)
-      steps.append(f"{text}: {total} + {number} = {result}")
-      total = result
-  return steps, str(total)
 
 
 def guess(rng: random.Random, entries: list[Entry]) -> str:

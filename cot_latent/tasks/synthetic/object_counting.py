@@ -44,7 +44,7 @@ class Entry(NamedTuple):
 
   Attributes:
     number: Number of things.
-    noun: Name of the thing, singular or plural.
+    noun: Name of the things, singular or plural, as a step repeats it.
     is_asked: Whether the question asks for their sort.
   """
 

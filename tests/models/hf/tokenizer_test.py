@@ -22,6 +22,7 @@ from cot_latent.data.seqio_task import wrap_vocabulary
 from cot_latent.data.source import Source
 from cot_latent.models import vocabularies
 from cot_latent.tasks import common
+from cot_latent.tasks import vocabularies as seqio_vocabularies
 from cot_latent.tasks.datasets import bbh, gsm8k
 from tests.asserts import message_of
 from tests.data import cache_test
@@ -45,7 +46,7 @@ SPECIAL = [
 
 @functools.cache
 def load(kind, bos=None):
-  return common.load_vocabulary(str(checkpoints.folders()[kind]), bos)
+  return seqio_vocabularies.load(str(checkpoints.folders()[kind]), bos)
 
 
 def own_tokenizer(kind):
@@ -184,7 +185,7 @@ def test_transformers_has_the_same_ids(tmp_path):
     config = folder / "config.json"
     if config.exists():
       (tmp_path / kind / "config.json").write_bytes(config.read_bytes())
-    again = common.load_vocabulary(str(tmp_path / kind))
+    again = seqio_vocabularies.load(str(tmp_path / kind))
     for name in ("vocab_size", "eos_id", "bos_id", "padding_id"):
       assert getattr(again, name) == getattr(vocabulary, name), (kind, name)
     for text in texts_of(kind):
@@ -332,7 +333,7 @@ def test_a_file_like_t5s_keeps_words(tmp_path):
   folder = checkpoints.write(
     tmp_path, checkpoints.t5_of_words(), tokenizer_config={"eos_token": "</s>"}
   )
-  vocabulary = common.load_vocabulary(str(folder))
+  vocabulary = seqio_vocabularies.load(str(folder))
   text = "The answer is abc"
   assert vocabulary.decode(vocabulary.encode(text)) == text
   tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -346,7 +347,7 @@ def test_what_a_training_script_left_is_not_used(tmp_path):
   made.model.dropout = 0.9
   _, settings, _, _ = checkpoints.MADE["llama_3"]
   folder = checkpoints.write(tmp_path, made, tokenizer_config=settings)
-  vocabulary = common.load_vocabulary(str(folder))
+  vocabulary = seqio_vocabularies.load(str(folder))
   for text in TEXTS:
     assert vocabulary.encode(text) == load("llama_3").encode(text)
 
@@ -372,12 +373,16 @@ def test_tensorflow_encodes_and_decodes_the_same(kind):
 
 def test_vocabularies_are_compared_by_content():
   path = str(checkpoints.folders()["llama_3"])
-  one, other = common.load_vocabulary(path), common.load_vocabulary(path)
-  file = common.load_vocabulary(f"{path}/tokenizer.json")
+  one, other = seqio_vocabularies.load(path), seqio_vocabularies.load(path)
+  file = seqio_vocabularies.load(f"{path}/tokenizer.json")
   assert one == other == file
   assert hash(one) == hash(other)
   assert str(one) == one.wrapped.name
-  for changed in (load("qwen"), load("llama_3", False), common.VOCABULARY):
+  for changed in (
+    load("qwen"),
+    load("llama_3", False),
+    seqio_vocabularies.BYTES,
+  ):
     assert one != changed
   seqio.Feature(one)
 
@@ -637,7 +642,7 @@ def save(folder, tokenizer=None, **contents):
 )
 def test_folders_that_are_refused(contents, said, tmp_path):
   folder = save(tmp_path, **contents)
-  text = message_of(common.load_vocabulary, folder)
+  text = message_of(seqio_vocabularies.load, folder)
   assert str(tmp_path) in text
   assert said in text
 
@@ -646,21 +651,21 @@ def test_nothing_to_pad_with(tmp_path):
   made = checkpoints.byte_level(["<|end_of_text|>"])
   folder = save(tmp_path, made, tokenizer_config=EOS)
   assert "has no token for padding: " in message_of(
-    common.load_vocabulary, folder
+    seqio_vocabularies.load, folder
   )
   # A pad_token that is text, or EOS itself, does not count.
   for pad in ("a", "<|end_of_text|>", "<none>"):
     save(tmp_path, made, tokenizer_config=EOS | {"pad_token": pad})
-    message_of(common.load_vocabulary, folder)
+    message_of(seqio_vocabularies.load, folder)
   save(tmp_path, made, tokenizer_config=EOS, config={"vocab_size": 342})
-  assert common.load_vocabulary(folder).padding_id == 341
+  assert seqio_vocabularies.load(folder).padding_id == 341
 
 
 @pytest.mark.parametrize("place", ["config", "generation_config"])
 @pytest.mark.parametrize("given", [341, [341, 342]])
 def test_eos_of_the_models_own_files(place, given, tmp_path):
   folder = save(tmp_path, **{place: {"eos_token_id": given}})
-  assert common.load_vocabulary(folder).eos_id == 341
+  assert seqio_vocabularies.load(folder).eos_id == 341
 
 
 def test_bos_of_the_post_processor(tmp_path):
@@ -673,7 +678,7 @@ def test_bos_of_the_post_processor(tmp_path):
     ({"add_bos_token": True}, False, False),
   ):
     folder = save(tmp_path, made, tokenizer_config=EOS | settings)
-    found = common.load_vocabulary(folder, asked).bos_id
+    found = seqio_vocabularies.load(folder, asked).bos_id
     assert found == (340 if has_bos else None)
 
 
@@ -684,9 +689,9 @@ def test_several_tokens_in_front(tmp_path):
     special_tokens=[("<|begin_of_text|>", 340), ("<|more|>", 343)],
   )
   folder = save(tmp_path, made, tokenizer_config=EOS)
-  text = message_of(common.load_vocabulary, folder)
+  text = message_of(seqio_vocabularies.load, folder)
   assert "puts 2 tokens before a text; only one, BOS, is supported" in text
-  assert common.load_vocabulary(folder, False).bos_id is None
+  assert seqio_vocabularies.load(folder, False).bos_id is None
 
 
 def test_a_decoder_that_puts_spaces_between_tokens(tmp_path):
@@ -694,7 +699,7 @@ def test_a_decoder_that_puts_spaces_between_tokens(tmp_path):
   made.decoder = None
   folder = save(tmp_path, made, tokenizer_config=EOS)
   assert "decodes tokens differently after other tokens" in message_of(
-    common.load_vocabulary, folder
+    seqio_vocabularies.load, folder
   )
 
 
@@ -705,7 +710,7 @@ def test_files_that_are_no_tokenizer(content, tmp_path):
   path = tmp_path / "tokenizer.json"
   path.write_bytes(content)
   for asked in (tmp_path, path):
-    text = message_of(common.load_vocabulary, str(asked))
+    text = message_of(seqio_vocabularies.load, str(asked))
     assert text.startswith(f"VOCABULARY: {path} is not a tokenizer.json (")
 
 
@@ -715,28 +720,28 @@ def test_added_tokens_that_would_have_other_ids(tmp_path):
   content = json.loads(path.read_text())
   content["added_tokens"][-1]["id"] = 500
   path.write_text(json.dumps(content))
-  assert message_of(common.load_vocabulary, folder) == (
+  assert message_of(seqio_vocabularies.load, folder) == (
     f"VOCABULARY: {path} is not a tokenizer.json (the added token '<|more|>' "
     "cannot have id 500)"
   )
 
 
 def test_folders_without_a_tokenizer(tmp_path):
-  assert message_of(common.load_vocabulary, str(tmp_path)) == (
+  assert message_of(seqio_vocabularies.load, str(tmp_path)) == (
     f"VOCABULARY: {tmp_path} has no tokenizer.json, tokenizer.model or "
     "spiece.model"
   )
   path = tmp_path / "none"
   said = f"VOCABULARY: there is no file {path}"
-  assert message_of(common.load_vocabulary, str(path)) == said
+  assert message_of(seqio_vocabularies.load, str(path)) == said
 
 
 def test_bos_where_there_can_be_none():
   path = pipeline.sentencepiece_models()["whole"]
   for asked, what in ((None, "bytes have"), (path, f"{path} has")):
-    text = message_of(common.load_vocabulary, asked, True)
+    text = message_of(seqio_vocabularies.load, asked, True)
     assert text.startswith(f"Source.bos: {what} no BOS")
-    assert common.load_vocabulary(asked, False) is not None
+    assert seqio_vocabularies.load(asked, False) is not None
 
 
 # SentencePiece -----------------------------------------------------------
@@ -746,18 +751,18 @@ def test_bos_where_there_can_be_none():
 def test_pieces_of_a_checkpoint(name, tmp_path):
   content = pipeline.train_sentencepiece(bos_id=3)
   (tmp_path / name).write_bytes(content)
-  vocabulary = common.load_vocabulary(str(tmp_path))
+  vocabulary = seqio_vocabularies.load(str(tmp_path))
   wrapped = wrap_vocabulary(vocabulary)
   assert (wrapped.size, wrapped.eos_id, wrapped.bos_id) == (450, 1, None)
   assert vocabulary.padding_id == wrapped.padding_id == 0
   digest = hashlib.sha256(content).hexdigest()[:16]
   assert wrapped.name == f"CheckpointPieces(sha256 {digest})"
   # Those of the file, except the space before a text.
-  plain = common.load_vocabulary(str(tmp_path / name))
+  plain = seqio_vocabularies.load(str(tmp_path / name))
   for text in ("The answer", "a", "a b"):
     assert vocabulary.encode(f" {text}") == plain.encode(text)
   checkpoints.write(tmp_path, config={"vocab_size": 512})
-  vocabulary = common.load_vocabulary(str(tmp_path), True)
+  vocabulary = seqio_vocabularies.load(str(tmp_path), True)
   wrapped = wrap_vocabulary(vocabulary)
   assert (wrapped.size, wrapped.bos_id) == (512, 3)
   assert wrapped.name == f"CheckpointPieces(sha256 {digest}, BOS 3)"
@@ -767,14 +772,14 @@ def test_pieces_that_are_refused(tmp_path):
   path = tmp_path / "tokenizer.model"
   path.write_bytes(b"tiktoken, say")
   said = f"VOCABULARY: {path} is not a SentencePiece model ("
-  assert message_of(common.load_vocabulary, str(tmp_path)).startswith(said)
+  assert message_of(seqio_vocabularies.load, str(tmp_path)).startswith(said)
   other = tmp_path / "llama_2"
   other.mkdir()
   path = other / "tokenizer.model"
   path.write_bytes(
     pipeline.train_sentencepiece(pad_id=-1, unk_id=0, bos_id=1, eos_id=2)
   )
-  assert message_of(common.load_vocabulary, str(other)) == (
+  assert message_of(seqio_vocabularies.load, str(other)) == (
     f"VOCABULARY: {path} has pad id -1 and EOS id 2; SeqIO needs 0 and 1 "
     "(spm_train --pad_id=0 --eos_id=1 --unk_id=2), or a tokenizer.json beside "
     "it"
@@ -783,9 +788,9 @@ def test_pieces_that_are_refused(tmp_path):
   third.mkdir()
   path = third / "spiece.model"
   path.write_bytes(pipeline.train_sentencepiece())
-  text = message_of(common.load_vocabulary, str(third), True)
+  text = message_of(seqio_vocabularies.load, str(third), True)
   assert text.endswith("prompts must begin with BOS, and it has none")
   checkpoints.write(third, config={"vocab_size": 9})
-  assert message_of(common.load_vocabulary, str(third)) == (
+  assert message_of(seqio_vocabularies.load, str(third)) == (
     f"VOCABULARY: {path} has 450 pieces, and config.json a vocab_size of 9"
   )
