@@ -35,7 +35,7 @@ HEAD = ("model", "trained", "topology", "mesh", "fits", "GiB", "s a step")
 
 
 def main() -> None:
-  """Makes the plans that are missing, and prints the table of those there."""
+  """Makes the plans that are missing, and prints the table of all."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--output", type=pathlib.Path, required=True)
   parser.add_argument("--only", default="", help="a part of a plan's name")

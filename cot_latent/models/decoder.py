@@ -238,7 +238,7 @@ class Block(nn.Module):
     else:
       axes = partitioning.cache_axes(self.layout, config.kv_heads)
       cache = self._constrain(cache.write(new, column), *axes)
-      # Each part of the positions is attended to by all heads.
+      # A device with a part of the positions computes all heads' scores of it.
       query = query if "kv_heads" in axes else self._constrain(query, "batch")
       parts = [*earlier, (cache, mask)]
       attended = attention.attend(
@@ -352,8 +352,8 @@ class Decoder(nn.Module):
   def _is_looped(self, cache) -> bool:
     """Whether one loop runs all layers.
 
-    A decoding step does without: it would copy caches, and layers that are
-    compiled one by one read their weights where they are.
+    A decoding step has no loop, which would copy its caches and weights: its
+    layers are compiled one by one, and use both where they are.
     """
     if cache is not None or self.is_initializing():
       return False

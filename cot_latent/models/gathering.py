@@ -17,9 +17,10 @@ def gathered(
   Its gradient is summed in the parameter's own type, to where it is stored.
 
   Args:
-    layout: Mesh and rules; None is one device.
+    layout: Mesh and rules; None is one device, where the parameter is returned
+      as it is.
     array: A traced parameter.
-    dtype: Type in which it is sent, and needed.
+    dtype: Type in which it is gathered and returned.
     *names: Names of its axes; none for one whose axes have no names.
   """
   if layout is None:
@@ -31,8 +32,8 @@ def gathered(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _gathered(layout, names, stored_dtype, dtype, array):
-  # Before it is gathered, it is where it is stored: a slice of stacked layers
-  # too, which XLA could else gather all at once.
+  # Without this constraint XLA could gather all of a loop's stacked layers at
+  # once, and not the slice of one.
   array = _as_stored(layout, names, array.astype(dtype))
   return partitioning.constrain(layout, array, *names)
 

@@ -35,7 +35,7 @@ RULES: Rules = (
   ("vocab", "model"),
   ("heads", "model"),
   ("kv_heads", "model"),
-  ("positions", "model"),  # of caches whose heads cannot be
+  ("positions", "model"),  # of caches whose heads do not divide
   ("mlp", "model"),
   ("embed", None),
   ("kv", None),
@@ -255,10 +255,10 @@ def constrain_rows(layout: Layout | None, tree: Any) -> Any:
 
 
 def cache_axes(layout: Layout | None, num_heads: int) -> tuple[str | None, ...]:
-  """Names the first axes of a row's cache [B, K, C, D].
+  """Names the first axes of the rows' caches [B, K, C, D].
 
-  Where heads do not divide into the shards, each device would have them all. So
-  a decoding loop's caches are cut along the positions C instead.
+  Heads that do not divide into the shards are whole on each device. A decoding
+  loop's caches are then sharded along the positions C instead, if these divide.
 
   Args:
     layout: Mesh and rules; None is one device.
@@ -307,7 +307,7 @@ def param_shardings(layout: Layout, boxed: Any) -> Any:
 
 
 def _possible_shards(layout: Layout, leaves: list[Any]) -> list[int]:
-  """Numbers of shards that divide the devices, and each axis that they cut."""
+  """Numbers of shards that divide the devices and every axis they cut."""
   cut = {
     size
     for leaf in leaves

@@ -1,9 +1,10 @@
 """One loop over layers that are alike: compiled once, however many there are.
 
 Parameters stay stored by layer, with the names and in the files of a model
-without a loop. A compiled function that loops stacks them first, which copies
-what the device stores of them. So it is done where that is a part: on a mesh,
-and where the layers are large enough that compiling each takes long.
+without a loop. A compiled function stacks them before it loops, and so copies
+all that the device has of them. So there is a loop only on a mesh, where a
+device stores a part, and only for layers so large that compiling each takes
+long.
 """
 
 import math
@@ -42,15 +43,15 @@ def loop(
   """Runs layers one after the other, in a loop.
 
   Args:
-    run: Runs one: what the layer before returned first, and what is a layer's
-      own, make the same and another result.
-    x: What the first layer gets.
-    layers: Trees of what is each layer's own, of the same structure.
-    remat: Whether only x is stored for the gradient, and the rest is computed
-      again.
+    run: Runs one layer: (x, the layer's own arrays) -> (the next layer's x,
+      another result).
+    x: Input of the first layer.
+    layers: Each layer's own arrays, trees of the same structure and shapes.
+    remat: Whether only each layer's input is stored for the gradient, and the
+      rest is computed again.
 
   Returns:
-    What the last layer returned first; and each layer's other result.
+    The last layer's x, and each layer's other result.
   """
   stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
   if remat:

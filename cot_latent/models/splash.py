@@ -33,8 +33,9 @@ def is_faster(length: int, has_local_layers: bool) -> bool:
 
   Args:
     length: S.
-    has_local_layers: Whether some layers see a window alone. Padding between
-      prefix and prompt makes that a mask of each row, which the kernel lacks.
+    has_local_layers: Whether some layers see a window alone. A row has padding
+      between prefix and prompt, so each row's window is another mask, and the
+      kernel takes one mask for all rows.
   """
   is_long = length >= _LEAST_LENGTH and not has_local_layers
   return is_long and products.platform() == "tpu"
@@ -51,7 +52,7 @@ def attend(
 ) -> jax.Array:
   """Dot-product attention of sequences to themselves and a shared prefix.
 
-  A row's copy of the prefix is made for one layer at a time.
+  Each row gets a copy of the prefix, which its gradient keeps.
 
   Args:
     layout: Mesh and rules; None is one device.
@@ -65,32 +66,31 @@ def attend(
   Returns:
     [B, H, S, D]; arbitrary at a position that sees nothing.
   """
-  parts = [*own] if shared is None else [*own, *shared]
+  parts = [*own]
+  if shared is not None:
+    # In float32 the gradients of all rows are summed in float32.
+    parts += [part.astype(jnp.float32) for part in shared]
   run = functools.partial(_of_device, softcap, interpret)
   if layout is None:
     return run(query, is_real, *parts)
-  heads = query.shape[1]
-  own_heads, kv_heads = own.keys.shape[1], "kv_heads"
-  if not layout.divides(own_heads, "kv_heads"):
-    # Each device has all of them, and needs those of its own queries.
-    times, kv_heads = heads // own_heads, "heads"
+  heads, kv_heads = query.shape[1], own.keys.shape[1]
+  sharding = layout.sharding_of(query.shape, "batch", "heads")
+  over_rows, over_heads = sharding.spec
+  if kv_heads % (heads // sharding.shard_shape(query.shape)[1]):
+    # Each device needs the keys and values of its own queries' heads.
+    times = heads // kv_heads
     parts = [jnp.repeat(part, times, axis=part.ndim - 3) for part in parts]
-
-  def spec(array: jax.Array, *names: str) -> PartitionSpec:
-    return layout.sharding_of(array.shape, *names).spec
-
-  rows = [spec(part, "batch", kv_heads) for part in parts[:2]]
-  of_all = [spec(part, kv_heads) for part in parts[2:]]
+  of_rows = PartitionSpec(over_rows, over_heads)
   run = jax.shard_map(
     run,
     mesh=layout.mesh,
     in_specs=(
-      spec(query, "batch", "heads"),
-      spec(is_real, "batch"),
-      *rows,
-      *of_all,
+      of_rows,
+      PartitionSpec(over_rows),
+      *[of_rows] * 2,
+      *[PartitionSpec(over_heads)] * (len(parts) - 2),
     ),
-    out_specs=spec(query, "batch", "heads"),
+    out_specs=of_rows,
     check_vma=False,
   )
   return run(query, is_real, *parts)
@@ -109,11 +109,13 @@ def _of_device(
   rows, heads, length, _ = query.shape
   before = shared[0].shape[1] if shared else 0
   if shared:
+    copies = [
+      jnp.broadcast_to(part, (rows, *part.shape)).astype(keys.dtype)
+      for part in shared
+    ]
     keys, values = (
-      jnp.concatenate(
-        [jnp.broadcast_to(first, (rows, *first.shape)), rest], axis=2
-      )
-      for first, rest in zip(shared, (keys, values), strict=True)
+      jnp.concatenate(pair, axis=2)
+      for pair in zip(copies, (keys, values), strict=True)
     )
   num_queries, num_keys = _up(length), _up(before + length)
   # Nothing sees a key of segment 0.

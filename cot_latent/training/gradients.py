@@ -101,14 +101,14 @@ def begin(model: LanguageModel, params: Any, frozen: Any, prefix: Any) -> Any:
 
 
 def zeros(params: Any, shared: Any) -> Sums:
-  """Returns the sums over no rows; the prefix' are of float32 at least."""
+  """Returns sums over no rows; those of the prefix have at least float32."""
 
   def zeros_like(leaf):
     dtype = jnp.promote_types(leaf.dtype, jnp.float32)
     return jnp.zeros_like(leaf, dtype)
 
   return Sums(
-    jnp.zeros_like(jnp.float32(0)),
+    jnp.zeros((), jnp.float32),
     jax.tree.map(jnp.zeros_like, params),
     jax.tree.map(zeros_like, _inexact(shared)),
   )
