@@ -6,9 +6,11 @@ import json
 import pytest
 
 from cot_latent import cli
+from cot_latent.models import scanned
 
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 QUICKSTART = "--gin_file=gin/runs/quickstart.gin"
+SHARDS = "--gin.NUM_MODEL_SHARDS"
 PLAN = (QUICKSTART, "--dry_run", "--topology=v5e:2x2")
 
 
@@ -51,15 +53,20 @@ def test_a_plan_needs_libtpu(capsys):
 
 @pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu")
 @pytest.mark.parametrize(
-  ("topology", "shards", "message"),
+  ("topology", "setting", "message"),
   [
-    ("v5e:3x3", 1, "libtpu has no such topology (Topology layout"),
-    ("v5e:2x2", 3, "a mesh of 1 x 3 (data x model) does not fit the 4 devices"),
-    ("v6e:4x4", 8, "equal parts: set NUM_MODEL_SHARDS to 1 or 2 or 4"),
+    ("v5e:3x3", "--layers=1", "libtpu has no such topology (Topology layout"),
+    ("v5e:2x2", "--layers=2", "models of 3 and 5 layers would be compiled"),
+    (
+      "v5e:2x2",
+      f"{SHARDS}=3",
+      "1 x 3 (data x model) does not fit the 4 devices",
+    ),
+    ("v6e:4x4", f"{SHARDS}=8", "parts: set NUM_MODEL_SHARDS to 1 or 2 or 4"),
   ],
 )
-def test_what_cannot_be_planned_is_one_line(capsys, topology, shards, message):
-  settings = f"--topology={topology}", f"--gin.NUM_MODEL_SHARDS={shards}"
+def test_what_cannot_be_planned_is_one_line(capsys, topology, setting, message):
+  settings = f"--topology={topology}", setting
   assumed = "--assume=vocab=259,prompt=24"
   status, printed = call(capsys, *PLAN[:2], *settings, assumed)
   assert status == 2
@@ -85,6 +92,14 @@ SMALL = (
 SMALLEST = 256 * 128 * 2
 
 
+def make_plan(folder, topology, *more):
+  """The plan of two layers, two shards of parameters; and its page."""
+  output = folder / "plan.json"
+  arguments = *SMALL, f"{SHARDS}=2", f"--topology={topology}", *more
+  assert cli.main(["train", *arguments, f"--output={output}"]) == 0
+  return json.loads(output.read_text()), output.with_suffix(".html").read_text()
+
+
 @pytest.fixture(
   scope="module",
   params=[
@@ -95,14 +110,11 @@ SMALLEST = 256 * 128 * 2
   ],
 )
 def plan(request, tmp_path_factory):
-  """The plan of two layers, two shards of parameters; and its page."""
-  output = tmp_path_factory.mktemp("plan") / "plan.json"
-  shards = "--gin.NUM_MODEL_SHARDS=2"
-  topology = f"--topology={request.param}"
-  assert (
-    cli.main(["train", *SMALL, shards, topology, f"--output={output}"]) == 0
-  )
-  return json.loads(output.read_text()), output.with_suffix(".html").read_text()
+  """Layers are unrolled on the one topology, and looped on the other."""
+  with pytest.MonkeyPatch.context() as patch:
+    if request.param == "v6e:4x4":
+      patch.setattr(scanned, "LEAST_PARAMS", 0)
+    return make_plan(tmp_path_factory.mktemp("plan"), request.param)
 
 
 def test_a_plan_names_what_a_run_needs(plan):
@@ -134,6 +146,16 @@ def test_weights_are_gathered_once_before_rows_are_drawn(plan):
   inside = rows["E-step: sample"]["collectives"]["per_token"]
   assert inside.get("all-gather", {"bytes": 0})["bytes"] < SMALLEST
   assert inside["all-reduce"]["bytes"] < SMALLEST
+
+
+@pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu")
+def test_no_updates_are_gathered_for_each_token(tmp_path):
+  lora = "--gin_file=gin/tuning/lora.gin", "--gin.PARAM_DTYPE='bfloat16'"
+  plan, _ = make_plan(tmp_path, "v5e:2x2", *lora)
+  rows = {row["name"]: row for row in plan["programs"]}
+  inside = rows["E-step: sample"]["collectives"]["per_token"]
+  # The smallest array of an update is [16, 2, 64] bfloat16.
+  assert inside.get("all-gather", {"bytes": 0})["bytes"] < 16 * 2 * 64 * 2
 
 
 def test_gradients_are_summed_to_where_they_are_stored(plan):
