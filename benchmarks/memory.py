@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   options = parser.parse_args(argv)
   vocab_size = hf_config.vocab_size(options.checkpoint)
   heads = ("trained", "remat", "parameters", "gradient", "Adam")
-  heads += ("a row keeps", "a block, a row", "rows at once", "all")
+  heads += ("kept per row", "a block per row", "rows at once", "total")
   print("GB:\n| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
   for lora, dtype in ((None, "float32"), (Lora(16, 32.0, TARGETS), "bfloat16")):
     config = hf_config.read_config(options.checkpoint, "bfloat16", dtype)

@@ -262,7 +262,9 @@ def draw(
       axes.set_ylabel("variance (of one exact posterior score = 1)")
       for x, y, text in notes:
         axes.text(x, y, text, fontsize=9, color="#444444", linespacing=1.3)
-    scored.set_title("Sequences differentiated a step", loc="left", fontsize=11)
+    scored.set_title(
+      "Sequences differentiated per step", loc="left", fontsize=11
+    )
     scored.set_ylim(0, 16)
     scored.set_ylabel("mean number, of 8 sampled")
     for axes, lowest in (
@@ -283,7 +285,7 @@ def draw(
       loc="outside lower center",
       ncols=3,
       frameon=False,
-      title="Method (questions × draws a step: each samples 8 sequences). "
+      title="Method (questions × draws per step: each samples 8 sequences). "
       "Equal questions; TRICE's memories are exact posterior draws.",
       handlelength=3.4,
     )
