@@ -56,10 +56,13 @@ class Progress:
     is_last = done >= total
     if not self._line.is_due(time_now, is_last):
       return
-    taken = time_now - self._began
-    rate = (done - self._start) / max(taken, 1e-9)
-    left = (total - done) / max(rate, 1e-9)
-    clock = f"{taken:.1f} s" if is_last else f"about {left:.0f} s left"
+    taken, done_here = time_now - self._began, done - self._start
+    if is_last:
+      clock = f"{taken:.1f} s"
+    elif done_here:
+      clock = f"about {taken * (total - done) / done_here:.0f} s left"
+    else:
+      clock = ""
     self._line.say(time_now, done, f"{clock}  {note}")
 
 

@@ -20,6 +20,8 @@ def clock(monkeypatch):
     (0, 200, 50, 10, "memory            50/200  about 30 s left"),
     # Of a resumed run only what was done since counts.
     (150, 200, 175, 10, "memory           175/200  about 10 s left"),
+    # Nothing is known before the first step.
+    (150, 200, 150, 10, "memory           150/200"),
     (0, 200, 200, 12.5, "memory           200/200  12.5 s"),
   ],
 )
