@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--layers",
     type=arguments.count,
     metavar="N",
-    help="compile models of N and 2 N layers, and take the others as alike",
+    help="compile models of N + 1 and 2 N + 1 layers, taking others as alike",
   )
   group.add_argument(
     "--output",

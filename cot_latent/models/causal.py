@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cot_latent.models import decoder, fused, partitioning
+from cot_latent.models import decoder, fused, layers, partitioning
 from cot_latent.models.api import Params
 from cot_latent.models.attention import KVCache, empty_cache
 from cot_latent.models.decoder import LayerMasks
@@ -124,7 +124,8 @@ class CausalNetwork(Network):
       config.head_dim,
       config.dtype,
     )
-    ring = partitioning.constrain(self.layout, ring, "batch", "kv_heads")
+    axes = partitioning.cache_axes(self.layout, config.kv_heads)
+    cache, ring = partitioning.constrain(self.layout, (cache, ring), *axes)
     return logits, RowCache(cache, is_real, ring)
 
   def decode_step(
@@ -181,7 +182,8 @@ class CausalNetwork(Network):
 
   def unembed(self, params: Params, x: jax.Array) -> jax.Array:
     """Computes logits [..., V] from the decoder's outputs [..., E]."""
-    return decoder.unembed(self.config, params, x, self.layout)
+    softcap = self.config.final_softcap
+    return layers.unembed(params, x, self.layout, softcap)
 
   def _forward(self, params, shared, tokens, is_real, soft_prompt=None):
     """Feeds whole rows in at once; is_real [B, S] is False on padding."""

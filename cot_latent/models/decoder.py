@@ -9,15 +9,22 @@ vocabulary.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from cot_latent.errors import UserError
-from cot_latent.models import attention, layers, partitioning, rotary
+from cot_latent.models import (
+  attention,
+  layers,
+  partitioning,
+  rotary,
+  scanned,
+  splash,
+)
 from cot_latent.models.attention import LayerCache
 from cot_latent.models.layers import DType, RMSNorm, check_sizes, project
 from cot_latent.models.lora import Lora
@@ -225,14 +232,31 @@ class Block(nn.Module):
     query, key = rotary.rotate(query, angles), rotary.rotate(key, angles)
     scale = config.query_scale or config.head_dim**-0.5
     new = LayerCache(key, value)
-    cache = new if cache is None else cache.write(new, column)
-    cache = self._constrain(cache, "batch", "kv_heads")
-    attended = attention.attend(
-      query * scale, [*earlier, (cache, mask)], config.attention_softcap
-    )
+    if cache is None:
+      cache = self._constrain(new, "batch", "kv_heads")
+      attended = self._attend_whole(query * scale, earlier, cache, mask)
+    else:
+      axes = partitioning.cache_axes(self.layout, config.kv_heads)
+      cache = self._constrain(cache.write(new, column), *axes)
+      # A device with a part of the positions computes all heads' scores of it.
+      query = query if "kv_heads" in axes else self._constrain(query, "batch")
+      parts = [*earlier, (cache, mask)]
+      attended = attention.attend(
+        query * scale, parts, config.attention_softcap
+      )
     attended = jnp.swapaxes(attended, 1, 2).reshape(len(x), -1)
     names = ("heads", "embed")
     return project(self, attended, "output", (config.embed_dim,), names), cache
+
+  def _attend_whole(self, query, earlier, own, mask):
+    """Attends from S positions to the same, and those before all rows."""
+    softcap = self.config.attention_softcap
+    if not splash.is_faster(query.shape[2], bool(self.config.local_layers)):
+      return attention.attend(query, [*earlier, (own, mask)], softcap)
+    shared = earlier[0][0] if earlier else None
+    # The last position sees all that are not padding.
+    is_real = mask[:, -1]
+    return splash.attend(self.layout, query, own, shared, is_real, softcap)
 
   def _heads(self, x, shape, name, number, axis):
     """Projects x [B S, E] to [B, number, S, D]."""
@@ -284,7 +308,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-  """The network without the output layer, which is `unembed`."""
+  """The network without the output layer, which is `layers.unembed`."""
 
   config: DecoderConfig
   vocab_size: int
@@ -319,9 +343,26 @@ class Decoder(nn.Module):
       [B, S, E], after the last norm, and the cache with the S positions
       written; without a cache, their keys and values.
     """
-    config = self.config
     x = self._embed(tokens, soft_prompt)
     angles = self._angles(positions, x.shape[1], earlier, cache)
+    run = self._looped if self._is_looped(cache) else self._unrolled
+    x, written = run(x, angles, masks, earlier, cache, column)
+    return _norm(self.config, "final_norm")(x), written
+
+  def _is_looped(self, cache) -> bool:
+    """Whether one loop runs all layers.
+
+    A decoding step has no loop, which would copy its caches and weights: its
+    layers are compiled one by one, and use both where they are.
+    """
+    if cache is not None or self.is_initializing():
+      return False
+    first = self.variables["params"]["layer_0"]
+    return scanned.is_worth_it(self.layout, first)
+
+  def _unrolled(self, x, angles, masks, earlier, cache, column):
+    """Runs the layers one after the other."""
+    config = self.config
     block_class = nn.remat(Block) if config.remat else Block
     written = []
     for number in range(config.num_layers):
@@ -339,7 +380,35 @@ class Decoder(nn.Module):
         column,
       )
       written.append(layer_cache)
-    return _norm(config, "final_norm")(x), tuple(written)
+    return x, tuple(written)
+
+  def _looped(self, x, angles, masks, earlier, cache, column):
+    """Runs the layers in a loop, without a cache to write to."""
+    config, own = self.config, self.variables["params"]
+    block = Block(config, self.lora, self.layout, self.is_fused, parent=None)
+
+    def run(x, layer):
+      params, is_local, seen = layer
+
+      def of_kind(kinds):
+        return scanned.choose(is_local, *kinds[: len(angles)])
+
+      its_earlier = [
+        (part, of_kind(kinds))
+        for part, (_, kinds) in zip(seen, earlier, strict=True)
+      ]
+      of_layer = of_kind(angles), of_kind(masks), its_earlier
+      return block.apply({"params": params}, x, *of_layer, cache, column)
+
+    own_parts = [
+      (
+        own[f"layer_{number}"],
+        number in config.local_layers,
+        [part[number] for part, _ in earlier],
+      )
+      for number in range(config.num_layers)
+    ]
+    return scanned.loop(run, x, own_parts, config.remat)
 
   def _embed(self, tokens, soft_prompt):
     """[B, S, E] of tokens, after soft tokens if there are any."""
@@ -368,23 +437,3 @@ class Decoder(nn.Module):
       rotary.sin_cos(rotary_frequencies(self.config, is_local), positions, end)
       for is_local in kinds
     ]
-
-
-def unembed(
-  config: DecoderConfig,
-  params: Mapping[str, Any],
-  x: jax.Array,
-  layout: partitioning.Layout | None = None,
-) -> jax.Array:
-  """Computes logits.
-
-  Args:
-    config: Config of the model.
-    params: Parameters of the model.
-    x: Outputs of `Decoder`, [..., E].
-    layout: Mesh and rules; None is one device.
-
-  Returns:
-    [..., V] float32 logits.
-  """
-  return layers.unembed(params, x, layout, config.final_softcap)

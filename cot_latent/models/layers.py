@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cot_latent.models import fused, partitioning
+from cot_latent.models import fused, gathering, partitioning
 from cot_latent.models.lora import Projection
 from cot_latent.runtime.validation import check_positive, check_types
 
@@ -139,10 +139,11 @@ def with_output(
     return params
   if "unembedding" in params:
     names = "embed", "vocab"
-    kernel = partitioning.gathered(layout, params["unembedding"], *names)
+    kernel = params["unembedding"]
+    kernel = gathering.gathered(layout, kernel, kernel.dtype, *names)
     return {**params, "unembedding": kernel}
   table = params["embed"]["embedding"]
-  table = partitioning.gathered(layout, table, "vocab", "embed")
+  table = gathering.gathered(layout, table, table.dtype, "vocab", "embed")
   return {**params, "embed": {**params["embed"], "embedding": table}}
 
 

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cot_latent.errors import UserError
-from cot_latent.models import partitioning, products
+from cot_latent.models import gathering, partitioning, products
 from cot_latent.runtime.validation import check_positive, check_types
 
 TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
@@ -85,13 +85,19 @@ class Projection(nn.Module):
     if self.lora is None:
       y = products.product(x, flat)
     else:
+      before, after = (self.names[0], None), (None, *self.names[1:])
       down: Any = self.param(
-        DOWN, nn.initializers.he_uniform(), (width, self.lora.rank)
+        DOWN,
+        nn.with_logical_partitioning(nn.initializers.he_uniform(), before),
+        (width, self.lora.rank),
       )
       up: Any = self.param(
-        UP, nn.initializers.zeros, (self.lora.rank, *self.out_shape)
+        UP,
+        nn.with_logical_partitioning(nn.initializers.zeros, after),
+        (self.lora.rank, *self.out_shape),
       )
-      down, up = self._whole(down, x), self._whole(up, x)
+      down = self._whole(down, x, *before)
+      up = self._whole(up, x, *after)
       y = _updated(x, flat, down, up.reshape(len(up), -1), self.lora.scale)
     if self.use_bias:
       bias: Any = self.param(
@@ -106,9 +112,7 @@ class Projection(nn.Module):
 
   def _whole(self, param, x, *names):
     """Gathers a parameter that is stored in parts, as x's type."""
-    if self.layout is None:
-      return param
-    return partitioning.gathered(self.layout, param.astype(x.dtype), *names)
+    return gathering.gathered(self.layout, param, x.dtype, *names)
 
 
 def _updated(x, kernel, down, up, scale):

@@ -65,7 +65,11 @@ class Network(abc.ABC):
     """
     if self._merges_updates:
       return dataclasses.replace(self, lora=None)
-    return self
+    if self.layout is None:
+      return self
+    # Nothing is left to be gathered.
+    whole = dataclasses.replace(self.layout, fully_sharded=False)
+    return dataclasses.replace(self, layout=whole)
 
   def params_for_sampling(self, params: Params) -> Params:
     """Makes the parameters that the network of `for_sampling` takes."""

@@ -7,7 +7,6 @@ here changes anything.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from cot_latent.runtime.validation import check_positive, check_types
 
 _AXES = ("data", "model")
 _BLOCK_BYTES = 2**28
+_MAY_BE_WHOLE = ("vocab", "kv_heads")
 
 Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
@@ -35,6 +35,7 @@ RULES: Rules = (
   ("vocab", "model"),
   ("heads", "model"),
   ("kv_heads", "model"),
+  ("positions", "model"),  # of caches whose heads do not divide
   ("mlp", "model"),
   ("embed", None),
   ("kv", None),
@@ -107,6 +108,11 @@ class Layout:
       math.prod(self.mesh.shape[axis] for axis in _as_tuple(axes))
       for axes in spec
     ]
+
+  def divides(self, size: int, name: str) -> bool:
+    """Whether an axis of this name divides into its shards evenly."""
+    (number,) = self.num_shards(name)
+    return size % number == 0
 
   def sharding_of(
     self, shape: Sequence[int], *names: str | None
@@ -228,38 +234,39 @@ def constrain(layout: Layout | None, tree: Any, *names: str | None) -> Any:
   )
 
 
-def gathered(
-  layout: Layout | None, array: jax.Array, *names: str | None
-) -> Any:
-  """Gathers a stored parameter where a compiled function needs it.
-
-  Its gradient is summed to where the parameter is stored.
+def constrain_rows(layout: Layout | None, tree: Any) -> Any:
+  """Constrains the sharding of the first axes, rows, and of no other axis.
 
   Args:
     layout: Mesh and rules; None is one device.
-    array: A traced parameter, in the type in which it is sent.
-    *names: Names of its axes; none for one whose axes have no names.
+    tree: Traced arrays, rows first.
   """
-  if layout is None or not layout.fully_sharded:
-    return array
-  return _gathered(layout, names, array)
+  if layout is None:
+    return tree
+
+  def one(x):
+    rows = layout.sharding_of(x.shape, "batch").spec[:1]
+    rest = [jax.sharding.PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)
+    spec = jax.sharding.PartitionSpec(*rows, *rest)
+    sharding = jax.sharding.NamedSharding(layout.mesh, spec)
+    return jax.lax.with_sharding_constraint(x, sharding)
+
+  return jax.tree.map(one, tree)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _gathered(layout, names, array):
-  return constrain(layout, array, *names)
+def cache_axes(layout: Layout | None, num_heads: int) -> tuple[str | None, ...]:
+  """Names the first axes of the rows' caches [B, K, C, D].
 
+  Heads that do not divide into the shards are whole on each device. A decoding
+  loop's caches are then sharded along the positions C instead, if these divide.
 
-def _gathered_forward(layout, names, array):
-  return _gathered(layout, names, array), None
-
-
-def _gathered_backward(layout, names, _, cotangent):
-  stored = layout.stored_sharding(cotangent.shape, *names)
-  return (jax.lax.with_sharding_constraint(cotangent, stored),)
-
-
-_gathered.defvjp(_gathered_forward, _gathered_backward)
+  Args:
+    layout: Mesh and rules; None is one device.
+    num_heads: Heads of keys and values, K.
+  """
+  if layout is None or layout.divides(num_heads, "kv_heads"):
+    return "batch", "kv_heads"
+  return "batch", None, "positions"
 
 
 def param_shardings(layout: Layout, boxed: Any) -> Any:
@@ -277,22 +284,44 @@ def param_shardings(layout: Layout, boxed: Any) -> Any:
       and heads of keys and values (there may be fewer than devices).
   """
 
+  def is_boxed(leaf):
+    return isinstance(leaf, nn.LogicallyPartitioned)
+
+  leaves = jax.tree.leaves(boxed, is_leaf=is_boxed)
+
   def place(leaf):
-    if not isinstance(leaf, nn.LogicallyPartitioned):
+    if not is_boxed(leaf):
       return layout.stored_sharding(leaf.shape)
     shape = leaf.value.shape
     num_shards = layout.num_shards(*leaf.names)
     for name, size, number in zip(leaf.names, shape, num_shards, strict=True):
-      if size % number and name not in ("vocab", "kv_heads"):
+      if size % number and name not in _MAY_BE_WHOLE:
         raise UserError(
           f"the model's axis {name!r} of {size} cannot be cut into {number} "
-          "equal parts: set NUM_MODEL_SHARDS to a divisor of it"
+          "equal parts: set NUM_MODEL_SHARDS to "
+          + " or ".join(map(str, _possible_shards(layout, leaves)))
         )
     return layout.stored_sharding(shape, *leaf.names)
 
-  return jax.tree.map(
-    place, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
-  )
+  return jax.tree.map(place, boxed, is_leaf=is_boxed)
+
+
+def _possible_shards(layout: Layout, leaves: list[Any]) -> list[int]:
+  """Numbers of shards that divide the devices and every axis they cut."""
+  cut = {
+    size
+    for leaf in leaves
+    if isinstance(leaf, nn.LogicallyPartitioned)
+    for name, size, number in zip(
+      leaf.names,
+      leaf.value.shape,
+      layout.num_shards(*leaf.names),
+      strict=True,
+    )
+    if number > 1 and name not in _MAY_BE_WHOLE
+  }
+  common = math.gcd(layout.mesh.size, *cut)
+  return [number for number in range(1, common + 1) if common % number == 0]
 
 
 def placed_shapes(shapes: Any, shardings: Any) -> Any:

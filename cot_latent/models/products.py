@@ -26,6 +26,11 @@ def compiling_for(platform: str) -> Iterator[None]:
     _platform.reset(token)
 
 
+def platform() -> str:
+  """Returns the kind of devices that functions are traced for."""
+  return _platform.get() or jax.default_backend()
+
+
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Multiplies x [R, I] by a kernel [I, O]: [R, O], of x's type.
 
@@ -61,7 +66,7 @@ _narrow.defvjp(_narrow_forward, _narrow_backward)
 
 def transposed(matrix: jax.Array) -> jax.Array:
   """The transpose, copied on a CPU and not only read the other way."""
-  if (_platform.get() or jax.default_backend()) != "cpu":
+  if platform() != "cpu":
     return matrix.T
   return with_layout_constraint(matrix.T, Layout(major_to_minor=(0, 1)))
 

@@ -185,7 +185,7 @@ class DecodingLoop:
     """Leaves the slots of these numbers alone."""
 
     def take(x):
-      return self._constrain(x[where], "batch")
+      return partitioning.constrain_rows(self.network.layout, x[where])
 
     return _map_rows(take, state)
 

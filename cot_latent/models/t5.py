@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cot_latent.errors import UserError
-from cot_latent.models import layers, partitioning, relative
+from cot_latent.models import gathering, layers, partitioning, relative
 from cot_latent.models.attention import LayerCache
 from cot_latent.models.layers import DType, RMSNorm, check_sizes
 from cot_latent.models.lora import Lora
@@ -288,7 +288,8 @@ class Stack(nn.Module):
       config.param_dtype,
     )
 
-    table = partitioning.gathered(self.layout, table, None, "heads")
+    names = None, "heads"
+    table = gathering.gathered(self.layout, table, table.dtype, *names)
     bias = relative.relative_bias(
       table, own_mask.offset, config.max_distance, self.is_causal
     )

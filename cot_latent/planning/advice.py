@@ -51,7 +51,7 @@ def settings(
   model, found = config.model, []
   assert isinstance(model, DecoderConfig | T5Config)
   kept = sum(part["bytes"] for part in state)
-  more = _larger_shards(config, num_chips)
+  more = _larger_shards(config, num_chips)[:2]
   is_gradient = row["name"].endswith((": gradient", ": update"))
   if is_gradient and not model.remat:
     found.append("REMAT = True: only each layer's input is stored")
@@ -106,13 +106,22 @@ def idle_chips(config: Experiment, mesh: Mapping[str, int]) -> list[str]:
   rows = {"gradient": method.max_scored(config.batch_size)}
   if method.loops is None:
     rows["sampling"] = config.batch_size * method.num_draws
-  return [
-    f"{name}: a step's {number} rows go to {data} parts of the mesh, so that "
-    f"{1 - number / data:.0%} of the chips compute padding: use more rows, or "
-    f"NUM_MODEL_SHARDS = {mesh['model'] * -(-data // number)}"
-    for name, number in rows.items()
-    if number < data
-  ]
+  num_chips = data * mesh["model"]
+  lines = []
+  for name, number in rows.items():
+    if number >= data:
+      continue
+    line = (
+      f"{name}: a step's {number} rows go to {data} parts of the mesh, so that "
+      f"{1 - number / data:.0%} of the chips compute padding: use more rows"
+    )
+    enough = (
+      f", or NUM_MODEL_SHARDS = {shards}"
+      for shards in _larger_shards(config, num_chips)
+      if num_chips // shards <= number
+    )
+    lines.append(line + next(enough, ""))
+  return lines
 
 
 def _larger_shards(config: Experiment, num_chips: int) -> list[int]:
@@ -125,4 +134,4 @@ def _larger_shards(config: Experiment, num_chips: int) -> list[int]:
     if num_chips % number == 0
     and model.num_heads % number == 0
     and model.mlp_dim % number == 0
-  ][:2]
+  ]

@@ -1,7 +1,9 @@
 """Lower bounds of time: what a chip's peak, memory and links allow at best.
 
 No bound is a forecast: kernels do not reach the peak, and rows that end early
-take less.
+take less. `compute` counts blocks that attention's kernels skip
+(planning/flops.py): at most a twelfth of a layer's FLOPs for sequences that are
+no longer than the model is wide.
 """
 
 import math

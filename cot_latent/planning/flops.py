@@ -24,7 +24,8 @@ def count(jaxpr: Any) -> Flops:
   """Counts the FLOPs of a function's products.
 
   Loops with a fixed number of iterations count as often as they run; a loop
-  with a condition (`while`) is the decoding loop.
+  with a condition (`while`) is the decoding loop. A kernel counts as if it
+  skipped no block, and those of causal attention skip up to half of theirs.
 
   Args:
     jaxpr: The traced function.

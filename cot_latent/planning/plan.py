@@ -39,8 +39,9 @@ def make(
     config: The run.
     lengths: How many questions it has, and how long they are.
     topology: Chips to compile for, such as "v5e:4x4".
-    layers: Compile models of so many layers and of twice as many, and take the
-      others to be alike; None compiles the whole model.
+    layers: Number N; models of N + 1 and 2 N + 1 layers are compiled, and the
+      others taken to be alike. XLA unrolls a loop over one layer, which is not
+      like those of deeper models. None compiles the whole model.
     report: Called with a line before each function is compiled.
 
   Returns:
@@ -57,7 +58,7 @@ def make(
       "MeshConfig.data out"
     )
   depth = shapes.depth_of(config)
-  depths = (depth, depth) if layers is None else (layers, 2 * layers)
+  depths = (depth, depth) if layers is None else (layers + 1, 2 * layers + 1)
   if depths[1] > depth:
     raise UserError(
       f"--layers={layers}: models of {depths[0]} and {depths[1]} layers would "

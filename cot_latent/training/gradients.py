@@ -101,9 +101,17 @@ def begin(model: LanguageModel, params: Any, frozen: Any, prefix: Any) -> Any:
 
 
 def zeros(params: Any, shared: Any) -> Sums:
-  """Returns the sums over no rows."""
-  like = Sums(jnp.float32(0), params, _inexact(shared))
-  return jax.tree.map(jnp.zeros_like, like)
+  """Returns sums over no rows; those of the prefix have at least float32."""
+
+  def zeros_like(leaf):
+    dtype = jnp.promote_types(leaf.dtype, jnp.float32)
+    return jnp.zeros_like(leaf, dtype)
+
+  return Sums(
+    jnp.zeros((), jnp.float32),
+    jax.tree.map(jnp.zeros_like, params),
+    jax.tree.map(zeros_like, _inexact(shared)),
+  )
 
 
 def of_part(
@@ -146,10 +154,14 @@ def whole(
   model: LanguageModel, params: Any, frozen: Any, prefix: Any, sums: Sums
 ) -> Any:
   """Returns the gradient, including the path through the shared prefix."""
-  _, way_back = jax.vjp(
+  shared, way_back = jax.vjp(
     lambda params: _inexact(begin(model, params, frozen, prefix)), params
   )
-  (through_shared,) = way_back(sums.shared_gradient)
+  gradient = [
+    summed.astype(leaf.dtype)
+    for summed, leaf in zip(sums.shared_gradient, shared, strict=True)
+  ]
+  (through_shared,) = way_back(gradient)
   return jax.tree.map(jnp.add, sums.gradient, through_shared)
 
 

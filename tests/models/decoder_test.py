@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cot_latent.errors import UserError
-from cot_latent.models import attention, decoder
+from cot_latent.models import attention, decoder, layers
 from tests.models import oracles
 from tests.models.common import (
   CONFIG,
@@ -61,7 +61,7 @@ def feed(params, tokens, positions, mask, cache=None, column=0):
   x, cache = NETWORK.apply(
     {"params": params}, tokens, positions, masks, (), cache, column
   )
-  return decoder.unembed(CONFIG, params, x), cache
+  return layers.unembed(params, x), cache
 
 
 def at_once():
@@ -128,10 +128,10 @@ def test_in_pieces_equals_at_once(sizes):
 
 
 @functools.cache
-def input_gradients(layers):
+def input_gradients(depth):
   """Compiles mask [S, S] -> [S, S] largest |d logit at s / d input at u|."""
   network = decoder.Decoder(
-    dataclasses.replace(CONFIG, num_layers=layers), VOCABULARY
+    dataclasses.replace(CONFIG, num_layers=depth), VOCABULARY
   )
   variables = {"params": params()}
 
@@ -140,35 +140,35 @@ def input_gradients(layers):
       masks = decoder.LayerMasks(mask[None], None)
       fed = tokens()[:1], places()[:1], masks
       x = network.apply(variables, *fed)[0][0]
-      return decoder.unembed(network.config, params(), x)
+      return layers.unembed(params(), x)
 
   offset = jnp.zeros((LENGTH, CONFIG.embed_dim))
   jacobian = jax.jit(jax.jacrev(logits))  # [S, V, S, E]
   return lambda mask: np.abs(jacobian(offset, mask)).max(axis=(1, 3))
 
 
-def check_reach(mask, layers, given=None):
+def check_reach(mask, depth, given=None):
   """Checks that inputs reach just the outputs that the mask lets them reach.
 
   A layer passes a position's input on to itself, and to what attends to it.
   """
-  sizes = input_gradients(layers)(mask if given is None else given)
-  reach = np.linalg.matrix_power(mask | np.eye(LENGTH, dtype=bool), layers)
+  sizes = input_gradients(depth)(mask if given is None else given)
+  reach = np.linalg.matrix_power(mask | np.eye(LENGTH, dtype=bool), depth)
   assert not reach.all()
   np.testing.assert_array_equal(sizes > 0, reach)
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-def test_the_mask_is_what_is_attended_to(layers):
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_mask_is_what_is_attended_to(depth):
   rng = np.random.default_rng(1)
   thin = rng.uniform(size=(LENGTH, LENGTH)) < 0.2
   np.fill_diagonal(thin, True)  # what sees nothing attends to everything
   for mask in [thin, causal()[0]]:
-    check_reach(mask, layers)
+    check_reach(mask, depth)
     broken = [mask.T, np.ones_like(mask), np.roll(mask, 1, axis=1)]
     for given in broken:
       with pytest.raises(AssertionError):
-        check_reach(mask, layers, given)
+        check_reach(mask, depth, given)
 
 
 SIZES = ("num_layers", "embed_dim", "num_heads", "head_dim", "mlp_dim")

@@ -110,6 +110,14 @@ def test_what_cannot_be_cut_evenly_stays_whole():
   assert logits.spec == spec("data", None, None)
 
 
+@pytest.mark.parametrize(
+  ("heads", "expected"),
+  [(4, ("batch", "kv_heads")), (3, ("batch", None, "positions"))],
+)
+def test_caches_are_cut_by_heads_or_by_positions(heads, expected):
+  assert partitioning.cache_axes(make_layout(), heads) == expected
+
+
 def shardings(layout, **sizes):
   config = decoder.DecoderConfig(
     **{
@@ -170,7 +178,11 @@ def test_parameters_are_stored_along_data_too(shape, names, expected):
 @pytest.mark.parametrize("name", ["num_heads", "mlp_dim"])
 def test_a_model_that_cannot_be_cut_is_refused(name):
   axis = {"num_heads": "heads", "mlp_dim": "mlp"}[name]
-  with pytest.raises(UserError, match=f"axis '{axis}' of 6 cannot be cut"):
+  message = (
+    f"axis '{axis}' of 6 cannot be cut into 4 equal parts: set "
+    "NUM_MODEL_SHARDS to 1 or 2$"
+  )
+  with pytest.raises(UserError, match=message):
     shardings(make_layout(data=2, model=4), **{name: 6})
 
 

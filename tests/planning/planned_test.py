@@ -6,9 +6,11 @@ import json
 import pytest
 
 from cot_latent import cli
+from cot_latent.models import scanned
 
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 QUICKSTART = "--gin_file=gin/runs/quickstart.gin"
+SHARDS = "--gin.NUM_MODEL_SHARDS"
 PLAN = (QUICKSTART, "--dry_run", "--topology=v5e:2x2")
 
 
@@ -51,15 +53,20 @@ def test_a_plan_needs_libtpu(capsys):
 
 @pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu")
 @pytest.mark.parametrize(
-  ("topology", "shards", "message"),
+  ("topology", "setting", "message"),
   [
-    ("v5e:3x3", 1, "libtpu has no such topology (Topology layout"),
-    ("v5e:2x2", 3, "a mesh of 1 x 3 (data x model) does not fit the 4 devices"),
-    ("v6e:4x4", 8, "axis 'heads' of 4 cannot be cut into 8"),
+    ("v5e:3x3", "--layers=1", "libtpu has no such topology (Topology layout"),
+    ("v5e:2x2", "--layers=2", "models of 3 and 5 layers would be compiled"),
+    (
+      "v5e:2x2",
+      f"{SHARDS}=3",
+      "1 x 3 (data x model) does not fit the 4 devices",
+    ),
+    ("v6e:4x4", f"{SHARDS}=8", "parts: set NUM_MODEL_SHARDS to 1 or 2 or 4"),
   ],
 )
-def test_what_cannot_be_planned_is_one_line(capsys, topology, shards, message):
-  settings = f"--topology={topology}", f"--gin.NUM_MODEL_SHARDS={shards}"
+def test_what_cannot_be_planned_is_one_line(capsys, topology, setting, message):
+  settings = f"--topology={topology}", setting
   assumed = "--assume=vocab=259,prompt=24"
   status, printed = call(capsys, *PLAN[:2], *settings, assumed)
   assert status == 2
@@ -79,10 +86,18 @@ SMALL = (
   *("--gin_file=gin/plans/llama3_2_1b.gin", "--gin.PARAM_DTYPE='float32'"),
   *(f"--gin.decoder.DecoderConfig.{k}={v}" for k, v in SIZES.items()),
   *("--gin.BATCH_SIZE=16", "--gin.EVAL_BATCH_SIZE=16", "--gin.NUM_VOTES=0"),
-  *("--gin.MAX_LENGTH=32", "--assume=vocab=4096,prompt=32,train=40,test=16"),
+  *("--gin.MAX_LENGTH=32", "--assume=vocab=4096,prompt=128,train=40,test=16"),
 )
 # Kernel and gradients of one layer's smallest product, [256, 128] bfloat16.
 SMALLEST = 256 * 128 * 2
+
+
+def make_plan(folder, topology, *more):
+  """The plan of two layers, two shards of parameters; and its page."""
+  output = folder / "plan.json"
+  arguments = *SMALL, f"{SHARDS}=2", f"--topology={topology}", *more
+  assert cli.main(["train", *arguments, f"--output={output}"]) == 0
+  return json.loads(output.read_text()), output.with_suffix(".html").read_text()
 
 
 @pytest.fixture(
@@ -95,14 +110,11 @@ SMALLEST = 256 * 128 * 2
   ],
 )
 def plan(request, tmp_path_factory):
-  """The plan of two layers, two shards of parameters; and its page."""
-  output = tmp_path_factory.mktemp("plan") / "plan.json"
-  shards = "--gin.NUM_MODEL_SHARDS=2"
-  topology = f"--topology={request.param}"
-  assert (
-    cli.main(["train", *SMALL, shards, topology, f"--output={output}"]) == 0
-  )
-  return json.loads(output.read_text()), output.with_suffix(".html").read_text()
+  """Layers are unrolled on the one topology, and looped on the other."""
+  with pytest.MonkeyPatch.context() as patch:
+    if request.param == "v6e:4x4":
+      patch.setattr(scanned, "LEAST_PARAMS", 0)
+    return make_plan(tmp_path_factory.mktemp("plan"), request.param)
 
 
 def test_a_plan_names_what_a_run_needs(plan):
@@ -136,6 +148,16 @@ def test_weights_are_gathered_once_before_rows_are_drawn(plan):
   assert inside["all-reduce"]["bytes"] < SMALLEST
 
 
+@pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu")
+def test_no_updates_are_gathered_for_each_token(tmp_path):
+  lora = "--gin_file=gin/tuning/lora.gin", "--gin.PARAM_DTYPE='bfloat16'"
+  plan, _ = make_plan(tmp_path, "v5e:2x2", *lora)
+  rows = {row["name"]: row for row in plan["programs"]}
+  inside = rows["E-step: sample"]["collectives"]["per_token"]
+  # The smallest array of an update is [16, 2, 64] bfloat16.
+  assert inside.get("all-gather", {"bytes": 0})["bytes"] < 16 * 2 * 64 * 2
+
+
 def test_gradients_are_summed_to_where_they_are_stored(plan):
   rows = {row["name"]: row for row in plan[0]["programs"]}
   found = rows["M-step: gradient"]["collectives"]["outside"]
@@ -144,3 +166,42 @@ def test_gradients_are_summed_to_where_they_are_stored(plan):
   assert found["reduce-scatter"]["bytes"] > 0.9 * whole / 2
   # Each layer twice, in bfloat16: its inputs alone are stored.
   assert found["all-gather"]["bytes"] < whole / 2
+
+
+@pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu")
+def test_what_does_not_fit_says_which_arrays_and_what_would_help(capsys):
+  """A vocabulary so large that moments alone fill the chips."""
+  assumed = "--assume=vocab=40000000,prompt=32,train=40,test=16"
+  arguments = *SMALL[:-1], assumed, "--topology=v5e:2x2"
+  status, printed = call(capsys, *arguments)
+  assert status == 0
+  assert "does not fit: " in printed.out
+  assert "the largest of what the run keeps: optimizer's moments" in printed.out
+  assert "- gin/tuning/lora.gin: gradients and moments" in printed.out
+  assert "- a topology of more chips" in printed.out
+  assert "no bounds of the run" in printed.out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu")
+@pytest.mark.parametrize("tuned", [None, "lora", "soft_prompt"])
+def test_every_layer_of_a_real_model_compiles(tuned, tmp_path):
+  files = ["gin/runs/gsm8k_tiny.gin", "gin/plans/llama3_2_1b.gin"]
+  settings = ["--gin.BATCH_SIZE=128", "--gin.MAX_LENGTH=256"]
+  if tuned is None:
+    settings.append("--gin.PARAM_DTYPE='float32'")
+  else:
+    files.append(f"gin/tuning/{tuned}.gin")
+  assumed = "vocab=128256,prefix=600,prompt=256,soft=64,train=7473,test=1319"
+  output = tmp_path / "plan.json"
+  arguments = [
+    *(f"--gin_file={name}" for name in files),
+    *settings,
+    *("--dry_run", "--topology=v5e:4x4", f"--assume={assumed}"),
+    f"--output={output}",
+  ]
+  assert cli.main(["train", *arguments]) == 0
+  plan = json.loads(output.read_text())
+  assert plan["compiled_depths"] == [16]
+  assert plan["verdict"]["fits"]
+  assert not plan["verdict"]["calls_host"]

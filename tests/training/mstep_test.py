@@ -317,3 +317,18 @@ def test_no_subtracted_term_is_the_plain_step():
   plain = step(optax.adam(1.0), prompts, targets, kept)
   assert_trees_equal(updated.params, plain.params)
   assert updated.measured[2] == 0
+
+
+def test_the_gradient_of_a_narrow_prefix_is_summed_in_float32():
+  config = decoder.DecoderConfig(1, 16, 2, 8, 32, dtype="bfloat16")
+  model = language_model.from_config(config, 11, EOS, 5)
+  begin, zeros, add, _ = mstep.compile_step(model, optax.sgd(1.0), None, False)
+  prefix = np.arange(2, 6, dtype=np.int32)
+  shared = jax.eval_shape(begin, PARAMS, None, prefix)
+  assert {x.dtype for x in jax.tree.leaves(shared)} == {jnp.dtype("bfloat16")}
+  sums = jax.eval_shape(zeros, PARAMS, shared)
+  for one in (
+    sums,
+    jax.eval_shape(add, sums, PARAMS, None, shared, *rows())[0],
+  ):
+    assert {x.dtype for x in one.shared_gradient} == {jnp.dtype("float32")}

@@ -14,7 +14,7 @@ from transformers import (
   Qwen3Config,
 )
 
-from cot_latent.models import decoder, language_model
+from cot_latent.models import decoder, language_model, layers
 
 VOCABULARY, EOS_ID, LENGTH = 100, 1, 12
 ROWS, PROMPT_LENGTH = 5, 14
@@ -166,6 +166,7 @@ def logits(config, params):
     masks = decoder.layer_masks(config, can_be_seen, positions, positions)
     module = decoder.Decoder(config, VOCABULARY)
     x, _ = module.apply({"params": params}, tokens, positions, masks)
-    return decoder.unembed(config, params, x[:, PROMPT_LENGTH - 1 : -1])
+    x = x[:, PROMPT_LENGTH - 1 : -1]
+    return layers.unembed(params, x, softcap=config.final_softcap)
 
   return np.asarray(run(params))
