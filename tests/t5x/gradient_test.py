@@ -118,7 +118,10 @@ def of_another_question(rows):
     {"change": without_eos},
     {"change": of_another_question},
   ],
-  ids=str,
+  ids=lambda twin: " ".join(
+    getattr(value, "__name__", f"{name}={value}")
+    for name, value in twin.items()
+  ),
 )
 def test_another_loss_is_noticed(monkeypatch, twin):
   got, wanted = gradients(monkeypatch, **twin)
