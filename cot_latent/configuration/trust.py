@@ -19,7 +19,7 @@ from cot_latent.data.source import Source
 from cot_latent.errors import UserError
 
 # Importing these modules only defines things.
-_IMPORTED = ("cot_latent", "t5x", "seqio", "optax")
+_IMPORTED = ("cot_latent", "t5x", "seqio", "optax", "gin.config")
 # A configuration may refer to these modules and what is inside them. They
 # define the configured objects, and nothing that runs programs or writes files.
 _REFERRED = (
@@ -45,6 +45,7 @@ _REFERRED = (
   "t5x",
   "seqio",
   "optax",
+  "gin.config.singleton",
 )
 _SCRIPT = "__main__"  # T5X's train.py; gin may refer to its `train` alone
 _MACRO = ("macro", "gin.macro")

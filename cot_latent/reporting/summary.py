@@ -192,14 +192,15 @@ def _t5x_lines(report: Mapping[str, Any]) -> list[str]:
   part = report.get("t5x")
   if part is None:
     return []
-  revision = part["revision"] or part["version"] or "no revision"
+  known = part["revision"] or part["version"]
+  revision = f"{known or part['files_sha256']:.12}"
   mesh = " x ".join(
     f"{size} {axis}" for axis, size in part["partitioning"]["mesh"].items()
   )
   return [
     _field(
       "inside T5X",
-      f"{revision:.12}{', modified' if part['is_modified'] else ''}, from its "
+      f"{revision}{', modified' if part['is_modified'] else ''}, from its "
       f"step {part['began_at']:,}, mesh {mesh}",
     )
   ]

@@ -218,7 +218,7 @@ def revision() -> dict[str, Any]:
 
   Returns:
     The git revision and whether it was changed since, or the revision from
-    which it was installed; None for what is unknown.
+    which it was installed, None for what is unknown; and the hash of its files.
   """
   spec = importlib.util.find_spec("t5x.train")
   assert spec is not None  # it runs
@@ -237,7 +237,16 @@ def revision() -> dict[str, Any]:
     "version": version,
     "revision": commit or installed,
     "is_modified": None if status is None else bool(status),
+    "files_sha256": _hash_of_modules(root / "t5x"),
   }
+
+
+def _hash_of_modules(package: pathlib.Path) -> str:
+  found = {
+    str(path.relative_to(package)): files.sha256(path.read_bytes())
+    for path in package.rglob("*.py")
+  }
+  return files.sha256(files.to_json_line(dict(sorted(found.items()))).encode())
 
 
 def describe_partitioning(

@@ -89,6 +89,8 @@ def test_a_module_that_is_named_is_imported(trap):
     "A = @experiment.Experiment.__init__()",
     "A = @experiment.dataclasses.dataclass()",
     "import __main__ as script\nA = @script.main()",
+    # Gin's own functions read files.
+    "from gin import config\nA = @config.parse_config_file()",
   ],
 )
 def test_what_starts_programs_or_writes_files_is_not_called(lines):
@@ -116,6 +118,16 @@ def test_what_starts_programs_or_writes_files_is_not_called(lines):
 )
 def test_what_no_run_records_is_refused(text, said):
   assert said in refusal(text)
+
+
+def test_gin_s_singletons_are_fine():
+  # Runs inside T5X have two.
+  lines = (
+    "from gin import config",
+    "A = @one/config.singleton()",
+    "one/config.singleton.constructor = @estimators.control_variate",
+  )
+  parsing.parse_resolved("\n".join((quickstart(), *lines)), (), PLACE)
 
 
 def test_an_import_inside_a_text_is_no_import():

@@ -8,6 +8,8 @@ from cot_latent.models import t5
 from cot_latent.t5x import weights
 from tests.t5x import folders, runs
 
+pytestmark = pytest.mark.slow
+
 # A base model of 800 steps has not learnt the sums, and nothing improves it.
 BASE_STEPS, STEPS = 1500, 40
 # Of gin/t5x/chain_model.gin.
@@ -61,13 +63,11 @@ def test_it_improves(base, tmp_path):
   assert after > before + RISE
 
 
-@pytest.mark.slow
 def test_a_twin_that_learns_nothing_does_not_improve(base, tmp_path):
   before, after = rise_in_t5x(tmp_path / "run", base, "--gin.LEARNING_RATE=0.0")
   assert after == before
 
 
-@pytest.mark.slow
 def test_it_improves_in_the_embedded_trainer(base, tmp_path):
   source, folder = tmp_path / "source", tmp_path / "folder"
   source.mkdir()
@@ -86,7 +86,6 @@ def test_it_improves_in_the_embedded_trainer(base, tmp_path):
   assert after > before + RISE
 
 
-@pytest.mark.slow
 def test_a_decoder_only_model_improves(tmp_path):
   base = train_base(tmp_path / "base", "chain_decoder")
   before, after = rise_in_t5x(tmp_path / "run", base, kind="chain_decoder")

@@ -148,7 +148,7 @@ def test_one_that_was_asked_for_something_else_ends_both(flags, tmp_path):
   processes = start(directory, *flags, own=["--gin.SEED=1"])
   statuses, said = finish(directory, processes)
   assert 0 not in statuses
-  assert "process 1 has another configuration" in said[1]
+  assert "process 1 differs from process 0 in its configuration" in said[1]
   assert not (directory / "report.json").exists()
 
 

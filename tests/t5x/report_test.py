@@ -54,7 +54,8 @@ def test_it_says_what_the_run_was(whole):
   cost = report["cost"]
   assert cost["sequences_sampled"] == report["plan"]["sequences_sampled"]
   assert 0 < cost["sequences_scored"] <= report["plan"]["sequences_scored"]
-  assert cost["compilation"]["num_compiled"] > 0
+  compilation = cost["compilation"]
+  assert compilation["num_compiled"] + compilation["num_read"] > 0
   paths = [row["path"] for row in report["continuity"]["checkpoints"]]
   assert paths == [f"checkpoint_{step}" for step in (0, 2, 4, 6)]
   seals.check(report)
@@ -63,7 +64,7 @@ def test_it_says_what_the_run_was(whole):
 def test_it_says_what_t5x_was(whole):
   part = read(whole)["t5x"]
   assert part["revision"] is None or len(part["revision"]) == 40
-  assert part["revision"] or part["version"]
+  assert len(part["files_sha256"]) == 64
   assert part["began_at"] == 0
   cut = part["partitioning"]
   assert cut["mesh"] == {"data": 1, "model": 1}
@@ -115,14 +116,15 @@ def test_a_run_as_it_was_left_is_verified(whole):
   assert is_well, text
   # The toy task has a checker of its own; all else is checked.
   (left_out,) = (line for line in text.splitlines() if "skipped: " in line)
-  assert left_out.count("results from outputs/") == left_out.count(",") == 4
+  assert left_out.count("results from outputs/") == 4
+  assert left_out.count(",") == 3
 
 
 def test_completions_are_scored_again(tmp_path):
   directory = tmp_path / "run"
   task = ["--gin.TASK='chain'", "--gin.TASK_MODULE=None"]
   runs.run_well(directory, *task, "--gin.TRAIN_STEPS=0", by_t5x=False)
-  assert read(directory)["status"] == "complete"
+  assert read(directory)["status"] in record.FINISHED
   text, is_well = verify.verify(str(directory))
   assert is_well, text
   assert "skipped: " not in text
@@ -263,7 +265,7 @@ def test_the_commands_read_it(whole, run, tmp_path):
   path = run / "report.json"
   report = json.loads(path.read_text()) | {"status": "complete"}
   path.write_text(files.to_json(record.sealed(report)))
-  with pytest.raises(UserError, match="of a run inside T5X") as raised:
+  with pytest.raises(UserError, match="is a run inside T5X") as raised:
     export.export(str(run), "nowhere", None, None)
   assert "\n" not in str(raised.value)
 
