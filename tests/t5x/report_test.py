@@ -271,8 +271,9 @@ def test_the_commands_read_it(whole, run, tmp_path):
 
 
 def rerun(folder, *arguments):
+  command = [sys.executable, "-m", "cot_latent.cli", "rerun"]
   return subprocess.run(
-    [sys.executable, "-m", "cot_latent.cli", "rerun", *map(str, arguments)],
+    [*command, "--allow_import=tests.t5x.registered", *map(str, arguments)],
     cwd=folder,
     env=runs.environment(),
     capture_output=True,
