@@ -5,6 +5,7 @@ SECTION = {
   "is_modified": None,
   "version": "0",
   "began_at": 0,
+  "files_sha256": "0" * 64,
   "partitioning": {
     "partitioner": "PjitPartitioner",
     "mesh": {"data": 1, "model": 1},
