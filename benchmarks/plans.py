@@ -31,7 +31,7 @@ TOPOLOGIES = {
   "v6e:4x4": 16,
 }
 LENGTHS = "prefix=600,prompt=256,soft=64,train=7473,test=1319"
-HEAD = ("model", "trained", "topology", "mesh", "fits", "GiB", "s a step")
+HEAD = ("model", "trained", "topology", "mesh", "fits", "GiB", "s per step")
 
 
 def main() -> None:

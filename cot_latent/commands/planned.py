@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--layers",
     type=arguments.count,
     metavar="N",
-    help="compile models of N + 1 and 2 N + 1 layers, taking others as alike",
+    help="compile models of N + 1 and 2 N + 1 layers, and take the other "
+    "layers to be like these",
   )
   group.add_argument(
     "--output",

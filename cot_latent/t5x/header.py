@@ -242,6 +242,7 @@ def revision() -> dict[str, Any]:
 
 
 def _hash_of_modules(package: pathlib.Path) -> str:
+  """Returns one sha256 for a package's modules, their paths included."""
   found = {
     str(path.relative_to(package)): files.sha256(path.read_bytes())
     for path in package.rglob("*.py")

@@ -137,7 +137,8 @@ def load(path: str | None, bos: bool | None = None) -> seqio.Vocabulary:
     bos: Whether prompts begin with BOS; None follows the checkpoint's files.
 
   Raises:
-    UserError: If it cannot be used.
+    UserError: If the file is missing or no vocabulary, has other ids of padding
+      and EOS than SeqIO needs, or has no BOS where `bos` asks for one.
   """
   place = None if path is None else pathlib.Path(path)
   if place is not None and not place.exists():
