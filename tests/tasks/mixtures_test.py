@@ -78,7 +78,11 @@ def test_the_tasks_of_each():
   assert set(nlp) == NLP
   assert sorted(algorithmic + nlp) == sorted(parts_of("bbh"))
   assert sorted(parts_of("bbh")) == sorted(bbh.TASKS)
-  assert {*parts_of("synthetic")} == {*synthetic.KINDS} - {"inventory"}
+  sentences = {"inventory", "testimony"}
+  assert {*parts_of("synthetic")} == {*synthetic.KINDS} - sentences
+  assert common.MIXTURES["synthetic_sentences_v1"] == [
+    f"synthetic_{kind}_long_v1" for kind in sorted(sentences)
+  ]
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -305,6 +305,44 @@ def read_lies(question, steps):
   return judged, "Yes" if verdict == " is honest" else "No"
 
 
+HONEST = ("is honest", "speaks the truth", "can be trusted", "is sincere")
+LIAR = ("is dishonest", "speaks untruths", "cannot be trusted")
+LIAR += ("makes things up",)
+
+
+def parse_testimony(question):
+  """Lists each person and what is said: of the first, then by the others."""
+  *sentences, asked = question.split(". ")
+  found = []
+  for sentence in sentences:
+    assert sentence.endswith(HONEST) != sentence.endswith(LIAR)
+    if found:
+      about = re.search(r"(?:says|that) (?!that )(\w+)", sentence)[1]
+      assert about == found[-1][0]
+    found.append((sentence.split(" ")[0], sentence.endswith(HONEST)))
+  assert asked.split(" ")[1] == found[-1][0]
+  return found
+
+
+def solve_testimony(question):
+  liars = [claim for _, claim in parse_testimony(question)].count(False)
+  return "No" if liars % 2 else "Yes"
+
+
+def read_testimony(question, steps):
+  words = {True: "honest", False: "a liar"}
+  (first, claim), *others = parse_testimony(question)
+  before = {f"{first} is {word}": key for key, word in words.items()}[steps[0]]
+  judged, about = [before == claim], first
+  for (name, claim), step in zip(others, steps[1:], strict=True):
+    verdict = cut(step, f"{name} calls {about} {words[claim]}: ")
+    new = verdict == f"true, so {name} is honest"
+    assert new or verdict == f"wrong, so {name} is a liar"
+    judged.append(new == (claim == before))
+    before, about = new, name
+  return judged, "Yes" if before else "No"
+
+
 CLOSING = dict(zip("([{<", ")]}>", strict=True))
 
 
@@ -356,6 +394,7 @@ READERS = {
   "multistep_arithmetic": Reader(solve_arithmetic, read_arithmetic),
   "navigate": Reader(solve_navigate, read_navigate),
   "object_counting": Reader(solve_counting, read_counting),
+  "testimony": Reader(solve_testimony, read_testimony),
   "tracking_shuffled_objects": Reader(solve_tracking, read_tracking),
   "web_of_lies": Reader(solve_lies, read_lies),
   "word_sorting": Reader(solve_sorting, read_sorting),

@@ -26,6 +26,7 @@ from cot_latent.tasks.synthetic import (
   inventory,
   object_counting,
   splits,
+  testimony,
   words,
 )
 from cot_latent.tasks.synthetic import kind as kinds
@@ -52,6 +53,9 @@ GOLDEN = {
   ),
   "object_counting": (
     "7950cc2e3eaa0eb2c9c02dca17f8b70abcd21f7a3bf4fb4d6ef9c469a4389ec7"
+  ),
+  "testimony": (
+    "a7f9e98187c1f926a5d2399ccb7e9a87e2da1ed344228dbc03749527b6049c51"
   ),
   "tracking_shuffled_objects": (
     "89b0c2f540a46d52e3e0218b3d02e2093608131e7c302755aeef37c8530185d2"
@@ -419,6 +423,8 @@ def test_words_names_and_things_are_not_the_benchmarks(data_dir):
   check_own_words(made, data_dir, "*.json")
   check_own_words(things, data_dir, "object_counting.json")
   check_own_words(tracking.THINGS, data_dir, "tracking*.json")
+  people = [name.lower() for name in testimony.NAMES]
+  check_own_words(people, data_dir, "web_of_lies.json")
   for broken, pattern in (
     ("vernell", "web_of_lies.json"),
     ("piano", "object_counting.json"),
@@ -610,10 +616,11 @@ def test_a_task_of_your_own():
     seqio.TaskRegistry.remove("synthetic_own")
 
 
-def test_the_task_for_pretrained_models():
-  rows, answers = read_task("synthetic_inventory_long_v1", "base")
+@pytest.mark.parametrize(("kind", "most"), [("inventory", 8), ("testimony", 6)])
+def test_the_tasks_for_pretrained_models(kind, most):
+  rows, answers = read_task(f"synthetic_{kind}_long_v1", "base")
   steps = [row["targets"].count("\n") for row in rows]
-  assert max(steps) == 8
+  assert max(steps) == most
   assert 0.25 < steps.count(0) / len(rows) < 0.35
   assert answers == [row["answer"] for row in rows]
 
@@ -622,7 +629,7 @@ def test_the_task_for_pretrained_models():
   "kind",
   [
     *("boolean_expressions", "dyck_languages", "multistep_arithmetic"),
-    *("inventory", "object_counting", "word_sorting"),
+    *("inventory", "object_counting", "testimony", "word_sorting"),
   ],
 )
 def test_the_examples_in_the_docstrings(kind):

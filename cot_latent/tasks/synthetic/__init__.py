@@ -4,10 +4,11 @@ They serve to train base models if no pretrained model is available: as many
 questions as needed, graded by level, with correct and with flawed rationales,
 and the same forms of answers as BBH. Wording, names and things are not BBH's.
 
-Importing this package registers `synthetic_<kind>_v1` for each kind, and two
-mixtures: `synthetic_v1` of all kinds but `inventory`, and `synthetic_small_v1`
-of the two kinds with the shortest questions and rationales. `inventory` and
-`synthetic_inventory_long_v1` are for pretrained models, whose words it needs.
+Importing this package registers `synthetic_<kind>_v1` for each kind, and three
+mixtures: `synthetic_v1` of BBH's kinds, `synthetic_small_v1` of the two with
+the shortest questions and rationales, and `synthetic_sentences_v1`. That one is
+for pretrained models: questions and rationales in sentences, with fewer flaws,
+of the kinds `inventory` and `testimony`.
 """
 
 from cot_latent.tasks import common
@@ -17,9 +18,11 @@ from cot_latent.tasks.synthetic.splits import examples
 
 __all__ = ["KINDS", "examples", "register"]
 
+_IN_SENTENCES = ("inventory", "testimony")
+
 for _kind in KINDS:
   register(f"synthetic_{_kind}_v1", _kind)
-# For pretrained models, which learn rationales from few examples: fewer flaws.
+# Pretrained models learn rationales from few examples.
 register(
   "synthetic_inventory_long_v1",
   "inventory",
@@ -27,11 +30,22 @@ register(
   guess_rate=0.3,
   slip_rate=0.03,
 )
+register(
+  "synthetic_testimony_long_v1",
+  "testimony",
+  levels=tuple(range(1, 5)),
+  guess_rate=0.3,
+  slip_rate=0.1,
+)
 common.register_mixture(
   "synthetic_v1",
-  [f"synthetic_{_kind}_v1" for _kind in KINDS if _kind != "inventory"],
+  [f"synthetic_{_kind}_v1" for _kind in KINDS if _kind not in _IN_SENTENCES],
 )
 common.register_mixture(
   "synthetic_small_v1",
   ["synthetic_boolean_expressions_v1", "synthetic_object_counting_v1"],
+)
+common.register_mixture(
+  "synthetic_sentences_v1",
+  [f"synthetic_{_kind}_long_v1" for _kind in _IN_SENTENCES],
 )

@@ -7,6 +7,7 @@ from cot_latent.tasks.synthetic import (
   multistep_arithmetic,
   navigate,
   object_counting,
+  testimony,
   tracking_shuffled_objects,
   web_of_lies,
   word_sorting,
@@ -22,6 +23,7 @@ _MODULES = (
   web_of_lies,
   word_sorting,
   inventory,
+  testimony,
 )
 
 KINDS = {module.KIND.name: module.KIND for module in _MODULES}

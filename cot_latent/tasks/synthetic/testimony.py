@@ -1,0 +1,82 @@
+"""Longer sentences of people who judge each other, for pretrained models.
+
+`Ada speaks the truth. Bruno says that Ada is dishonest. Is Bruno honest?`
+
+A step judges what a person says by the steps before:
+`Bruno calls Ada a liar: wrong, so Bruno is a liar`
+
+Level: level + 2 people.
+"""
+
+import random
+from typing import NamedTuple
+
+from cot_latent.tasks.synthetic import draw
+from cot_latent.tasks.synthetic.kind import Kind, Problem, Slip
+
+NAMES = (
+  *("Ada", "Bruno", "Carla", "Dieter", "Emil", "Fatima", "Gustav", "Hanna"),
+  *("Igor", "Johanna", "Kofi", "Ludmila", "Marcus", "Nadia", "Otto"),
+  *("Patricia", "Quentin", "Rosalind", "Stefan", "Tatiana", "Ulrich"),
+  *("Veronica", "Wolfgang", "Xenia", "Yasmin", "Zachary"),
+)
+_A = {True: "honest", False: "a liar"}
+# What is said of honest people, of dishonest people, and the question.
+_WORDINGS = (
+  ("is honest", "is dishonest", "Is {name} honest?"),
+  ("speaks the truth", "speaks untruths", "Does {name} speak the truth?"),
+  ("can be trusted", "cannot be trusted", "Can {name} be trusted?"),
+  ("is sincere", "makes things up", "Is {name} sincere?"),
+)
+_SAYS = ("says", "says that", "claims that", "thinks that")
+
+
+class Parts(NamedTuple):
+  """A chain of people.
+
+  Attributes:
+    names: Names of the people.
+    claims: Whether a person is said to be honest: the first person by the
+      question, each following person by the next.
+  """
+
+  names: list[str]
+  claims: list[bool]
+
+
+def make_problem(rng: random.Random, level: int) -> Problem:
+  """Draws the people, the wording, and what they say."""
+  *words, question = draw.choice(rng, _WORDINGS)
+  says = draw.choice(rng, _SAYS)
+  names = draw.sample(rng, NAMES, level + 2)
+  claims = [rng.random() < 0.5 for _ in names]
+  sentences = [f"{names[0]} {words[not claims[0]]}."]
+  for about, name, claim in zip(names, names[1:], claims[1:], strict=False):
+    sentences.append(f"{name} {says} {about} {words[not claim]}.")
+  sentences.append(question.format(name=names[-1]))
+  return Problem(" ".join(sentences), Parts(names, claims))
+
+
+def solve(parts: Parts, slip: Slip) -> tuple[list[str], str]:
+  """Judges each person in order; a slip judges wrongly."""
+  names, claims = parts
+  is_honest = slip(claims[0], (not claims[0],))
+  steps = [f"{names[0]} is {_A[is_honest]}"]
+  for about, name, claim in zip(names, names[1:], claims[1:], strict=False):
+    right = is_honest == claim
+    is_honest = slip(right, (not right,))
+    verdict = "true" if is_honest else "wrong"
+    steps.append(
+      f"{name} calls {about} {_A[claim]}: {verdict}, "
+      f"so {name} is {_A[is_honest]}"
+    )
+  return steps, "Yes" if is_honest else "No"
+
+
+def guess(rng: random.Random, parts: Parts) -> str:
+  """Draws Yes or No."""
+  del parts
+  return draw.choice(rng, ("Yes", "No"))
+
+
+KIND = Kind("testimony", ("Yes", "No"), make_problem, solve, guess)
