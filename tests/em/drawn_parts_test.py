@@ -25,7 +25,16 @@ def data(tmp_path_factory):
   return toy.load(toy.make_experiment(folder, task=toy.CHAIN))
 
 
-def draw(data, directory, *, model="a", seed=0, stop_after=None):
+def draw(
+  data,
+  directory,
+  *,
+  model="a",
+  seed=0,
+  stop_after=None,
+  is_hinted=False,
+  **more,
+):
   """Draws for all questions; gives what came out and the number of calls."""
 
   def say(prompts):
@@ -41,7 +50,12 @@ def draw(data, directory, *, model="a", seed=0, stop_after=None):
   key = rng.purpose_key(seed, "memory")
   try:
     with preemption.handled():
-      drawn = drawer.draw_all(None, rows, 0 * rows, key, parts=phase)
+      drawn = drawer.draw_all(
+        *(None, rows, 0 * rows, key),
+        prompts=data.train.guides if is_hinted else None,
+        parts=phase,
+        **more,
+      )
   except Preempted:
     return None, len(scripted.calls)
   return drawn, len(scripted.calls)
@@ -112,7 +126,10 @@ def test_a_damaged_part_is_drawn_again(data, tmp_path, capsys, damage):
   assert draw(data, tmp_path)[1] == 0
 
 
-@pytest.mark.parametrize("changes", [{"model": "b"}, {"seed": 1}])
+@pytest.mark.parametrize(
+  "changes",
+  [{"model": "b"}, {"seed": 1}, {"is_hinted": True}, {"temperature": 0.0}],
+)
 def test_a_foreign_part_is_drawn_again(data, tmp_path, capsys, changes):
   draw(data, tmp_path, **changes)
   _, num_calls = draw(data, tmp_path)

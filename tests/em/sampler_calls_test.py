@@ -12,11 +12,13 @@ import pytest
 from cot_latent.em import estep, evaluation, outer_loops
 from cot_latent.em.drawing import Drawer
 from cot_latent.em.estep import EStep
+from cot_latent.em.held_out import HeldOut
 from cot_latent.em.method import Method, OuterLoops
+from cot_latent.em.scored_step import Nats
 from cot_latent.inference import baselines, estimators, memory, rng
 from cot_latent.training import bootstrap
 from tests.training import toy
-from tests.training.scripted import Scripted, keys_of
+from tests.training.scripted import Scripted
 
 LENGTH, N = toy.LENGTH[toy.CHAIN], toy.SIZES["train"]
 ALL, INDEX = np.arange(N), np.array([5, 2, 11, 0])
@@ -64,7 +66,32 @@ def fill_pool(source, data, sampler):
   outer_loops.collect(e_step(data, sampler, method), None, loop=1)
 
 
+def assert_keys(keys, key, words, number):
+  """Checks that rows have the keys of their questions and draws."""
+  made = rng.row_keys(key, words, number)
+  np.testing.assert_array_equal(
+    jax.random.key_data(keys), jax.random.key_data(made)
+  )
+
+
 TWICE, SHORT_TWICE = np.repeat(ALL, 2), np.repeat(INDEX, 2)
+
+
+class ByNumber:
+  """A scorer by which the likelihood of a row's answer is its number."""
+
+  def score(self, params, rationales, question):
+    assert params == "theirs"
+    assert rationales.shape == (2 * N, LENGTH)
+    np.testing.assert_array_equal(question, TWICE)
+    return Nats(-np.ones(2 * N), np.arange(2 * N)), None
+
+
+def measure_likelihood(data, sampler):
+  drawer = Drawer(sampler, data.task, data.train)
+  held_out = HeldOut(drawer, ByNumber(), num_samples=2)
+  nats = held_out.log_likelihood("theirs", SEED, STEP)
+  np.testing.assert_array_equal(nats, np.arange(2 * N).reshape(N, 2))
 
 
 # What is drawn: by whom, the purpose and numbers of its keys, the questions
@@ -103,10 +130,14 @@ TWICE, SHORT_TWICE = np.repeat(ALL, 2), np.repeat(INDEX, 2)
         ("pool", (1, 1), TWICE, "guides", 0.0),
       ],
     ),
+    (
+      measure_likelihood,
+      [("likelihood/evaluate", (STEP,), TWICE, "prompts", 1.0)],
+    ),
   ],
   ids=[
     *("a step", "memory from guides", "memory from prompts", "greedily"),
-    *("self-consistency", "a pool", "a greedy pool"),
+    *("self-consistency", "a pool", "a greedy pool", "held-out likelihood"),
   ],
 )
 def test_every_draw_has_its_prompt_temperature_and_keys(data, draw, calls):
@@ -122,10 +153,7 @@ def test_every_draw_has_its_prompt_temperature_and_keys(data, draw, calls):
     # The draws of a question are numbered from 0.
     number = [list(rows[:i]).count(row) for i, row in enumerate(rows)]
     key = rng.purpose_key(SEED, purpose, *numbers)
-    made = rng.row_keys(key, data.train.words[rows], np.array(number))
-    np.testing.assert_array_equal(
-      jax.random.key_data(keys), jax.random.key_data(made)
-    )
+    assert_keys(keys, key, data.train.words[rows], np.array(number))
 
 
 def test_worked_examples_are_drawn_at_temperature_1(data):
@@ -142,8 +170,12 @@ def test_worked_examples_are_drawn_at_temperature_1(data):
   sampler.say = say
   drawer = Drawer(sampler, data.task, data.train, batch_size=8)
   bootstrap.draw(drawer, None, SEED, room=999)
-  assert {temperature for *_, temperature in sampler.calls} == {1.0}
-  assert len(set(keys_of(sampler))) == 8 * len(sampler.calls)
+  ((prompts, keys, temperature),) = sampler.calls
+  assert temperature == 1.0
+  key = rng.purpose_key(SEED, "bootstrap", 0, 0)
+  rows = np.asarray(jax.random.permutation(key, N))[:8]
+  np.testing.assert_array_equal(prompts, data.train.prompts[rows])
+  assert_keys(keys, key, data.train.words[rows], np.zeros(8, int))
 
 
 def test_rows_are_subsampled_by_a_random_number_of_the_step(data, monkeypatch):
@@ -193,6 +225,9 @@ def weighted(data, tells=True):
   _, rows, info = e_step(data, sampler, method).step(None, start, INDEX, STEP)
   assert info.accept_rate == RIGHT.mean()
   assert info.num_valid == 3
+  # The last correct draw is remembered; the rows are numbered from 0.
+  remembered = [np.nan, 3, 7, 11] if tells else [np.nan] * 4
+  np.testing.assert_array_equal(info.visits.log_prob, remembered)
   return rows
 
 

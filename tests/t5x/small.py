@@ -73,13 +73,14 @@ def method(**changes):
   return Method(**settings | changes)
 
 
-def make_latent(model, monkeypatch, the_method=None, batch_size=8):
+def make_latent(model, monkeypatch, the_method=None, batch_size=8, seed=0):
   """What gin would make, on a toy task."""
   toy.register()
-  monkeypatch.setattr(checks, "gin_settings", lambda: GOOD)
+  settings = GOOD._replace(random_seed=seed)
+  monkeypatch.setattr(checks, "gin_settings", lambda: settings)
   task = TaskConfig(Source(toy.PARITY), prompt_length=32, max_length=8)
   return latent.Latent(
-    model, task, the_method or method(), 0, batch_size, "/nowhere"
+    model, task, the_method or method(), seed, batch_size, "/nowhere"
   )
 
 

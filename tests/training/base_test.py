@@ -16,7 +16,7 @@ from cot_latent.data import prompts
 from cot_latent.em.drawing import Drawer
 from cot_latent.em.method import Method
 from cot_latent.errors import RunError, UserError
-from cot_latent.inference import estimators
+from cot_latent.inference import estimators, rng
 from cot_latent.models import decoder, digests
 from cot_latent.reporting import page, summary
 from cot_latent.training import base, mstep
@@ -97,6 +97,31 @@ def test_another_method_reads_the_same_base_model(folder, first, monkeypatch):
   config = make(folder / "other", method=method, steps=1, batch_size=4)
   assert toy.run(config)["status"] == "complete"
   assert bases(folder) == [first[2]]
+
+
+def test_half_of_each_minibatch_is_hinted(monkeypatch):
+  """Each step fits its own minibatch's targets, all with the same weight."""
+  config = toy.make_experiment("x", seed=3)
+  model, examples, steps = toy.make_model(config), toy.load(config).base, []
+
+  def noting(*_):
+    def step(params, opt_state, frozen, rate, *batch):
+      steps.append(batch)
+      return mstep.Updated(params, opt_state, 0.0, np.bool_(True), 0.0, None)
+
+    return step
+
+  monkeypatch.setattr(mstep, "build_step", noting)
+  base.fit(model, config.base, examples, 3, lambda _: None)
+  assert len(steps) == config.base.steps
+  for number, (asked, targets, weights) in enumerate(steps):
+    index = rng.minibatch(3, "base_order", number, len(examples), 8)
+    for row, (place, prompt) in enumerate(zip(index, asked, strict=True)):
+      source = examples.guides if row % 2 else examples.prompts
+      wanted = source[place]
+      assert prompt[prompt != 0].tolist() == wanted[wanted != 0].tolist()
+    np.testing.assert_array_equal(targets, examples.targets[index])
+    np.testing.assert_array_equal(weights, np.float32([1 / 8] * 8))
 
 
 def name_of(config):

@@ -207,9 +207,11 @@ def test_the_memory_is_a_candidate_and_moves_by_its_number(step):
     rng.purpose_key(e_step.seed, "draw", 2),
   )
   draws = checked.tokens.reshape(len(index), 2, -1)
+  of_draws = []
   for m, question in enumerate(index):
     candidates = [step.before.tokens[question], *draws[m]]
     log_l = [slow_nats(e_step, step.params, z, question)[1] for z in candidates]
+    of_draws.append(max(np.logaddexp(*log_l[1:]) - np.log(2), -30))
     moves = scored.importance(jnp.array([log_l]))
     (taken,) = scored.pick(moves, uniform[m : m + 1]).tolist()
     np.testing.assert_array_equal(
@@ -217,6 +219,9 @@ def test_the_memory_is_a_candidate_and_moves_by_its_number(step):
     )
     is_valid = bool(step.after.is_correct[question])
     assert is_valid == bool(np.isfinite(log_l[taken]))
+  # What is reported is of the draws alone, of which the memory is none.
+  mean = np.mean(of_draws)
+  assert step.info.log_likelihood == pytest.approx(mean, abs=1e-4)
 
 
 # A program's own questions and model; no checker.
