@@ -70,7 +70,14 @@ class Prompts:
     return _FIELD.split(getattr(self, name))
 
   def fill(self, name: str, row: Mapping[str, str]) -> str:
-    """Writes "prior" or "guide" for one question."""
+    """Writes "prior" or "guide" for one question.
+
+    Example:
+
+      >>> prompts = Prompts("{question}?", "{question}? ({answer})")
+      >>> prompts.fill("guide", {"question": "2 + 3", "answer": "5"})
+      '2 + 3? (5)'
+    """
     parts = self.split(name)
     return "".join(row[p] if i % 2 else p for i, p in enumerate(parts))
 

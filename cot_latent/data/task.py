@@ -199,12 +199,17 @@ class Task:
 
     Example:
 
-      task = Task.from_rows(
-        ["What is 2 + 3?", "What is 4 + 4?"],
-        ["5", "8"],
-        check=lambda completion, answer: completion.split()[-1:] == [answer],
-      )
-      train = task.load("train")
+      >>> task = Task.from_rows(
+      ...   ["What is 2 + 3?", "What is 4 + 4?"],
+      ...   ["5", "8"],
+      ...   check=lambda completion, answer: completion.split()[-1] == answer,
+      ... )
+      >>> train = task.load("train")
+      >>> train.answers
+      ['5', '8']
+      >>> extracted = task.extract("Two and three make 5")
+      >>> task.is_correct(extracted, train.answers[0])
+      True
     """
     from cot_latent.data import rows
 

@@ -71,5 +71,11 @@ def answer_given_rationale(
 
   Raises:
     UserError: If the prefix is empty, or if the answer has no {answer}.
+
+  Example:
+
+    >>> answer_given_rationale("so it is", " {answer}!", num_samples=8)
+    AnswerGivenRationale(name='answer_given_rationale', prefix='so it is',
+                         answer=' {answer}!', num_samples=8)
   """
   return AnswerGivenRationale(prefix, answer, num_samples)

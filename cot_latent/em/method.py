@@ -37,7 +37,7 @@ class OuterLoops:
       fit nothing. None is as many as the steps need.
     stop_loss: End a loop when a minibatch's loss, in nats per sequence, is
       below it; the saved steps go to the following loops. None never ends one
-      early. it; the steps saved go to the loops that follow. None never does.
+      early.
   """
 
   source: Literal["sample", "greedy", "human"]
@@ -65,6 +65,12 @@ class OuterLoops:
     """Returns the steps of a loop, from 0, in a run of `num_steps` or fewer.
 
     Reference: Phan et al. 2023, appendix F: 40, growing by 20% up to 200.
+
+    Example:
+
+      >>> loops = OuterLoops("sample", first_steps=10, growth=1.5)
+      >>> [loops.loop_steps(loop, num_steps=20) for loop in range(3)]
+      [10, 15, 20]
     """
     if self.first_steps is None:
       return num_steps
@@ -79,7 +85,13 @@ class OuterLoops:
     return self.first_steps is not None or self.stop_loss is not None
 
   def num_loops(self, num_steps: int) -> int:
-    """Returns the number of loops in a run, if no loop ends early."""
+    """Returns the number of loops in a run, if no loop ends early.
+
+    Example:
+
+      >>> OuterLoops("sample", first_steps=10, growth=1.5).num_loops(20)
+      2
+    """
     loops, done = 0, 0
     while done < num_steps and loops != self.max_loops:
       done += self.loop_steps(loops, num_steps)
@@ -223,6 +235,14 @@ class Method:
     return self.loops.num_loops(steps) * self.drawn_by_loop(num_train)
 
   def max_scored(self, batch_size: int) -> int:
-    """Returns the maximum of sequences that one step differentiates."""
+    """Returns the maximum of sequences that one step differentiates.
+
+    Example:
+
+      >>> Method("trice", estimators.basic(), num_draws=2).max_scored(8)
+      24
+      >>> Method("trice", estimators.basic(), num_scored=10).max_scored(8)
+      10
+    """
     everything = batch_size * (1 + self.num_draws)
     return min(self.num_scored or everything, everything)

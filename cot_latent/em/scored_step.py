@@ -226,6 +226,11 @@ def log_mean(log_likelihood: np.ndarray) -> np.ndarray:
   Returns:
     [N] nats, log (1/S) sum l; at least NO_ANSWER. Its mean over draws is at
     most log p(y|x), and the nearer to it the larger S is.
+
+  Example of two rationales, of which one comes to no answer:
+
+    >>> log_mean(np.array([[np.log(0.5), -np.inf]])).round(3).tolist()
+    [-1.386]
   """
   nats = np.maximum(log_likelihood.astype(np.float64), -1e9)
   found = np.logaddexp.reduce(nats, axis=1) - np.log(nats.shape[1])

@@ -116,6 +116,17 @@ def grpo() -> Estimator:
     equal. It raises ValueError at trace time unless K > 1.
 
   Reference: Shao et al. 2024, arXiv 2402.03300, section 4.1.
+
+  Example of four draws; two of the first question's are correct:
+
+    >>> import numpy as np
+    >>> from cot_latent.inference.transition import independence
+    >>> moved = independence(
+    ...   np.zeros((2, 1), int), np.array([True, True]),
+    ...   np.zeros((2, 4, 1), int),
+    ...   np.array([[True, False, True, False], [False] * 4]))
+    >>> (8 * grpo()(moved)).tolist()
+    [[0.0, 1.0, -1.0, 1.0, -1.0], [0.0, 0.0, 0.0, 0.0, 0.0]]
   """
 
   def weigh(transition: Transition) -> jax.Array:

@@ -150,7 +150,13 @@ def control_variate(
 
 
 def has_scale(estimator: Estimator) -> bool:
-  """Tells whether an estimator has a control variate, and so a scale."""
+  """Tells whether an estimator has a control variate, and so a scale.
+
+  Example:
+
+    >>> has_scale(control_variate()), has_scale(basic())
+    (True, False)
+  """
   return getattr(estimator, "has_scale", False)
 
 
@@ -265,6 +271,15 @@ def merge_accepted(transition: Transition, weights: jax.Array) -> jax.Array:
 
   Returns:
     [M, 1 + K] with zeros where a draw was accepted.
+
+  Example; the first of two draws was accepted:
+
+    >>> from cot_latent.inference.transition import independence
+    >>> moved = independence(
+    ...   jnp.zeros((1, 1), int), jnp.array([True]),
+    ...   jnp.zeros((1, 2, 1), int), jnp.array([[True, False]]))
+    >>> merge_accepted(moved, jnp.array([[0.25, 0.5, -0.75]])).tolist()
+    [[0.75, 0.0, -0.75]]
   """
   on_draws = weights[:, 1:]
   moved = jnp.where(transition.accepted, on_draws, 0).sum(axis=1)

@@ -142,6 +142,14 @@ def minibatch(
 
   Returns:
     [M] int32 indices into the examples.
+
+  Example of seven examples, of which each epoch leaves out one:
+
+    >>> batches = [minibatch(0, "order", step, 7, 3) for step in range(3)]
+    >>> len({*batches[0].tolist(), *batches[1].tolist()})  # one epoch
+    6
+    >>> batches[2].shape  # of the next epoch
+    (3,)
   """
   per_epoch = num_examples // batch_size
   epoch, place = divmod(step, per_epoch)

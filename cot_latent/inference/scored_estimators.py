@@ -106,6 +106,12 @@ def isir(correct_first_acceptance: bool = False) -> ScoredEstimator:
     The estimator.
 
   Reference: Andrieu, Lee and Vihola 2018, for the chain.
+
+  Example, of two draws, of which the first is twice as likely as the memory:
+
+    >>> likelihoods = jnp.array([[0.25, 0.5, 0.25], [0.5, 1.0, 0.5]])
+    >>> isir()(Scored(jnp.log(likelihoods)))[0].tolist()
+    [[0.125, 0.125], [0.0625, 0.25], [-0.0625, 0.125]]
   """
   return ISir(correct_first_acceptance)
 
@@ -257,6 +263,14 @@ def jepo(no_answer: float = -30.0) -> ScoredEstimator:
 
   Reference: Tang et al. 2025, arXiv 2503.19618 (JEPO), without its penalty on
   the distance from a reference model.
+
+  Example of two draws, the first three times as likely:
+
+    >>> import numpy as np
+    >>> likelihoods = jnp.array([[1.0, 0.75, 0.25]])
+    >>> weights = np.array(jepo()(Scored(jnp.log(likelihoods))), float)
+    >>> weights[0].round(3).tolist()
+    [[0.0, 0.0], [0.693, 0.75], [-0.405, 0.25]]
   """
   return Jepo(no_answer)
 
@@ -282,6 +296,12 @@ def verifree() -> ScoredEstimator:
     The estimator. It raises ValueError at trace time unless K > 1.
 
   Reference: Zhou et al. 2025, arXiv 2505.21493 (VeriFree).
+
+  Example of two draws; the memory in column 0 has no weight:
+
+    >>> likelihoods = jnp.array([[1.0, 0.5, 0.25]])
+    >>> verifree()(Scored(jnp.log(likelihoods)))[0].tolist()
+    [[0.0, 0.0], [0.125, 0.25], [-0.125, 0.125]]
   """
   return VeriFree()
 
@@ -329,6 +349,11 @@ def latro(kl: float = 0.0, no_answer: float = -30.0) -> ScoredEstimator:
     ValueError: If `kl` is negative.
 
   Reference: Chen et al. 2024, arXiv 2411.04282 (LaTRO).
+
+  Example of two draws, the second less likely by one nat:
+
+    >>> latro()(Scored(jnp.array([[0.0, -1.0, -2.0]])))[0].tolist()
+    [[0.0, 0.0], [0.5, 0.5], [-0.5, 0.5]]
   """
   if not kl >= 0:
     raise ValueError(f"kl must be 0 or more, not {kl!r}")

@@ -60,7 +60,14 @@ class Vocabulary:
   chat: ChatTemplate | None = None
 
   def decode_rows(self, tokens: np.ndarray) -> list[str]:
-    """Decodes [B, T] int32, each row up to its first EOS."""
+    """Decodes [B, T] int32, each row up to its first EOS.
+
+    Example of bytes, which begin at 3; token 1 is EOS and 0 is padding:
+
+      >>> rows = np.array([[107, 108, 1, 109], [109, 0, 0, 0]])
+      >>> byte_vocabulary().decode_rows(rows)
+      ['hi', 'j']
+    """
     return [self.decode(_until_eos(row, self.eos_id)) for row in tokens]
 
 

@@ -45,6 +45,9 @@ def t_quantile(degrees: float) -> float:
 
   Args:
     degrees: Degrees of freedom; infinity is the normal distribution.
+
+  >>> t_quantile(4)
+  2.7764451052
   """
   import scipy.special
 
@@ -66,6 +69,9 @@ def averages(counts: Mapping[str, tuple[int, int]]) -> dict[str, float]:
     and G is 23.
 
   Reference: Suzgun et al. 2022 average 23; Phan et al. 2023 average 27.
+
+  >>> averages({"navigate_v1": (3, 4), "dyck_languages_v1": (1, 2)})
+  {'2 tasks': 0.625, 'examples': 0.6666666666666666}
   """
   rates = {task: correct / total for task, (correct, total) in counts.items()}
   groups: dict[str, list[float]] = {}
