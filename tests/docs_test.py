@@ -3,6 +3,7 @@
 import contextlib
 import doctest
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -204,6 +205,59 @@ def test_the_methods_page_has_every_method():
   ):
     with pytest.raises(AssertionError):
       check_names_every_method(twin)
+
+
+# Tables typed from reports/tables/chain.md: a page's column -> that table's.
+TYPED = {
+  "README.md": {
+    "before": "Greedy, before",
+    "after 20 steps": "Greedy, 20 steps",
+    "after 60 steps": "Greedy, after",
+    "sampled": "Sampled",
+    "differentiated": "Scored",
+  },
+  "docs/questions.md": {
+    "sampled": "Sampled",
+    "differentiated": "Scored",
+    "time": "Time",
+  },
+}
+
+
+def read_table(text, *columns):
+  """Reads the first table with these columns: method, column -> cell."""
+  lines = iter(text.splitlines())
+
+  def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+  header = next(row for row in map(cells, lines) if {*row} >= {*columns})
+  next(lines)
+  return {
+    (method.casefold(), column): cell.partition(r" \[")[0]  # without bootstrap
+    for method, *row in map(cells, itertools.takewhile(str.strip, lines))
+    for column, cell in zip(header[1:], row, strict=True)
+  }
+
+
+def check_typed(text, columns):
+  """Checks a page's numbers against the table that reports are made into."""
+  kept = (ROOT / "reports/tables/chain.md").read_text()
+  kept = read_table(kept, *columns.values())
+  typed = read_table(text, "method", *columns)
+  assert len(typed) >= 3 * len(columns)
+  for (method, column), cell in typed.items():
+    assert cell == kept[method, columns[column]], (method, column)
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_numbers_of_the_chain_study_are_those_of_its_table(name):
+  text = (ROOT / name).read_text()
+  check_typed(text, TYPED[name])
+  for number in ("11,470", "2,446"):
+    assert number in text
+    with pytest.raises(AssertionError):
+      check_typed(text.replace(number, "1", 1), TYPED[name])
 
 
 def test_a_page_that_shows_something_else_is_noticed(folder):

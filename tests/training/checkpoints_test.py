@@ -1,10 +1,12 @@
 """A checkpoint gives back every bit of what a run carries."""
 
 import functools
+import random
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from cot_latent.em.outer_loops import Pool
@@ -60,6 +62,45 @@ def saved(tmp_path):
   saved = checkpoints.Checkpoints(tmp_path / "checkpoints")
   yield saved
   saved.close()
+
+
+def is_read_otherwise_by_orbax(folder, state):
+  """Whether Orbax alone reads another state there, without an error."""
+  try:
+    with ocp.StandardCheckpointer() as reader:
+      found = reader.restore(folder / "default")["params"]
+  except Exception:
+    return False
+  leaves = zip(
+    jax.tree.leaves(found), jax.tree.leaves(state.params), strict=True
+  )
+  return not all(np.array_equal(one, other) for one, other in leaves)
+
+
+def test_a_flipped_bit_that_orbax_does_not_notice_is_damage(
+  saved, tmp_path, capsys
+):
+  """Orbax has no checksum of the arrays' bytes: hence the manifest."""
+  state, folder = make_state(step=5, seed=1), tmp_path / "checkpoints/5"
+  saved.save(make_state(step=2))
+  saved.save(state)
+  assert not is_read_otherwise_by_orbax(folder, state)
+  arrays = max(folder.rglob("d/*"), key=lambda path: path.stat().st_size)
+  content = arrays.read_bytes()
+  for place in random.Random(0).sample(range(len(content)), 40):
+    flipped = content[place] ^ 1
+    arrays.write_bytes(
+      content[:place] + bytes([flipped]) + content[place + 1 :]
+    )
+    if is_read_otherwise_by_orbax(folder, state):
+      break
+  else:
+    pytest.fail("Orbax noticed each flipped bit: its own checks may do")
+  again = checkpoints.Checkpoints(tmp_path / "checkpoints")
+  assert again.latest_step() == 2
+  again.close()
+  said = f"{arrays.relative_to(folder)} was changed"
+  assert f"step 5 is damaged ({said})" in capsys.readouterr().err
 
 
 def test_nothing_is_saved_at_first(saved):
