@@ -27,6 +27,8 @@ class TransformersSampler:
   def __init__(self, model, eos_id: int, max_length: int):
     """Stores the model; `eos_id` is the checkpoint's own."""
     self.model, self.eos_id, self.max_length = model, eos_id, max_length
+    # A checkpoint's own top_p or penalties would be another distribution.
+    model.generation_config = transformers.GenerationConfig()
 
   def sample(self, params, prompts, rng_keys, temperature=1.0, **settings):
     """Draws a continuation of each prompt; see `cl.Sampler`."""

@@ -1,5 +1,8 @@
 """examples/own_trainer.py: the E-step in a trainer of PyTorch."""
 
+import copy
+
+import jax
 import numpy as np
 import pytest
 
@@ -111,6 +114,32 @@ def test_weights_are_those_of_algorithm_1(task, steps):
     np.testing.assert_allclose(
       rows.weights[: rows.num_weighted()], wanted[wanted != 0], rtol=1e-6
     )
+
+
+def test_draws_are_the_model_s_whatever_its_checkpoint_asks_for(model):
+  model = copy.deepcopy(model)
+  model.lm_head.weight.data *= 30  # far from uniform
+  asked = {"top_p": 0.5, "repetition_penalty": 2.0, "temperature": 0.5}
+  model.generation_config.update(**asked)
+  sampler = own_trainer.TransformersSampler(model, EOS, 1)
+  prompts, keys = (
+    np.tile([3, 4, 5], (4000, 1)),
+    jax.random.split(jax.random.key(0), 4000),
+  )
+  with torch.no_grad():
+    logits = model(torch.from_numpy(prompts[:1] - 1)).logits[0, -1]
+  wanted = logits.softmax(dim=-1).numpy()
+  assert wanted.max() > 0.3
+
+  def check(temperature):
+    drawn = sampler.sample(None, prompts, keys, temperature).tokens[:, 0] - 1
+    share = np.bincount(drawn, minlength=9) / len(drawn)
+    np.testing.assert_allclose(share, wanted, atol=0.03)
+
+  check(1.0)
+  for twin in (0.0, 0.7):
+    with pytest.raises(AssertionError):
+      check(twin)
 
 
 def test_padding_does_not_change_a_score(model, steps):

@@ -120,6 +120,26 @@ def test_a_run_as_it_was_left_is_verified(whole):
   assert left_out.count(",") == 3
 
 
+@pytest.mark.parametrize(
+  ("bound", "is_greedy"),
+  [
+    ({"topk": 1}, True),
+    ({"temperature": 0.0}, True),
+    ({"topk": 0, "temperature": 0.7}, False),
+    ({}, False),
+  ],
+)
+def test_an_evaluation_that_draws_samples_is_left_out(
+  bound, is_greedy, monkeypatch, capsys
+):
+  settings = {f"temperature_sample.{k}": value for k, value in bound.items()}
+  monkeypatch.setattr(reports.checks, "_bound", settings.get)
+  report = object()
+  evaluator = reports.Evaluator(lambda: None, report)
+  assert evaluator._report is (report if is_greedy else None)
+  assert ("draws samples" in capsys.readouterr().err) == (not is_greedy)
+
+
 def test_completions_are_scored_again(tmp_path):
   directory = tmp_path / "run"
   task = ["--gin.TASK='chain'", "--gin.TASK_MODULE=None"]
