@@ -37,7 +37,7 @@ class OuterLoops:
       fit nothing. None is as many as the steps need.
     stop_loss: End a loop when a minibatch's loss, in nats per sequence, is
       below it; the saved steps go to the following loops. None never ends one
-      early.
+      early. it; the steps saved go to the loops that follow. None never does.
   """
 
   source: Literal["sample", "greedy", "human"]
