@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests import processes
 from tests.asserts import assert_trees_equal
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -119,7 +120,7 @@ def made(request, tmp_path_factory):
     env=os.environ | {"XLA_FLAGS": FLAGS},
     capture_output=True,
     text=True,
-    timeout=500,
+    timeout=processes.LIMIT,
     check=False,
   )
   assert done.returncode == 0, done.stderr[-3000:]
