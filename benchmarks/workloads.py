@@ -366,7 +366,7 @@ def trice_step(sizes: Sizes) -> dict[str, Callable[[int], Step]]:
     ids=ids,
     tasks=["benchmark"] * total,
     questions=ids,
-    answers=["right"] * total,
+    answers=["correct"] * total,
     prompts=_prompts(sizes),
     guides=nothing,
     targets=nothing,
@@ -425,7 +425,7 @@ def trice_step(sizes: Sizes) -> dict[str, Callable[[int], Step]]:
 def _verdict(acceptance: float, text: str) -> str:
   digest = hashlib.sha256(text.encode()).digest()
   uniform = int.from_bytes(digest[:4]) / 2**32
-  return "right" if uniform < acceptance else "wrong"
+  return "correct" if uniform < acceptance else "incorrect"
 
 
 SAMPLING_AND_GRADIENT: dict[str, Callable[..., Workload]] = {

@@ -203,12 +203,12 @@ def _terms(
 ) -> tuple[jax.Array, jax.Array]:
   """[2, M, 1 + K] weights that `control_variate` keeps and subtracts."""
   valid = transition.is_correct.astype(jnp.result_type(float))
-  right = transition.draw_is_correct.astype(valid.dtype)
+  correct = transition.draw_is_correct.astype(valid.dtype)
   count = jnp.maximum(valid.sum(), 1)
-  number = right.sum(axis=1, keepdims=True)
+  number = correct.sum(axis=1, keepdims=True)
   # Each weight is one quotient of whole numbers, and a scale of 1 changes no
   # weight: terms that cancel do so exactly, compiled or not.
-  averaged = right / (count * jnp.maximum(number, 1))
+  averaged = correct / (count * jnp.maximum(number, 1))
   on_memory = jnp.where(
     transition.accepted.any(axis=1),
     (averaged * transition.accepted).sum(axis=1),
@@ -217,12 +217,12 @@ def _terms(
   scale = leave_one_out_scale(transition).astype(valid.dtype)
   if correct_first_acceptance:
     scale = jnp.where(transition.old_is_correct, scale, 0)
-  subtracted = scale * (valid / (count * right.shape[1]))
+  subtracted = scale * (valid / (count * correct.shape[1]))
   on_draws = jnp.where(transition.accepted, 0, averaged)
   return (
     _weights(on_memory, on_draws),
     jnp.pad(
-      jnp.broadcast_to(subtracted[:, None], right.shape), ((0, 0), (1, 0))
+      jnp.broadcast_to(subtracted[:, None], correct.shape), ((0, 0), (1, 0))
     ),
   )
 
@@ -248,10 +248,10 @@ def leave_one_out_scale(transition: Transition) -> jax.Array:
   """
   valid = transition.is_correct.astype(jnp.result_type(float))
   number = transition.draw_is_correct.sum(axis=1, dtype=valid.dtype)
-  right = valid * number
+  correct = valid * number
   draws = valid * transition.draw_is_correct.shape[1]
   # A quotient of whole numbers: exactly 1 if all their draws are correct.
-  return (right.sum() - right) / jnp.maximum(draws.sum() - draws, 1)
+  return (correct.sum() - correct) / jnp.maximum(draws.sum() - draws, 1)
 
 
 def merge_accepted(transition: Transition, weights: jax.Array) -> jax.Array:

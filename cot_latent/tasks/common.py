@@ -380,8 +380,8 @@ def _build(
 
 def _accuracy(targets, predictions) -> dict[str, float]:
   """Returns the share of correct predictions; None is never correct."""
-  right = [
+  correct = [
     prediction is not None and prediction == target
     for target, prediction in zip(targets, predictions, strict=True)
   ]
-  return {"accuracy": sum(right) / len(right)}
+  return {"accuracy": sum(correct) / len(correct)}

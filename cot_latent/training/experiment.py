@@ -233,7 +233,7 @@ def pretrained(config: Experiment) -> Checkpoint | None:
 def run_id(config: Experiment) -> str:
   """Names a run by what it computes, whatever its folders."""
 
-  def placeless(part):
+  def without_folders(part):
     source = dataclasses.replace(
       part.source,
       data_dir=None,
@@ -245,14 +245,14 @@ def run_id(config: Experiment) -> str:
   base = config.base
   if isinstance(base, BaseConfig):
     base = dataclasses.replace(
-      placeless(base), start=base.start and Checkpoint("")
+      without_folders(base), start=base.start and Checkpoint("")
     )
   elif isinstance(base, Checkpoint):
     base = Checkpoint("")
   settings = as_dict(
     dataclasses.replace(
       config,
-      task=placeless(config.task),
+      task=without_folders(config.task),
       base=base,
       model_dir=None,
       checkpoint_period=1,
