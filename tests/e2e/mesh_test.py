@@ -87,7 +87,7 @@ saved = root / "moved/checkpoints/4"
 largest = max(saved.rglob("*"), key=lambda path: path.stat().st_size)
 largest.write_bytes(largest.read_bytes()[:-1])
 keep("moved", config, toy.run(experiment("moved", (2, 4))))
-# Where parameters and the memory lie.
+# How parameters and the memory are sharded.
 config = experiment("unused", (2, 4))
 layout = partitioning.make_layout(config.mesh)
 model = toy.language_model.from_config(config.model, 259, 1, 8, layout)
@@ -162,18 +162,18 @@ def test_the_meshes_are_what_was_asked_for(made):
   assert found["moved"]["resumes"] == [2]
 
 
-def test_parameters_and_memory_are_cut(made):
+def test_parameters_and_memory_are_sharded(made):
   shapes = made[1]["shapes"]
   memory = shapes.pop("memory")
-  cut = {
+  sharded = {
     name.rsplit("'", 4)[1]: (whole, part)
     for name, (whole, part) in shapes.items()
     if whole != part
   }
-  assert cut["query"] == ([16, 4, 8], [8, 1, 8])
-  assert cut["output"] == ([32, 16], [8, 8])
-  assert cut["up"] == ([16, 32], [8, 8])
-  assert cut["down"] == ([32, 16], [8, 8])
+  assert sharded["query"] == ([16, 4, 8], [8, 1, 8])
+  assert sharded["output"] == ([32, 16], [8, 8])
+  assert sharded["up"] == ([16, 32], [8, 8])
+  assert sharded["down"] == ([32, 16], [8, 8])
   assert memory == [[24, 8], [3, 8]]
 
 
