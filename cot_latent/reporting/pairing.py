@@ -97,8 +97,8 @@ def mcnemar(one_alone: int, other_alone: int) -> float:
   """Gives the p-value of McNemar's exact test, of two sides.
 
   Args:
-    one_alone: Questions that one run alone had correct.
-    other_alone: Questions that the other run alone had correct.
+    one_alone: Questions that one run alone answered correctly.
+    other_alone: Questions that the other run alone answered correctly.
 
   Example:
 

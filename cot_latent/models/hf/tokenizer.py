@@ -379,7 +379,7 @@ def _padding_id(
 
   Args:
     where: The tokenizer's place, for the message.
-    files: Files of the files.
+    files: The checkpoint's files.
     tokenizer: The tokenizer.
     size: Rows of the embedding.
     used: EOS, BOS, other ends of a completion, and the tokens of a chat
