@@ -16,6 +16,7 @@ import jax
 import pytest
 
 from cot_latent.configuration import parsing
+from tests import processes
 
 ROOT = pathlib.Path(__file__).parents[1]
 DATA = ROOT.parent / "shared/data"
@@ -61,7 +62,7 @@ def run(command, folder):
     env=environment,
     capture_output=True,
     text=True,
-    timeout=600,
+    timeout=processes.LIMIT,
   )
   assert done.returncode == 0, done.stderr
   return done.stdout

@@ -266,8 +266,8 @@ def empty_memory(
   """Makes an empty memory, no device having more than its own rows.
 
   Args:
-    layout: Where rows are kept; they are padded to a number that can be cut
-      evenly with rows that no question has.
+    layout: Where rows are kept; they are padded to a number that can be
+      sharded evenly, with rows that no question has.
     num_examples: N.
     length: T.
   """
@@ -349,8 +349,8 @@ def move_and_weigh(
     num_scored: L, or None to score every sequence that has weight.
     is_fitting: Whether eta is fitted in this step.
     always_subsample: whether L are drawn even where no more have weight.
-    layout: where the memory's rows lie; the minibatch's are gathered, so that
-      every process has the same weights.
+    layout: how the memory's rows are sharded; the minibatch's are gathered, so
+      that every process has the same weights.
 
   Returns:
     The memory after the step, the transition, and the weights.

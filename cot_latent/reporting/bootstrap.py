@@ -48,7 +48,7 @@ def over_questions(
   Returns:
     Lower and upper end for each of the K quantities, to 12 digits.
 
-  Example, half of 100 questions right:
+  Example, half of 100 questions correct:
 
     >>> over_questions([50, 50], np.array([[0.0], [1.0]]))
     [(0.4, 0.6)]

@@ -1,7 +1,7 @@
 """Whether two runs are correct equally often, tested on their shared questions.
 
 Runs answer the same questions, so that only those count which one of them had
-right and the other wrong.
+correct and the other incorrect.
 """
 
 import pathlib
@@ -97,8 +97,8 @@ def mcnemar(one_alone: int, other_alone: int) -> float:
   """Gives the p-value of McNemar's exact test, of two sides.
 
   Args:
-    one_alone: Questions that one run alone had right.
-    other_alone: Questions that the other run alone had right.
+    one_alone: Questions that one run alone answered correctly.
+    other_alone: Questions that the other run alone answered correctly.
 
   Example:
 

@@ -529,7 +529,7 @@ NETWORK = encoder_decoder.EncoderDecoderNetwork
 def queue(folder, eos_id, network=NETWORK, **settings):
   config, params = loaded(folder)
   model = language_model.LanguageModel(
-    network(config, VOCABULARY, eos_id, LENGTH)
+    network(config, VOCABULARY, Ending((eos_id,)), LENGTH)
   )
   rows = np.resize(prompts(), (QUEUE, PROMPT_LENGTH))
   return model.sample(params, rows, keys(QUEUE), **settings)
@@ -537,7 +537,7 @@ def queue(folder, eos_id, network=NETWORK, **settings):
 
 @functools.cache
 def drawn_at_once(folder):
-  """A token that ends rows at many ages, and what is drawn with it."""
+  """A token that ends rows at many positions, and what is drawn with it."""
   tokens = queue(folder, EOS_ID).tokens
   eos_id = int(np.bincount(tokens.ravel(), minlength=2)[2:].argmax()) + 2
   draws = queue(folder, eos_id)
