@@ -48,17 +48,18 @@ class EStep:
       params = ascend(params, rows.prompts, rows.targets, rows.weights)
 
   Attributes:
-    sampler: Anything with a method `sample` (models/api.py). It is given the
-      parameters as they are given here.
+    sampler: Anything with a method `sample` (models/api.py). It gets the
+      parameters that `start_memory` and `step` get.
     task: Vocabulary, and what an answer is.
     examples: The N training questions.
     method: How rationales are drawn and weighed.
-    seed: The run's; all draws derive from it.
-    max_length: T, at which the sampler stops.
-    batch_size: Rows written at once where all questions are drawn for.
+    seed: The run's seed; all draws derive from it.
+    max_length: Maximum tokens T of a rationale.
+    batch_size: Rows decoded at once when rationales are drawn for all
+      questions.
     layout: Where the memory's rows are kept; None is one device.
-    part_batches: Batches that are drawn by one call of the sampler where all
-      questions are drawn for.
+    part_batches: Batches that one call of the sampler draws when rationales are
+      drawn for all questions.
   """
 
   sampler: Sampler
@@ -102,8 +103,8 @@ class EStep:
     """Draws every question's first rationale (Algorithm 1, lines 2-3).
 
     Args:
-      params: Of the base model.
-      report_done: As for `Sampler.sample`, of all questions.
+      params: Parameters of the base model.
+      report_done: As for `Sampler.sample`, over all questions.
       parts: Phase whose parts are kept; None keeps nothing.
 
     Returns:
@@ -286,7 +287,7 @@ def _start(state, index, tokens, is_correct, *, layout):
 
 
 def choices(*arrays: np.ndarray) -> str:
-  """A short hash by which two runs see whether they chose the same.
+  """A short hash that is the same in runs that made the same choices.
 
   Args:
     *arrays: What was drawn, and for which questions.
@@ -301,11 +302,11 @@ class Weighed(NamedTuple):
   Attributes:
     weights: [M, 1 + K], of which those of accepted draws have moved to the
       memory.
-    scale: Scalar, the mean scale of the control variate over the valid rows:
-      what the weights lack of 1. (For an estimator whose baseline is the mean
+    scale: Scalar, the mean scale of the control variate over the valid rows: 1
+      minus the sum of the weights. (For an estimator whose baseline is the mean
       reward that is always 1.)
-    terms: [2, M, 1 + K] the weights of A and B where eta is fitted in this
-      step; None elsewhere.
+    terms: [2, M, 1 + K] the weights of A and B if eta is fitted in this step;
+      None otherwise.
   """
 
   weights: jax.Array

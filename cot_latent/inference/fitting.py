@@ -56,11 +56,11 @@ class Fit(NamedTuple):
     return float(self.product / self.subtracted)
 
   def paper_ratio(self) -> float | None:
-    """Returns by how much the paper's control variate shortens the gradient.
+    """Returns the mean squared norm without control variate over that with it.
 
-    It shows whether the paper's control variate pays, but less clearly than the
-    ratio of the variances: both squared norms contain |E[A]|^2, so that the
-    ratio is closer to 1, on the same side of it.
+    "It" is the paper's control variate, which pays if the ratio is above 1. The
+    ratio of the variances shows this more clearly: both squared norms contain
+    |E[A]|^2, so that this ratio is closer to 1, on the same side of it.
 
     Returns:
       E[|A|^2] / E[|A - B|^2], above 1 if it pays; None if it is not finite.

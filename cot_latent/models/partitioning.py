@@ -51,8 +51,8 @@ class MeshConfig:
 
   Attributes:
     data: Shards of a minibatch; None uses all remaining devices.
-    model: Shards of the parameters, a divisor of the number of heads and of
-      the width of the MLP.
+    model: Parts into which the work within a layer is divided, a divisor of
+      the number of heads and of the width of the MLP.
     rules: Pairs of an array's axis and the axes of the mesh, "data" and
       "model", along which it is sharded; earlier rules win.
     fully_sharded: Whether parameters, gradients and moments are stored sharded

@@ -25,7 +25,7 @@ def parts_of(
     "arguments": row["arguments"],
     "results": row["outputs"] - row["aliased"],
     "temporaries": row["temporaries"],
-    "arrays that wait": row["beside"],
+    "the run's other arrays": row["beside"],
   }
 
 

@@ -21,7 +21,7 @@ def plan_text(plan: Mapping[str, Any]) -> str:
       *table(PROGRAM_HEAD, [program_cells(row) for row in plan["programs"]]),
       *_notes(plan),
       "",
-      *table(("kept on a device", "type", "GiB"), _state(plan["state"])),
+      *table(("kept on each device", "type", "GiB"), _state(plan["state"])),
       "",
       *run_lines(plan),
       "",
@@ -50,7 +50,7 @@ def headline(plan: Mapping[str, Any]) -> list[str]:
 
 
 PROGRAM_HEAD = (
-  *("function", "GiB", "args", "out", "alias", "temp", "beside"),
+  *("function", "GiB", "args", "out", "alias", "temp", "other"),
   *("TFLOP", "sent MiB", "ms", "limit"),
 )
 
@@ -117,13 +117,13 @@ def _state(state: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 def _notes(plan: Mapping[str, Any]) -> list[str]:
   return [
-    "GiB a device: args + out - alias + temp, and what the run keeps beside. "
-    "TFLOP on all",
-    "chips, of products as traced (loops times their length). ms: the largest "
-    "of TFLOP",
-    "over the chips' peak, bytes over the memory's bandwidth, and sent over "
-    "the links';",
-    "kernels reach none of them.",
+    "GiB per device: args + out - alias + temp + other. alias: results that "
+    "reuse the memory",
+    "of arguments; other: the run's other arrays. TFLOP on all chips, of "
+    "products as traced",
+    "(loops times their length). ms: a lower bound, the largest of TFLOP over "
+    "the chips' peak,",
+    "bytes over the memory's bandwidth, and sent over the links'.",
     "",
     "collectives, bytes on a device:",
     *collective_lines(plan),

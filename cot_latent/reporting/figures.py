@@ -206,9 +206,9 @@ _OF_CHAINS = {
   ),
   "log_prob_drift": (
     "Drift of log p(memory) since acceptance",
-    "Log-probability of each memory when it was last scored, less that when it "
-    "was accepted. Far above 0 the model learns rationales by heart; far below "
-    "0 it no longer writes them.",
+    "Log-probability of each memory when it was last scored, minus its "
+    "log-probability when it was accepted. Far above 0, the model is "
+    "memorising rationales; far below 0, it no longer writes them.",
     "nats",
   ),
 }

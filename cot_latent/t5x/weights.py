@@ -71,7 +71,7 @@ def from_folder(source: str, directory: str) -> str:
   params = hf_weights.load(source, config, hf_config.vocab_size(source))
   path = storage.absolute(directory) / "checkpoint_0"
   if path.exists():
-    raise UserError(f"{path} exists: give a folder that has none")
+    raise UserError(f"{path} exists already: name another folder")
   write(str(path), to_t5x(config, params))
   return str(path)
 
@@ -220,7 +220,7 @@ def _check_names(flat, wanted: set[str], what: str) -> None:
     name = min(missing or others)
     verb = "lacks" if missing else "has"
     raise UserError(
-      f"{what} {verb} {name}: it is not a T5 of these layers and this kind"
+      f"{what} {verb} {name}: its layers are not those of the T5 in config.json"
     )
 
 

@@ -145,7 +145,8 @@ def _parts(spec: Spec, run: Run, column: Column) -> list[dict[str, Any]]:
   whole = _result(spec, run, column)
   averages = whole.get("averages") or {}
   if column.average not in averages:
-    known = ", ".join(map(repr, averages)) or "none, because it is no mixture"
+    known = ", ".join(map(repr, averages))
+    known = known or "none, because its task is not a mixture"
     raise UserError(
       f"{spec.reports / run.file} has no average {column.average!r} for column "
       f"{column.label!r}; it has {known}"
