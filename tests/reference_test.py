@@ -9,15 +9,21 @@ import cot_latent as cl
 
 pytest.importorskip("griffe")
 
-from docs._generate import code_text, gin_pages  # noqa: E402  (after griffe)
+from docs._generate import (
+  code_text,
+  command_pages,
+  gin_pages,
+  report_pages,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def read_rows(text, name):
-  """Reads a section's tables: the first cell of each row, and the last."""
-  section = re.search(rf"^## {name}$(.*?)(^## |\Z)", text, re.M | re.S)[1]
-  rows = re.findall(r"^\| `([^`]+)` \|.*\| (.*?) \|$", section, re.M)
+def read_rows(text, section=None):
+  """Reads the tables of a page, or of a section: first cell and last cell."""
+  if section is not None:
+    text = re.search(rf"^## {section}$(.*?)(^## |\Z)", text, re.M | re.S)[1]
+  rows = re.findall(r"^\| `([^`]+)` \|.*\| (.*?) \|$", text, re.M)
   assert rows
   return rows
 
@@ -63,6 +69,23 @@ def test_fields_are_described_where_a_class_says_so():
   ):
     found = code_text.attributes(code_text.find(ROOT, path))
     assert found[name].startswith(meaning)
+
+
+def test_each_place_of_a_report_has_a_meaning():
+  rows = read_rows(report_pages.schema_page(ROOT))
+  assert len(rows) > 200
+  assert [name for name, meaning in rows if not meaning] == []
+  meaning = dict(rows)
+  # By its own description, and by a docstring of the metrics.
+  assert meaning["results[].accuracy"] == "correct divided by total"
+  assert meaning["time/sampling"] == "Time to draw."
+
+
+def test_a_default_is_told_once():
+  page = command_pages.page(ROOT)
+  assert re.search(r"^\| `--seeds.*` \| `5` \| number of seeds \|$", page, re.M)
+  # This one is in words.
+  assert "| – | the new run's folder (default: in runs/) |" in page
 
 
 def check_names_the_public_api(text):

@@ -51,7 +51,8 @@ def summary(item: griffe.Object) -> str:
 def sentence(text: str) -> str:
   """A text that begins with a capital and ends with a stop."""
   text = " ".join(text.split())
-  return text if text.endswith((".", "?")) else f"{text[:1].upper()}{text[1:]}."
+  text = f"{text[:1].upper()}{text[1:]}"
+  return text if text.endswith((".", "?")) else f"{text}."
 
 
 def cell(text: str) -> str:

@@ -52,7 +52,7 @@ def _command(name: str, parser: argparse.ArgumentParser) -> str:
     if hidden or isinstance(action, argparse._HelpAction):
       continue
     lines.append(
-      f"| {_names(action)} | {_default(action)} | {_cell(action.help or '')} |"
+      f"| {_names(action)} | {_default(action)} | {_meaning(action)} |"
     )
   return "\n".join(lines) + "\n"
 
@@ -72,6 +72,12 @@ def _default(action: argparse.Action) -> str:
   if action.default in (None, [], "", argparse.SUPPRESS):
     return "required" if action.required else "–"
   return f"`{action.default}`"
+
+
+def _meaning(action: argparse.Action) -> str:
+  """The help text; a default has a column of its own."""
+  text = _cell(action.help or "")
+  return text.removesuffix(f" (default: {action.default})")
 
 
 def _cell(text: str) -> str:
