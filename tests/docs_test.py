@@ -15,6 +15,8 @@ import jax
 import pytest
 
 from cot_latent.configuration import parsing
+from cot_latent.reporting import record, summary
+from docs._generate import report_picture
 
 ROOT = pathlib.Path(__file__).parents[1]
 DATA = ROOT.parent / "shared/data"
@@ -186,6 +188,19 @@ def test_the_readme_s_gin(folder):
   (folder / gin_file).write_text(text)
   found, _ = parsing.parse([gin_file], [], [])
   assert (found.steps, found.batch_size) == (160, 64)
+
+
+def test_the_quickstart_on_the_page_is_the_report_of_the_repository():
+  report = record.read_whole(ROOT / "reports/quickstart")
+  [shown] = [
+    block.text
+    for block in read_blocks(ROOT / "docs/install.md")
+    if "held-out accuracy" in block.text
+  ]
+  printed = summary.report_text(report, pathlib.Path("runs/quickstart"))
+  assert shown.endswith(f"\n{printed}\n")
+  picture = (ROOT / "docs/report.png").read_bytes()
+  assert report_picture.digest_of(picture) == report["digest"]
 
 
 def check_names_every_method(text):
