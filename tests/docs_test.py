@@ -3,6 +3,7 @@
 import contextlib
 import doctest
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ import jax
 import pytest
 
 from cot_latent.configuration import parsing
+from cot_latent.em import plan
 from cot_latent.reporting import record, summary
 from docs._generate import report_picture
 
@@ -180,14 +182,54 @@ def test_the_readme_s_python(folder):
   assert re.fullmatch(r"0\.\d+|1\.0\n?", printed.strip())
 
 
-def test_the_readme_s_gin(folder):
-  [gin_file] = files_of(ROOT / "README.md")
-  [text] = [
-    b.text for b in read_blocks(ROOT / "README.md") if b.title == gin_file
-  ]
+@pytest.mark.parametrize(
+  ("page", "steps", "estimator"),
+  [("README.md", 80, "rloo"), ("docs/running.md", 160, "control_variate")],
+)
+def test_a_page_s_experiment(folder, page, steps, estimator):
+  [gin_file] = files_of(ROOT / page)
+  [text] = [b.text for b in read_blocks(ROOT / page) if b.title == gin_file]
   (folder / gin_file).write_text(text)
   found, _ = parsing.parse([gin_file], [], [])
-  assert (found.steps, found.batch_size) == (160, 64)
+  assert (found.steps, found.batch_size) == (steps, 64)
+  name = plan.describe_callable(found.method.estimator)["name"]
+  assert name.endswith(f".{estimator}")
+
+
+def read_table(text, head):
+  """Reads the table with that head: first cell -> the other cells."""
+  lines = text[text.index(head) :].splitlines()[2:]
+  rows = itertools.takewhile(lambda line: line.startswith("|"), lines)
+  cells = [[c.strip() for c in row.strip("|").split("|")] for row in rows]
+  return {first: others for first, *others in cells}
+
+
+# Columns of a page's table of the chain study -> those of the study's table.
+STUDY_TABLES = [
+  ("README.md", "| method | after 20 steps |", (1, 2, 5, 6)),
+  ("docs/questions.md", "| | sampled | differentiated |", (5, 6, 7)),
+]
+
+
+def check_figures(text, head, columns):
+  """Checks that a table has the figures of the chain study's reports."""
+  study = read_table(
+    (ROOT / "reports/tables/chain.md").read_text(), "| Method | Greedy, before"
+  )
+  rows = read_table(text, head)
+  assert len(rows) > 2
+  for name, cells in rows.items():
+    # The pages leave out the interval over questions, and the unit.
+    wanted = [re.sub(r" (\\\[.*|s)$", "", study[name][i]) for i in columns]
+    assert cells == wanted, name
+
+
+@pytest.mark.parametrize(("page", "head", "columns"), STUDY_TABLES)
+def test_a_page_s_figures_are_the_study_s(page, head, columns):
+  text = (ROOT / page).read_text()
+  check_figures(text, head, columns)
+  with pytest.raises(AssertionError, match="GRPO"):
+    check_figures(text.replace("11,320 | 930", "11,320 | 906"), head, columns)
 
 
 def test_the_quickstart_on_the_page_is_the_report_of_the_repository():
