@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--layers",
     type=arguments.count,
     metavar="N",
-    help="compile models of N + 1 and 2 N + 1 layers, and take the other "
-    "layers to be like these",
+    help="compile models of N + 1 and 2 N + 1 layers, and assume that the "
+    "other layers are like these",
   )
   group.add_argument(
     "--output",

@@ -59,7 +59,7 @@ class Answers:
   tokens: np.ndarray
 
   def reaches(self, rationales: np.ndarray) -> np.ndarray:
-    """Tells whether rationales come to an answer.
+    """Tells whether rationales reach an answer.
 
     Args:
       rationales: [R, T] int32.

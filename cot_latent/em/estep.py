@@ -144,15 +144,15 @@ class EStep:
 
     Args:
       params: Current parameters; draws, weights and gradient all use them.
-      state: The memory before the step, whose place the new one takes.
+      state: The memory before the step; the new one takes its place.
       index: [M] int32, distinct questions.
-      step: From 1.
-      fit: What is known of a fitted control variate from earlier steps
-        (`fitting.begin()` at first); None for other estimators. Where the rows
-        have terms, the trainer gives what it measures to `fitting.update`.
+      step: Number of the step, from 1.
+      fit: Fit of a fitted control variate to the earlier steps
+        (`fitting.begin()` at first); None for other estimators. If the rows
+        have terms, the trainer passes what it measures to `fitting.update`.
 
     Returns:
-      The memory after the step, the weighted rows, and what was measured.
+      The memory after the step, the weighted rows, and the measurements.
 
     Raises:
       ValueError: If a fitted estimator is given no fit.
@@ -208,7 +208,7 @@ class EStep:
     Args:
       params: Current parameters.
       index: [M] int32, distinct questions.
-      step: From 1.
+      step: Number of the step, from 1.
     """
     num_draws = self.method.num_draws
     return self.drawer.draw_and_check(
@@ -230,7 +230,7 @@ class EStep:
 
     Args:
       state: The memory after the step.
-      step: From 1.
+      step: Number of the step, from 1.
       drawn: The step's draws.
       rows: The weighted rows.
       scale: Mean scale of the control variate, of an estimator that has one.
@@ -339,19 +339,20 @@ def move_and_weigh(
   """Does the part of the E-step that needs neither model nor text.
 
   Args:
-    state: the memory before the step, whose place the new one takes.
+    state: The memory before the step; the new one takes its place.
     index: [M] int32, distinct questions.
     draw_tokens: [M, K, T] int32, fresh draws.
-    draw_is_correct: [M, K] bool.
-    step: from 1.
-    offset: scalar, uniform in [0, 1), for subsampling.
+    draw_is_correct: [M, K] bool, whether each draw is correct.
+    step: Number of the step, from 1.
+    offset: Scalar, uniform in [0, 1), for subsampling.
     eta: Factor of a fitted control variate; None for other estimators.
-    estimator: gives the weights.
-    num_scored: L, or None to score every sequence that has weight.
+    estimator: Function that returns the weights.
+    num_scored: Number L of sequences to score; None scores every sequence that
+      has weight.
     is_fitting: Whether eta is fitted in this step.
-    always_subsample: whether L are drawn even where no more have weight.
-    layout: where the memory's rows lie; the minibatch's are gathered, so that
-      every process has the same weights.
+    always_subsample: Whether L are drawn even if no more have weight.
+    layout: How the memory's rows are sharded; those of the minibatch are
+      gathered, so that every process has the same weights.
 
   Returns:
     The memory after the step, the transition, and the weights.

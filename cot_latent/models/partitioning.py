@@ -179,7 +179,7 @@ def make_layout(
   if not fits:
     raise UserError(
       f"a mesh of {data} x {config.model} (data x model) does not fit the "
-      f"{len(devices)} devices there are: set NUM_MODEL_SHARDS to a divisor of "
+      f"{len(devices)} devices: set NUM_MODEL_SHARDS to a divisor of "
       "their number"
     )
   if size == 1:

@@ -22,11 +22,11 @@ class Figure(NamedTuple):
   """A chart with what a reader needs to read it.
 
   Attributes:
-    title: in a few words.
-    note: what each quantity is.
-    drawing: an <svg> element.
+    title: Title, in a few words.
+    note: Meaning of each quantity.
+    drawing: An <svg> element.
     legend: (sample of the style, name, value or "") of each series.
-    left_out: the number of values that are not finite.
+    left_out: Number of values that are not finite.
   """
 
   title: str

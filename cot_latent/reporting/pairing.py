@@ -21,7 +21,7 @@ class Run(NamedTuple):
   """A run with what it answered.
 
   Attributes:
-    path: Of its report.
+    path: Path of its report.
     report: The report.
   """
 

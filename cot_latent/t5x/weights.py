@@ -293,10 +293,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Converts a model; see --help."""
   parser = argparse.ArgumentParser(prog="python -m cot_latent.t5x.weights")
   commands = parser.add_subparsers(required=True, dest="command")
-  out = commands.add_parser("to_folder", help="T5X to the embedded trainer")
+  out = commands.add_parser(
+    "to_folder", help="write a checkpoint of T5X for the embedded trainer"
+  )
   for name in ("checkpoint", "source", "folder"):
     out.add_argument(name)
-  back = commands.add_parser("from_folder", help="the other way")
+  back = commands.add_parser(
+    "from_folder", help="write a model of the embedded trainer for T5X"
+  )
   for name in ("source", "directory"):
     back.add_argument(name)
   options = parser.parse_args(argv)

@@ -17,13 +17,13 @@ class Cell(NamedTuple):
   """A column's values from the runs of a method.
 
   Attributes:
-    values: by seed; an accuracy is a share of 1.
-    estimate: of their mean. Of one seed, with an interval over questions:
-      Wilson's of an accuracy.
-    difference: to the baseline, paired by seed and question; None for the
-      baseline itself and for costs.
-    is_best: whether it is better than every other row's, as comparison.best
-      says; of costs none is.
+    values: Values by seed; an accuracy is between 0 and 1.
+    estimate: Estimate of their mean. For one seed its interval is over
+      questions: Wilson's for an accuracy.
+    difference: Difference to the baseline, paired by seed and question; None
+      for the baseline itself and for costs.
+    is_best: Whether it is better than every other row's, by `comparison.best`;
+      False for costs.
   """
 
   values: dict[int, float]
