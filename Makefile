@@ -67,7 +67,7 @@ report-picture: setup
 
 # Files without the words and phrases of plain_words.txt.
 PROSE := cot_latent examples gin tests benchmarks/*.py Makefile pyproject.toml \
-  .ci .github *.md docs benchmarks/README.md reports/README.md
+  mkdocs.yml .ci .github *.md docs benchmarks/README.md reports/README.md
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""`t5x train --dry_run --topology=...`: a run's plan for chips not at hand."""
+"""`t5x train --dry_run --topology=...`: a run's plan for chips that are not available."""
 
 import argparse
 import pathlib
