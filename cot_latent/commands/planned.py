@@ -1,4 +1,4 @@
-"""`t5x train --dry_run --topology=...`: a run's plan for chips that are not available."""
+"""`t5x train --dry_run --topology=...`: a run's plan, without the chips."""
 
 import argparse
 import pathlib
