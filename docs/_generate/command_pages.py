@@ -46,13 +46,13 @@ def _command(name: str, parser: argparse.ArgumentParser) -> str:
   usage = " ".join(usage.split())
   lines = [f"## t5x {name}\n", f"{parser.description}\n"]
   lines += ["```text", _wrap(usage), "```\n"]
-  lines += ["| argument | default | meaning |", "|---|---|---|"]
+  lines += ["| argument | meaning | default |", "|---|---|---|"]
   for action in parser._actions:
     hidden = action.help == argparse.SUPPRESS
     if hidden or isinstance(action, argparse._HelpAction):
       continue
     lines.append(
-      f"| {_names(action)} | {_default(action)} | {_meaning(action)} |"
+      f"| {_names(action)} | {_meaning(action)} | {_default(action)} |"
     )
   return "\n".join(lines) + "\n"
 

@@ -152,7 +152,7 @@ def _meanings(files: list[GinFile]) -> dict[str, str]:
 
 
 def _macros(files: list[GinFile], others: list[GinFile]) -> list[str]:
-  """A table: macro, values, the files that give them, meaning.
+  """A table: macro, meaning, values, the files that give them.
 
   Args:
     files: Files whose macros are listed.
@@ -177,8 +177,8 @@ def _macros(files: list[GinFile], others: list[GinFile]) -> list[str]:
       for value, paths in given[name].items()
     )
     note = code_text.cell(meaning.get(name, ""))
-    rows.append(f"| `{name}` | {values or 'required'} | {note} |")
-  return ["| macro | value | meaning |", "|---|---|---|", *rows]
+    rows.append(f"| `{name}` | {note} | {values or 'required'} |")
+  return ["| macro | meaning | value |", "|---|---|---|", *rows]
 
 
 def _list(paths: list[str]) -> str:
@@ -210,11 +210,11 @@ def _fields(files: list[GinFile], root: pathlib.Path) -> list[str]:
       and not (field.kind and field.kind.name.startswith("var_"))
     ]
     if fields:
-      lines += ["| field | type | default | meaning |", "|---|---|---|---|"]
+      lines += ["| field | meaning | type | default |", "|---|---|---|---|"]
       lines += [
-        f"| `{field.name}` | {_code(field.annotation)} "
-        f"| {'required' if field.default is None else _code(field.default)} "
-        f"| {code_text.cell(notes.get(field.name, ''))} |"
+        f"| `{field.name}` | {code_text.cell(notes.get(field.name, ''))} "
+        f"| {_code(field.annotation)} "
+        f"| {'required' if field.default is None else _code(field.default)} |"
         for field in fields
       ]
       lines.append("")

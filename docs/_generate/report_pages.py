@@ -81,11 +81,11 @@ def _table(
   rows = rows[1:] if path and _has_fields(part) else rows
   if not rows:
     return []
-  head = ["| field | type | always there | meaning |", "|---|---|---|---|"]
+  head = ["| field | meaning | type | always there |", "|---|---|---|---|"]
   return [
     *head,
     *(
-      f"| {field} | {kind} | {needed} | {note or notes.get(field, '')} |"
+      f"| {field} | {note or notes.get(field, '')} | {kind} | {needed} |"
       for field, kind, needed, note in rows
     ),
     "",
