@@ -84,6 +84,7 @@ def test_each_place_of_a_report_has_a_meaning():
 def test_a_default_is_told_once():
   page = command_pages.page(ROOT)
   assert re.search(r"^\| `--seeds.*` \| number of seeds \| `5` \|$", page, re.M)
+  assert "<code>--dry_run true&#124;false</code>" in page
   # This one is in words.
   assert "| the new run's folder (default: in runs/) | – |" in page
 

@@ -1,6 +1,7 @@
 """Texts of the code's docstrings, read without importing it."""
 
 import functools
+import html
 import pathlib
 
 import griffe
@@ -59,3 +60,11 @@ def cell(text: str) -> str:
   """A text for a cell of a Markdown table."""
   text = " ".join(str(text).split()).replace("|", "\\|")
   return text.replace("<", "&lt;")
+
+
+def code(text: str) -> str:
+  """A piece of code for a cell of a Markdown table."""
+  if "|" not in text:
+    return f"`{cell(text)}`"
+  # Between backticks a backslash before the bar would be shown.
+  return f"<code>{html.escape(text).replace('|', '&#124;')}</code>"

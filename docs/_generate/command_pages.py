@@ -64,8 +64,9 @@ def _names(action: argparse.Action) -> str:
     value = "{" + ",".join(map(str, action.choices)) + "}"
   if not action.option_strings:
     return f"`{value}`"
-  shown = f" {_cell(value)}" if value and action.nargs != 0 else ""
-  return ", ".join(f"`{name}{shown}`" for name in action.option_strings)
+  shown = f" {value}" if value and action.nargs != 0 else ""
+  names = (f"{name}{shown}" for name in action.option_strings)
+  return ", ".join(map(code_text.code, names))
 
 
 def _default(action: argparse.Action) -> str:

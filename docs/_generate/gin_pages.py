@@ -222,8 +222,7 @@ def _fields(files: list[GinFile], root: pathlib.Path) -> list[str]:
 
 
 def _code(value: Any) -> str:
-  text = str(value).replace("|", "\\|")
-  return f"`{text}`" if value is not None else ""
+  return code_text.code(str(value)) if value is not None else ""
 
 
 def _files(files: list[GinFile]) -> list[str]:
