@@ -44,7 +44,7 @@ def over_steps(
   curves: Mapping[str, list[_Row]],
   training: Sequence[_Row],
 ) -> list[Figure]:
-  """Draws what there is to draw over the step; all share one x axis.
+  """Draws the curves that have values, over one x axis of steps.
 
   Args:
     metrics: A row a step.
@@ -79,7 +79,7 @@ def over_steps(
     _metrics_figure(
       "Fitted control variate",
       "η: the factor of the control variate, fitted to the steps before. "
-      "v₊/v: the same before it is cut to 0 and 1; it estimates the variance "
+      "v₊/v: the same before it is clipped to [0, 1]; it estimates the variance "
       "of the score among correct rationales over its mean square among all. "
       "Above ½ the paper’s control variate (η = 1) lowers the variance, below "
       "it raises it.",
@@ -136,7 +136,7 @@ def _objective_figure(
   training: Sequence[_Row],
   last_step: float,
 ) -> Figure | None:
-  """Draws minus the log-likelihood; None where nothing tells it."""
+  """Draws minus the log-likelihood; None if it was not measured."""
   series = []
   held_out = [row for rows in curves.values() for row in rows]
   scored = [
