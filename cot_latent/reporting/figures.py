@@ -79,8 +79,9 @@ def over_steps(
     _metrics_figure(
       "Fitted control variate",
       "η: the factor of the control variate, fitted to the steps before. "
-      "v₊/v: the same before it is clipped to [0, 1]; it estimates the variance "
-      "of the score among correct rationales over its mean square among all. "
+      "v₊/v: the same before it is clipped to [0, 1]; it estimates the "
+      "variance of the score among correct rationales over its mean square "
+      "among all. "
       "Above ½ the paper’s control variate (η = 1) lowers the variance, below "
       "it raises it.",
       {"η": names.ETA, "v₊/v": names.SCORE_RATIO},
