@@ -94,7 +94,7 @@ def of_run(
 
   Returns:
     Seconds of a step and its parts, of evaluation and of the whole run, and
-    tokens a second.
+    tokens per second.
   """
   length, method = config.task.max_length, config.method
   calls = {one.name: one for one in programs.samplings(config, lengths)}

@@ -45,7 +45,7 @@ def headline(plan: Mapping[str, Any]) -> list[str]:
     "(data x model)",
     f"{plan['num_params']:,} parameters, {how}",
     f"prompts of {lengths['prefix']} + {lengths['prompt']} tokens, rationales "
-    f"of {plan['max_length']}, {plan['batch_size']} questions a step",
+    f"of {plan['max_length']}, {plan['batch_size']} questions per step",
   ]
 
 
@@ -65,7 +65,7 @@ def program_cells(row: Mapping[str, Any]) -> list[str]:
   seconds = row["token_seconds"] if inside else row["seconds"]
   parts = ("arguments", "outputs", "aliased", "temporaries", "beside")
   return [
-    row["name"] + (" (a token)" if row["flops_per_token"] else ""),
+    row["name"] + (" (per token)" if row["flops_per_token"] else ""),
     gib(row["needed"]),
     *(
       "-" if row["out_of_memory"] and part != "beside" else gib(row[part])
@@ -82,7 +82,7 @@ def collective_lines(plan: Mapping[str, Any]) -> list[str]:
   """Lists each program's collectives, outside and inside the loop."""
   lines = []
   for row in plan["programs"]:
-    for place, label in (("outside", ""), ("per_token", ", a token")):
+    for place, label in (("outside", ""), ("per_token", ", per token")):
       kinds = row["collectives"].get(place, {})
       if kinds:
         listed = "; ".join(
