@@ -529,7 +529,7 @@ NETWORK = encoder_decoder.EncoderDecoderNetwork
 def queue(folder, eos_id, network=NETWORK, **settings):
   config, params = loaded(folder)
   model = language_model.LanguageModel(
-    network(config, VOCABULARY, eos_id, LENGTH)
+    network(config, VOCABULARY, Ending((eos_id,)), LENGTH)
   )
   rows = np.resize(prompts(), (QUEUE, PROMPT_LENGTH))
   return model.sample(params, rows, keys(QUEUE), **settings)

@@ -10,6 +10,7 @@ import pytest
 
 from cot_latent.em import outer_loops
 from cot_latent.em.estep import EStep
+from cot_latent.em.scored_step import ScoredEStep
 from cot_latent.inference import fitting, memory, rng
 from cot_latent.models.network import SOFT_PROMPT
 from cot_latent.reporting.runlog import RunLog
@@ -87,6 +88,7 @@ DOINGS = (
   ("fill", outer_loops, "next_pool"),  # a pool
   # The memory is moved, and neither parameters nor anything on disk.
   ("e_step", EStep, "step"),
+  ("e_step", ScoredEStep, "step"),
   ("e_step", loops, "step"),
   ("step", Run, "step"),  # taken, and not even in the journal
   ("save", checkpoints.Checkpoints, "save"),
