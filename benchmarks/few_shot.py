@@ -44,7 +44,7 @@ def ours(task: str, folder: str, options: argparse.Namespace) -> list[dict]:
     "--gin_file=gin/models/pretrained.gin",
     "--gin_file=gin/prompts/few_shot.gin",
     "--gin_file=gin/methods/few_shot.gin",
-    "--gin.MODEL=@huggingface.read_config()",
+    "--gin.MODEL=@hf_config.read_config()",
   ]
   settings: dict[str, Any] = {
     "TASK": task,

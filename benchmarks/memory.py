@@ -63,7 +63,7 @@ def calculate(
     tokens: Tokens of a row, half prompt and half target.
     lora: Updates that are trained, or None for all parameters.
   """
-  model = _build(config, vocab_size, tokens, lora)
+  model = _build_model(config, vocab_size, tokens, lora)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   trained, _ = tuning.split(shapes, lora)
   optimizer = mstep.build_optimizer(OptimizerConfig(1e-3))
@@ -89,7 +89,7 @@ def calculate(
   )
 
 
-def _build(config, vocab_size, tokens, lora):
+def _build_model(config, vocab_size, tokens, lora):
   return language_model.from_config(
     config, vocab_size, 1, tokens // 2, lora=lora
   )
@@ -97,7 +97,7 @@ def _build(config, vocab_size, tokens, lora):
 
 def _kept(config, vocab_size, tokens, lora) -> int:
   """Returns the memory of a row: the difference between two rows and one."""
-  model = _build(config, vocab_size, tokens, lora)
+  model = _build_model(config, vocab_size, tokens, lora)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   trained, frozen = tuning.split(shapes, lora)
 

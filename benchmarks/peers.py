@@ -28,7 +28,7 @@ class EosRate:
 
 def llama(config: Any, vocab_size: int) -> Any:
   """Makes a LlamaForCausalLM of a DecoderConfig's sizes."""
-  return _build(
+  return _build_model(
     transformers.LlamaForCausalLM,
     transformers.LlamaConfig(
       vocab_size=vocab_size,
@@ -62,7 +62,7 @@ def adapted(config: Any, vocab_size: int, dtype: str, lora: Any) -> Any:
 
 def t5(config: Any, vocab_size: int) -> Any:
   """Makes a T5ForConditionalGeneration of a T5Config's sizes."""
-  return _build(
+  return _build_model(
     transformers.T5ForConditionalGeneration,
     transformers.T5Config(
       vocab_size=vocab_size,
@@ -79,7 +79,7 @@ def t5(config: Any, vocab_size: int) -> Any:
   )
 
 
-def _build(model: Any, config: Any) -> Any:
+def _build_model(model: Any, config: Any) -> Any:
   """Makes a model with random parameters, the same each time."""
   torch.manual_seed(0)
   return model(config).eval()

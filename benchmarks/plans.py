@@ -49,13 +49,13 @@ def main() -> None:
     name = f"{model}_{trained}_{topology.replace(':', '_')}"
     path = options.output / f"{name}.json"
     if not path.exists() and options.only in name:
-      make(model, trained, topology, options.layers, path)
+      make_plan(model, trained, topology, options.layers, path)
     if path.exists():
       plan = json.loads(path.read_text())
       print("| " + " | ".join(row(model, trained, plan)) + " |", flush=True)
 
 
-def make(
+def make_plan(
   model: str,
   trained: str,
   topology: str,

@@ -360,20 +360,7 @@ def trice_step(sizes: Sizes) -> dict[str, Callable[[int], Step]]:
   model = with_eos_rate(
     sizes.decoder, vocabulary.size, sizes.max_length, 1 / sizes.mean_length
   )
-  ids = [str(i) for i in range(total)]
-  nothing = np.zeros((total, 0), np.int32)
-  examples = Examples(
-    ids=ids,
-    tasks=["benchmark"] * total,
-    questions=ids,
-    answers=["right"] * total,
-    prompts=_prompts(sizes),
-    guides=nothing,
-    targets=nothing,
-    words=np.stack([np.arange(total), np.zeros(total)], 1).astype(np.uint32),
-    num_left_out=0,
-    num_truncated=0,
-  )
+  examples = _examples(sizes)
   index = np.arange(rows, dtype=np.int32)
   adam = mstep.build_optimizer(OptimizerConfig(1e-3))
   params, m_step = _m_step(model, adam, rows // 4)
@@ -422,10 +409,29 @@ def trice_step(sizes: Sizes) -> dict[str, Callable[[int], Step]]:
   }
 
 
+def _examples(sizes: Sizes) -> Examples:
+  """Makes questions whose answer is "correct" (`_verdict`)."""
+  total = sizes.num_questions
+  ids = [str(i) for i in range(total)]
+  nothing = np.zeros((total, 0), np.int32)
+  return Examples(
+    ids=ids,
+    tasks=["benchmark"] * total,
+    questions=ids,
+    answers=["correct"] * total,
+    prompts=_prompts(sizes),
+    guides=nothing,
+    targets=nothing,
+    words=np.stack([np.arange(total), np.zeros(total)], 1).astype(np.uint32),
+    num_left_out=0,
+    num_truncated=0,
+  )
+
+
 def _verdict(acceptance: float, text: str) -> str:
   digest = hashlib.sha256(text.encode()).digest()
   uniform = int.from_bytes(digest[:4]) / 2**32
-  return "right" if uniform < acceptance else "wrong"
+  return "correct" if uniform < acceptance else "incorrect"
 
 
 SAMPLING_AND_GRADIENT: dict[str, Callable[..., Workload]] = {

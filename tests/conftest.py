@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 import hypothesis
 import pytest
 
+from tests import processes
+
 _ROOT = pathlib.Path(__file__).parents[1]
 _DATA = _ROOT / "../shared/data"
 
@@ -37,6 +39,12 @@ hypothesis.settings.load_profile("day")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   """Puts whole runs first, so that no worker is left with one at the end."""
   items.sort(key=lambda item: "/e2e/" not in str(item.path))
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+  with processes.none_left():
+    yield
 
 
 @pytest.fixture(scope="session")

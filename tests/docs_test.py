@@ -19,6 +19,7 @@ from cot_latent.configuration import parsing
 from cot_latent.em import plan
 from cot_latent.reporting import record, summary
 from docs._generate import report_picture
+from tests import processes
 
 ROOT = pathlib.Path(__file__).parents[1]
 DATA = ROOT.parent / "shared/data"
@@ -64,7 +65,7 @@ def run(command, folder):
     env=environment,
     capture_output=True,
     text=True,
-    timeout=600,
+    timeout=processes.LIMIT,
   )
   assert done.returncode == 0, done.stderr
   return done.stdout

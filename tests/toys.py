@@ -20,9 +20,9 @@ class Toy(NamedTuple):
     sequences: [Z, T] int32, all of them.
     prefixes: [Z, T] int32, the node of the prefix tree before each token.
     is_correct: [X, Z] bool, the table c(z, y).
-    lean: Added to the logit of each last token that makes the answer right;
+    lean: Added to the logit of each last token that makes the answer correct;
       the accuracy goes to 1 with it. Not a parameter, so that the scores of
-      wrong sequences do not vanish on the way.
+      incorrect sequences do not vanish on the way.
   """
 
   features: np.ndarray

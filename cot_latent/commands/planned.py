@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
     config, found = lengths.of_data(config)
   else:
     found = lengths.assumed(options.assume, config)
-  made = plan.make(
+  made = plan.make_plan(
     config,
     found,
     options.topology,

@@ -93,12 +93,12 @@ def count_by_task(
   Args:
     scored: Task and verdict of each question.
   """
-  right: collections.Counter[str] = collections.Counter()
+  correct: collections.Counter[str] = collections.Counter()
   total: collections.Counter[str] = collections.Counter()
   for task, is_correct in scored:
-    right[task] += is_correct
+    correct[task] += is_correct
     total[task] += 1
-  return {task: (right[task], total[task]) for task in sorted(total)}
+  return {task: (correct[task], total[task]) for task in sorted(total)}
 
 
 class _LazyRows:

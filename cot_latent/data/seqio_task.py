@@ -21,7 +21,7 @@ from cot_latent.models.vocabularies import Vocabulary
 from cot_latent.tasks import all as _  # noqa: F401  (registers them)
 from cot_latent.tasks import common
 from cot_latent.tasks.vocabularies import (
-  CheckpointPieces,
+  HuggingFacePieces,
   HuggingFaceVocabulary,
 )
 
@@ -111,13 +111,13 @@ def wrap_vocabulary(vocabulary) -> Vocabulary:
   """Wraps a seqio.Vocabulary."""
   if isinstance(vocabulary, HuggingFaceVocabulary):
     return vocabulary.wrapped
-  if isinstance(vocabulary, CheckpointPieces):
+  if isinstance(vocabulary, HuggingFacePieces):
     content = pathlib.Path(vocabulary.sentencepiece_model_file).read_bytes()
     parts = [f"sha256 {hashlib.sha256(content).hexdigest()[:16]}"]
     if vocabulary.bos_id is not None:
       parts.append(f"BOS {vocabulary.bos_id}")
     return vocabularies.sentencepiece_vocabulary(
-      f"CheckpointPieces({', '.join(parts)})",
+      f"HuggingFacePieces({', '.join(parts)})",
       vocabulary.sp_model,
       vocabulary.vocab_size,
       vocabulary.eos_id,

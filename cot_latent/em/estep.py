@@ -267,8 +267,8 @@ def empty_memory(
   """Makes an empty memory, no device having more than its own rows.
 
   Args:
-    layout: Where rows are kept; they are padded to a number that can be cut
-      evenly with rows that no question has.
+    layout: Where rows are kept; they are padded to a number that can be
+      sharded evenly, with rows that no question has.
     num_examples: N.
     length: T.
   """

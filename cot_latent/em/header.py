@@ -83,10 +83,10 @@ def build_header(
   return sections, diff
 
 
-def take_over(
+def keep_original_sections(
   sections: dict[str, Any], old: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Keeps the sections that the process that began the run wrote.
+  """Keeps the original sections: those of the process that began the run.
 
   Args:
     sections: The sections of this process; changed in place.

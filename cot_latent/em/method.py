@@ -36,8 +36,8 @@ class OuterLoops:
     max_loops: Maximum number of loops of a run; the steps after the last loop
       fit nothing. None is as many as the steps need.
     stop_loss: End a loop when a minibatch's loss, in nats per sequence, is
-      below it; the saved steps go to the following loops. None never ends one
-      early. it; the steps saved go to the loops that follow. None never does.
+      below it; the next loop then begins with the next step. None ends no loop
+      early.
   """
 
   source: Literal["sample", "greedy", "human"]
@@ -74,7 +74,7 @@ class OuterLoops:
       steps = num_steps
     return min(steps, self.max_steps or steps, num_steps)
 
-  def begins_anew(self) -> bool:
+  def may_begin_again(self) -> bool:
     """Whether a second loop may follow, with a new optimizer state."""
     return self.first_steps is not None or self.stop_loss is not None
 

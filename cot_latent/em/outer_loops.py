@@ -167,7 +167,7 @@ def pool_step(
 def remember(
   chains: memory.MemoryState,
   tokens: jax.Array,
-  is_right: jax.Array,
+  is_correct: jax.Array,
   step: int,
   *,
   layout: partitioning.Layout | None = None,
@@ -177,18 +177,18 @@ def remember(
   Args:
     chains: The memory.
     tokens: [N, K, T], a pool's.
-    is_right: [N, K] bool, their correctness.
+    is_correct: [N, K] bool, their correctness.
     step: The training step, from 1.
     layout: Placement of rows on the devices.
   """
-  first = jnp.argmax(is_right, axis=1)
+  first = jnp.argmax(is_correct, axis=1)
   chosen = jnp.take_along_axis(tokens, first[:, None, None], axis=1)[:, 0]
-  accepted = is_right & (jnp.arange(is_right.shape[1]) == first[:, None])
+  accepted = is_correct & (jnp.arange(is_correct.shape[1]) == first[:, None])
   chains = memory.write(
     chains,
     jnp.arange(len(first)),
     chosen,
-    is_right.any(axis=1),
+    is_correct.any(axis=1),
     accepted,
     step,
   )

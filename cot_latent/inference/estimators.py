@@ -16,7 +16,26 @@ where a report reads them. An estimator with a control variate has an attribute
 then reported.
 
 Symbols: c'_m is the correctness of the memory after the step, c~_m that of the
-fresh draw, C = sum_m c'_m.
+fresh draw, C = sum_m c'_m; beta_m is the scale of the control variate, n_m the
+number of correct draws, and pi_m = p(y_m|x_m).
+
+Several draws. For K > 1 the memory is the last correct draw. Given the set of
+correct draws, each is equally likely to be the last, so the scores of all n_m
+are averaged (Rao-Blackwell: the same mean, no more variance). The zero-mean
+term is the average over all K draws:
+
+  n_m > 0:  sum_k (c~_mk / n_m - beta_m / K) grad log p(z~_mk|x_m) / C
+  n_m = 0:  [grad log p(z_m|x_m) - (beta_m / K) sum_k grad log p(z~_mk|x_m)]
+            c'_m / C
+
+With K = 1 that is Algorithm 1. If all draws are correct, and beta_m = 1, the
+terms cancel.
+
+When it pays. A control variate lowers the variance only if correct rationales
+differ enough. With beta_m = pi_m the condition is v+ > v / 2, where v+ is the
+variance of the score among correct draws and v its mean squared norm among all
+draws. If nearly all correct draws are one sequence, v+ is nearly 0, and the
+subtracted term has more variance than the basic estimator.
 """
 
 import dataclasses
@@ -80,27 +99,10 @@ def control_variate(
     -E[1(n_m > 0) (beta_m / C) (1/K) sum_k grad log p(z~_mk|x_m)]
       = -(1 - pi_m)^(K-1) grad pi_m E[beta_m / C | m valid],
 
-  where n_m is the number of correct draws and pi_m = p(y_m|x_m). For K = 1, the
-  paper's formula, the bias is -E[c~_m beta_m grad log p(z~_m|x_m) / C].
-
-  For K > 1 the memory is the last correct draw. Given the set of correct draws,
-  each is equally likely to be the last, so the scores of all n_m are averaged
-  (Rao-Blackwell: the same mean, no more variance). The zero-mean term is the
-  average over all K draws:
-
-    n_m > 0:  sum_k (c~_mk / n_m - beta_m / K) grad log p(z~_mk|x_m) / C
-    n_m = 0:  [grad log p(z_m|x_m) - (beta_m / K) sum_k grad log p(z~_mk|x_m)]
-              c'_m / C
-
-  With K = 1 that is Algorithm 1. If all draws are correct, and beta_m = 1, the
-  terms cancel.
-
-  This lowers the variance only if correct rationales differ enough. With
-  beta_m = pi_m the condition is v+ > v / 2, where v+ is the variance of the
-  score among correct draws and v its mean squared norm among all draws. If
-  nearly all correct draws are one sequence, v+ is nearly 0, and the subtracted
-  term has more variance than the basic estimator. `scale="fitted"` multiplies
-  it by a factor that is fitted to earlier steps (`FittedControlVariate`).
+  For K = 1, the paper's formula, that is -E[c~_m beta_m grad log p(z~_m|x_m) /
+  C]. The module's docstring has the form for K > 1, and says when a control
+  variate lowers the variance. `scale="fitted"` multiplies the subtracted term
+  by a factor that is fitted to earlier steps (`FittedControlVariate`).
 
   Args:
     correct_first_acceptance: Use beta_m = 0 if the old memory was incorrect,
@@ -203,12 +205,12 @@ def _terms(
 ) -> tuple[jax.Array, jax.Array]:
   """[2, M, 1 + K] weights that `control_variate` keeps and subtracts."""
   valid = transition.is_correct.astype(jnp.result_type(float))
-  right = transition.draw_is_correct.astype(valid.dtype)
+  correct = transition.draw_is_correct.astype(valid.dtype)
   count = jnp.maximum(valid.sum(), 1)
-  number = right.sum(axis=1, keepdims=True)
+  number = correct.sum(axis=1, keepdims=True)
   # Each weight is one quotient of whole numbers, and a scale of 1 changes no
   # weight: terms that cancel do so exactly, compiled or not.
-  averaged = right / (count * jnp.maximum(number, 1))
+  averaged = correct / (count * jnp.maximum(number, 1))
   on_memory = jnp.where(
     transition.accepted.any(axis=1),
     (averaged * transition.accepted).sum(axis=1),
@@ -217,12 +219,12 @@ def _terms(
   scale = leave_one_out_scale(transition).astype(valid.dtype)
   if correct_first_acceptance:
     scale = jnp.where(transition.old_is_correct, scale, 0)
-  subtracted = scale * (valid / (count * right.shape[1]))
+  subtracted = scale * (valid / (count * correct.shape[1]))
   on_draws = jnp.where(transition.accepted, 0, averaged)
   return (
     _weights(on_memory, on_draws),
     jnp.pad(
-      jnp.broadcast_to(subtracted[:, None], right.shape), ((0, 0), (1, 0))
+      jnp.broadcast_to(subtracted[:, None], correct.shape), ((0, 0), (1, 0))
     ),
   )
 
@@ -248,10 +250,10 @@ def leave_one_out_scale(transition: Transition) -> jax.Array:
   """
   valid = transition.is_correct.astype(jnp.result_type(float))
   number = transition.draw_is_correct.sum(axis=1, dtype=valid.dtype)
-  right = valid * number
+  correct = valid * number
   draws = valid * transition.draw_is_correct.shape[1]
   # A quotient of whole numbers: exactly 1 if all their draws are correct.
-  return (right.sum() - right) / jnp.maximum(draws.sum() - draws, 1)
+  return (correct.sum() - correct) / jnp.maximum(draws.sum() - draws, 1)
 
 
 def merge_accepted(transition: Transition, weights: jax.Array) -> jax.Array:

@@ -26,7 +26,7 @@ def check_sizes(config: Any, *names: str) -> None:
       has.
 
   Raises:
-    UserError: If a field has the wrong type, or is not above 0.
+    UserError: If a field has another type, or is not above 0.
   """
   check_types(config)
   widths = ("embed_dim", "num_heads", "head_dim", "mlp_dim", "norm_eps")

@@ -138,8 +138,8 @@ class Layout:
     number = self.mesh.shape["data"]
     spec = [_as_tuple(axes) for axes in sharding.spec]
     spec += [()] * (len(shape) - len(spec))
-    is_cut = any("data" in axes for axes in spec)
-    if not self.fully_sharded or number == 1 or is_cut or len(shape) < 2:
+    is_sharded = any("data" in axes for axes in spec)
+    if not self.fully_sharded or number == 1 or is_sharded or len(shape) < 2:
       return sharding
     part = sharding.shard_shape(tuple(shape))
     fitting = [axis for axis, size in enumerate(part) if size % number == 0]
@@ -297,8 +297,8 @@ def param_shardings(layout: Layout, boxed: Any) -> Any:
     for name, size, number in zip(leaf.names, shape, num_shards, strict=True):
       if size % number and name not in _MAY_BE_WHOLE:
         raise UserError(
-          f"the model's axis {name!r} of {size} cannot be cut into {number} "
-          "equal parts: set NUM_MODEL_SHARDS to "
+          f"the model's axis {name!r} of {size} cannot be sharded into "
+          f"{number} equal parts: set NUM_MODEL_SHARDS to "
           + " or ".join(map(str, _possible_shards(layout, leaves)))
         )
     return layout.stored_sharding(shape, *leaf.names)
@@ -307,8 +307,8 @@ def param_shardings(layout: Layout, boxed: Any) -> Any:
 
 
 def _possible_shards(layout: Layout, leaves: list[Any]) -> list[int]:
-  """Numbers of shards that divide the devices and every axis they cut."""
-  cut = {
+  """Numbers of shards that divide the devices and every axis they shard."""
+  sharded = {
     size
     for leaf in leaves
     if isinstance(leaf, nn.LogicallyPartitioned)
@@ -320,7 +320,7 @@ def _possible_shards(layout: Layout, leaves: list[Any]) -> list[int]:
     )
     if number > 1 and name not in _MAY_BE_WHOLE
   }
-  common = math.gcd(layout.mesh.size, *cut)
+  common = math.gcd(layout.mesh.size, *sharded)
   return [number for number in range(1, common + 1) if common % number == 0]
 
 

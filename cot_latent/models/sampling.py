@@ -120,7 +120,7 @@ class DecodingLoop:
     """Draws token after token until so many rows are done, or `most` tokens."""
     last = None if most is None else state.column + most
 
-    def goes_on(state):
+    def continues(state):
       is_wanted = self.is_done(state).sum() < until
       return is_wanted if last is None else is_wanted & (state.column < last)
 
@@ -133,7 +133,7 @@ class DecodingLoop:
       state = state._replace(cache=cache, column=state.column + 1)
       return self.draw(state, logits, temperature)
 
-    return jax.lax.while_loop(goes_on, step, state)
+    return jax.lax.while_loop(continues, step, state)
 
   def decode_and_report(
     self,

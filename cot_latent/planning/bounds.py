@@ -71,6 +71,16 @@ def per_token(
   )
 
 
+def _fit_step(
+  seconds: Mapping[str, float], name: str, rows: int, at_once: int
+) -> float:
+  """Adds up the bounds of one step of a fit."""
+  parts = -(-rows // at_once)
+  ends = ("prefix", "sums", "update")
+  total = sum(seconds.get(f"{name}: {part}", 0) for part in ends)
+  return total + parts * seconds[f"{name}: gradient"]
+
+
 def of_run(
   config: Experiment,
   lengths: Lengths,
@@ -111,18 +121,14 @@ def of_run(
     total += waves * length * token_seconds[f"{name}: decode"]
     return total + max(0, rows - size) / few * seconds.get(f"{name}: refill", 0)
 
-  def fit(name: str, rows: int, at_once: int) -> float:
-    parts = -(-rows // at_once)
-    ends = ("prefix", "sums", "update")
-    total = sum(seconds.get(f"{name}: {part}", 0) for part in ends)
-    return total + parts * seconds[f"{name}: gradient"]
-
   plan = experiment.plan(config, lengths.train, lengths.test)
   by_phase = plan["sampled_by_phase"]
   found: dict[str, Any] = {"base": 0.0, "memory_start": 0.0}
   if isinstance(config.base, BaseConfig):
     size = config.base.batch_size
-    found["base"] = config.base.steps * fit("base model", size, size)
+    found["base"] = config.base.steps * _fit_step(
+      seconds, "base model", size, size
+    )
   if by_phase["memory_start"]:
     found["memory_start"] = sampling("memory start", by_phase["memory_start"])
   found["evaluation"] = sampling("evaluation", by_phase["evaluation"])
@@ -130,7 +136,7 @@ def of_run(
   rows = config.batch_size * method.num_draws
   if config.steps:
     scored = method.max_scored(config.batch_size)
-    found["step_gradient"] = fit("M-step", scored, at_once)
+    found["step_gradient"] = _fit_step(seconds, "M-step", scored, at_once)
     if method.loops is None:
       found["step_sampling"] = sampling("E-step", rows)
       found["step_gradient"] += seconds["E-step: memory and weights"]

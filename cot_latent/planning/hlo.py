@@ -45,7 +45,7 @@ _COUNTING = {"parameter", "get-tuple-element", "constant", "compare"}
 _FUSED_SCATTER = "all-reduce-scatter"
 # XLA's TPU compiler writes a transfer that overlaps with products as a start,
 # parts fused with these products, and a done, each of which repeats it.
-_GOES_ON, _DONE = "async_collective_fusion", "async-collective-done"
+_FUSED_PART, _DONE = "async_collective_fusion", "async-collective-done"
 
 
 class Instruction(NamedTuple):
@@ -213,7 +213,7 @@ def _walk(
     Name of the computation, instruction, times that it runs, and whether it is
     inside the decoding loop.
   """
-  if name.startswith(_GOES_ON):
+  if name.startswith(_FUSED_PART):
     return
   for instruction in computations.get(name, ()):
     if instruction.name.startswith(_DONE):

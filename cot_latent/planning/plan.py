@@ -26,7 +26,7 @@ from cot_latent.training import experiment
 from cot_latent.training.experiment import Experiment
 
 
-def make(
+def make_plan(
   config: Experiment,
   lengths: Lengths,
   topology: str,
@@ -58,12 +58,7 @@ def make(
       "MeshConfig.data out"
     )
   depth = shapes.depth_of(config)
-  depths = (depth, depth) if layers is None else (layers + 1, 2 * layers + 1)
-  if depths[1] > depth:
-    raise UserError(
-      f"--layers={layers}: models of {depths[0]} and {depths[1]} layers would "
-      f"be compiled, and this one has {depth}: leave it out"
-    )
+  depths = _depths_to_compile(depth, layers)
   with products.compiling_for("tpu"), _without_cache():
     compilers = [
       _compiler(shapes.with_depth(config, n), lengths, layout, report)
@@ -71,18 +66,7 @@ def make(
     ]
   whole = shapes.shapes_of(config, lengths, layout)
   state = shapes.described(whole.state())
-  found = {
-    name: program
-    if layers is None
-    else compiling.extrapolated(
-      compilers[0].programs[name],
-      program,
-      depths,
-      depth,
-    )
-    for name, program in compilers[-1].programs.items()
-    if name in compilers[0].programs
-  }
+  found = _at_full_depth(compilers, depths, depth)
   beside = {name: _along(compilers, depths, depth, name) for name in found}
   rows = [
     _row(program, beside[name], chip, devices, _unread(whole))
@@ -114,6 +98,19 @@ def make(
   }
 
 
+def _depths_to_compile(depth: int, layers: int | None) -> tuple[int, int]:
+  """Returns the numbers of layers of the two models that are compiled."""
+  if layers is None:
+    return depth, depth
+  first, last = layers + 1, 2 * layers + 1
+  if last > depth:
+    raise UserError(
+      f"--layers={layers}: models of {first} and {last} layers would be "
+      f"compiled, and this one has {depth}: leave it out"
+    )
+  return first, last
+
+
 @contextlib.contextmanager
 def _without_cache() -> Iterator[None]:
   """Stores no compiled functions: those for TPUs can be read on one alone."""
@@ -135,6 +132,18 @@ def _compiler(config, lengths, layout, report) -> Compiler:
   )
   made.all(config, lengths)
   return made
+
+
+def _at_full_depth(compilers, depths, depth) -> dict[str, compiling.Program]:
+  """The whole model's programs, along the depths that were compiled."""
+  first, last = compilers[0].programs, compilers[-1].programs
+  if len(compilers) == 1:
+    return dict(last)
+  return {
+    name: compiling.extrapolated(first[name], program, depths, depth)
+    for name, program in last.items()
+    if name in first
+  }
 
 
 def _along(compilers, depths, depth, name) -> float:

@@ -22,8 +22,8 @@ import numpy as np
 from cot_latent.reporting import bootstrap, stats
 
 
-def all_wrong(num_draws: int) -> np.ndarray:
-  """Estimates the probabilities that k draws are all wrong, without bias.
+def all_incorrect(num_draws: int) -> np.ndarray:
+  """Estimates the probabilities that k draws are all incorrect, without bias.
 
   Args:
     num_draws: n, at least 1.
@@ -33,13 +33,13 @@ def all_wrong(num_draws: int) -> np.ndarray:
 
   Example, of two draws:
 
-    >>> all_wrong(2).tolist()
+    >>> all_incorrect(2).tolist()
     [[1.0, 1.0], [0.5, 0.0], [0.0, 0.0]]
   """
-  wrong = num_draws - np.arange(num_draws + 1)[:, None]
+  incorrect = num_draws - np.arange(num_draws + 1)[:, None]
   before = np.arange(num_draws)
   return np.cumprod(
-    np.maximum(wrong - before, 0) / (num_draws - before), axis=1
+    np.maximum(incorrect - before, 0) / (num_draws - before), axis=1
   )
 
 
@@ -58,7 +58,7 @@ def pass_at(num_draws: int, k: int) -> np.ndarray:
     >>> pass_at(2, 1).tolist()
     [0.0, 0.5, 1.0]
   """
-  return 1 - all_wrong(num_draws)[:, k - 1]
+  return 1 - all_incorrect(num_draws)[:, k - 1]
 
 
 def log_likelihood(num_draws: int) -> np.ndarray:
@@ -76,7 +76,7 @@ def log_likelihood(num_draws: int) -> np.ndarray:
     [-1.5, -0.5, 0.0]
   """
   orders = np.arange(1, num_draws + 1)
-  return 0 - (all_wrong(num_draws) / orders).sum(axis=1)
+  return 0 - (all_incorrect(num_draws) / orders).sum(axis=1)
 
 
 def summarise(num_correct: Sequence[int], num_draws: int) -> dict[str, Any]:

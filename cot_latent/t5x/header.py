@@ -112,7 +112,7 @@ def build_header(
   """
   settings = _experiment(latent, plan)
   source = latent.config.source
-  cut = describe_partitioning(partitioner, num_microbatches)
+  sharding = describe_partitioning(partitioner, num_microbatches)
   decisive = {
     name: seals.without_place(name, value)
     for name, value in seals.leaves(settings)
@@ -134,8 +134,8 @@ def build_header(
     params=params,
     topology={
       "num_processes": processes.count(),
-      "num_devices": cut["num_devices"],
-      "mesh": cut["mesh"],
+      "num_devices": sharding["num_devices"],
+      "mesh": sharding["mesh"],
     },
     plan=_costs(latent, plan, len(test)),
     limits=plan.limits,
@@ -143,7 +143,7 @@ def build_header(
   sections["t5x"] = {
     **revision(),
     "began_at": began_at,
-    "partitioning": cut,
+    "partitioning": sharding,
   }
   return sections, diff
 
@@ -174,10 +174,10 @@ def read_old(
   return old
 
 
-def take_over(
+def keep_original_sections(
   sections: dict[str, Any], old: Mapping[str, Any], resume_at: int | None
 ) -> None:
-  """Keeps the sections that the process that began the run wrote.
+  """Keeps the original sections: those of the process that began the run.
 
   Args:
     sections: Sections of this process; changed in place.
@@ -185,7 +185,7 @@ def take_over(
     resume_at: The method's step from which the run resumes; None if it starts
       again.
   """
-  resumption = header.take_over(sections, old)
+  resumption = header.keep_original_sections(sections, old)
   resumption["environment"] |= {
     f"t5x.{name}": [was, now_is]
     for name, was, now_is in seals.differences(old["t5x"], sections["t5x"])

@@ -43,7 +43,7 @@ def keep_first(latent: Latent, train_state: Any) -> None:
     latent: The experiment.
     train_state: T5X's state before the run's first step.
   """
-  if latent.method.loops is not None and latent.method.loops.begins_anew():
+  if latent.method.loops is not None and latent.method.loops.may_begin_again():
     storage.keep_state(_first(latent), train_state.state_dict())
 
 
@@ -69,7 +69,7 @@ def check(latent: Latent, chains: Chains) -> None:
       f"the checkpoint is not that of method {method.name!r}: only one of the "
       "two has a fitted control variate; choose another MODEL_DIR"
     )
-  if method.loops is None or not method.loops.begins_anew():
+  if method.loops is None or not method.loops.may_begin_again():
     return
   if not storage.absolute(_first(latent)).is_dir():
     raise UserError(

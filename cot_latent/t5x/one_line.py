@@ -69,7 +69,7 @@ def explain(error: BaseException) -> None:
   if found := re.search(_INDIVISIBLE, str(error)):
     parts, size = found.groups()
     raise UserError(
-      f"an array's axis of {size} cannot be cut into {parts} parts, as for "
+      f"an array's axis of {size} cannot be sharded into {parts} parts, as for "
       "heads that the devices do not divide: set NUM_PARTITIONS to a divisor. "
       "T5X's mesh of CPUs ignores NUM_PARTITIONS and shards over all devices, "
       "so run with fewer of them there"

@@ -180,7 +180,7 @@ class Report:
           f"{self._model_dir} has the report of a complete run, and its last "
           "checkpoint is gone: choose another MODEL_DIR"
         )
-      header.take_over(sections, old, resume_at)
+      header.keep_original_sections(sections, old, resume_at)
     self._log = self._open_log(sections, resume_at, None if old else diff)
     # T5X may end at many places outside of steps and evaluations.
     atexit.register(_end_as_python_does)

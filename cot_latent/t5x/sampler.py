@@ -142,12 +142,12 @@ def row_noise(
 
   def add_noise(logits, state):
     keys = jax.random.wrap_key_data(key_data, impl="threefry2x32")
-    age = state.cur_index - start
+    position = state.cur_index - start
     noise = jax.vmap(
       lambda key, number: jax.random.gumbel(
         jax.random.fold_in(key, number), logits.shape[-1:], mode="high"
       )
-    )(keys, age)
+    )(keys, position)
     noisy = logits.astype(jnp.float32) + temperature * noise
     return noisy.at[:, PAD_ID].set(-jnp.inf)
 

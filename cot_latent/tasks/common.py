@@ -113,7 +113,9 @@ def register(
     lesson=lesson,
     extract=extract,
   )
-  seqio.TaskRegistry.add_provider(name, _build(name, info, is_sliced=True))
+  seqio.TaskRegistry.add_provider(
+    name, _build_seqio_task(name, info, is_sliced=True)
+  )
   INFO[name] = info
   _add_short_name(name)
 
@@ -175,7 +177,9 @@ def variant(
     )
   info = INFO[settings[0]]
   loaded = vocabularies.load(vocabulary, bos)
-  built = _build(name, info, prompts, loaded, data_dir, is_sliced=True)
+  built = _build_seqio_task(
+    name, info, prompts, loaded, data_dir, is_sliced=True
+  )
   seqio.TaskRegistry.add_provider(name, built)
   _VARIANTS[name] = settings
   return name
@@ -190,7 +194,7 @@ def build_variant(
 ) -> seqio.Task:
   """Makes a registered task in another form; see `variant`."""
   loaded = vocabularies.load(vocabulary, bos)
-  return _build(name, INFO[name], prompts, loaded, data_dir)
+  return _build_seqio_task(name, INFO[name], prompts, loaded, data_dir)
 
 
 def resolve(name: str) -> str:
@@ -335,7 +339,7 @@ def _add_short_name(name: str) -> None:
     _NEWEST[short] = newest
 
 
-def _build(
+def _build_seqio_task(
   name: str,
   info: Info,
   prompts: Prompts | None = None,
@@ -382,8 +386,8 @@ def _build(
 
 def _accuracy(targets, predictions) -> dict[str, float]:
   """Returns the share of correct predictions; None is never correct."""
-  right = [
+  correct = [
     prediction is not None and prediction == target
     for target, prediction in zip(targets, predictions, strict=True)
   ]
-  return {"accuracy": sum(right) / len(right)}
+  return {"accuracy": sum(correct) / len(correct)}

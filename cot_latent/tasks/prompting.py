@@ -11,7 +11,7 @@ from cot_latent.data.chat import Chat
 from cot_latent.data.prompts import Prompts
 from cot_latent.errors import UserError
 from cot_latent.tasks.vocabularies import (
-  CheckpointPieces,
+  HuggingFacePieces,
   HuggingFaceVocabulary,
 )
 
@@ -48,7 +48,7 @@ def add_prompts(
   if isinstance(prompts, Chat):
     return _add_chat(dataset, vocabulary, prompts, exemplars)
   begin: list[int] = []
-  if isinstance(vocabulary, (HuggingFaceVocabulary, CheckpointPieces)):
+  if isinstance(vocabulary, (HuggingFaceVocabulary, HuggingFacePieces)):
     begin = [] if vocabulary.bos_id is None else [vocabulary.bos_id]
 
   def fill(name: str, example):

@@ -93,7 +93,7 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
     return self.wrapped.name
 
 
-class CheckpointPieces(seqio.SentencePieceVocabulary):
+class HuggingFacePieces(seqio.SentencePieceVocabulary):
   """A checkpoint's SentencePiece model, without the space before a text."""
 
   def __init__(
@@ -149,10 +149,10 @@ def load(path: str | None, bos: bool | None = None) -> seqio.Vocabulary:
     extra_ids = tokenizer_files.byte_extra_ids(place)
     if extra_ids is not None and not bos:
       return seqio.ByteVocabulary(extra_ids=extra_ids)
-    checkpoint = tokenizer_files.open_checkpoint(place)
-    if checkpoint.pieces is not None:
-      return _load_pieces(checkpoint, checkpoint.pieces, bos)
-    return HuggingFaceVocabulary(hf_tokenizer.read_vocabulary(checkpoint, bos))
+    files = tokenizer_files.read_files(place)
+    if files.pieces is not None:
+      return _load_pieces(files, files.pieces, bos)
+    return HuggingFaceVocabulary(hf_tokenizer.read_vocabulary(files, bos))
   if bos:
     raise UserError(
       f"Source.bos: {'bytes have' if path is None else f'{path} has'} no BOS, "
@@ -164,24 +164,24 @@ def load(path: str | None, bos: bool | None = None) -> seqio.Vocabulary:
 
 
 def _load_pieces(
-  checkpoint: tokenizer_files.Checkpoint, path: pathlib.Path, bos: bool | None
+  files: tokenizer_files.TokenizerFiles, path: pathlib.Path, bos: bool | None
 ) -> seqio.Vocabulary:
   """Loads a checkpoint's SentencePiece model."""
-  alone = CheckpointPieces(path)
+  alone = HuggingFacePieces(path)
   tokenizer = _check_pieces(str(path), alone).tokenizer
-  size, num_pieces = checkpoint.size(), tokenizer.GetPieceSize()
+  size, num_pieces = files.size(), tokenizer.GetPieceSize()
   if size is not None and size < num_pieces:
     raise UserError(
       f"VOCABULARY: {path} has {num_pieces} pieces, and config.json a "
       f"vocab_size of {size}"
     )
   if bos is None:
-    bos = bool(checkpoint.settings.get("add_bos_token"))
+    bos = bool(files.settings.get("add_bos_token"))
   if bos and tokenizer.bos_id() < 0:
     raise UserError(
       f"VOCABULARY: {path}: prompts must begin with BOS, and it has none"
     )
-  return CheckpointPieces(path, size, tokenizer.bos_id() if bos else None)
+  return HuggingFacePieces(path, size, tokenizer.bos_id() if bos else None)
 
 
 def _check_pieces(

@@ -24,9 +24,9 @@ from cot_latent.runtime.progress import Progress
 from cot_latent.training import mstep
 from cot_latent.training.experiment import (
   BaseConfig,
-  Checkpoint,
   Experiment,
   Given,
+  Pretrained,
   trains_all,
 )
 from cot_latent.training.loading import Data
@@ -243,7 +243,7 @@ def _start(
 
 def load(
   config: Experiment,
-  checkpoint: Checkpoint,
+  pretrained: Pretrained,
   vocabulary: Vocabulary,
   layout: partitioning.Layout | None = None,
 ) -> Any:
@@ -251,7 +251,7 @@ def load(
 
   Args:
     config: The run, whose model it is.
-    checkpoint: The checkpoint's location.
+    pretrained: Where it is stored.
     vocabulary: Vocabulary of the task.
     layout: Placement of arrays on the devices; None is one device.
 
@@ -262,7 +262,7 @@ def load(
     UserError: If a file cannot be used.
   """
   assert not isinstance(config.model, Given)
-  folder = pathlib.Path(checkpoint.path)
+  folder = pathlib.Path(pretrained.path)
   params = hf_weights.load(folder, config.model, vocabulary.size, layout)
   return hf_weights.exchange(params, 0, vocabulary.padding_id)
 

@@ -99,7 +99,7 @@ def draw(
   for number, name in enumerate(sorted(set(examples.tasks))):
     kept: list[Exemplar] = []
     left = room
-    candidates = _right_rationales(
+    candidates = _correct_rationales(
       drawer,
       params,
       np.flatnonzero([t == name for t in examples.tasks]),
@@ -257,7 +257,7 @@ def _check(one: Exemplar, data: Data) -> None:
     raise ValueError("completion or tokens are of another form")
 
 
-def _right_rationales(
+def _correct_rationales(
   drawer: Drawer,
   params: Any,
   own: np.ndarray,

@@ -61,8 +61,8 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoint:
-  """A pretrained base model.
+class Pretrained:
+  """A pretrained model to start from.
 
   Attributes:
     path: Folder of a Hugging Face checkpoint with safetensors, or path of a
@@ -97,7 +97,7 @@ class BaseConfig:
   batch_size: int
   optimizer: OptimizerConfig
   over_long: OverLong = "leave_out"
-  start: Checkpoint | None = None
+  start: Pretrained | None = None
   seed: int | None = None
 
   def __post_init__(self):
@@ -181,7 +181,7 @@ class Experiment:
   task: TaskConfig
   method: Method
   optimizer: OptimizerConfig
-  base: BaseConfig | Checkpoint | Given
+  base: BaseConfig | Pretrained | Given
   evaluation: EvaluationConfig
   model_dir: str | None
   seed: int
@@ -223,17 +223,17 @@ class Experiment:
     return self.rows_at_once or -(-self.batch_size // 4)
 
 
-def pretrained(config: Experiment) -> Checkpoint | None:
-  """Returns the initial checkpoint, fitted further or not; or None."""
+def pretrained(config: Experiment) -> Pretrained | None:
+  """Returns the model to start from, fitted further or not; or None."""
   if isinstance(config.base, BaseConfig):
     return config.base.start
-  return config.base if isinstance(config.base, Checkpoint) else None
+  return config.base if isinstance(config.base, Pretrained) else None
 
 
 def run_id(config: Experiment) -> str:
   """Names a run by what it computes, whatever its folders."""
 
-  def placeless(part):
+  def without_folders(part):
     source = dataclasses.replace(
       part.source,
       data_dir=None,
@@ -245,14 +245,14 @@ def run_id(config: Experiment) -> str:
   base = config.base
   if isinstance(base, BaseConfig):
     base = dataclasses.replace(
-      placeless(base), start=base.start and Checkpoint("")
+      without_folders(base), start=base.start and Pretrained("")
     )
-  elif isinstance(base, Checkpoint):
-    base = Checkpoint("")
+  elif isinstance(base, Pretrained):
+    base = Pretrained("")
   settings = as_dict(
     dataclasses.replace(
       config,
-      task=placeless(config.task),
+      task=without_folders(config.task),
       base=base,
       model_dir=None,
       checkpoint_period=1,

@@ -57,8 +57,8 @@ def load_data(
   settings = config.task
   task = open_task(settings.source)
   train = training_data.load_train(task, settings, config.method)
-  if checkpoint := experiment.pretrained(config):
-    _check_checkpoint(checkpoint.path, task.vocabulary)
+  if pretrained := experiment.pretrained(config):
+    _check_pretrained(pretrained.path, task.vocabulary)
   base_task, base = _load_base(config, task, open_task)
   soft_tokens, soft_task, soft_stop = _soft_tokens(config, task, open_task)
   stop = settings.stop
@@ -81,7 +81,7 @@ def load_data(
   return loaded
 
 
-def _check_checkpoint(folder: str, vocabulary: Vocabulary) -> None:
+def _check_pretrained(folder: str, vocabulary: Vocabulary) -> None:
   size = hf_config.vocab_size(folder)
   if size != vocabulary.size:
     raise UserError(
@@ -169,7 +169,7 @@ def describe_data(config: experiment.Experiment, loaded: Data) -> dict:
   described = training_data.describe_splits(
     loaded.task, loaded.base_task, splits
   )
-  if checkpoint := experiment.pretrained(config):
-    accepted = hf_config.accepted_settings(checkpoint.path)
+  if pretrained := experiment.pretrained(config):
+    accepted = hf_config.accepted_settings(pretrained.path)
     described["settings_not_read"] = accepted  # of config.json
   return described

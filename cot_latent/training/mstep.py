@@ -149,11 +149,7 @@ def build_step(
     size = min(rows_at_once or len(weights), len(weights))
     size = partitioning.padded(layout, "batch", size)
     lengths = model.ending.lengths(targets)[0]
-    parts = (
-      gradients.split(lengths, weights, size)
-      if terms is None
-      else gradients.parts_by_term(lengths, terms, size)
-    )
+    parts = _parts_of(lengths, weights, terms, size)
     shared = begin(params, frozen, prefix)
     sums, scored = zeros(params, shared), []
     for part in parts:
@@ -181,6 +177,13 @@ def build_step(
     return Updated(params, opt_state, norm, is_finite, loss, scores, *measured)
 
   return step
+
+
+def _parts_of(lengths, weights, terms, size):
+  """Returns the parts of rows that are differentiated one after the other."""
+  if terms is None:
+    return gradients.split(lengths, weights, size)
+  return gradients.parts_by_term(lengths, terms, size)
 
 
 def _part_of(part, targets, token_weights, ending):

@@ -78,18 +78,10 @@ def train(
   """
   _check_model(model)
   given = experiment.Given(type(model).__name__, digests.tree_sha256(params))
-  if test_split is None:
-    test_split = "test" if "test" in task.splits else "train"
   config = experiment.Experiment(
     model=given,
     base=given,
-    task=TaskConfig(
-      source=Source(task.name),
-      prompt_length=_longest_prompt(task, {"train", test_split}),
-      max_length=max_length,
-      test_split=test_split,
-      stop=task.stop,
-    ),
+    task=_task_config(task, max_length, test_split),
     method=method or Method("trice", estimators.control_variate()),
     optimizer=experiment.OptimizerConfig(learning_rate, clip_norm=clip_norm),
     evaluation=experiment.EvaluationConfig(
@@ -114,6 +106,21 @@ def _check_model(model: Any) -> None:
         f"{protocol.__name__}; it needs the methods sample and log_prob of "
         "cot_latent.models.api"
       )
+
+
+def _task_config(
+  task: Task, max_length: int, test_split: str | None
+) -> TaskConfig:
+  """Makes the settings of a task that holds its questions already."""
+  if test_split is None:
+    test_split = "test" if "test" in task.splits else "train"
+  return TaskConfig(
+    source=Source(task.name),
+    prompt_length=_longest_prompt(task, {"train", test_split}),
+    max_length=max_length,
+    test_split=test_split,
+    stop=task.stop,
+  )
 
 
 def _longest_prompt(task: Task, splits: Collection[str]) -> int:

@@ -87,7 +87,7 @@ def prepare(
   resumption = {}
   if old is not None:
     record.check_same_run(directory, old, sections)
-    resumption = header.take_over(sections, old)
+    resumption = header.keep_original_sections(sections, old)
   return Prepared(
     config, directory, loaded, sections, diff, resumption, old, given
   )

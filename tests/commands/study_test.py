@@ -21,6 +21,7 @@ from cot_latent.errors import UserError
 from cot_latent.reporting import record, seals
 from cot_latent.reporting.tables.make import make_tables
 from cot_latent.runtime import lock
+from tests import processes
 from tests.models.hf.hub_configs import HUB
 from tests.params import by_night
 from tests.reporting import made_up
@@ -587,7 +588,7 @@ def test_of_two_studies_in_a_folder_one_is_killed(finished, tmp_path):
     *("--seeds=2", f"--output={elsewhere}"),
   ]
   start = functools.partial(
-    subprocess.Popen,
+    processes.start,
     command,
     cwd=pathlib.Path(__file__).parents[2],
     stdout=subprocess.DEVNULL,
@@ -598,11 +599,11 @@ def test_of_two_studies_in_a_folder_one_is_killed(finished, tmp_path):
   time.sleep(25)
   one.kill()
   one.communicate()
-  _, text = other.communicate(timeout=600)
+  _, text = other.communicate(timeout=processes.LIMIT)
   assert other.returncode in (0, 1), text
   assert "Traceback" not in text
   again = start()
-  _, text = again.communicate(timeout=600)
+  _, text = again.communicate(timeout=processes.LIMIT)
   assert again.returncode == 0, text
   assert read_reports(elsewhere) == read_reports(output)
 
@@ -617,7 +618,7 @@ def test_a_study_that_is_killed_ends_with_the_same_reports(finished, tmp_path):
     *("--seeds=2", f"--output={elsewhere}"),
   ]
   for seconds in (8, 12, 10, 15, 9):
-    process = subprocess.Popen(
+    process = processes.start(
       command,
       cwd=pathlib.Path(__file__).parents[2],
       env=os.environ.copy(),
@@ -628,6 +629,9 @@ def test_a_study_that_is_killed_ends_with_the_same_reports(finished, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
   subprocess.run(
-    command, cwd=pathlib.Path(__file__).parents[2], check=True, timeout=300
+    command,
+    cwd=pathlib.Path(__file__).parents[2],
+    check=True,
+    timeout=processes.LIMIT,
   )
   assert read_reports(elsewhere) == read_reports(output)

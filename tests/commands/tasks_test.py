@@ -664,7 +664,7 @@ def test_a_task_is_stored(chain_cache, t5x, tmp_path):
     f"{path}: {path.stat().st_size:,} bytes; train on it with "
     f"--gin.CACHE=\"'{path}'\""
   )
-  # As typed, it is the same file: byte for byte, wherever it lies.
+  # As typed, it is the same file: byte for byte, wherever it is stored.
   other = tmp_path / "other.npz"
   out = t5x("cache", "--task=chain", f"--output={other}")
   assert out.splitlines()[:2] == [first, second]

@@ -154,7 +154,7 @@ def folder_of(tmp_path, kind, in_file=True):
 
 
 def vocabulary_of(folder):
-  return hf_tokenizer.read_vocabulary(tokenizer_files.open_checkpoint(folder))
+  return hf_tokenizer.read_vocabulary(tokenizer_files.read_files(folder))
 
 
 def ids_of(vocabulary, prompts, row=ROW, worked=WORKED, name="prior"):

@@ -8,6 +8,7 @@ import pytest
 
 from cot_latent import cli
 from cot_latent.reporting import record
+from tests import processes
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -45,7 +46,7 @@ def train(program, *arguments):
     [sys.executable, "-c", program, "train", *arguments],
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=processes.LIMIT,
     check=False,
   )
   assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests import processes
 from tests.asserts import assert_trees_equal
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -86,7 +87,7 @@ saved = root / "moved/checkpoints/4"
 largest = max(saved.rglob("*"), key=lambda path: path.stat().st_size)
 largest.write_bytes(largest.read_bytes()[:-1])
 keep("moved", config, toy.run(experiment("moved", (2, 4))))
-# Where parameters and the memory lie.
+# How parameters and the memory are sharded.
 config = experiment("unused", (2, 4))
 layout = partitioning.make_layout(config.mesh)
 model = toy.language_model.from_config(config.model, 259, 1, 8, layout)
@@ -119,7 +120,7 @@ def made(request, tmp_path_factory):
     env=os.environ | {"XLA_FLAGS": FLAGS},
     capture_output=True,
     text=True,
-    timeout=500,
+    timeout=processes.LIMIT,
     check=False,
   )
   assert done.returncode == 0, done.stderr[-3000:]
@@ -161,18 +162,18 @@ def test_the_meshes_are_what_was_asked_for(made):
   assert found["moved"]["resumes"] == [2]
 
 
-def test_parameters_and_memory_are_cut(made):
+def test_parameters_and_memory_are_sharded(made):
   shapes = made[1]["shapes"]
   memory = shapes.pop("memory")
-  cut = {
+  sharded = {
     name.rsplit("'", 4)[1]: (whole, part)
     for name, (whole, part) in shapes.items()
     if whole != part
   }
-  assert cut["query"] == ([16, 4, 8], [8, 1, 8])
-  assert cut["output"] == ([32, 16], [8, 8])
-  assert cut["up"] == ([16, 32], [8, 8])
-  assert cut["down"] == ([32, 16], [8, 8])
+  assert sharded["query"] == ([16, 4, 8], [8, 1, 8])
+  assert sharded["output"] == ([32, 16], [8, 8])
+  assert sharded["up"] == ([16, 32], [8, 8])
+  assert sharded["down"] == ([32, 16], [8, 8])
   assert memory == [[24, 8], [3, 8]]
 
 

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -19,6 +18,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from cot_latent import cli
+from tests import processes
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 6
@@ -54,8 +54,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(place):
   """The folder of one whole run, by one process."""
-  settings = f"--gin_file={place}/small.gin", f"--gin.MODEL_DIR='{place}/alone'"
-  assert cli.main(["train", *settings]) == 0
+  start(place, "alone", 1).finish(0)
   return place / "alone"
 
 
@@ -64,7 +63,7 @@ class Pod:
 
   def __init__(self, commands, environment):
     self.processes = [
-      subprocess.Popen(
+      processes.start(
         command,
         cwd=ROOT,
         env=os.environ | environment,
@@ -77,7 +76,7 @@ class Pod:
 
   def finish(self, *statuses):
     """Waits for all; checks their statuses, and returns what they said."""
-    said = [process.communicate(timeout=400) for process in self.processes]
+    said = [p.communicate(timeout=processes.LIMIT) for p in self.processes]
     got = tuple(process.returncode for process in self.processes)
     assert got == statuses * (len(got) // len(statuses)), said
     return said
@@ -115,21 +114,24 @@ def start(place, name, num_processes, *extra, num_devices=1, own=()):
       for index in range(num_processes)
     ]
   commands[-1] += own
-  flag = f"--xla_force_host_platform_device_count={num_devices}"
-  return Pod(
-    commands, {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}"}
-  )
+  flags = [
+    os.environ.get("XLA_FLAGS", ""),
+    f"--xla_force_host_platform_device_count={num_devices}",
+    # By night too: each process compiles all functions for itself.
+    "--xla_backend_optimization_level=0",
+  ]
+  return Pod(commands, {"XLA_FLAGS": " ".join(flags)})
 
 
 def wait_for_step(pod, directory, step):
-  for _ in range(20_000):
+  journal = directory / "journal.jsonl"
+
+  def is_there():
     for process in pod.processes:
       assert process.poll() is None, process.communicate()
-    journal = directory / "journal.jsonl"
-    if journal.exists() and f'"step": {step},' in journal.read_text():
-      return
-    time.sleep(0.02)
-  raise TimeoutError(f"no step {step} in {journal}")
+    return journal.exists() and f'"step": {step},' in journal.read_text()
+
+  processes.wait_until(is_there, f"step {step} in {journal}")
 
 
 def rows_of(directory, kind):
@@ -221,7 +223,7 @@ def test_two_processes_one_is_killed_and_another_number_resumes(place, alone):
 
 def test_processes_that_disagree_stop(place):
   pod = start(place, "disagreed", 2, own=["--gin.SEED=1"])
-  said = [process.communicate(timeout=200) for process in pod.processes]
+  said = [p.communicate(timeout=processes.LIMIT) for p in pod.processes]
   assert pod.processes[1].returncode == 2
   assert pod.processes[0].returncode not in (0, None)
   assert re.search(
@@ -249,7 +251,7 @@ def test_four_processes_without_the_first_and_then_two(place, alone):
   wait_for_step(pod, directory, 3)
   pod.processes[0].send_signal(signal.SIGKILL)
   for process in pod.processes:
-    process.communicate(timeout=200)
+    process.communicate(timeout=processes.LIMIT)
     assert process.returncode != 0
   start(place, "four", 2, "--gin.NUM_MODEL_SHARDS=2", num_devices=2).finish(0)
   assert_same_run(alone, directory)
@@ -283,7 +285,7 @@ def test_a_pod_that_is_not_described_is_one_line():
     cwd=ROOT,
     capture_output=True,
     text=True,
-    timeout=100,
+    timeout=processes.LIMIT,
     check=False,
   )
   assert done.returncode == 2

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -15,6 +14,7 @@ import pytest
 
 from cot_latent import cli
 from cot_latent.reporting import record
+from tests import processes
 from tests.asserts import assert_trees_equal
 
 STEPS = 40
@@ -53,7 +53,7 @@ def command(directory, *flags):
 
 
 def start(directory, *flags):
-  return subprocess.Popen(
+  return processes.start(
     command(directory, *flags),
     cwd=ROOT,
     stdout=subprocess.PIPE,
@@ -65,7 +65,8 @@ def start(directory, *flags):
 def wait_for_step(process, directory, step, num_resumed=0):
   """Waits until a process that has resumed so often has taken a step."""
   journal = directory / "journal.jsonl"
-  for _ in range(6000):
+
+  def is_there():
     assert process.poll() is None, process.communicate()
     # The report says that a process resumes once the journal is cut.
     is_on = (
@@ -73,23 +74,19 @@ def wait_for_step(process, directory, step, num_resumed=0):
       and len(report_of(directory)["continuity"]["resumes"]) == num_resumed
     )
     lines = journal.read_text().splitlines() if is_on else []
-    if any(f'"step": {step},' in line for line in lines):
-      return
-    time.sleep(0.02)
-  raise TimeoutError(f"no step {step} in {journal}")
+    return any(f'"step": {step},' in line for line in lines)
+
+  processes.wait_until(is_there, f"step {step} in {journal}")
 
 
 def finish(process):
-  output, errors = process.communicate(timeout=300)
+  output, errors = process.communicate(timeout=processes.LIMIT)
   return process.returncode, output, errors
 
 
 def test_sigterm_before_the_first_step_ends_at_once(tmp_path):
   process = start(tmp_path / "run")
-  for _ in range(6000):
-    if (tmp_path / "run/tensorboard").exists():
-      break
-    time.sleep(0.02)
+  processes.wait_until((tmp_path / "run/tensorboard").exists, "a run")
   process.send_signal(signal.SIGTERM)
   status, _, errors = finish(process)
   assert status == 143, errors
@@ -234,7 +231,7 @@ def check_killed(alone, killed, deaths, *flags):
       cwd=ROOT,
       capture_output=True,
       text=True,
-      timeout=300,
+      timeout=processes.LIMIT,
       check=False,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -313,7 +310,7 @@ def test_a_full_disk_is_one_clear_line(tmp_path, size):
     cwd=ROOT,
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=processes.LIMIT,
     check=False,
   )
   assert done.returncode == 1, done.stderr

@@ -22,8 +22,8 @@ def data():
   return toy.load(toy.make_experiment("unused", toy.CHAIN))
 
 
-def answers_to(data, right):
-  """Says the answer to the i-th call's row where `right` says so."""
+def answers_to(data, correct):
+  """Says the answer to the i-th call's row where `correct` says so."""
   known = {
     tuple(prompt): answer
     for prompt, answer in zip(
@@ -34,9 +34,9 @@ def answers_to(data, right):
   def say(prompts):
     texts = [
       f"1+1=2. The answer is {known[tuple(p)]}."
-      if is_right
+      if is_correct
       else "The answer is no."
-      for p, is_right in zip(prompts.tolist(), right, strict=True)
+      for p, is_correct in zip(prompts.tolist(), correct, strict=True)
     ]
     return texts, [True] * len(texts)
 
@@ -53,7 +53,7 @@ def run_e_step(data, scripted, method, state, index, step=3):
 
 
 def started(data, correct):
-  """A memory with the given rows right and all others wrong."""
+  """A memory with the given rows correct and all others incorrect."""
   state = memory.init(len(data.train), LENGTH)
   texts = [
     f"The answer is {answer}." if n in correct else "?"

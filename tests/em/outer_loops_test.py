@@ -141,13 +141,13 @@ def knowing(data, plain, hinted):
     hinted: Known from the guide.
   """
   known, train = {}, data.train
-  for rows, right, words in (
+  for rows, correct, words in (
     (train.prompts, plain, "plain"),
     (train.guides, hinted, "told"),
   ):
     for i, row in enumerate(rows.tolist()):
       text = f"{words}. The answer is {train.answers[i]}."
-      known[tuple(row)] = text if i in right else "no idea"
+      known[tuple(row)] = text if i in correct else "no idea"
 
   def say(rows):
     return [known[tuple(row)] for row in rows.tolist()], [True] * len(rows)
@@ -198,8 +198,8 @@ def check_hinted_where_it_failed(data, filled, model):
   assert rows[N:] == [guides[i] for i in failed]
   assert temperatures == {0.0}
   assert filled.num_sampled == N + len(failed)
-  right = np.asarray(filled.pool.is_correct)[:, 0]
-  assert set(np.flatnonzero(right)) == PLAIN | HINTED
+  correct = np.asarray(filled.pool.is_correct)[:, 0]
+  assert set(np.flatnonzero(correct)) == PLAIN | HINTED
   for i, text in enumerate(texts_of(data, filled.pool)):
     word = "plain" if i in PLAIN else "told" if i in HINTED else "no idea"
     assert text.startswith(word)
@@ -298,10 +298,10 @@ def test_a_loop_ends_no_later_than_the_run(data):
 INDEX = np.array([5, 2, 11, 0, 7, 23, 3, 9], np.int32)
 
 
-def some_pool(data, right):
+def some_pool(data, correct):
   """A pool of three rationales per question, correct as given: [8, 3]."""
   is_correct = np.zeros((N, 3), bool)
-  is_correct[INDEX] = right
+  is_correct[INDEX] = correct
   texts = [f"{i} {k}" for i in range(N) for k in range(3)]
   tokens = spelled(data.task, texts, [True] * len(texts))
   return empty_pool(3)._replace(

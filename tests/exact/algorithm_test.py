@@ -202,7 +202,7 @@ def check_merge(merge, num_draws):
   """Checks that no outcome's estimate changes, nor uses an accepted draw."""
   toy = toys.make_toy(vocabulary=2, length=2)
   questions = [0, 1]
-  alike = np.full((2, 4), 1 / 4)  # from wrong memories too
+  alike = np.full((2, 4), 1 / 4)  # from incorrect memories too
   cases = enumeration.outcomes(alike, toys.prior(toy)[questions], num_draws)
   taken = enumeration.transitions(toy, questions, cases)
   rng = np.random.default_rng(0)

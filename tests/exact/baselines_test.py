@@ -98,7 +98,7 @@ def test_weights_equal_plain_loops(name, num_draws):
     if other == name:
       continue
     if num_draws == 2 and {name, other} <= catalog.SEVERAL:
-      # One right and one wrong: they all put 1/2 and -1/2 on them.
+      # One correct and one incorrect: they all put 1/2 and -1/2 on them.
       check_weights(weigh, of_other, num_draws)
       continue
     with pytest.raises(AssertionError):
@@ -156,9 +156,9 @@ def of_pooled(accuracy, num_draws):
   size = len(accuracy)
   nodes, shares = np.polynomial.legendre.leggauss(size * num_draws)
   s, shares = (nodes[:, None] + 1) / 2, shares / 2
-  wrong = 1 - accuracy * s
-  product = np.prod(wrong**num_draws, axis=1, keepdims=True)
-  integral = shares @ (product / wrong)
+  incorrect = 1 - accuracy * s
+  product = np.prod(incorrect**num_draws, axis=1, keepdims=True)
+  integral = shares @ (product / incorrect)
   return size * num_draws * accuracy * integral
 
 
@@ -219,17 +219,17 @@ def test_mean_of_one_draw(name):
 
 def broken_baseline(taken):
   """MaxRL with the baseline where no draw is correct, too."""
-  right = taken.draw_is_correct.astype(float)
-  number = jax.numpy.maximum(right.sum(axis=1, keepdims=True), 1)
-  centred = right / number - 1 / right.shape[1]
-  return jax.numpy.pad(centred / len(right), ((0, 0), (1, 0)))
+  correct = taken.draw_is_correct.astype(float)
+  number = jax.numpy.maximum(correct.sum(axis=1, keepdims=True), 1)
+  centred = correct / number - 1 / correct.shape[1]
+  return jax.numpy.pad(centred / len(correct), ((0, 0), (1, 0)))
 
 
 def own_baseline(taken):
   """REINFORCE with a mean that counts the draw itself."""
-  right = taken.draw_is_correct.astype(float)
-  centred = right - right.mean(axis=1, keepdims=True)
-  return jax.numpy.pad(centred / right.size, ((0, 0), (1, 0)))
+  correct = taken.draw_is_correct.astype(float)
+  centred = correct - correct.mean(axis=1, keepdims=True)
+  return jax.numpy.pad(centred / correct.size, ((0, 0), (1, 0)))
 
 
 def test_broken_baselines_are_rejected():
@@ -271,8 +271,8 @@ def objective(accuracy, num_draws):
   """What the pooled mean follows, by the docstring's integral."""
   nodes, shares = np.polynomial.legendre.leggauss(len(accuracy) * num_draws)
   s, shares = (nodes + 1) / 2, shares / 2
-  wrong = jax.numpy.prod((1 - accuracy * s[:, None]) ** num_draws, axis=1)
-  return shares @ ((1 - wrong) / s)
+  incorrect = jax.numpy.prod((1 - accuracy * s[:, None]) ** num_draws, axis=1)
+  return shares @ ((1 - incorrect) / s)
 
 
 def test_objectives():

@@ -32,7 +32,7 @@ def check_mean_of_basic(toy, questions, old, estimator, extra=0.0):
 
 
 def bias_of_first_acceptances(toy, questions, old):
-  """-E[c~_m beta_m grad log p(z~_m)/C], summed over wrong old memories.
+  """-E[c~_m beta_m grad log p(z~_m)/C], summed over incorrect old memories.
 
   Plain loops over the draws, from the definitions of beta_m and C.
   """
@@ -56,7 +56,7 @@ def bias_of_first_acceptances(toy, questions, old):
 
 
 def pick(toy, question, is_correct, which=0):
-  """The index of one correct or wrong sequence."""
+  """The index of one correct or incorrect sequence."""
   return np.flatnonzero(toy.is_correct[question] == is_correct)[which]
 
 
@@ -111,7 +111,7 @@ def test_control_variate_keeps_the_mean_from_any_correct_memory(
       check_mean_of_basic(TOY, questions, old, broken)
 
 
-# Patterns with a wrong old memory, in batches of two and three.
+# Patterns with an incorrect old memory, in batches of two and three.
 @pytest.mark.parametrize(
   "pattern",
   [

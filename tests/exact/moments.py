@@ -37,12 +37,12 @@ class Memories(NamedTuple):
   """The old memory of each of M questions.
 
   Attributes:
-    is_right: [M] the probability that it is correct.
+    is_correct: [M] the probability that it is correct.
     mean: [M, D] of its score, given that it is correct.
     covariance: [M, D, D], their covariances.
   """
 
-  is_right: np.ndarray
+  is_correct: np.ndarray
   mean: np.ndarray
   covariance: np.ndarray
 
@@ -65,20 +65,20 @@ class Exact(NamedTuple):
     return float(np.trace(self.covariance))
 
 
-def of_scores(probability, is_right, scores) -> Draws:
+def of_scores(probability, is_correct, scores) -> Draws:
   """Takes the moments of listed sequences.
 
   Args:
     probability: [M, Z] of a draw.
-    is_right: [M, Z] bool.
+    is_correct: [M, Z] bool.
     scores: [M, Z, D].
   """
   rows = []
-  for p, right, score in zip(probability, is_right, scores, strict=True):
-    given = [_given(p * ~right, score), _given(p * right, score)]
+  for p, correct, score in zip(probability, is_correct, scores, strict=True):
+    given = [_given(p * ~correct, score), _given(p * correct, score)]
     rows.append([np.stack(part) for part in zip(*given, strict=True)])
   means, covariances = map(np.stack, zip(*rows, strict=True))
-  return Draws((probability * is_right).sum(axis=1), means, covariances)
+  return Draws((probability * is_correct).sum(axis=1), means, covariances)
 
 
 def of_toy(toy: toys.Toy, questions) -> Draws:
@@ -91,16 +91,18 @@ def of_toy(toy: toys.Toy, questions) -> Draws:
   )
 
 
-def at_stationarity(draws: Draws, is_right=1.0) -> Memories:
+def at_stationarity(draws: Draws, is_correct=1.0) -> Memories:
   """Memories that are correct with some probability, then posterior draws."""
-  is_right = np.broadcast_to(is_right, draws.accuracy.shape)
-  return Memories(is_right, draws.mean[:, 1], draws.covariance[:, 1])
+  is_correct = np.broadcast_to(is_correct, draws.accuracy.shape)
+  return Memories(is_correct, draws.mean[:, 1], draws.covariance[:, 1])
 
 
-def remembered(is_right, scores) -> Memories:
+def remembered(is_correct, scores) -> Memories:
   """Given memories: [M] whether they are correct, and their scores [M, D]."""
-  is_right, scores = np.asarray(is_right, float), np.asarray(scores)
-  return Memories(is_right, scores, np.zeros((*scores.shape, scores.shape[1])))
+  is_correct, scores = np.asarray(is_correct, float), np.asarray(scores)
+  return Memories(
+    is_correct, scores, np.zeros((*scores.shape, scores.shape[1]))
+  )
 
 
 def exact(
@@ -118,18 +120,18 @@ def exact(
     num_draws: K.
 
   Raises:
-    ValueError: If a wrong memory has weight: its moments are not known.
+    ValueError: If an incorrect memory has weight: its moments are not known.
   """
   size = len(draws.accuracy)
-  old, right = patterns(memories.is_right, num_draws)
-  weights, accepted = _weigh(estimator, old, right)
+  old, correct = patterns(memories.is_correct, num_draws)
+  weights, accepted = _weigh(estimator, old, correct)
   held = accepted.any(axis=2)
   if weights[..., 0][~(old | held)].any():
-    raise ValueError("weight on a wrong memory")
+    raise ValueError("weight on an incorrect memory")
   probability = np.prod(
-    np.where(old, memories.is_right, 1 - memories.is_right), axis=1
+    np.where(old, memories.is_correct, 1 - memories.is_correct), axis=1
   ) * np.prod(
-    np.where(right, draws.accuracy[:, None], 1 - draws.accuracy[:, None]),
+    np.where(correct, draws.accuracy[:, None], 1 - draws.accuracy[:, None]),
     axis=(1, 2),
   )
   row = np.arange(size)
@@ -138,7 +140,7 @@ def exact(
     """[S, M, 1 + K, ...] of every sequence that a weight may stand on."""
     expand = (...,) + (None,) * (of_memory.ndim - 1)
     first = np.where(held[expand], of_draw[:, 1], of_memory)
-    others = of_draw[row[:, None], right.astype(int)]
+    others = of_draw[row[:, None], correct.astype(int)]
     return np.concatenate([first[:, :, None], others], axis=2)
 
   means = moments_of(memories.mean, draws.mean)
@@ -153,16 +155,16 @@ def exact(
   return Exact(mean, within + between, float(probability @ count))
 
 
-def patterns(is_right, num_draws):
+def patterns(is_correct, num_draws):
   """Lists what can be correct: old memories [S, M] and draws [S, M, K] bool.
 
   Args:
-    is_right: [M] probability that an old memory is correct; where it is 0 or
+    is_correct: [M] probability that an old memory is correct; where it is 0 or
       1 there is one case only.
     num_draws: K.
   """
-  size = len(is_right)
-  each = [[p > 0] if p in (0, 1) else [False, True] for p in is_right]
+  size = len(is_correct)
+  each = [[p > 0] if p in (0, 1) else [False, True] for p in is_correct]
   each += [[False, True]] * (size * num_draws)
   bits = np.array(list(itertools.product(*each)))
   return bits[:, :size], bits[:, size:].reshape(-1, size, num_draws)
@@ -176,17 +178,17 @@ def _given(share, score):
   return mean, np.einsum("z,zd,ze->de", share, centred, centred)
 
 
-def _weigh(estimator, old, right):
+def _weigh(estimator, old, correct):
   """Merged weights [S, M, 1 + K] and accepted draws [S, M, K]."""
-  weights, accepted = _compiled(estimator)(old, right)
+  weights, accepted = _compiled(estimator)(old, correct)
   return np.asarray(weights), np.asarray(accepted)
 
 
 @functools.cache
 def _compiled(estimator):
-  def weigh(old, right):
-    tokens = jax.numpy.zeros((*right.shape, 1), int)
-    taken = transition.independence(tokens[:, 0], old, tokens, right)
+  def weigh(old, correct):
+    tokens = jax.numpy.zeros((*correct.shape, 1), int)
+    taken = transition.independence(tokens[:, 0], old, tokens, correct)
     merged = estimators.merge_accepted(taken, estimator(taken))
     return merged, taken.accepted
 

@@ -21,12 +21,14 @@ WIDE = toys.make_toy()
 VANISHING = catalog.SEVERAL | {"control_variate"}
 
 
-def brute_force(weigh, toy, questions, num_draws, is_right):
-  """Mean and covariance over every sequence; wrong memories are all alike."""
-  questions, is_right = np.asarray(questions), np.asarray(is_right)[:, None]
-  wrong = ~toy.is_correct[questions]
-  old = is_right * toys.posterior(toy)[questions]
-  old = old + (1 - is_right) * wrong / wrong.sum(axis=1, keepdims=True)
+def brute_force(weigh, toy, questions, num_draws, is_correct):
+  """Mean and covariance over every sequence; incorrect memories are alike."""
+  questions, is_correct = np.asarray(questions), np.asarray(is_correct)[:, None]
+  incorrect = ~toy.is_correct[questions]
+  old = is_correct * toys.posterior(toy)[questions]
+  old = old + (1 - is_correct) * incorrect / incorrect.sum(
+    axis=1, keepdims=True
+  )
   prior = toys.prior(toy)[questions]
   cases = enumeration.outcomes(old, prior, num_draws)
   values = enumeration.estimates(toy, questions, cases, weigh)
@@ -36,12 +38,12 @@ def brute_force(weigh, toy, questions, num_draws, is_right):
 
 
 def check_against_brute_force(
-  exact, weigh, toy, questions, num_draws, is_right
+  exact, weigh, toy, questions, num_draws, is_correct
 ):
   draws = moments.of_toy(toy, questions)
-  memories = moments.at_stationarity(draws, is_right)
+  memories = moments.at_stationarity(draws, is_correct)
   found = exact(weigh, draws, memories, num_draws)
-  mean, covariance = brute_force(weigh, toy, questions, num_draws, is_right)
+  mean, covariance = brute_force(weigh, toy, questions, num_draws, is_correct)
   assert_close(found.mean, mean)
   assert_close(found.covariance, covariance)
 
@@ -59,7 +61,7 @@ def without_means(weigh, draws, memories, num_draws):
 
 
 def swapped(weigh, draws, memories, num_draws):
-  """Takes right for wrong."""
+  """Takes correct for incorrect."""
   draws = draws._replace(
     mean=draws.mean[:, ::-1], covariance=draws.covariance[:, ::-1]
   )
@@ -73,7 +75,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize(
-  ("case", "num_draws", "toy", "questions", "is_right"),
+  ("case", "num_draws", "toy", "questions", "is_correct"),
   [
     (case, num_draws, *size)
     for case, num_draws in catalog.with_draws(*SIZES)
@@ -81,8 +83,8 @@ SIZES = {
   ],
   ids=lambda value: str(value) if isinstance(value, catalog.Case) else "",
 )
-def test_moments_equal_brute_force(case, num_draws, toy, questions, is_right):
-  arguments = case.weigh, toy, questions, num_draws, is_right
+def test_moments_equal_brute_force(case, num_draws, toy, questions, is_correct):
+  arguments = case.weigh, toy, questions, num_draws, is_correct
   check_against_brute_force(moments.exact, *arguments)
   for broken in [without_means, swapped]:
     with pytest.raises(AssertionError):
@@ -104,7 +106,7 @@ def test_weight_on_an_incorrect_memory_is_refused():
 
   draws = moments.of_toy(TOY, [0, 1])
   memories = moments.at_stationarity(draws, 0.5)
-  with pytest.raises(ValueError, match="weight on a wrong memory"):
+  with pytest.raises(ValueError, match="weight on an incorrect memory"):
     moments.exact(invalid_too, draws, memories)
 
 
@@ -113,9 +115,9 @@ def test_given_memories_have_no_spread():
   memories = moments.remembered([True, False], scores)
   assert not memories.covariance.any()
   cases = enumeration.from_memory(TOY, [3, 1], [0, 2])
-  is_right = TOY.is_correct[[3, 1], [0, 2]]
+  is_correct = TOY.is_correct[[3, 1], [0, 2]]
   draws = moments.of_toy(TOY, [3, 1])
-  memories = moments.remembered(is_right, scores)
+  memories = moments.remembered(is_correct, scores)
   weigh = estimators.control_variate()
   values = enumeration.estimates(TOY, [3, 1], cases, weigh)
   mean = cases.probability @ values
@@ -167,7 +169,7 @@ def check_vanishes(weigh, num_draws):
 
 
 def check_stays(weigh, num_draws, divisor):
-  """Checks that the right sequences' spread stays, over a divisor."""
+  """Checks that the correct sequences' spread stays, over a divisor."""
   draws = moments.of_toy(toys.make_toy(lean=LEANS[-1]), QUESTIONS)
   spread = np.trace(draws.covariance[:, 1], axis1=1, axis2=2).sum()
   errors, variances = sweep(weigh, num_draws)

@@ -49,7 +49,7 @@ class World(NamedTuple):
     state: A memory in which the first two rows are correct.
     sequences: [Z, T] every sequence.
     probability: [SIZE, Z] of each.
-    is_right: [SIZE, Z] bool.
+    is_correct: [SIZE, Z] bool.
     scores: [SIZE, Z, D] of each, along D directions of the parameters.
     old: [SIZE] indices of the remembered sequences.
   """
@@ -61,7 +61,7 @@ class World(NamedTuple):
   state: memory.MemoryState
   sequences: np.ndarray
   probability: np.ndarray
-  is_right: np.ndarray
+  is_correct: np.ndarray
   scores: np.ndarray
   old: np.ndarray
 
@@ -119,7 +119,7 @@ def world():
   log_prob, scores = listed(model, params, prompts, sequences)
   ended = (sequences == EOS).any(axis=1)
   texts = task.vocabulary.decode_rows(sequences)
-  is_right = np.array(
+  is_correct = np.array(
     [
       [task.extract(text) == answer for text in texts] & ended
       for answer in data.answers
@@ -127,7 +127,7 @@ def world():
   )
   wanted = [True, True, False]
   old = np.array(
-    [np.flatnonzero(r == w)[2] for r, w in zip(is_right, wanted, strict=True)]
+    [np.flatnonzero(r == w)[2] for r, w in zip(is_correct, wanted, strict=True)]
   )
   state = memory.start(
     memory.init(SIZE, LENGTH), np.arange(SIZE), sequences[old], wanted
@@ -135,7 +135,7 @@ def world():
   probability = np.exp(log_prob)
   return World(
     *(model, params, task, data, state, sequences, probability),
-    *(is_right, scores, old),
+    *(is_correct, scores, old),
   )
 
 
@@ -196,9 +196,11 @@ def assert_within(samples, expected, what):
 
 def exact(method):
   w = world()
-  draws = moments.of_scores(w.probability, w.is_right, w.scores)
+  draws = moments.of_scores(w.probability, w.is_correct, w.scores)
   rows = np.arange(SIZE)
-  memories = moments.remembered(w.is_right[rows, w.old], w.scores[rows, w.old])
+  memories = moments.remembered(
+    w.is_correct[rows, w.old], w.scores[rows, w.old]
+  )
   return moments.exact(method.estimator, draws, memories, method.num_draws)
 
 
@@ -255,7 +257,7 @@ def test_everything_is_listed():
   mean = np.einsum("mz,mzd->md", w.probability, w.scores)
   np.testing.assert_allclose(mean, 0, atol=1e-4)
   # Both verdicts are drawn, and the guides really say something else.
-  accuracy = (w.probability * w.is_right).sum(axis=1)
+  accuracy = (w.probability * w.is_correct).sum(axis=1)
   assert ((accuracy > 0.1) & (accuracy < 0.9)).all()
   rows = np.repeat(w.data.guides, len(w.sequences), axis=0)
   log_prob = w.model.log_prob(w.params, rows, np.tile(w.sequences, (SIZE, 1)))

@@ -34,26 +34,26 @@ def check_pass_at(estimate, num_draws, k, pi):
   assert found == pytest.approx(1 - (1 - pi) ** k, abs=1e-12)
 
 
-def wrong_share(num_draws):
+def incorrect_share(num_draws):
   return 1 - np.arange(num_draws + 1) / num_draws
 
 
 def plugged_in_log(num_draws):
   """Takes the share of correct draws for pi."""
   orders = np.arange(1, num_draws + 1)
-  return -(wrong_share(num_draws)[:, None] ** orders / orders).sum(axis=1)
+  return -(incorrect_share(num_draws)[:, None] ** orders / orders).sum(axis=1)
 
 
 def without_orders(num_draws):
   """Leaves out the 1 / k of the series."""
-  return -objective.all_wrong(num_draws).sum(axis=1)
+  return -objective.all_incorrect(num_draws).sum(axis=1)
 
 
 def plugged_in_pass(num_draws, k):
-  return 1 - wrong_share(num_draws) ** k
+  return 1 - incorrect_share(num_draws) ** k
 
 
-def any_right(num_draws, k):
+def any_correct(num_draws, k):
   """Pass@n, whatever k is."""
   return objective.pass_at(num_draws, num_draws)
 
@@ -77,7 +77,7 @@ def test_biased_log_likelihoods_are_rejected(broken):
     check_log_likelihood(broken, 7, 0.5)
 
 
-@pytest.mark.parametrize("broken", [plugged_in_pass, any_right])
+@pytest.mark.parametrize("broken", [plugged_in_pass, any_correct])
 def test_biased_pass_rates_are_rejected(broken):
   with pytest.raises(AssertionError):
     check_pass_at(broken, 7, 3, 0.5)

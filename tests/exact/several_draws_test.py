@@ -21,7 +21,7 @@ QUESTIONS = [3, 1]
 NUM_DRAWS = [2, 3]
 
 
-def last_right_draw(taken):
+def last_correct_draw(taken):
   """The form that is not averaged: all weight on the last correct draw."""
   on_memory = estimators.basic()(taken)
   scale = estimators.leave_one_out_scale(taken)
@@ -38,7 +38,7 @@ def own_draws_in_scale(taken):
   )
 
 
-def right_draws_only(taken):
+def correct_draws_only(taken):
   """Subtracts the scores of the correct draws alone, whose mean is not 0."""
   weights = PAPER(taken)
   return weights.at[:, 1:].multiply(taken.draw_is_correct)
@@ -52,12 +52,12 @@ def undivided(taken):
   return PAPER(taken).at[:, 1:].add(-more)
 
 
-BIASED = [own_draws_in_scale, right_draws_only]
+BIASED = [own_draws_in_scale, correct_draws_only]
 
 
-def pick(question, is_right, which=0):
+def pick(question, is_correct, which=0):
   """The index of one correct or incorrect sequence."""
-  return np.flatnonzero(TOY.is_correct[question] == is_right)[which]
+  return np.flatnonzero(TOY.is_correct[question] == is_correct)[which]
 
 
 def given_memories(pattern, which, num_draws):
@@ -78,7 +78,7 @@ def check_mean_of_basic(cases, weigh, extra=0.0):
 @pytest.mark.parametrize("num_draws", NUM_DRAWS)
 def test_keeps_the_mean_from_any_correct_memory(num_draws, which):
   cases = given_memories([True, True], which, num_draws)
-  for weigh in [PAPER, CORRECTED, last_right_draw, undivided]:
+  for weigh in [PAPER, CORRECTED, last_correct_draw, undivided]:
     check_mean_of_basic(cases, weigh)
   for broken in BIASED:
     with pytest.raises(AssertionError):
@@ -165,7 +165,7 @@ def check_is_one_draw(weigh):
 
 def test_one_draw_is_algorithm_1():
   check_is_one_draw(PAPER)
-  check_is_one_draw(last_right_draw)
+  check_is_one_draw(last_correct_draw)
   with pytest.raises(AssertionError):
     check_is_one_draw(CORRECTED)
 
@@ -193,7 +193,7 @@ def test_several_draws_by_loops(num_draws):
 # Averaging over the correct draws.
 
 
-def spread_of_right(toy, questions, num_draws):
+def spread_of_correct(toy, questions, num_draws):
   """[D, D] what averaging saves: E[sum_m c'_m (1 - 1/n_m) Cov+_m] / M^2."""
   draws = moments.of_toy(toy, questions)
   total = 0.0
@@ -213,10 +213,10 @@ def test_averaging_never_adds_variance(lean, num_draws):
   draws = moments.of_toy(toy, questions)
   memories = moments.at_stationarity(draws)
   averaged = moments.exact(PAPER, draws, memories, num_draws)
-  last = moments.exact(last_right_draw, draws, memories, num_draws)
+  last = moments.exact(last_correct_draw, draws, memories, num_draws)
   assert_close(averaged.mean, last.mean)
   saved = last.covariance - averaged.covariance
-  assert_close(saved, spread_of_right(toy, questions, num_draws) + 0 * saved)
+  assert_close(saved, spread_of_correct(toy, questions, num_draws) + 0 * saved)
   # In every direction, and for some strictly.
   assert np.linalg.eigvalsh(saved).min() > -1e-15
   assert (np.trace(saved) > 1e-9) == (num_draws > 1)
@@ -224,11 +224,11 @@ def test_averaging_never_adds_variance(lean, num_draws):
 
 @pytest.mark.parametrize("num_draws", NUM_DRAWS)
 def test_averaging_never_adds_variance_from_any_memory(num_draws):
-  """By enumeration, wrong memories included."""
+  """By enumeration, incorrect memories included."""
   for pattern in itertools.product([False, True], repeat=2):
     cases = given_memories(pattern, 0, num_draws)
     spread = []
-    for weigh in [PAPER, last_right_draw]:
+    for weigh in [PAPER, last_correct_draw]:
       values = enumeration.estimates(TOY, QUESTIONS, cases, weigh)
       centred = values - cases.probability @ values
       spread.append((cases.probability * centred.T) @ centred)

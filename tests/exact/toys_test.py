@@ -40,10 +40,10 @@ def test_posterior_mean_of_the_score_is_the_gradient(kwargs):
 
 
 def test_lean_takes_the_accuracy_to_one():
-  wrong = [1 - toys.accuracy(toys.make_toy(lean=lean)) for lean in range(8)]
-  assert (np.diff(wrong, axis=0) < 0).all()
-  # A last token's odds of being wrong shrink by e for each unit of lean.
-  assert (wrong[-1] < wrong[0] / (1 - wrong[0]) * np.exp(-6)).all()
+  incorrect = [1 - toys.accuracy(toys.make_toy(lean=lean)) for lean in range(8)]
+  assert (np.diff(incorrect, axis=0) < 0).all()
+  # A last token's odds of being incorrect shrink by e for each unit of lean.
+  assert (incorrect[-1] < incorrect[0] / (1 - incorrect[0]) * np.exp(-6)).all()
 
 
 def test_questions_differ():

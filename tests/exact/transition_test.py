@@ -25,7 +25,7 @@ QUESTIONS = range(4)
 
 
 def every_outcome(toy, question, num_draws):
-  """Outcomes that also start from wrong memories, each state alike."""
+  """Outcomes that also start from incorrect memories, each state alike."""
   states = len(toy.sequences)
   alike = np.full((1, states), 1 / states)
   return enumeration.outcomes(alike, toys.prior(toy)[[question]], num_draws)
@@ -42,7 +42,7 @@ def matrix(toy, question, step=transition.independence, num_draws=1):
   return result
 
 
-def accept_wrong(old_tokens, old_is_correct, draw_tokens, draw_is_correct):
+def accept_incorrect(old_tokens, old_is_correct, draw_tokens, draw_is_correct):
   return transition.independence(
     old_tokens, old_is_correct, draw_tokens, ~draw_is_correct
   )
@@ -79,10 +79,10 @@ def test_several_draws_are_as_many_steps(toy, num_draws):
 @pytest.mark.parametrize("toy", TOYS)
 def test_an_incorrect_memory_is_left_at_the_rate_of_the_accuracy(toy):
   is_correct = toy.is_correct[0]
-  stays_wrong = matrix(toy, 0)[~is_correct][:, ~is_correct]
+  stays_incorrect = matrix(toy, 0)[~is_correct][:, ~is_correct]
   rejected = 1 - toys.accuracy(toy)[0]
-  # It stays where it is: wrong draws are not taken either.
-  assert_close(stays_wrong, rejected * np.eye(len(stays_wrong)))
+  # It stays where it is: incorrect draws are not taken either.
+  assert_close(stays_incorrect, rejected * np.eye(len(stays_incorrect)))
 
 
 @pytest.mark.parametrize("num_draws", [1, 2])
@@ -95,7 +95,7 @@ def test_correctness_belongs_to_the_tokens(num_draws):
 
 
 @pytest.mark.parametrize("num_draws", [1, 2])
-@pytest.mark.parametrize("broken", [accept_wrong, accept_all])
+@pytest.mark.parametrize("broken", [accept_incorrect, accept_all])
 def test_rejects_other_acceptances(broken, num_draws):
   toy = TOYS[0]
   build = functools.partial(matrix, toy, 0, broken, num_draws)

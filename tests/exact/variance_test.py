@@ -1,8 +1,8 @@
 """The exact variances: what the control variate is for.
 
-v+, v-, g+, g- are the variance and mean of the score given a correct or wrong
-sequence, v its second moment; all per coordinate. Numbers of equations are
-those of Phan et al. 2023, appendix B.
+v+, v-, g+, g- are the variance and mean of the score given a correct or an
+incorrect sequence, v its second moment; all per coordinate. Numbers of
+equations are those of Phan et al. 2023, appendix B.
 """
 
 from typing import NamedTuple
@@ -23,9 +23,9 @@ QUESTIONS = range(4)
 class Moments(NamedTuple):
   accuracy: float
   variance_correct: np.ndarray
-  variance_wrong: np.ndarray
+  variance_incorrect: np.ndarray
   mean_correct: np.ndarray
-  mean_wrong: np.ndarray
+  mean_incorrect: np.ndarray
   second_moment: np.ndarray
 
 
@@ -39,13 +39,13 @@ def moments(toy, question) -> Moments:
     return mean, share @ (scores - mean) ** 2
 
   mean_correct, variance_correct = given(is_correct)
-  mean_wrong, variance_wrong = given(~is_correct)
+  mean_incorrect, variance_incorrect = given(~is_correct)
   return Moments(
     accuracy=(p * is_correct).sum(),
     variance_correct=variance_correct,
-    variance_wrong=variance_wrong,
+    variance_incorrect=variance_incorrect,
     mean_correct=mean_correct,
-    mean_wrong=mean_wrong,
+    mean_incorrect=mean_incorrect,
     second_moment=p @ scores**2,
   )
 
@@ -64,7 +64,7 @@ def best_scale(m: Moments):
 
 def leading(m: Moments):
   """Eqs. 17 and 18: first order in 1 - pi, at either scale."""
-  spread = m.variance_correct + m.variance_wrong + m.mean_wrong**2
+  spread = m.variance_correct + m.variance_incorrect + m.mean_incorrect**2
   return (1 - m.accuracy) * spread
 
 
@@ -107,10 +107,10 @@ def test_conditional_moments_fit_together(question, lean):
   m = moments(toys.make_toy(lean=lean), question)
   pi = m.accuracy
   # Eq. 19, and the second moment from its parts.
-  zero = pi * m.mean_correct + (1 - pi) * m.mean_wrong
+  zero = pi * m.mean_correct + (1 - pi) * m.mean_incorrect
   assert_close(zero, np.zeros_like(zero))
   parts = pi * (m.variance_correct + m.mean_correct**2)
-  parts += (1 - pi) * (m.variance_wrong + m.mean_wrong**2)
+  parts += (1 - pi) * (m.variance_incorrect + m.mean_incorrect**2)
   assert_close(m.second_moment, parts)
 
 
@@ -153,12 +153,14 @@ def test_variance_is_linear_in_the_error_rate(question, lean):
   # Put g+ = -(1-pi)/pi g- into eq. 12 with e = 1 - pi: the rest is
   # e^2 [(1-e) v+ - (2-e) v- - g-^2].
   parts = (1 - error) * m.variance_correct
-  parts -= (2 - error) * m.variance_wrong + m.mean_wrong**2
+  parts -= (2 - error) * m.variance_incorrect + m.mean_incorrect**2
   assert_close(at_accuracy - leading(m), error**2 * parts)
   # The best scale gains v (pi - beta*)^2 on it, and pi - beta* is
   # pi (v - v+) / v, where v - v+ = e (v- + g-^2/pi - v+).
   best = at_scale(toy, question, best_scale(m))
-  gap = m.variance_wrong + m.mean_wrong**2 / m.accuracy - m.variance_correct
+  gap = (
+    m.variance_incorrect + m.mean_incorrect**2 / m.accuracy - m.variance_correct
+  )
   gained = (m.accuracy * error * gap) ** 2 / m.second_moment
   assert_close(at_accuracy - best, gained)
 
@@ -217,8 +219,8 @@ def test_minibatch_variance_comes_from_rejections(questions, lean):
   of_one = 0.0
   for i, m in enumerate(each):
     others = each[:i] + each[i + 1 :]
-    spread = m.variance_correct + m.variance_wrong
-    mean = m.mean_correct - m.mean_wrong
+    spread = m.variance_correct + m.variance_incorrect
+    mean = m.mean_correct - m.mean_incorrect
     for other in others:
       spread = spread + other.variance_correct / (size - 1) ** 2
       mean = mean + other.mean_correct / (size - 1)

@@ -69,10 +69,10 @@ def with_gradient(taken):
 
 def without_guard(taken):
   """GRPO that divides by a spread of 0 too."""
-  right = taken.draw_is_correct.astype(float)
-  centred = right - right.mean(axis=1, keepdims=True)
-  scaled = centred / right.std(axis=1, keepdims=True)
-  return jnp.pad(scaled / right.size, ((0, 0), (1, 0)))
+  correct = taken.draw_is_correct.astype(float)
+  centred = correct - correct.mean(axis=1, keepdims=True)
+  scaled = centred / correct.std(axis=1, keepdims=True)
+  return jnp.pad(scaled / correct.size, ((0, 0), (1, 0)))
 
 
 def by_length(taken):
@@ -91,9 +91,11 @@ def invalid_too(taken):
 
 def rounded_scale(taken):
   """RLOO as it is mostly written: its ones may cancel to 1e-9."""
-  right = taken.draw_is_correct.astype(float)
-  others = (right.sum(axis=1, keepdims=True) - right) / (right.shape[1] - 1)
-  return jnp.pad((right - others) / right.size, ((0, 0), (1, 0)))
+  correct = taken.draw_is_correct.astype(float)
+  others = (correct.sum(axis=1, keepdims=True) - correct) / (
+    correct.shape[1] - 1
+  )
+  return jnp.pad((correct - others) / correct.size, ((0, 0), (1, 0)))
 
 
 def test_every_estimator_is_found():
@@ -250,11 +252,19 @@ def check_edges(weigh, num_draws, size):
   """Checks the cases in which something divides by 0, or nothing is correct."""
   none, everything = np.zeros(size, bool), np.ones(size, bool)
   first = np.arange(size) == 0
-  wrong = np.zeros((size, num_draws), bool)
-  one_right = wrong.copy()
-  one_right[0, 0] = True
+  incorrect = np.zeros((size, num_draws), bool)
+  one_correct = incorrect.copy()
+  one_correct[0, 0] = True
   olds = [none, none, none, first, first, everything, everything]
-  draws = [wrong, one_right, ~wrong, wrong, one_right, wrong, ~wrong]
+  draws = [
+    incorrect,
+    one_correct,
+    ~incorrect,
+    incorrect,
+    one_correct,
+    incorrect,
+    ~incorrect,
+  ]
   old, draws = np.stack(olds), np.stack(draws)
   weights = catalog.weights(weigh, old, draws)
   assert np.isfinite(weights).all()
@@ -274,7 +284,7 @@ def test_unguarded_weights_are_rejected(broken):
     check_edges(broken, 3, SIZE)
 
 
-def when_all_are_right(weigh, num_draws, size):
+def when_all_are_correct(weigh, num_draws, size):
   """Weights as they are trained with: merged, and compiled as users do."""
 
   @functools.partial(
@@ -293,7 +303,7 @@ def when_all_are_right(weigh, num_draws, size):
 @EVERY
 @pytest.mark.parametrize(("size", "num_draws"), [(2, 41), (3, 3), (7, 10)])
 def test_cancelling_terms_leave_nothing(case, size, num_draws):
-  weights = when_all_are_right(case.weigh, num_draws, size)
+  weights = when_all_are_correct(case.weigh, num_draws, size)
   if case.name in CANCELLING:
     # Bit for bit: any rest would be differentiated.
     np.testing.assert_array_equal(weights, np.zeros_like(weights))
@@ -302,7 +312,7 @@ def test_cancelling_terms_leave_nothing(case, size, num_draws):
 
 
 def test_a_rest_is_seen():
-  assert when_all_are_right(rounded_scale, 10, 7).any()
+  assert when_all_are_correct(rounded_scale, 10, 7).any()
 
 
 @hypothesis.given(

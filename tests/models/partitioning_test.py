@@ -96,12 +96,12 @@ def test_rules_decide():
   )
   assert layout.sharding("examples").spec == spec(("data", "model"))
   assert layout.sharding().spec == spec()
-  # Parameters cut along "data" too, as in FSDP.
+  # Parameters sharded along "data" too, as in FSDP.
   fully = make_layout(rules=(("embed", "data"), *partitioning.RULES))
   assert fully.sharding("embed", "mlp").spec == spec("data", "model")
 
 
-def test_what_cannot_be_cut_evenly_stays_whole():
+def test_what_cannot_be_sharded_evenly_stays_whole():
   layout = make_layout()
   spec = jax.sharding.PartitionSpec
   assert layout.sharding_of((8, 3), "batch").spec == spec("data")
@@ -114,7 +114,7 @@ def test_what_cannot_be_cut_evenly_stays_whole():
   ("heads", "expected"),
   [(4, ("batch", "kv_heads")), (3, ("batch", None, "positions"))],
 )
-def test_caches_are_cut_by_heads_or_by_positions(heads, expected):
+def test_caches_are_sharded_by_heads_or_by_positions(heads, expected):
   assert partitioning.cache_axes(make_layout(), heads) == expected
 
 
@@ -149,7 +149,7 @@ def test_every_parameter_has_a_place():
   for name in ("gate", "up"):
     assert layer[name]["kernel"].spec == spec("data", "model")
   assert layer["down"]["kernel"].spec == spec("model", "data")
-  # 259 bytes cannot be cut; norms need not be.
+  # 259 bytes cannot be sharded; norms need not be.
   assert placed["embed"]["embedding"].spec == spec(None, "data")
   assert placed["final_norm"]["scale"].spec == spec()
 
@@ -176,10 +176,10 @@ def test_parameters_are_stored_along_data_too(shape, names, expected):
 
 
 @pytest.mark.parametrize("name", ["num_heads", "mlp_dim"])
-def test_a_model_that_cannot_be_cut_is_refused(name):
+def test_a_model_that_cannot_be_sharded_is_refused(name):
   axis = {"num_heads": "heads", "mlp_dim": "mlp"}[name]
   message = (
-    f"axis '{axis}' of 6 cannot be cut into 4 equal parts: set "
+    f"axis '{axis}' of 6 cannot be sharded into 4 equal parts: set "
     "NUM_MODEL_SHARDS to 1 or 2$"
   )
   with pytest.raises(UserError, match=message):

@@ -107,7 +107,7 @@ for name, (config, added) in CASES.items():
   assert not loops, loops
   shapes = [(2, 2)]
   if "loop" in name:
-    # Four shards do not divide two heads of keys: caches are cut by positions.
+    # Four shards do not divide two heads of keys: positions are sharded.
     shapes += [(1, 4)]
   elif isinstance(added, tuning.SoftPrompt):
     shapes += [(2, 1)]
@@ -116,13 +116,13 @@ for name, (config, added) in CASES.items():
     model = build(config, added, layout)
     placed = place(model, params)
     draws = model.sample(placed, prompts, keys)
-    cut = [len({str(s.index) for s in x.addressable_shards}) for x in
+    parts = [len({str(s.index) for s in x.addressable_shards}) for x in
       jax.tree.leaves(placed) if x.ndim > 1]
     results, loops = learnt(model, placed, added)
     found[f"{name} {shape}"] = {
       "is_same": bool((draws.tokens == drawn.tokens).all()),
       "gap": gap(expected, results), "loops": sorted(loops),
-      "parts": max(cut), "of": shape[0] * shape[1],
+      "parts": max(parts), "of": shape[0] * shape[1],
     }
 
 params = build(plain, None, None).init(jax.random.key(0))
@@ -162,7 +162,7 @@ def test_every_kind_draws_and_learns_the_same(found):
     assert row["loops"] == [3] * ("loop" in name), name
 
 
-def test_slots_are_filled_and_left_where_caches_are_cut_by_positions(found):
+def test_slots_are_filled_and_left_where_caches_are_sharded_by_positions(found):
   _, slots = found
   assert slots["is_same"]
   assert slots["parts"].keys() == {"refill", "shrink"}

@@ -52,7 +52,7 @@ def vocabulary(name):
     folder = tokenizer_checkpoints.folders()[name]
     return wrap_vocabulary(seqio_vocabularies.load(str(folder)))
   folder = tokenizer_checkpoints.folders()[name]
-  return hf_tokenizer.read_vocabulary(tokenizer_files.open_checkpoint(folder))
+  return hf_tokenizer.read_vocabulary(tokenizer_files.read_files(folder))
 
 
 VOCABULARIES = [

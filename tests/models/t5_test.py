@@ -537,7 +537,7 @@ def queue(folder, eos_id, network=NETWORK, **settings):
 
 @functools.cache
 def drawn_at_once(folder):
-  """A token that ends rows at many ages, and what is drawn with it."""
+  """A token that ends rows at many positions, and what is drawn with it."""
   tokens = queue(folder, EOS_ID).tokens
   eos_id = int(np.bincount(tokens.ravel(), minlength=2)[2:].argmax()) + 2
   draws = queue(folder, eos_id)

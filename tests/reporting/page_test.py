@@ -36,8 +36,23 @@ FLAGS = [
 ]
 
 
-def make_report():
-  metrics = [
+SAMPLE = {
+  "step": 40,
+  "source": "memory",
+  "id": "train-7",
+  "question": "not True is",
+  "answer": "False",
+  "completion": "So the answer is False.",
+  "extracted": "False",
+  "is_correct": True,
+  "accepted_at": 37,
+  "num_accepted": 5,
+  "num_proposed": 8,
+}
+
+
+def make_metrics():
+  return [
     {
       "step": step,
       "chain/accept_rate": 0.4 + step / 200,
@@ -47,7 +62,10 @@ def make_report():
     }
     for step in range(1, 41)
   ]
-  results = [
+
+
+def make_results():
+  return [
     {
       "task": "toy",
       "split": "test",
@@ -64,19 +82,23 @@ def make_report():
     for step, correct in ((0, 76), (40, 123))
     for decoder, num_samples in (("greedy", 1), ("self_consistency", 40))
   ]
-  sample = {
-    "step": 40,
-    "source": "memory",
-    "id": "train-7",
-    "question": "not True is",
-    "answer": "False",
-    "completion": "So the answer is False.",
-    "extracted": "False",
-    "is_correct": True,
-    "accepted_at": 37,
-    "num_accepted": 5,
-    "num_proposed": 8,
+
+
+def make_cost():
+  return {
+    "seconds": {"steps": 90.0, "total": 4000.0},
+    "step_seconds": {
+      "sampling": 60.0,
+      "checking": 5.0,
+      "gradient": 20.0,
+      "rest": 5.0,
+    },
+    "sequences_sampled": 5000,
+    "sequences_scored": None,
   }
+
+
+def make_report():
   return {
     "schema_version": 3,
     "status": "complete",
@@ -139,20 +161,13 @@ def make_report():
       "num_cpus": 2,
     },
     "plan": {"steps": 40, "sequences_sampled": 12345},
-    "metrics": metrics,
-    "results": results,
-    "samples": [sample, {**sample, "extracted": None, "is_correct": False}],
-    "cost": {
-      "seconds": {"steps": 90.0, "total": 4000.0},
-      "step_seconds": {
-        "sampling": 60.0,
-        "checking": 5.0,
-        "gradient": 20.0,
-        "rest": 5.0,
-      },
-      "sequences_sampled": 5000,
-      "sequences_scored": None,
-    },
+    "metrics": make_metrics(),
+    "results": make_results(),
+    "samples": [
+      {**SAMPLE},
+      {**SAMPLE, "extracted": None, "is_correct": False},
+    ],
+    "cost": make_cost(),
   }
 
 

@@ -294,7 +294,7 @@ EXPERIMENT = "configuration.experiment"
 SPLIT = "data.splits.train"
 CHANGES = [
   ({}, None),
-  # Where a run lies and how often it saves, and what only describes it.
+  # Where a run is stored, how often it saves, and what only describes it.
   ({f"{EXPERIMENT}.model_dir": "runs/y"}, None),
   ({f"{EXPERIMENT}.checkpoint_period": 3}, None),
   ({f"{EXPERIMENT}.task.source.data_dir": "/elsewhere"}, None),

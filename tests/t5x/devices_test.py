@@ -18,8 +18,8 @@ def alone(tmp_path_factory):
   return directory
 
 
-# T5X by itself cuts parameters alone over a CPU's devices.
-FILES = {2: runs.SMALL, 8: "tests/t5x/cut.gin"}
+# T5X by itself shards parameters alone over a CPU's devices.
+FILES = {2: runs.SMALL, 8: "tests/t5x/sharded.gin"}
 
 
 @pytest.mark.parametrize("number", by_day([2, 8], 8))

@@ -5,8 +5,8 @@ import numpy as np
 from t5x import partitioning
 
 
-class CutPartitioner(partitioning.PjitPartitioner):
-  """Cuts rows by half of the devices, and parameters by two."""
+class ShardedPartitioner(partitioning.PjitPartitioner):
+  """Shards rows over half of the devices, and parameters over two."""
 
   @property
   def mesh(self):

@@ -46,7 +46,7 @@ def test_devices_that_do_not_divide_the_heads_are_one_line(tmp_path):
   assert "Traceback" not in done.stderr
   last = done.stderr.splitlines()[-1]
   assert last.startswith(
-    "t5x: error: an array's axis of 2 cannot be cut into 8 parts"
+    "t5x: error: an array's axis of 2 cannot be sharded into 8 parts"
   )
 
 

@@ -8,12 +8,12 @@ import os
 import pathlib
 import signal
 import socket
-import subprocess
 import sys
 import time
 
 import pytest
 
+from tests import processes
 from tests.t5x import fitted, runs
 
 # Sums in another order; Adam makes much of gradients that are almost 0.
@@ -46,23 +46,12 @@ def commands(directory, *flags, own=()):
   ]
 
 
-started = []
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _end_what_is_left():
-  """Processes wait for each other, for ever if a test has failed."""
-  yield
-  for process in started:
-    process.kill()
-
-
 def start(directory, *flags, own=()):
-  processes = []
+  started = []
   for number, command in enumerate(commands(directory, *flags, own=own)):
     with log_of(directory, number).open("w") as stream:
-      processes.append(
-        subprocess.Popen(
+      started.append(
+        processes.start(
           command,
           cwd=runs.ROOT,
           env=runs.environment(),
@@ -70,8 +59,7 @@ def start(directory, *flags, own=()):
           stderr=stream,
         )
       )
-  started.extend(processes)
-  return processes
+  return started
 
 
 def log_of(directory, number):

@@ -66,10 +66,10 @@ def test_it_says_what_t5x_was(whole):
   assert part["revision"] is None or len(part["revision"]) == 40
   assert len(part["files_sha256"]) == 64
   assert part["began_at"] == 0
-  cut = part["partitioning"]
-  assert cut["mesh"] == {"data": 1, "model": 1}
-  assert cut["num_devices"] == cut["num_partitions"] == 1
-  assert ["vocab", "model"] in cut["logical_axis_rules"]
+  sharding = part["partitioning"]
+  assert sharding["mesh"] == {"data": 1, "model": 1}
+  assert sharding["num_devices"] == sharding["num_partitions"] == 1
+  assert ["vocab", "model"] in sharding["logical_axis_rules"]
   config = (whole / "config.gin").read_bytes()
   report = read(whole)
   assert report["configuration"]["resolved"] == config.decode()

@@ -12,9 +12,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from tests import processes
+
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = "tests/t5x/small.gin"
-LIMIT = 900  # seconds; only what hangs takes longer
+LIMIT = processes.LIMIT
 
 
 def command(directory, *flags, gin_file=SMALL, by_t5x=True):
@@ -64,7 +66,7 @@ def run_until(
   """Runs it, and ends it as soon as there is a checkpoint of the step."""
   log = pathlib.Path(f"{directory}.log")
   with log.open("w") as stream:
-    process = subprocess.Popen(
+    process = processes.start(
       command(directory, *flags, **settings),
       cwd=ROOT,
       env=environment(),

@@ -67,7 +67,7 @@ def read_slips(row):
   return slips
 
 
-def check_right(rows):
+def check_correct(rows):
   """Checks answers, and rationales step by step."""
   for row in rows:
     assert row["answer"] == solve(row["question"])
@@ -126,8 +126,8 @@ def test_the_splits_are_what_they_should_be(name):
       f"chain/{split}/{number:05}" for number in range(kind.sizes[split])
     ]
   check_apart(splits)
-  check_right(splits["train"])
-  check_right(splits["test"])
+  check_correct(splits["train"])
+  check_correct(splits["test"])
 
 
 @pytest.mark.usefixtures("_modulus")
@@ -168,12 +168,12 @@ def test_wrong_rows_are_rejected(change):
   rows = read_split("test")
   rows[-1] |= change(rows[-1])
   with pytest.raises(AssertionError):
-    check_right(rows)
+    check_correct(rows)
 
 
 def test_slips_are_not_correct_rationales():
   with pytest.raises(AssertionError):
-    check_right(read_split("base"))
+    check_correct(read_split("base"))
 
 
 @pytest.mark.parametrize("split", ["train", "test", "base"])

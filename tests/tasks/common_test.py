@@ -505,21 +505,21 @@ def test_a_variant_of_no_task_and_a_build_in_another_form():
   assert common.INFO["chain_v1"].prompts == COMPACT
 
 
-def check_invalid_is_wrong(metric):
+def check_invalid_is_incorrect(metric):
   """No answer on both sides is no agreement."""
   assert metric([None, "", "7"], [None, None, "7"]) == {"accuracy": 1 / 3}
 
 
 def test_no_answer_never_counts():
   (metric,) = seqio.TaskRegistry.get("chain_v1").metric_fns
-  check_invalid_is_wrong(metric)
+  check_invalid_is_incorrect(metric)
 
   def by_equality(targets, predictions):
     equal = [t == p for t, p in zip(targets, predictions, strict=True)]
     return {"accuracy": sum(equal) / len(equal)}
 
   with pytest.raises(AssertionError):
-    check_invalid_is_wrong(by_equality)
+    check_invalid_is_incorrect(by_equality)
 
 
 def test_a_prediction_that_is_lost_is_noticed():

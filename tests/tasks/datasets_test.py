@@ -57,7 +57,7 @@ def tfds_folder(path):
 
 @pytest.fixture
 def root(tmp_path):
-  """Where this test's prepared datasets lie."""
+  """Where this test's prepared datasets are stored."""
   with tfds_folder(tmp_path / "tfds") as path:
     yield path
 

@@ -100,7 +100,7 @@ def read_row(kind, row):
   return judged
 
 
-def check_right(kind, rows):
+def check_correct(kind, rows):
   """Checks answers, and rationales step by step."""
   for row in rows:
     assert row["answer"] == READERS[kind].solve(row["question"])
@@ -118,11 +118,11 @@ def check_share(count, total, rate):
 def check_flaws(kind, rows, guess_rate, slip_rate):
   """Checks how often rationales are guesses, and steps slips."""
   judged = [read_row(kind, row) for row in rows]
-  steps = [is_right for found in judged for is_right in found or []]
+  steps = [is_correct for found in judged for is_correct in found or []]
   check_share(judged.count(None), len(rows), guess_rate)
   check_share(steps.count(False), len(steps), slip_rate)
   # Without a flaw they are correct.
-  check_right(
+  check_correct(
     kind,
     [r for r, found in zip(rows, judged, strict=True) if all(found or [0])],
   )
@@ -155,9 +155,9 @@ def test_the_splits_are_what_they_should_be(kind):
 @each_kind
 def test_correct_rationales_are_correct(kind):
   for split in ("train", "test"):
-    check_right(kind, read_split(kind, split, (1, 2, 3, 4)))
+    check_correct(kind, read_split(kind, split, (1, 2, 3, 4)))
   with pytest.raises(AssertionError):
-    check_right(kind, read_split(kind, "base"))
+    check_correct(kind, read_split(kind, "base"))
 
 
 @each_kind
@@ -172,7 +172,7 @@ def test_rationales_of_all_levels_reach_their_answers(kind, level, seed, rate):
   if rate:
     assert read_row(kind, row) is not None
   else:
-    check_right(kind, [row])
+    check_correct(kind, [row])
 
 
 CHANGES = {
@@ -209,9 +209,9 @@ def test_wrong_rows_are_rejected(kind, name):
   rows = read_split(kind, "test")
   row = rows[5]  # of level 3
   other = next(r for r in rows[8::3] if r["answer"] != row["answer"])
-  check_right(kind, [row, other])
+  check_correct(kind, [row, other])
   with pytest.raises(REJECTED):
-    check_right(kind, [row | CHANGES[name](row, other)])
+    check_correct(kind, [row | CHANGES[name](row, other)])
 
 
 @each_kind
@@ -234,7 +234,7 @@ def test_the_rates_are_those_asked_for(kind):
     return rows, [read_row(kind, row) for row in rows]
 
   right, judged = make(0, 0)
-  check_right(kind, right)
+  check_correct(kind, right)
   _, judged = make(1, 0)
   assert judged == [None] * 200
   slipped, judged = make(0, 1)  # each step has a wrong result
@@ -307,7 +307,7 @@ def test_levels_get_harder(kind):
     problems = [of_kind.make_problem(rng, level) for _ in range(400)]
     questions.append([len(problem.question) for problem in problems])
     rationales.append(
-      [len(kinds.right_rationale(of_kind, p)[0]) for p in problems]
+      [len(kinds.correct_rationale(of_kind, p)[0]) for p in problems]
     )
   check_rising(questions)
   check_rising(rationales)

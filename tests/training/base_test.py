@@ -143,7 +143,7 @@ def test_whatever_makes_a_base_model_names_it():
   starts = [{"kernel": np.full(2, value, np.float32)} for value in (0, 1)]
   names += [base._name(config, examples, start) for start in starts]
   assert len(set(names)) == len(names)
-  # What is learnt afterwards, and where things lie, makes no other.
+  # What is learnt afterwards, and where things are stored, makes no other.
   optimizer = dataclasses.replace(config.optimizer, learning_rate=0.5)
   same = [
     changed(steps=9, batch_size=3, checkpoint_period=1),

@@ -29,9 +29,9 @@ def encode(text):
 class Scripted:
   """A sampler that answers some questions correctly, and notes prompts."""
 
-  def __init__(self, examples, right=lambda name: True):
+  def __init__(self, examples, correct=lambda name: True):
     self.answers = {
-      tuple(encode(f"{question}?\n")): answer if right(name) else "grey"
+      tuple(encode(f"{question}?\n")): answer if correct(name) else "grey"
       for name, question, answer in zip(
         examples.ids, examples.questions, examples.answers, strict=True
       )
@@ -106,13 +106,13 @@ def test_as_many_as_are_wanted(data):
 
 def test_only_correct_ones_are_kept(data):
   # One question in eight, so that a batch is not enough.
-  def is_right(name):
+  def is_correct(name):
     return int(name[-2:]) % 8 == 3
 
-  scripted = Scripted(data.train, is_right)
+  scripted = Scripted(data.train, is_correct)
   found, num_sampled = draw(data, scripted)
   check_drawn(data, found)
-  assert all(is_right(one.id) for one in found)
+  assert all(is_correct(one.id) for one in found)
   assert num_sampled > 3 * BATCH_SIZE
   # What fills the last batch of a pass up is not counted.
   assert num_sampled <= len(scripted.asked)
@@ -134,10 +134,10 @@ def test_they_depend_on_the_seed_alone(data):
 def test_too_few_correct_ones_are_an_error(data):
   task = toy.PARTS[1]
 
-  def is_right(name):
+  def is_correct(name):
     return not name.startswith(task) or name.endswith("/07")
 
-  scripted = Scripted(data.train, is_right)
+  scripted = Scripted(data.train, is_correct)
   with pytest.raises(RunError) as caught:
     draw(data, scripted)
   assert str(caught.value).startswith(

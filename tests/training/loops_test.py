@@ -122,9 +122,9 @@ def test_loops_hint_in_a_run_as_well_and_count_it(star):
     assert len(hinted) == N - plain.sum()
     assert step.metrics["num_sampled"] == N + len(hinted)
     assert step.metrics["time/sampling"] > 0
-    right = plain.copy()
-    right[~plain] = hinted
-    np.testing.assert_array_equal(step.state.pool.is_correct[:, 0], right)
+    correct = plain.copy()
+    correct[~plain] = hinted
+    np.testing.assert_array_equal(step.state.pool.is_correct[:, 0], correct)
     drawn += N + len(hinted)
   cost, plan = star.report["cost"], star.report["plan"]
   evaluated = 2 * toy.SIZES["test"]
@@ -141,10 +141,10 @@ def check_memory(step, number):
   """The memory is the first correct rationale of the pool, if there is one."""
   pool, chains = step.state.pool, step.state.memory
   started_at = max(start for start in STARTS if start <= number) + 1
-  for i, right in enumerate(pool.is_correct):
-    assert chains.is_correct[i] == right.any()
-    if right.any():
-      first = pool.tokens[i][np.argmax(right)]
+  for i, correct in enumerate(pool.is_correct):
+    assert chains.is_correct[i] == correct.any()
+    if correct.any():
+      first = pool.tokens[i][np.argmax(correct)]
       np.testing.assert_array_equal(chains.tokens[i], first)
       assert chains.accepted_at[i] == started_at
   rate = np.asarray(pool.is_correct).mean()
@@ -205,11 +205,11 @@ def test_of_several_correct_rationales_the_first_is_remembered(
   )
   assert after.opt_state == "fresh"
   is_correct = np.asarray(pool.is_correct)
-  for i, right in enumerate(is_correct):
-    first = right.tolist().index(True) if right.any() else 0
-    assert after.memory.is_correct[i] == right.any()
+  for i, correct in enumerate(is_correct):
+    first = correct.tolist().index(True) if correct.any() else 0
+    assert after.memory.is_correct[i] == correct.any()
     np.testing.assert_array_equal(after.memory.tokens[i], pool.tokens[i, first])
-    assert after.memory.accepted_at[i] == (5 if right.any() else -1)
+    assert after.memory.accepted_at[i] == (5 if correct.any() else -1)
   assert set(after.memory.num_proposed.tolist()) == {3}
   assert (info.num_sampled, info.num_tokens) == (3 * N, 30 * N)
   assert (info.sampling_seconds, info.checking_seconds) == (0.5, 0.25)
@@ -221,8 +221,8 @@ def test_of_several_correct_rationales_the_first_is_remembered(
 def test_only_correct_rationales_are_fitted_under_the_question_alone(star):
   train_data = toy.load(star.config).train
   for step in star.steps:
-    right = step.state.pool.is_correct[step.index][:, 0]
-    chosen = step.index[right]
+    correct = step.state.pool.is_correct[step.index][:, 0]
+    chosen = step.index[correct]
     rows, num = step.rows, len(chosen)
     np.testing.assert_array_equal(
       rows.prompts[:num], train_data.prompts[chosen]
@@ -303,13 +303,13 @@ def test_after_the_last_loop_nothing_is_fitted(folder, star):
 def test_a_skipped_step_does_not_end_a_loop(folder, monkeypatch):
   check = Drawer.draw_and_check
 
-  def always_wrong(*arguments, **settings):
+  def always_incorrect(*arguments, **settings):
     checked = check(*arguments, **settings)
     return checked._replace(is_correct=np.zeros_like(checked.is_correct))
 
-  monkeypatch.setattr(Drawer, "draw_and_check", always_wrong)
+  monkeypatch.setattr(Drawer, "draw_and_check", always_incorrect)
   settings = dataclasses.replace(STAR, stop_loss=1e9)
-  watched = watch(quick(folder / "wrong", looped(settings), steps=4))
+  watched = watch(quick(folder / "incorrect", looped(settings), steps=4))
   assert place_of_loops(watched) == [0, 2]
   assert {step.metrics["estimator/is_skipped"] for step in watched.steps} == {1}
   assert_trees_equal(

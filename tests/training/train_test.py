@@ -562,11 +562,11 @@ def test_steps_without_a_valid_row_are_skipped(whole, tmp_path, monkeypatch):
   """Nothing moves, Adam's momentum included, and the report counts it."""
   check = Drawer.draw_and_check
 
-  def always_wrong(*arguments, **settings):
+  def always_incorrect(*arguments, **settings):
     checked = check(*arguments, **settings)
     return checked._replace(is_correct=np.zeros_like(checked.is_correct))
 
-  monkeypatch.setattr(Drawer, "draw_and_check", always_wrong)
+  monkeypatch.setattr(Drawer, "draw_and_check", always_incorrect)
   config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "dead"))
   report = toy.run(config)
   assert report["status"] == "suspect"
@@ -582,11 +582,11 @@ def test_a_gradient_of_zero_is_still_a_step(whole, tmp_path, monkeypatch):
   """All accepted: every term cancels, and Adam's momentum continues."""
   check = Drawer.draw_and_check
 
-  def always_right(*arguments, **settings):
+  def always_correct(*arguments, **settings):
     checked = check(*arguments, **settings)
     return checked._replace(is_correct=np.ones_like(checked.is_correct))
 
-  monkeypatch.setattr(Drawer, "draw_and_check", always_right)
+  monkeypatch.setattr(Drawer, "draw_and_check", always_correct)
   config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "perfect"))
   report = toy.run(config)
   assert {row["estimator/num_weighted"] for row in report["metrics"]} == {0}
@@ -941,11 +941,11 @@ def test_a_base_model_without_correct_rationales_stops_the_run(
 ):
   check = Drawer.draw_and_check
 
-  def always_wrong(*arguments, **settings):
+  def always_incorrect(*arguments, **settings):
     checked = check(*arguments, **settings)
     return checked._replace(is_correct=np.zeros_like(checked.is_correct))
 
-  monkeypatch.setattr(Drawer, "draw_and_check", always_wrong)
+  monkeypatch.setattr(Drawer, "draw_and_check", always_incorrect)
   config = dataclasses.replace(worked[0], model_dir=str(tmp_path / "dead"))
   with pytest.raises(
     RunError, match="wrote only 0 correct rationales for toy_p"

@@ -221,7 +221,7 @@ def _spoken_number(text: str) -> str | None:
       return str(_group(values))
     total, begin = 0, 0
     for scale, place in zip(_SCALES, at, strict=True):
-      if place >= 0:  # no word is before it if the order is wrong
+      if place >= 0:  # no word is before it if the order is incorrect
         total += scale * _group(values[begin:place])
         begin = place + 1
     followed = [place for place in present if place != len(values) - 1]

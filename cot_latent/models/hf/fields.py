@@ -14,7 +14,7 @@ from typing import Any
 from cot_latent.errors import UserError
 
 FILE = "config.json"
-IGNORE = "huggingface.read_config.ignore"
+IGNORE = "hf_config.read_config.ignore"
 
 _REQUIRED = object()
 

@@ -23,26 +23,26 @@ from typing import Any
 
 from cot_latent.errors import UserError
 from cot_latent.models.hf import chat_template
-from cot_latent.models.hf.tokenizer_files import Checkpoint
+from cot_latent.models.hf.tokenizer_files import TokenizerFiles
 from cot_latent.models.vocabularies import ChatTemplate, Vocabulary
 
 KIND = "HuggingFaceVocabulary"
 
 
 def read_vocabulary(
-  checkpoint: Checkpoint, bos: bool | None = None
+  files: TokenizerFiles, bos: bool | None = None
 ) -> Vocabulary:
   """Reads a tokenizer.json.
 
   Args:
-    checkpoint: Files of a folder or GGUF file.
+    files: Files of a folder or GGUF file.
     bos: Whether prompts begin with BOS; None follows the checkpoint's files.
 
   Raises:
     UserError: If it cannot be read, if it has no EOS, no token for padding, or
       no BOS although one is wanted, or if it does not fit config.json.
   """
-  path, model = checkpoint.path, checkpoint.tokenizer
+  path, model = files.path, files.tokenizer
   assert model is not None
   try:
     tokenizer = _load(model)
@@ -51,20 +51,20 @@ def read_vocabulary(
       f"VOCABULARY: {path} is not a tokenizer.json ({_one_line(error)})"
     ) from None
   where = f"VOCABULARY: {path}"
-  size = checkpoint.size() or tokenizer.size
+  size = files.size() or tokenizer.size
   over = [t for t in tokenizer.ids.values() if t >= size]
   if not tokenizer.special.issuperset(over):
     raise UserError(
       f"{where} has ids up to {max(over)}, but config.json has a vocab_size of "
       f"{size}"
     )
-  eos_id = _eos_id(where, checkpoint, tokenizer)
-  bos_id, wants_bos = _bos_id(where, checkpoint, tokenizer, bos)
-  ends = _ends(checkpoint, tokenizer, size) - {eos_id}
-  template = checkpoint.chat_template or ""
+  eos_id = _eos_id(where, files, tokenizer)
+  bos_id, wants_bos = _bos_id(where, files, tokenizer, bos)
+  ends = _ends(files, tokenizer, size) - {eos_id}
+  template = files.chat_template or ""
   written = {t for t in tokenizer.special if tokenizer.text_of(t) in template}
   padding_id = _padding_id(
-    where, checkpoint, tokenizer, size, {eos_id, bos_id, *ends, *written}
+    where, files, tokenizer, size, {eos_id, bos_id, *ends, *written}
   )
   # A padding token is never drawn.
   end_ids = swap(sorted(ends - {padding_id}), padding_id)
@@ -92,7 +92,7 @@ def read_vocabulary(
     end_ids,
   )
   vocabulary = dataclasses.replace(
-    vocabulary, chat=_chat(checkpoint, tokenizer, padding_id)
+    vocabulary, chat=_chat(files, tokenizer, padding_id)
   )
   once = vocabulary.encode("a")
   if vocabulary.decode([*once, *once]) != vocabulary.decode(once) * 2:
@@ -304,9 +304,9 @@ def _unknown_id(model: Mapping[str, Any], ids: Mapping[str, int]) -> int | None:
   return ids.get(model.get("unk_token") or "")
 
 
-def _eos_id(where: str, checkpoint: Checkpoint, tokenizer: _Tokenizer) -> int:
-  name = checkpoint.token("eos_token")
-  ends = checkpoint.eos_ids()
+def _eos_id(where: str, files: TokenizerFiles, tokenizer: _Tokenizer) -> int:
+  name = files.token("eos_token")
+  ends = files.eos_ids()
   found = next(iter(ends), None) if name is None else tokenizer.ids.get(name)
   if found is not None:
     return found
@@ -319,13 +319,13 @@ def _eos_id(where: str, checkpoint: Checkpoint, tokenizer: _Tokenizer) -> int:
 
 
 def _bos_id(
-  where: str, checkpoint: Checkpoint, tokenizer: _Tokenizer, bos: bool | None
+  where: str, files: TokenizerFiles, tokenizer: _Tokenizer, bos: bool | None
 ) -> tuple[int | None, bool]:
   """Finds BOS, and whether prompts begin with it."""
   if bos is None:
-    bos = checkpoint.settings.get("add_bos_token")
+    bos = files.settings.get("add_bos_token")
   wants = bool(tokenizer.front) if bos is None else bool(bos)
-  named = tokenizer.ids.get(checkpoint.token("bos_token") or "")
+  named = tokenizer.ids.get(files.token("bos_token") or "")
   found = named if named is not None else next(iter(tokenizer.front), None)
   if wants and found is None:
     raise UserError(
@@ -340,12 +340,12 @@ def _bos_id(
   return found, wants
 
 
-def _ends(checkpoint: Checkpoint, tokenizer: _Tokenizer, size: int) -> set[int]:
+def _ends(files: TokenizerFiles, tokenizer: _Tokenizer, size: int) -> set[int]:
   """Returns special tokens that end a completion or a model's turn."""
-  found = {*checkpoint.eos_ids()}
-  if checkpoint.chat_template is not None:
+  found = {*files.eos_ids()}
+  if files.chat_template is not None:
     end = chat_template.end_of_turn(
-      checkpoint.chat_template, checkpoint.tokens(), tokenizer.special_texts()
+      files.chat_template, files.tokens(), tokenizer.special_texts()
     )
     if end is not None:
       found.add(tokenizer.ids[end])
@@ -353,14 +353,14 @@ def _ends(checkpoint: Checkpoint, tokenizer: _Tokenizer, size: int) -> set[int]:
 
 
 def _chat(
-  checkpoint: Checkpoint, tokenizer: _Tokenizer, padding_id: int
+  files: TokenizerFiles, tokenizer: _Tokenizer, padding_id: int
 ) -> ChatTemplate | None:
   """Returns the checkpoint's template, with the run's ids of special tokens."""
-  if checkpoint.chat_template is None:
+  if files.chat_template is None:
     return None
   return ChatTemplate(
-    checkpoint.chat_template,
-    checkpoint.tokens(),
+    files.chat_template,
+    files.tokens(),
     {
       text: swap([tokenizer.ids[text]], padding_id)[0]
       for text in tokenizer.special_texts()
@@ -370,7 +370,7 @@ def _chat(
 
 def _padding_id(
   where: str,
-  checkpoint: Checkpoint,
+  files: TokenizerFiles,
   tokenizer: _Tokenizer,
   size: int,
   used: Collection[int | None],
@@ -379,18 +379,18 @@ def _padding_id(
 
   Args:
     where: The tokenizer's place, for the message.
-    checkpoint: Files of the checkpoint.
+    files: The checkpoint's files.
     tokenizer: The tokenizer.
     size: Rows of the embedding.
     used: EOS, BOS, other ends of a completion, and the tokens of a chat
       template.
   """
   special = {t for t in tokenizer.special if t < size}
-  named = tokenizer.ids.get(checkpoint.token("pad_token") or "")
+  named = tokenizer.ids.get(files.token("pad_token") or "")
   if named in special - {*used}:
     assert named is not None
     return named
-  unknown = tokenizer.ids.get(checkpoint.token("unk_token") or "")
+  unknown = tokenizer.ids.get(files.token("unk_token") or "")
   left = special - {*used, unknown, tokenizer.unknown}
   if left:
     return max(left)

@@ -14,7 +14,7 @@ _PIECES = ("tokenizer.model", "spiece.model")
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
 
-class Checkpoint(NamedTuple):
+class TokenizerFiles(NamedTuple):
   """The files of a checkpoint's folder about its tokenizer.
 
   Attributes:
@@ -69,7 +69,7 @@ class Checkpoint(NamedTuple):
     return [*ends]
 
 
-def open_checkpoint(path: pathlib.Path) -> Checkpoint:
+def read_files(path: pathlib.Path) -> TokenizerFiles:
   """Reads the files of a checkpoint beside its weights.
 
   Args:
@@ -80,7 +80,7 @@ def open_checkpoint(path: pathlib.Path) -> Checkpoint:
   """
   if gguf_files.is_gguf(path):
     settings = gguf_tokenizer.read_settings(path)
-    return Checkpoint(
+    return TokenizerFiles(
       path,
       gguf_tokenizer.read_tokenizer(path),
       None,
@@ -109,7 +109,7 @@ def open_checkpoint(path: pathlib.Path) -> Checkpoint:
     content = None if is_pieces else found.read_bytes()
   except OSError as error:
     raise UserError(f"cannot read {found} ({error.strerror})") from None
-  return Checkpoint(
+  return TokenizerFiles(
     found,
     content,
     found if is_pieces else None,

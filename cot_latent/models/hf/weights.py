@@ -159,16 +159,16 @@ def save(
   }
   sizes = {n: x.size * types[n].itemsize for n, (_, x) in leaves.items()}
 
-  def make(name):
+  def make_tensor(name):
     path, array = leaves[name]
     return to_tensor(path, partitioning.to_host(array)).astype(types[name])
 
   multihost_utils.sync_global_devices("export")  # all have looked, none wrote
   if jax.process_index():
-    hf_files.write_tensors(None, sizes, make, max_file_bytes)
+    hf_files.write_tensors(None, sizes, make_tensor, max_file_bytes)
     return
   with hf_files.new_folder(folder) as partial:
-    hf_files.write_tensors(partial, sizes, make, max_file_bytes)
+    hf_files.write_tensors(partial, sizes, make_tensor, max_file_bytes)
     if gguf_files.is_gguf(source):
       gguf_folder.write_beside(source, partial)
     for name in (hf_fields.FILE, *_COPIED):
@@ -315,11 +315,14 @@ def _read(
   devices: Sequence[Any],
 ) -> list[jax.Array]:
   """Reads the part of a parameter within these bounds onto devices."""
-  is_turned = is_kernel(path)
-  if is_turned or path[-1] == "bias":
+  is_transposed = is_kernel(path)
+  if is_transposed or path[-1] == "bias":
     # The axes of the output are one there; all but the first are read whole.
-    inputs, ((start, stop), *inner) = bounds[:is_turned], bounds[is_turned:]
-    sizes = leaf.shape[is_turned + 1 :]
+    inputs, ((start, stop), *inner) = (
+      bounds[:is_transposed],
+      bounds[is_transposed:],
+    )
+    sizes = leaf.shape[is_transposed + 1 :]
     width = math.prod(sizes)
     stored = [(start * width, stop * width), *inputs]
     shape = (*(high - low for low, high in inputs), stop - start, *sizes)
@@ -329,13 +332,15 @@ def _read(
   raw = tensor[tuple(slice(*ends) for ends in stored)]
   # Transposed and converted on the device, which is faster.
   return [
-    _turn(jax.device_put(raw, d), shape, tuple(inner), leaf.dtype, is_turned)
+    _transpose(
+      jax.device_put(raw, d), shape, tuple(inner), leaf.dtype, is_transposed
+    )
     for d in devices
   ]
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def _turn(raw, shape, inner, dtype, is_turned):
-  """Turns a part of a tensor into that of a parameter."""
-  array = (raw.T if is_turned else raw).astype(dtype).reshape(shape)
+def _transpose(raw, shape, inner, dtype, is_transposed):
+  """Makes a part of a parameter from that of a tensor."""
+  array = (raw.T if is_transposed else raw).astype(dtype).reshape(shape)
   return array[(..., *(slice(*ends) for ends in inner))]

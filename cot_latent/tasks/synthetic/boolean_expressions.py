@@ -53,12 +53,12 @@ def solve(tree: Any, slip: Slip) -> tuple[list[str], str]:
 
   def work(operator: str, value: bool, other: bool = False) -> bool:
     if operator == "not":
-      right = not value
+      correct = not value
     elif operator == "and":
-      right = value and other
+      correct = value and other
     else:
-      right = value or other
-    return slip(right, (not right,))
+      correct = value or other
+    return slip(correct, (not correct,))
 
   steps, value = expressions.evaluate(tree, work)
   return steps, str(value)

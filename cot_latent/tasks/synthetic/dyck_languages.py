@@ -36,16 +36,16 @@ def solve(brackets: str, slip: Slip) -> tuple[list[str], str]:
   left, steps = "", []
   for bracket in brackets:
     if bracket in _CLOSING:
-      before, right = left, left + bracket
-      wrong = []
+      before, correct = left, left + bracket
+      incorrect = []
     else:
       # After a slip the removed bracket need not match.
-      before, right = left[:-2], left[:-1]
-      wrong = [left]
-    if right:
+      before, correct = left[:-2], left[:-1]
+      incorrect = [left]
+    if correct:
       tops = (before + top for top in _OPENING)
-      wrong += [other for other in tops if other != right]
-    left = slip(right, wrong)
+      incorrect += [other for other in tops if other != correct]
+    left = slip(correct, incorrect)
     steps.append(f"{bracket} {left or '-'}")
   return steps, " ".join(_CLOSING[bracket] for bracket in reversed(left))
 

@@ -13,12 +13,12 @@ T = TypeVar("T")
 class Slip(Protocol):
   """Decides the result of a step."""
 
-  def __call__(self, right: T, wrong: Iterable[T]) -> T:
+  def __call__(self, correct: T, incorrect: Iterable[T]) -> T:
     """Returns the correct result or an incorrect one.
 
     Args:
-      right: The result that follows from the steps before.
-      wrong: One or more other results.
+      correct: The result that follows from the steps before.
+      incorrect: One or more other results.
     """
 
 
@@ -53,19 +53,19 @@ class Kind(NamedTuple):
   guess: Callable[[random.Random, Any], str]
 
 
-def no_slip(right: T, wrong: Iterable[T]) -> T:
+def no_slip(correct: T, incorrect: Iterable[T]) -> T:
   """The `Slip` of correct rationales."""
-  del wrong
-  return right
+  del incorrect
+  return correct
 
 
 def slips(rng: random.Random, rate: float) -> Slip:
   """Makes a `Slip` that is incorrect with probability `rate`."""
 
-  def slip(right: T, wrong: Iterable[T]) -> T:
+  def slip(correct: T, incorrect: Iterable[T]) -> T:
     if rng.random() < rate:
-      return draw.choice(rng, tuple(wrong))
-    return right
+      return draw.choice(rng, tuple(incorrect))
+    return correct
 
   return slip
 
@@ -75,7 +75,7 @@ def write(steps: Iterable[str], answer: str) -> str:
   return "\n".join([*steps, f"So the answer is {answer}."])
 
 
-def right_rationale(kind: Kind, problem: Problem) -> tuple[str, str]:
+def correct_rationale(kind: Kind, problem: Problem) -> tuple[str, str]:
   """Writes the correct rationale and the answer."""
   steps, answer = kind.solve(problem.parts, no_slip)
   return write(steps, answer), answer

@@ -93,11 +93,11 @@ def solve(orders: list[Order], slip: Slip) -> tuple[list[str], str]:
   x, y, heading, steps = 0, 0, 0, []
   for order in orders:
     if order.verb == "Spin":
-      right = (heading + order.amount) % 4
-      heading = slip(right, (h for h in range(4) if h != right))
+      correct = (heading + order.amount) % 4
+      heading = slip(correct, (h for h in range(4) if h != correct))
     else:
-      right = heading if order.verb == "Roll" else order.way
-      way = slip(right, (w for w in range(4) if w != right))
+      correct = heading if order.verb == "Roll" else order.way
+      way = slip(correct, (w for w in range(4) if w != correct))
       x += _STEPS[way][0] * order.amount
       y += _STEPS[way][1] * order.amount
     steps.append(f"{order}: {x} {y} {'NESW'[heading]}")

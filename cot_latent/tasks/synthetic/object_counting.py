@@ -75,9 +75,9 @@ def solve(entries: list[Entry], slip: Slip) -> tuple[list[str], str]:
   total, steps = 0, []
   for number, noun, is_asked in entries:
     if is_asked:
-      right = total + number
-      wrong = (right + off for off in (-2, -1, 1, 2) if right + off > 0)
-      result = slip(right, wrong)
+      correct = total + number
+      incorrect = (correct + off for off in (-2, -1, 1, 2) if correct + off > 0)
+      result = slip(correct, incorrect)
       steps.append(f"{noun}: {total} + {number} = {result}")
       total = result
   return steps, str(total)

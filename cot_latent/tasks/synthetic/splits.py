@@ -7,8 +7,8 @@ from cot_latent.errors import UserError
 from cot_latent.tasks.synthetic.kind import (
   Kind,
   Problem,
+  correct_rationale,
   flawed_rationale,
-  right_rationale,
 )
 from cot_latent.tasks.synthetic.kinds import KINDS
 
@@ -135,7 +135,7 @@ def _generate(
       if name == "base":
         targets, answer = flawed_rationale(kind, problem, flaws, *rates)
       else:
-        targets, answer = right_rationale(kind, problem)
+        targets, answer = correct_rationale(kind, problem)
       yield {
         "id": f"synthetic/{kind.name}/{name}/{number:05}",
         "question": problem.question,

@@ -58,13 +58,13 @@ def make_problem(rng: random.Random, level: int) -> Problem:
 
 
 def solve(parts: Parts, slip: Slip) -> tuple[list[str], str]:
-  """Judges each person in order; a slip judges wrongly."""
+  """Judges each person in order; a slip judges incorrectly."""
   names, claims = parts
   is_honest = slip(claims[0], (not claims[0],))
   steps = [f"{names[0]} is {_A[is_honest]}"]
   for about, name, claim in zip(names, names[1:], claims[1:], strict=False):
-    right = is_honest == claim
-    is_honest = slip(right, (not right,))
+    correct = is_honest == claim
+    is_honest = slip(correct, (not correct,))
     verdict = "true" if is_honest else "wrong"
     steps.append(
       f"{name} calls {about} {_A[claim]}: {verdict}, "

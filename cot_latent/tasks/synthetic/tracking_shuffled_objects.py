@@ -59,12 +59,12 @@ def solve(parts: Parts, slip: Slip) -> tuple[list[str], str]:
   pairs = list(itertools.combinations(range(len(names)), 2))
   state, steps = _LETTERS[: len(names)], []
   for i, j in swaps:
-    right = _swapped(state, i, j)
-    wrong = (_swapped(state, *p) for p in pairs if set(p) != {i, j})
-    state = slip(right, wrong)
+    correct = _swapped(state, i, j)
+    incorrect = (_swapped(state, *p) for p in pairs if set(p) != {i, j})
+    state = slip(correct, incorrect)
     steps.append(f"{names[i]} {names[j]}: {state}")
-  right = state[asked]
-  letter = slip(right, (other for other in state if other != right))
+  correct = state[asked]
+  letter = slip(correct, (other for other in state if other != correct))
   steps.append(f"{names[asked]} has {letter}")
   return steps, f"({letter})"
 

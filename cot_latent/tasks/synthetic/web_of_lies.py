@@ -36,11 +36,11 @@ def make_problem(rng: random.Random, level: int) -> Problem:
 
 
 def solve(parts: Parts, slip: Slip) -> tuple[list[str], str]:
-  """Judges each person in order, `Bex is honest`; a slip judges wrongly."""
+  """Judges each person in order, `Bex is honest`; a slip judges incorrectly."""
   is_honest, steps = True, []  # the question itself is honest
   for name, claim in zip(parts.names, parts.claims, strict=True):
-    right = is_honest == claim
-    is_honest = slip(right, (not right,))
+    correct = is_honest == claim
+    is_honest = slip(correct, (not correct,))
     steps.append(f"{name} {_IS[is_honest]}")
   return steps, "Yes" if is_honest else "No"
 

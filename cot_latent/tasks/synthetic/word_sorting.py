@@ -20,14 +20,14 @@ def make_problem(rng: random.Random, level: int) -> Problem:
 def solve(unsorted: list[str], slip: Slip) -> tuple[list[str], str]:
   """Inserts each word into a sorted list, written out each time.
 
-  A slip inserts at a wrong place; later words go before the first word that is
+  A slip inserts at another place; later words go before the first word that is
   greater.
   """
   done, steps = unsorted[:1], []
   for word in unsorted[1:]:
-    right = next((i for i, w in enumerate(done) if w > word), len(done))
-    wrong = (i for i in range(len(done) + 1) if i != right)
-    done.insert(slip(right, wrong), word)
+    correct = next((i for i, w in enumerate(done) if w > word), len(done))
+    incorrect = (i for i in range(len(done) + 1) if i != correct)
+    done.insert(slip(correct, incorrect), word)
     steps.append(" ".join(done))
   return steps, " ".join(done)
 

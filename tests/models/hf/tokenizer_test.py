@@ -756,7 +756,7 @@ def test_pieces_of_a_checkpoint(name, tmp_path):
   assert (wrapped.size, wrapped.eos_id, wrapped.bos_id) == (450, 1, None)
   assert vocabulary.padding_id == wrapped.padding_id == 0
   digest = hashlib.sha256(content).hexdigest()[:16]
-  assert wrapped.name == f"CheckpointPieces(sha256 {digest})"
+  assert wrapped.name == f"HuggingFacePieces(sha256 {digest})"
   # Those of the file, except the space before a text.
   plain = seqio_vocabularies.load(str(tmp_path / name))
   for text in ("The answer", "a", "a b"):
@@ -765,7 +765,7 @@ def test_pieces_of_a_checkpoint(name, tmp_path):
   vocabulary = seqio_vocabularies.load(str(tmp_path), True)
   wrapped = wrap_vocabulary(vocabulary)
   assert (wrapped.size, wrapped.bos_id) == (512, 3)
-  assert wrapped.name == f"CheckpointPieces(sha256 {digest}, BOS 3)"
+  assert wrapped.name == f"HuggingFacePieces(sha256 {digest}, BOS 3)"
 
 
 def test_pieces_that_are_refused(tmp_path):

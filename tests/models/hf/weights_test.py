@@ -396,8 +396,8 @@ class Watched:
 hf_files.read_tensors = lambda folder: {
   name: Watched(name, tensor) for name, tensor in original(folder).items()
 }
-# Cut along heads and width; along "data" too, as they are stored by default;
-# and through the middle of a head.
+# Sharded along heads and width; along "data" too, as they are stored by
+# default; and through the middle of a head.
 meshes = {
   "plain": MeshConfig(2, 4, fully_sharded=False),
   "fully": MeshConfig(2, 4),
@@ -444,7 +444,7 @@ def test_on_a_mesh(made, tmp_path):
   for name, seen in found.items():
     check_same(dict(np.load(tmp_path / f"{name}.npz")), expected)
     check_same(tensors_of(tmp_path / name), tensors_of(folder))
-    # What is cut is read a part at a time, and each part once.
+    # What is sharded is read a part at a time, and each part once.
     whole = {key: x.size for key, x in tensors_of(folder).items()}
     for key, sizes in seen["asked"].items():
       if name == "plain":
@@ -460,7 +460,7 @@ def test_on_a_mesh(made, tmp_path):
     "fully": {(width // 2, 1, head)},
     "heads": {(width, 1, head // 2)},
   }
-  # Two heads of keys cannot be cut into four.
+  # Two heads of keys cannot be sharded into four.
   key = "['layer_0']['key']['kernel']"
   assert {*map(tuple, found["plain"]["shards"][key])} == {(width, 2, head)}
 
