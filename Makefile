@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Python compiles what is imported, which is a small part of what is installed.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 
-.PHONY: setup quickstart test test-t5x test-tpu nightly variance docs pictures lint lock clean
+.PHONY: setup quickstart test test-t5x test-tpu nightly variance docs pictures report-picture lint lock clean
 
 setup: .venv/ready
 
@@ -60,9 +60,14 @@ docs: setup
 pictures: setup
 	$(BIN)/python -m docs._generate.pictures
 
+# The picture of docs/install.md, of the report in reports/quickstart. Needs
+# Chromium on PATH.
+report-picture: setup
+	$(BIN)/python -m docs._generate.report_picture
+
 # Files without the words and phrases of plain_words.txt.
 PROSE := cot_latent examples gin tests benchmarks/*.py Makefile pyproject.toml \
-  .ci .github *.md docs benchmarks/README.md reports/README.md
+  mkdocs.yml .ci .github *.md docs benchmarks/README.md reports/README.md
 
 lint: setup
 	$(BIN)/ruff check .

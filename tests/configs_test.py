@@ -284,7 +284,7 @@ def check_includes(name):
 
 
 def check_imports(name):
-  # Only what a file imports can be named in it, so that parsing will do.
+  # Only what a file imports can be named in it, so parsing is enough.
   gin.clear_config()
   gin.add_config_file_search_path(str(ROOT))
   gin.parse_config_file(name)

@@ -16,6 +16,9 @@ import jax
 import pytest
 
 from cot_latent.configuration import parsing
+from cot_latent.em import plan
+from cot_latent.reporting import record, summary
+from docs._generate import report_picture
 from tests import processes
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -180,14 +183,31 @@ def test_the_readme_s_python(folder):
   assert re.fullmatch(r"0\.\d+|1\.0\n?", printed.strip())
 
 
-def test_the_readme_s_gin(folder):
-  [gin_file] = files_of(ROOT / "README.md")
-  [text] = [
-    b.text for b in read_blocks(ROOT / "README.md") if b.title == gin_file
-  ]
+@pytest.mark.parametrize(
+  ("page", "steps", "estimator"),
+  [("README.md", 80, "rloo"), ("docs/running.md", 160, "control_variate")],
+)
+def test_a_page_s_experiment(folder, page, steps, estimator):
+  [gin_file] = files_of(ROOT / page)
+  [text] = [b.text for b in read_blocks(ROOT / page) if b.title == gin_file]
   (folder / gin_file).write_text(text)
   found, _ = parsing.parse([gin_file], [], [])
-  assert (found.steps, found.batch_size) == (160, 64)
+  assert (found.steps, found.batch_size) == (steps, 64)
+  name = plan.describe_callable(found.method.estimator)["name"]
+  assert name.endswith(f".{estimator}")
+
+
+def test_the_quickstart_on_the_page_is_the_report_of_the_repository():
+  report = record.read_whole(ROOT / "reports/quickstart")
+  [shown] = [
+    block.text
+    for block in read_blocks(ROOT / "docs/install.md")
+    if "held-out accuracy" in block.text
+  ]
+  printed = summary.report_text(report, pathlib.Path("runs/quickstart"))
+  assert shown.endswith(f"\n{printed}\n")
+  picture = (ROOT / "docs/report.png").read_bytes()
+  assert report_picture.digest_of(picture) == report["digest"]
 
 
 def check_names_every_method(text):
@@ -211,7 +231,6 @@ def test_the_methods_page_has_every_method():
 # Tables typed from reports/tables/chain.md: a page's column -> that table's.
 TYPED = {
   "README.md": {
-    "before": "Greedy, before",
     "after 20 steps": "Greedy, 20 steps",
     "after 60 steps": "Greedy, after",
     "sampled": "Sampled",

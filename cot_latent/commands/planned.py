@@ -1,4 +1,4 @@
-"""`t5x train --dry_run --topology=...`: a run's plan for chips not at hand."""
+"""`t5x train --dry_run --topology=...`: a run's plan, without the chips."""
 
 import argparse
 import pathlib
@@ -16,20 +16,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     "--topology",
     metavar="CHIP:AxB",
-    help="compile what the run would run for such chips, as v5e:4x4",
+    help="compile what the run would run for such chips, such as v5e:4x4",
   )
   group.add_argument(
     "--assume",
     metavar="NAME=N,...",
-    help="do not read the data: vocab and prompt, and prefix, guide, "
-    "guide_prefix, soft (tokens), train, test (questions)",
+    help="sizes to use instead of reading the data: vocab and prompt (needed), "
+    "prefix, guide, guide_prefix and soft in tokens, train and test in "
+    "questions",
   )
   group.add_argument(
     "--layers",
     type=arguments.count,
     metavar="N",
-    help="compile models of N + 1 and 2 N + 1 layers, and take the other "
-    "layers to be like these",
+    help="compile models of N + 1 and 2 N + 1 layers, and assume that the "
+    "other layers are like these",
   )
   group.add_argument(
     "--output",
@@ -50,7 +51,9 @@ def check(options: argparse.Namespace) -> None:
   if options.topology is not None and not options.dry_run:
     raise UserError("--topology needs --dry_run: a plan runs nothing")
   if options.topology is not None and options.multiprocess:
-    raise UserError("--topology: one process makes the plan of all of them")
+    raise UserError(
+      "--topology: one process makes the whole plan: leave --multiprocess out"
+    )
 
 
 def refuse_t5x(options: argparse.Namespace) -> None:

@@ -49,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "-v",
     type=int,
     metavar="N",
-    help="show the logs of libraries: -1 warnings, 0 more, 1 all; T5X's log "
-    "is a file in MODEL_DIR otherwise",
+    help="show the logs of libraries: -1 warnings, 0 more, 1 all; without this "
+    "flag T5X's log is a file in MODEL_DIR",
   )
   planned.add_arguments(parser)
   several = parser.add_argument_group(
@@ -60,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--multiprocess",
     "--multiprocess_gpu",  # T5X's name
     action="store_true",
-    help="run as one of them; SLURM, Open MPI and TPUs set the rest",
+    help="run as one of several processes; SLURM, Open MPI and TPUs set the "
+    "other flags",
   )
   several.add_argument(
     "--coordinator_address",
@@ -74,7 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="number of processes",
   )
   several.add_argument(
-    "--process_index", type=int, metavar="I", help="index of this one, from 0"
+    "--process_index",
+    type=int,
+    metavar="I",
+    help="index of this process, from 0",
   )
 
 

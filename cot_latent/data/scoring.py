@@ -226,12 +226,12 @@ def _readable(task: Task, name: str, target: str) -> str:
 
 
 class Scored(NamedTuple):
-  """What the completions of one question came to.
+  """The verdict on the completions of one question.
 
   Attributes:
-    extracted: the answer counted, or None.
-    is_correct: whether it is the known one.
-    num_correct: how many of the completions are correct.
+    extracted: The answer that counts; None if none was found.
+    is_correct: Whether it is the known answer.
+    num_correct: Number of completions that are correct.
   """
 
   extracted: str | None

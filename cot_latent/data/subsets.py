@@ -70,7 +70,7 @@ class Subset(NamedTuple):
       found.append(place + size if place < 0 else place)
     start, stop = found
     if start >= stop:
-      raise UserError(f"that is none of its {size:,} examples")
+      raise UserError(f"it contains none of the {size:,} examples")
     return start, stop
 
 

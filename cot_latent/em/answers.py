@@ -44,7 +44,7 @@ class Joined(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answers:
-  """The answers of some questions, and how a rationale comes to one.
+  """The answers of some questions, and how a rationale reaches one.
 
   Attributes:
     task: Vocabulary.
@@ -59,7 +59,7 @@ class Answers:
   tokens: np.ndarray
 
   def reaches(self, rationales: np.ndarray) -> np.ndarray:
-    """Tells whether rationales come to an answer.
+    """Tells whether rationales reach an answer.
 
     Args:
       rationales: [R, T] int32.
@@ -81,7 +81,7 @@ class Answers:
     )
 
   def join(self, rationales: np.ndarray, question: np.ndarray) -> Joined:
-    """Appends the known answers to the rationales that come to one.
+    """Appends the known answers to the rationales that reach one.
 
     Args:
       rationales: [R, T] int32.

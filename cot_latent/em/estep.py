@@ -48,17 +48,18 @@ class EStep:
       params = ascend(params, rows.prompts, rows.targets, rows.weights)
 
   Attributes:
-    sampler: Anything with a method `sample` (models/api.py). It is given the
-      parameters as they are given here.
+    sampler: Anything with a method `sample` (models/api.py). It gets the
+      parameters that `start_memory` and `step` get.
     task: Vocabulary, and what an answer is.
     examples: The N training questions.
     method: How rationales are drawn and weighed.
-    seed: The run's; all draws derive from it.
-    max_length: T, at which the sampler stops.
-    batch_size: Rows written at once where all questions are drawn for.
+    seed: The run's seed; all draws derive from it.
+    max_length: Maximum tokens T of a rationale.
+    batch_size: Rows decoded at once when rationales are drawn for all
+      questions.
     layout: Where the memory's rows are kept; None is one device.
-    part_batches: Batches that are drawn by one call of the sampler where all
-      questions are drawn for.
+    part_batches: Batches that one call of the sampler draws when rationales are
+      drawn for all questions.
   """
 
   sampler: Sampler
@@ -102,8 +103,8 @@ class EStep:
     """Draws every question's first rationale (Algorithm 1, lines 2-3).
 
     Args:
-      params: Of the base model.
-      report_done: As for `Sampler.sample`, of all questions.
+      params: Parameters of the base model.
+      report_done: As for `Sampler.sample`, over all questions.
       parts: Phase whose parts are kept; None keeps nothing.
 
     Returns:
@@ -143,15 +144,15 @@ class EStep:
 
     Args:
       params: Current parameters; draws, weights and gradient all use them.
-      state: The memory before the step, whose place the new one takes.
+      state: The memory before the step; the new one takes its place.
       index: [M] int32, distinct questions.
-      step: From 1.
-      fit: What is known of a fitted control variate from earlier steps
-        (`fitting.begin()` at first); None for other estimators. Where the rows
-        have terms, the trainer gives what it measures to `fitting.update`.
+      step: Number of the step, from 1.
+      fit: Fit of a fitted control variate to the earlier steps
+        (`fitting.begin()` at first); None for other estimators. If the rows
+        have terms, the trainer passes what it measures to `fitting.update`.
 
     Returns:
-      The memory after the step, the weighted rows, and what was measured.
+      The memory after the step, the weighted rows, and the measurements.
 
     Raises:
       ValueError: If a fitted estimator is given no fit.
@@ -207,7 +208,7 @@ class EStep:
     Args:
       params: Current parameters.
       index: [M] int32, distinct questions.
-      step: From 1.
+      step: Number of the step, from 1.
     """
     num_draws = self.method.num_draws
     return self.drawer.draw_and_check(
@@ -229,7 +230,7 @@ class EStep:
 
     Args:
       state: The memory after the step.
-      step: From 1.
+      step: Number of the step, from 1.
       drawn: The step's draws.
       rows: The weighted rows.
       scale: Mean scale of the control variate, of an estimator that has one.
@@ -286,7 +287,7 @@ def _start(state, index, tokens, is_correct, *, layout):
 
 
 def choices(*arrays: np.ndarray) -> str:
-  """A short hash by which two runs see whether they chose the same.
+  """A short hash that is the same in runs that made the same choices.
 
   Args:
     *arrays: What was drawn, and for which questions.
@@ -301,11 +302,11 @@ class Weighed(NamedTuple):
   Attributes:
     weights: [M, 1 + K], of which those of accepted draws have moved to the
       memory.
-    scale: Scalar, the mean scale of the control variate over the valid rows:
-      what the weights lack of 1. (For an estimator whose baseline is the mean
+    scale: Scalar, the mean scale of the control variate over the valid rows: 1
+      minus the sum of the weights. (For an estimator whose baseline is the mean
       reward that is always 1.)
-    terms: [2, M, 1 + K] the weights of A and B where eta is fitted in this
-      step; None elsewhere.
+    terms: [2, M, 1 + K] the weights of A and B if eta is fitted in this step;
+      None otherwise.
   """
 
   weights: jax.Array
@@ -338,19 +339,20 @@ def move_and_weigh(
   """Does the part of the E-step that needs neither model nor text.
 
   Args:
-    state: the memory before the step, whose place the new one takes.
+    state: The memory before the step; the new one takes its place.
     index: [M] int32, distinct questions.
     draw_tokens: [M, K, T] int32, fresh draws.
-    draw_is_correct: [M, K] bool.
-    step: from 1.
-    offset: scalar, uniform in [0, 1), for subsampling.
+    draw_is_correct: [M, K] bool, whether each draw is correct.
+    step: Number of the step, from 1.
+    offset: Scalar, uniform in [0, 1), for subsampling.
     eta: Factor of a fitted control variate; None for other estimators.
-    estimator: gives the weights.
-    num_scored: L, or None to score every sequence that has weight.
+    estimator: Function that returns the weights.
+    num_scored: Number L of sequences to score; None scores every sequence that
+      has weight.
     is_fitting: Whether eta is fitted in this step.
-    always_subsample: whether L are drawn even where no more have weight.
-    layout: how the memory's rows are sharded; the minibatch's are gathered, so
-      that every process has the same weights.
+    always_subsample: Whether L are drawn even if no more have weight.
+    layout: How the memory's rows are sharded; those of the minibatch are
+      gathered, so that every process has the same weights.
 
   Returns:
     The memory after the step, the transition, and the weights.

@@ -16,15 +16,15 @@ class Output(NamedTuple):
   """The answer to one question.
 
   Attributes:
-    id: the example's.
-    task: its task.
-    question: its text.
-    target: the known answer.
-    completions: what the model wrote, one or several times.
-    ended: for each completion, whether it ended by itself and was not cut.
-    extracted: the answer counted, or None.
-    is_correct: whether it is the known one.
-    num_correct: how many of the completions are correct.
+    id: Id of the example.
+    task: Task of the example.
+    question: Text of the question.
+    target: The known answer.
+    completions: Texts that the model wrote, one or several.
+    ended: For each completion, whether it ended by itself and was not cut.
+    extracted: The answer that counts; None if none was found.
+    is_correct: Whether it is the known answer.
+    num_correct: Number of completions that are correct.
   """
 
   id: str
@@ -38,9 +38,9 @@ class Output(NamedTuple):
   num_correct: int
 
   def as_line(self) -> dict[str, Any]:
-    """What is stored: `completion` if it is one, else `completions`.
+    """What is stored: one `completion`, or several `completions`.
 
-    Of a single completion `is_correct` says it all.
+    For a single completion `is_correct` is enough.
     """
     line = self._asdict()
     if len(self.completions) == 1:

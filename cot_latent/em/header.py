@@ -42,7 +42,7 @@ def build_header(
     params: A tree of the trained parameters, or of their shapes.
     topology: Number of processes and arrangement of devices.
     plan: The section plan.
-    limits: Limits beyond which the run counts as dead.
+    limits: Limits beyond which a complete run is suspect.
 
   Returns:
     The sections, and the changes to the code.

@@ -22,7 +22,7 @@ class HeldOut:
   Attributes:
     drawer: Draws rationales, up to the words that an answer follows.
     scorer: Scores the known answers after them.
-    num_samples: S.
+    num_samples: Number S of rationales per question.
   """
 
   drawer: Drawer
@@ -35,13 +35,13 @@ class HeldOut:
     """Computes the likelihoods of fresh rationales.
 
     Args:
-      params: The model's.
-      seed: The run's.
+      params: Parameters of the model.
+      seed: The run's seed.
       step: The training step, so that each evaluation has draws of its own.
       parts: Phase whose parts are kept; None keeps nothing.
 
     Returns:
-      [N, S] nats; -inf where a rationale comes to no answer.
+      [N, S] nats; -inf if a rationale reaches no answer.
     """
     num = len(self.drawer.examples)
     which = np.repeat(np.arange(num), self.num_samples)
@@ -61,8 +61,8 @@ class HeldOut:
     """Adds the log-likelihood to an evaluation's rows of results.
 
     Args:
-      rows: Of a task; of a mixture its own comes first.
-      nats: [N, S] of `log_likelihood`.
+      rows: Rows of a task; a mixture's own row comes first.
+      nats: [N, S] as `log_likelihood` returns them.
     """
     tasks = np.array(self.drawer.examples.tasks)
     added = []
@@ -77,12 +77,12 @@ def summarise(nats: np.ndarray) -> dict[str, Any]:
   """Sums up questions' likelihoods, as a report has them.
 
   Args:
-    nats: [N, S].
+    nats: [N, S] log-likelihoods.
 
   Returns:
     The mean over questions of log (1/S) sum l, with its 95% interval by
-    bootstrap over questions; S; and how many questions have no rationale that
-    comes to an answer.
+    bootstrap over questions; S; and the number of questions of which no
+    rationale reaches an answer.
   """
   by_question = log_mean(nats)
   stratum = bootstrap.Stratum(1.0, by_question[None])

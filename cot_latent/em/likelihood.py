@@ -16,7 +16,7 @@ class Likelihood:
   """A likelihood of 0 or 1, by the task's checker.
 
   Attributes:
-    name: For the report.
+    name: Name for the report.
   """
 
   name: str = dataclasses.field(default="indicator", init=False)
@@ -31,9 +31,9 @@ class AnswerGivenRationale(Likelihood):
   otherwise (by EOS, another stop string, or the length limit) has l = 0.
 
   Attributes:
-    prefix: Words that end a rationale; None takes those of the task's form,
+    prefix: Words that end a rationale; None uses those of the task's form,
       "answer is" or "<answer>" with a line break.
-    answer: What follows them, with {answer} for the known answer; None takes
+    answer: Text after the prefix, with {answer} for the known answer; None uses
       that of the task's form, " {answer}." or the answer and its closing tag.
     num_samples: Rationales drawn for each held-out question at an evaluation.
   """
@@ -65,9 +65,10 @@ def answer_given_rationale(
   """The probability of the known answer after the rationale.
 
   Args:
-    prefix: As for `AnswerGivenRationale`, like the others.
-    answer: What follows the prefix.
-    num_samples: Rationales of a held-out question.
+    prefix: Words that end a rationale; None uses those of the task's form.
+    answer: Text after the prefix, with {answer} for the known answer; None uses
+      that of the task's form.
+    num_samples: Rationales drawn for each held-out question at an evaluation.
 
   Raises:
     UserError: If the prefix is empty, or if the answer has no {answer}.

@@ -110,7 +110,7 @@ class Method:
       function (inference/estimators.py). With a likelihood that the model
       computes, Scored -> weights [M, 1 + K, 2] of rationales and answers
       (inference/scored_estimators.py).
-    memory_start: the prompt that the first rationales are drawn from: "guide"
+    memory_start: The prompt that the first rationales are drawn from: "guide"
       (the question with its answer as a hint), "prior" (the question alone),
       or "empty", to start without any.
     num_draws: Number of draws K per question.

@@ -63,10 +63,10 @@ def rows(
   """Counts correct answers: of each task, and of a mixture as a whole.
 
   Args:
-    whole: the name of the task or mixture.
-    split: which questions.
-    decoder: how they were answered.
-    outputs: the answers.
+    whole: Name of the task or mixture.
+    split: Split of the questions.
+    decoder: How they were answered, such as greedy.
+    outputs: The answers.
 
   Yields:
     A row of results; a mixture's own comes first and has its averages.
@@ -107,7 +107,7 @@ def write(
   decoder: str,
   outputs: Sequence[Output],
 ) -> dict[str, Any]:
-  """Writes one JSON line a question, for scoring again without a model.
+  """Writes one JSON line per question, for scoring again without a model.
 
   Returns:
     What was written, for the report.
@@ -124,7 +124,7 @@ def write_memory(
   ids: Sequence[str],
   state: memory.MemoryState,
 ) -> dict[str, Any]:
-  """Writes a memory as a numpy file, row by row as the ids are.
+  """Writes a memory as a numpy file, with its rows in the order of the ids.
 
   Returns:
     What was written, for the report.
@@ -142,9 +142,9 @@ def write_soft_prompt(
   """Writes a soft prompt as a numpy file, [L, E] float32.
 
   Args:
-    directory: the run's folder.
-    step: of the run.
-    content: of the file.
+    directory: The run's folder.
+    step: Step after which it is written.
+    content: Content of the file.
 
   Returns:
     What was written, for the report.
@@ -183,10 +183,10 @@ def memory_samples(
 def stuck_questions(
   task: Task, train: Examples, state: memory.MemoryState
 ) -> Iterator[dict[str, Any]]:
-  """Tells of questions whose chain did not start, or did not move.
+  """Lists questions whose chain did not start, or did not move.
 
   Args:
-    task: Says what an answer is.
+    task: Task that extracts and compares answers.
     train: The N training questions.
     state: Their memory at the end.
 

@@ -141,7 +141,7 @@ class ScoredEStep(EStep):
   reference: Any = None
 
   def is_valid(self, drawn: Checked) -> np.ndarray:
-    """Marks the draws that come to an answer, [R] bool."""
+    """Marks the draws that reach an answer, [R] bool."""
     assert self.scorer is not None
     return self.scorer.answers.reaches(drawn.tokens)
 

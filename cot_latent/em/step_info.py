@@ -9,7 +9,7 @@ from cot_latent.reporting import metric_names as names
 
 
 class Visits(NamedTuple):
-  """What the draws of a step came to, for each of its M questions.
+  """How the draws and the memory of each of a step's M questions turned out.
 
   Attributes:
     question: [M] integers, which of the N training questions.
@@ -17,7 +17,7 @@ class Visits(NamedTuple):
     num_correct: [M] integers, how many of the K draws are correct.
     is_correct: [M] bool, whether the memory is correct after the step.
     log_prob: [M] nats of the memory after the step, by the step's parameters;
-      NaN where nobody computed it.
+      NaN if it was not computed.
   """
 
   question: np.ndarray
@@ -30,7 +30,7 @@ class Visits(NamedTuple):
     """Adds the log-probabilities of memories that the M-step scored.
 
     Args:
-      place: [S] integers, whose memory a row is; -1 for a row that is none.
+      place: [S] integers, the question whose memory a row is; -1 for a draw.
       log_prob: [S] nats.
     """
     found, is_memory = self.log_prob.copy(), place >= 0
@@ -68,13 +68,14 @@ class StepInfo(NamedTuple):
       an estimator without one.
     num_sampled: Sequences drawn in this step.
     num_tokens: Tokens drawn in this step.
-    choices: Short hash of what was drawn and for which questions, by which two
-      runs see whether they chose the same.
+    choices: Short hash of what was drawn and for which questions. Two runs that
+      made the same random choices have the same hash.
     sampling_seconds: Time to draw.
     checking_seconds: Time to decode and compare.
-    visits: What came of each question; None where the step drew nothing.
+    visits: For each question, how its draws and its memory turned out; None if
+      the step drew nothing.
     log_likelihood: Mean over the questions of log (1/K) sum l, in nats, of the
-      draws' likelihoods; None where these are verdicts.
+      draws' likelihoods; None for a checker.
   """
 
   accept_rate: float
@@ -126,19 +127,20 @@ class UpdateInfo(NamedTuple):
   """The measurements of the update of the parameters, after the E-step.
 
   Attributes:
-    learning_rate: Of this step.
-    is_finite: Whether loss and gradient are; parameters stay where they are
-      not.
-    norm: Length of the gradient; 0 for a skipped step, None where it is not
-      finite or not known.
-    loss: Minus the weighted sum of log-probabilities, in nats; as `norm`.
+    learning_rate: Learning rate of this step.
+    is_finite: Whether loss and gradient are finite; if not, the parameters do
+      not change.
+    norm: Length of the gradient; 0 for a skipped step, None if it is not finite
+      or not known.
+    loss: Minus the weighted sum of log-probabilities, in nats; 0 and None as
+      for `norm`.
     log_prob_gap: Largest difference between sampler and scorer on a fresh
-      draw, in nats; None where there is none to compare. The control variate
-      takes both for the same distribution.
+      draw, in nats; None if there is no draw to compare. The control variate
+      assumes that both are the same distribution.
     gradient_seconds: Time from the weighted rows to the new parameters.
     rest_seconds: Time of the step that nothing else counts.
     eta: Factor of a fitted control variate in this step; None without one.
-    fit: What is known of it after the step.
+    fit: Measurements from which that factor is fitted, after the step.
   """
 
   learning_rate: float
@@ -178,8 +180,8 @@ def metrics(info: StepInfo, update: UpdateInfo) -> dict[str, Any]:
   """Makes the journal's row of a step.
 
   Args:
-    info: Of the E-step.
-    update: Of the parameters.
+    info: Measurements of the E-step.
+    update: Measurements of the update.
   """
   return {
     **info.metrics(),

@@ -80,7 +80,7 @@ class Watch:
     for one in made:
       if not isinstance(one, Writer):
         raise UserError(
-          f"METRIC_WRITERS: a {type(one).__name__} is no metric writer; it "
+          f"METRIC_WRITERS: a {type(one).__name__} is not a metric writer; it "
           "needs write_scalars, flush and close"
         )
     return made

@@ -21,16 +21,15 @@ class WeightedRows(NamedTuple):
     is_fresh: [S] bool, whether the sequence has weight and was drawn in this
       step.
     sampler_log_prob: [S] float32 nats by the sampler where `is_fresh`, 0
-      elsewhere; None if the sampler does not tell.
-    terms: [2, S] float32 in a step in which the factor eta of the control
-      variate is fitted: the weights of A and B, where `weights` are those of
-      A - eta B. A sequence counts as weighted if one of the two is not 0. None
-      in other steps.
+      elsewhere; None if the sampler does not return them.
+    terms: [2, S] float32, the weights of A and B in a step in which the factor
+      eta of the control variate is fitted; `weights` are those of A - eta B. A
+      sequence has weight if one of the two is not 0. None in other steps.
     memory_of: [S] integers, the place in the minibatch of the question whose
       memory a sequence is; -1 for a draw, or without weight.
-    token_weights: [S, T] float32, where rationale and answer are weighted
-      apart: what each token's log-probability is multiplied by. `weights` then
-      only says which sequences have weight. None elsewhere.
+    token_weights: [S, T] float32, the factor of each token's log-probability
+      if rationale and answer have separate weights; `weights` then only says
+      which sequences have weight. None otherwise.
   """
 
   prompts: np.ndarray
@@ -51,13 +50,13 @@ class WeightedRows(NamedTuple):
     return int(np.count_nonzero(self.is_weighted()))
 
   def log_prob_gap(self, log_prob: np.ndarray) -> float | None:
-    """Returns the largest gap of sampler and scorer on a fresh draw, in nats.
+    """Returns the largest gap between sampler and scorer on a fresh draw.
 
     Args:
-      log_prob: [S] nats, by the scorer; only fresh rows are looked at.
+      log_prob: [S] nats, by the scorer; only fresh rows count.
 
     Returns:
-      Nats; None where there is nothing to compare.
+      Nats; None if there is nothing to compare.
     """
     if self.sampler_log_prob is None or not self.is_fresh.any():
       return None
@@ -88,7 +87,7 @@ def gather_rows(
 
   Args:
     prompts: [M, P] int32.
-    moved: the minibatch's transition.
+    moved: Transition of the minibatch.
     weights: [M, 1 + K].
     log_prob: [M, K] nats of the draws, by the sampler, if that is known.
     terms: [2, M, 1 + K] parts of the weights, where both are needed.

@@ -140,7 +140,7 @@ def grpo() -> Estimator:
 
 
 def maxrl() -> Estimator:
-  """Divides by the number of successes, less a baseline.
+  """Divides by the number of correct draws, minus a baseline.
 
   `rejection_sampling` minus the mean score of all K draws where at least one is
   correct. The baseline costs one order of the truncation: given a success, the

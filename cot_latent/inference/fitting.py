@@ -42,7 +42,7 @@ class Fit(NamedTuple):
     return min(max(self.score_ratio() or 0.0, 0.0), 1.0)
 
   def score_ratio(self) -> float | None:
-    """Returns the best factor, before it is clipped to [0, 1].
+    """Returns the best factor eta, before it is clipped to [0, 1].
 
     With one draw per question and beta = pi it estimates v+ / v: the variance
     of the score among correct rationales, over its mean squared norm among all.
@@ -56,11 +56,11 @@ class Fit(NamedTuple):
     return float(self.product / self.subtracted)
 
   def paper_ratio(self) -> float | None:
-    """Returns by how much the paper's control variate shortens the gradient.
+    """Returns the mean squared norm of the basic estimate over the paper's.
 
-    It shows whether the paper's control variate pays, but less clearly than the
-    ratio of the variances: both squared norms contain |E[A]|^2, so that the
-    ratio is closer to 1, on the same side of it.
+    Above 1 the paper's control variate pays. The ratio of the variances shows
+    this more clearly: both squared norms contain |E[A]|^2, which moves this
+    ratio closer to 1, on the same side of it.
 
     Returns:
       E[|A|^2] / E[|A - B|^2], above 1 if it pays; None if it is not finite.

@@ -106,10 +106,10 @@ def row_keys(rng_key: jax.Array, words: jax.Array, draw: jax.Array):
 
 
 def row_uniform(rng_key: jax.Array, words: jax.Array) -> jax.Array:
-  """Draws one number a row, from the example alone and not from its place.
+  """Draws one number per row, from the example alone and not from its place.
 
   Args:
-    rng_key: the key of the purpose and step.
+    rng_key: Key of the purpose and step.
     words: [B, 2] uint32 of `id_words`.
 
   Returns:

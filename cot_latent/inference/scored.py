@@ -24,9 +24,9 @@ class Scored(NamedTuple):
   Attributes:
     log_likelihood: [M, 1 + K] nats, log p(y|x, z) of the memory before the step
       and of K fresh draws, all by the step's parameters; -inf for a rationale
-      that comes to no answer, and where there is no memory.
+      that reaches no answer, and where there is no memory.
     log_ratio: [M, K] nats, log p(z|x) of the draws minus the base model's; None
-      where no estimator asks for it.
+      if the estimator does not need it.
   """
 
   log_likelihood: jax.Array

@@ -35,7 +35,7 @@ class ScoredEstimator(Protocol):
 
   @property
   def has_scale(self) -> bool:
-    """Whether its weights on rationales add up to 1 less a scale."""
+    """Whether its weights on rationales add up to 1 minus a scale."""
 
   @property
   def has_reference(self) -> bool:
@@ -209,7 +209,7 @@ class _Bound:
   Their memory moves by Metropolis-Hastings, for the report.
 
   Attributes:
-    no_answer: Nats that count as log l of a rationale that comes to no answer.
+    no_answer: Value of log l, in nats, for a rationale without an answer.
   """
 
   has_scale: ClassVar[bool] = False
@@ -256,7 +256,7 @@ def jepo(no_answer: float = -30.0) -> ScoredEstimator:
   same of the other draws, and l_k / (M sum l) on answers.
 
   Args:
-    no_answer: Nats that count as log l of a rationale that comes to no answer.
+    no_answer: Value of log l, in nats, for a rationale without an answer.
 
   Returns:
     The estimator. It raises ValueError at trace time unless K > 1.
@@ -340,7 +340,7 @@ def latro(kl: float = 0.0, no_answer: float = -30.0) -> ScoredEstimator:
 
   Args:
     kl: Factor of the distance from the base model; 0 needs no base model.
-    no_answer: Nats that count as log l of a rationale that comes to no answer.
+    no_answer: Value of log l, in nats, for a rationale without an answer.
 
   Returns:
     The estimator. It raises ValueError at trace time unless K > 1.

@@ -51,8 +51,8 @@ class MeshConfig:
 
   Attributes:
     data: Shards of a minibatch; None uses all remaining devices.
-    model: Shards of the parameters, a divisor of the number of heads and of
-      the width of the MLP.
+    model: Parts into which the work within a layer is divided, a divisor of
+      the number of heads and of the width of the MLP.
     rules: Pairs of an array's axis and the axes of the mesh, "data" and
       "model", along which it is sharded; earlier rules win.
     fully_sharded: Whether parameters, gradients and moments are stored sharded
@@ -179,7 +179,7 @@ def make_layout(
   if not fits:
     raise UserError(
       f"a mesh of {data} x {config.model} (data x model) does not fit the "
-      f"{len(devices)} devices there are: set NUM_MODEL_SHARDS to a divisor of "
+      f"{len(devices)} devices: set NUM_MODEL_SHARDS to a divisor of "
       "their number"
     )
   if size == 1:

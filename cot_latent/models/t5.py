@@ -80,7 +80,8 @@ class T5Config:
     if self.max_distance <= self.num_buckets // 2:
       raise UserError(
         f"T5Config.max_distance = {self.max_distance} must be above half of "
-        f"num_buckets = {self.num_buckets}: so many buckets have one distance"
+        f"num_buckets = {self.num_buckets}: that many buckets have one "
+        "distance each"
       )
 
 

@@ -1,1 +1,1 @@
-"""What a run needs on chips that are not at hand: compiled, never run."""
+"""What a run needs on chips that are not available: compiled, never run."""

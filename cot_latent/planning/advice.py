@@ -1,4 +1,4 @@
-"""What is to blame where a run does not fit, and which settings would help."""
+"""What takes the memory if a run does not fit, and what would help."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +25,7 @@ def parts_of(
     "arguments": row["arguments"],
     "results": row["outputs"] - row["aliased"],
     "temporaries": row["temporaries"],
-    "arrays that wait": row["beside"],
+    "the run's other arrays": row["beside"],
   }
 
 

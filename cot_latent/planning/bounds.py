@@ -91,20 +91,20 @@ def of_run(
 ) -> dict[str, Any]:
   """Adds up the bounds of a run's programs.
 
-  Every row is taken to have T tokens, and every sequence that may have weight
-  to have it.
+  This assumes that every row has T tokens, and that every sequence that may
+  have weight has it.
 
   Args:
     config: The run.
-    lengths: Its lengths.
-    seconds: Of a call of each program, without the decoding loop.
-    token_seconds: Of an iteration of the decoding loop, by program.
-    slots: Of each call of the sampler, slots and rows of a refill.
+    lengths: Lengths of its prompts, and numbers of its questions.
+    seconds: Seconds of one call of each program, without the decoding loop.
+    token_seconds: Seconds of one iteration of the decoding loop, by program.
+    slots: Slots, and rows of a refill, of each call of the sampler.
     at_once: Rows that are differentiated at once, padding included.
 
   Returns:
     Seconds of a step and its parts, of evaluation and of the whole run, and
-    tokens a second.
+    tokens per second.
   """
   length, method = config.task.max_length, config.method
   calls = {one.name: one for one in programs.samplings(config, lengths)}

@@ -82,7 +82,7 @@ def describe_devices(topology: str) -> Sequence[Any]:
   if importlib.util.find_spec("libtpu") is None:
     raise UserError(
       "--topology needs libtpu, the compiler for TPUs, which is not installed: "
-      "pip install 'cot-latent[tpu-plan]'"
+      "pip install 'libtpu==0.0.42.*'"
     )
   for name, value in _QUIET.items():
     os.environ.setdefault(name, value)

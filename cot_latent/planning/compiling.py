@@ -26,8 +26,8 @@ class Program(NamedTuple):
     name: Part of the run, and function.
     arguments: Bytes of its arguments.
     outputs: Bytes of its results.
-    aliased: Bytes of results in the place of arguments.
-    temporaries: Bytes that it needs besides.
+    aliased: Bytes of results that reuse the memory of arguments.
+    temporaries: Bytes of its temporary arrays.
     flops: FLOPs of products on all devices, outside the decoding loop.
     flops_per_token: FLOPs of products on all devices, in one iteration of the
       decoding loop.

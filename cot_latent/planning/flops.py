@@ -12,8 +12,8 @@ class Flops(NamedTuple):
   """FLOPs, a multiplication and an addition being two.
 
   Attributes:
-    outside: Of all but the decoding loop.
-    inside: Of one iteration of the decoding loop.
+    outside: FLOPs outside the decoding loop.
+    inside: FLOPs of one iteration of the decoding loop.
   """
 
   outside: float = 0.0

@@ -1,4 +1,4 @@
-"""How many questions a run has and how long they are: of its data, or assumed.
+"""Numbers and lengths of a run's questions: from its data, or assumed.
 
 Symbols: P' tokens of the prefix that all prompts share, P of the rest.
 """

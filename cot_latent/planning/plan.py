@@ -54,7 +54,7 @@ def make_plan(
   layout = partitioning.make_layout(config.mesh, devices)
   if layout is None:
     raise UserError(
-      "--topology: the mesh has one device, and a plan is of several: leave "
+      "--topology: the mesh has one device, but a plan needs several: leave "
       "MeshConfig.data out"
     )
   depth = shapes.depth_of(config)

@@ -78,8 +78,8 @@ def depth_of(config: Experiment) -> int:
   model = config.model
   if isinstance(model, Given):
     raise UserError(
-      f"--topology: the model {model.name!r} is a program's own, and only this "
-      "package's models are planned"
+      f"--topology: the model {model.name!r} is defined by a program, and only "
+      "this package's models are planned"
     )
   if isinstance(model, DecoderConfig):
     return model.num_layers

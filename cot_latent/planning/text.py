@@ -21,7 +21,7 @@ def plan_text(plan: Mapping[str, Any]) -> str:
       *table(PROGRAM_HEAD, [program_cells(row) for row in plan["programs"]]),
       *_notes(plan),
       "",
-      *table(("kept on a device", "type", "GiB"), _state(plan["state"])),
+      *table(("kept on each device", "type", "GiB"), _state(plan["state"])),
       "",
       *run_lines(plan),
       "",
@@ -45,12 +45,12 @@ def headline(plan: Mapping[str, Any]) -> list[str]:
     "(data x model)",
     f"{plan['num_params']:,} parameters, {how}",
     f"prompts of {lengths['prefix']} + {lengths['prompt']} tokens, rationales "
-    f"of {plan['max_length']}, {plan['batch_size']} questions a step",
+    f"of {plan['max_length']}, {plan['batch_size']} questions per step",
   ]
 
 
 PROGRAM_HEAD = (
-  *("function", "GiB", "args", "out", "alias", "temp", "beside"),
+  *("function", "GiB", "args", "out", "alias", "temp", "other"),
   *("TFLOP", "sent MiB", "ms", "limit"),
 )
 
@@ -65,7 +65,7 @@ def program_cells(row: Mapping[str, Any]) -> list[str]:
   seconds = row["token_seconds"] if inside else row["seconds"]
   parts = ("arguments", "outputs", "aliased", "temporaries", "beside")
   return [
-    row["name"] + (" (a token)" if row["flops_per_token"] else ""),
+    row["name"] + (" (per token)" if row["flops_per_token"] else ""),
     gib(row["needed"]),
     *(
       "-" if row["out_of_memory"] and part != "beside" else gib(row[part])
@@ -82,7 +82,7 @@ def collective_lines(plan: Mapping[str, Any]) -> list[str]:
   """Lists each program's collectives, outside and inside the loop."""
   lines = []
   for row in plan["programs"]:
-    for place, label in (("outside", ""), ("per_token", ", a token")):
+    for place, label in (("outside", ""), ("per_token", ", per token")):
       kinds = row["collectives"].get(place, {})
       if kinds:
         listed = "; ".join(
@@ -117,13 +117,13 @@ def _state(state: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 def _notes(plan: Mapping[str, Any]) -> list[str]:
   return [
-    "GiB a device: args + out - alias + temp, and what the run keeps beside. "
-    "TFLOP on all",
-    "chips, of products as traced (loops times their length). ms: the largest "
-    "of TFLOP",
-    "over the chips' peak, bytes over the memory's bandwidth, and sent over "
-    "the links';",
-    "kernels reach none of them.",
+    "GiB per device: args + out - alias + temp + other. alias: results that "
+    "reuse the memory",
+    "of arguments; other: the run's other arrays. TFLOP on all chips, of "
+    "products as traced",
+    "(loops times their length). ms: a lower bound, the largest of TFLOP over "
+    "the chips' peak,",
+    "bytes over the memory's bandwidth, and sent over the links'.",
     "",
     "collectives, bytes on a device:",
     *collective_lines(plan),

@@ -64,14 +64,14 @@ def over_seeds_and_questions(
 ) -> tuple[float, float]:
   """Gives the 95% interval of a mean over seeds with the same questions.
 
-  Seeds and questions are both resampled. What all seeds find of a question
-  stays together, because their common questions do not average out over seeds.
-  Few seeds differ by less than many would: deviations between them are made
-  larger, by so much that without the questions' error the interval would be
-  about Student's. Of one seed questions alone are resampled.
+  Seeds and questions are both resampled. The results of all seeds for one
+  question stay together, because their common questions do not average out over
+  seeds. The bootstrap over few seeds understates their spread. So deviations
+  between seeds are enlarged until, without the questions' error, the interval
+  is about Student's. With one seed only questions are resampled.
 
   Args:
-    strata: Parts of the questions, of the same number of seeds each.
+    strata: Parts of the questions, each with the same number of seeds.
 
   Returns:
     Lower and upper end, to 12 digits.
@@ -95,7 +95,7 @@ def _resampled(values: np.ndarray, stream: int) -> np.ndarray:
 
 
 def _widening(num_seeds: int) -> float:
-  """What makes resampled seeds vary as Student's interval takes them to."""
+  """Factor with which resampled seeds vary as Student's interval assumes."""
   if num_seeds == 1:
     return 1.0
   ratio = stats.t_quantile(num_seeds - 1) / stats.t_quantile(math.inf)

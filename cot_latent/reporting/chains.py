@@ -102,7 +102,7 @@ def autocorrelation_time(acceptance: float) -> float:
   worth one independent draw.
 
   Args:
-    acceptance: a, above 0.
+    acceptance: Acceptance a, above 0.
 
   Example:
 

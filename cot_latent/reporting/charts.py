@@ -77,14 +77,14 @@ def line_chart(
   last value of the bold line.
 
   Args:
-    title: what the chart shows, in a few words.
-    description: the same in a sentence, for readers who cannot see it.
-    series: at least one point in all. Values outside the axis are drawn at
-      its end.
-    last_step: where the x axis ends; it starts at 0.
-    top: where the y axis ends; it starts at 0. None takes a round number above
+    title: Title of the chart, in a few words.
+    description: Content in a sentence, for readers who cannot see it.
+    series: Series with at least one point in all. Values outside the axis are
+      drawn at its end.
+    last_step: End of the x axis, which starts at 0.
+    top: End of the y axis, which starts at 0. None is a round number above
       every value.
-    show: writes a value for the y axis, labels and tooltips.
+    show: Function that writes a value, for the y axis, labels and tooltips.
 
   Returns:
     An <svg> element.
@@ -110,9 +110,9 @@ def share_bar(
   """Draws shares of a whole as one stacked bar, as wide as its container.
 
   Args:
-    title: what the bar shows, in a few words.
-    description: the same in a sentence, for readers who cannot see it.
-    shares: names and values >= 0 in any unit, with a positive sum.
+    title: Title of the bar, in a few words.
+    description: Content in a sentence, for readers who cannot see it.
+    shares: Names and values >= 0 in any unit, with a positive sum.
 
   Returns:
     An <svg> element.
@@ -138,11 +138,11 @@ def histogram(
   """Draws how often values fall between edges.
 
   Args:
-    title: what the chart shows, in a few words.
-    description: the same in a sentence, for readers who cannot see it.
-    edges: one more than the counts, evenly spaced, rising.
-    counts: at least one above 0.
-    axis: what the values are, in a word or two.
+    title: Title of the chart, in a few words.
+    description: Content in a sentence, for readers who cannot see it.
+    edges: Edges, one more than the counts, evenly spaced, rising.
+    counts: Counts, at least one above 0.
+    axis: Name of the values, in a word or two.
 
   Returns:
     An <svg> element.
@@ -206,8 +206,8 @@ def ticks(top: float, at_least: float = 0) -> list[float]:
   """Places up to six ticks on an axis from 0.
 
   Args:
-    top: the axis' end, > 0.
-    at_least: the smallest distance of two ticks, 1 for whole numbers.
+    top: End of the axis, above 0.
+    at_least: Smallest distance of two ticks, 1 for whole numbers.
 
   Returns:
     The multiples, 0 included, of 1, 2 or 5 times a power of ten.

@@ -5,8 +5,8 @@ questions that they are evaluated on, so methods are compared seed by seed: the
 interval of the differences leaves out what a seed does to all of them alike.
 
 An interval over seeds says what other seeds would give on the same questions.
-What other questions would give is told by the second interval, by bootstrap
-over seeds and questions.
+The second interval, by bootstrap over seeds and questions, says what other
+questions would give too.
 """
 
 import math
@@ -22,15 +22,15 @@ class Estimate(NamedTuple):
   """A mean with its error.
 
   Attributes:
-    num: how many values it is the mean of.
-    mean: in the values' unit.
-    sd: standard deviation, of n - 1 degrees of freedom; None of one value.
-    low: lower end of the 95% interval; None where there is none.
-    high: upper end.
-    kind: of the interval: "t" over seeds, "wilson" or "bootstrap" over the
+    num: Number of values.
+    mean: Their mean, in their unit.
+    sd: Standard deviation, with n - 1 degrees of freedom; None for one value.
+    low: Lower end of the 95% interval; None if there is no interval.
+    high: Upper end.
+    kind: Kind of the interval: "t" over seeds, "wilson" or "bootstrap" over the
       questions of one seed, or "".
-    with_questions: 95% interval by bootstrap over seeds and questions; None
-      where there is one seed, or no question has a value of its own.
+    with_questions: 95% interval by bootstrap over seeds and questions; None if
+      there is one seed, or if questions have no values of their own.
   """
 
   num: int
@@ -69,7 +69,7 @@ def add_questions(
 
   Args:
     found: An estimate over seeds.
-    strata: The values by seed and question; None where there are none.
+    strata: The values by seed and question; None if there are none.
   """
   if strata is None:
     return found
@@ -85,8 +85,8 @@ def subtract(
   """Pairs two methods' values by seed and question.
 
   Args:
-    strata: Of a method; None where there are none.
-    baseline: Of what it is compared with, of the same seeds and questions.
+    strata: Values of the method; None if there are none.
+    baseline: Values of the baseline, for the same seeds and questions.
   """
   if strata is None or baseline is None:
     return None
@@ -121,13 +121,13 @@ def best(
 ) -> str | None:
   """Finds the method that is better than each of the others.
 
-  That is, the intervals of its paired difference to each lie above 0: that over
+  That is, the intervals of its paired difference to each are above 0: that over
   seeds, and that over seeds and questions if there is one. They are not
-  corrected for how many they are.
+  corrected for the number of comparisons.
 
   Args:
     methods: Their names.
-    compare: The difference of one method to another, the more the better.
+    compare: Difference of one method to another; more is better.
 
   Returns:
     Its name; None if there is no such method, or only one seed or method.

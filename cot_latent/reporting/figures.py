@@ -22,11 +22,11 @@ class Figure(NamedTuple):
   """A chart with what a reader needs to read it.
 
   Attributes:
-    title: in a few words.
-    note: what each quantity is.
-    drawing: an <svg> element.
+    title: Title, in a few words.
+    note: Meaning of each quantity.
+    drawing: An <svg> element.
     legend: (sample of the style, name, value or "") of each series.
-    left_out: the number of values that are not finite.
+    left_out: Number of values that are not finite.
   """
 
   title: str
@@ -44,7 +44,7 @@ def over_steps(
   curves: Mapping[str, list[_Row]],
   training: Sequence[_Row],
 ) -> list[Figure]:
-  """Draws what there is to draw over the step; all share one x axis.
+  """Draws the curves that have values, over one x axis of steps.
 
   Args:
     metrics: A row a step.
@@ -79,8 +79,9 @@ def over_steps(
     _metrics_figure(
       "Fitted control variate",
       "η: the factor of the control variate, fitted to the steps before. "
-      "v₊/v: the same before it is cut to 0 and 1; it estimates the variance "
-      "of the score among correct rationales over its mean square among all. "
+      "v₊/v: the same before it is clipped to [0, 1]; it estimates the "
+      "variance of the score among correct rationales over its mean square "
+      "among all. "
       "Above ½ the paper’s control variate (η = 1) lowers the variance, below "
       "it raises it.",
       {"η": names.ETA, "v₊/v": names.SCORE_RATIO},
@@ -136,7 +137,7 @@ def _objective_figure(
   training: Sequence[_Row],
   last_step: float,
 ) -> Figure | None:
-  """Draws minus the log-likelihood; None where nothing tells it."""
+  """Draws minus the log-likelihood; None if it was not measured."""
   series = []
   held_out = [row for rows in curves.values() for row in rows]
   scored = [
@@ -206,9 +207,9 @@ _OF_CHAINS = {
   ),
   "log_prob_drift": (
     "Drift of log p(memory) since acceptance",
-    "Log-probability of each memory when it was last scored, less that when it "
-    "was accepted. Far above 0 the model learns rationales by heart; far below "
-    "0 it no longer writes them.",
+    "Log-probability of each memory when it was last scored, minus its "
+    "log-probability when it was accepted. Far above 0, the model is "
+    "memorising rationales; far below 0, it no longer writes them.",
     "nats",
   ),
 }

@@ -83,7 +83,7 @@ def red_flags(
   """Lists signs that a run's results are useless; usually there are none.
 
   Args:
-    diagnostics: of `measure`.
+    diagnostics: What `measure` returns.
     results: Rows of the run's evaluations, in the order of the journal.
   """
   signs = _signs_of_steps(diagnostics) if diagnostics["steps"] else []

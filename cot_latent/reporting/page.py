@@ -52,8 +52,8 @@ def render(report: Mapping[str, Any]) -> str:
   """Renders a report.
 
   Args:
-    report: with the metrics and samples beside it; any section may be missing
-      or empty.
+    report: Report with the metrics and samples beside it; any section may be
+      missing or empty.
 
   Returns:
     A whole HTML document.

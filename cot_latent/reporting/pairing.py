@@ -1,7 +1,7 @@
 """Whether two runs are correct equally often, tested on their shared questions.
 
-Runs answer the same questions, so that only those count which one of them had
-correct and the other incorrect.
+Runs answer the same questions, so only questions count that one run answered
+correctly and the other incorrectly.
 """
 
 import pathlib
@@ -21,7 +21,7 @@ class Run(NamedTuple):
   """A run with what it answered.
 
   Attributes:
-    path: Of its report.
+    path: Path of its report.
     report: The report.
   """
 
@@ -94,11 +94,11 @@ def compare_accuracies(one: Run, other: Run) -> tuple[list[str], bool]:
 
 
 def mcnemar(one_alone: int, other_alone: int) -> float:
-  """Gives the p-value of McNemar's exact test, of two sides.
+  """Returns the p-value of McNemar's exact two-sided test.
 
   Args:
-    one_alone: Questions that one run alone answered correctly.
-    other_alone: Questions that the other run alone answered correctly.
+    one_alone: Number of questions that only the one run answered correctly.
+    other_alone: Number of questions that only the other run answered correctly.
 
   Example:
 

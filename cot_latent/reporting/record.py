@@ -105,8 +105,8 @@ def measured(
   """Makes the sections, or the parts of sections, that come from the journal.
 
   Args:
-    rows: of the journal.
-    limits: the fields of `health.Limits`.
+    rows: Rows of the journal.
+    limits: The fields of `health.Limits`.
   """
   metrics = of_kind(rows, "metrics")
   phases = of_kind(rows, "phase")
@@ -278,8 +278,8 @@ def what_differs(
   """Lists what makes two runs different ones.
 
   Args:
-    old: a report, or its header.
-    new: another.
+    old: A report, or its header.
+    new: Another one.
 
   Returns:
     (section, dotted name, old value, new value), in the order of the sections:

@@ -18,8 +18,8 @@ from cot_latent.reporting import metric_names
 SEALS = ("hashes", "seal")
 REMEDY = "copy it again from its run's folder, or run it again"
 # Settings that do not change what a run computes: its folder and its sources,
-# how often it saves, when it counts as dead, and on how many devices it runs
-# (which changes rounding).
+# how often it saves, when it is suspect, and on how many devices it runs (which
+# changes rounding).
 FREE_FIELDS = (
   "model_dir",
   "checkpoint_period",

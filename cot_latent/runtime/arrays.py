@@ -123,7 +123,7 @@ def _check_array(content, num_bytes: int, name: str = "the array") -> None:
   """
   version = npy.read_magic(content)
   if version not in _HEADERS:
-    raise ValueError(f"{name} is of a version of .npy that is not read")
+    raise ValueError(f"{name} has a version of .npy that cannot be read")
   shape, _, dtype = _HEADERS[version](content)
   claimed = math.prod(shape) * dtype.itemsize
   found = num_bytes - content.tell()

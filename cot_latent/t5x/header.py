@@ -78,7 +78,7 @@ class Plan(NamedTuple):
     model_dir: The run's folder.
     steps: Steps of the method.
     period: Steps between evaluations; 0 evaluates only at the beginning.
-    limits: Limits beyond which the run counts as dead.
+    limits: Limits beyond which a complete run is suspect.
   """
 
   model_dir: str

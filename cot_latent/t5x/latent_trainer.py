@@ -121,7 +121,7 @@ class LatentTrainer(trainer.Trainer):
       if chains.step != step:
         raise UserError(
           f"the checkpoint has parameters of step {step} and a rationale "
-          f"memory of step {chains.step}: begin from another one"
+          f"memory of step {chains.step}: start from another checkpoint"
         )
       loops.check(latent, chains)
       self._open_report(is_new=False)

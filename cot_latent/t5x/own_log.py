@@ -1,8 +1,8 @@
 """T5X's own log goes into a file in MODEL_DIR; the terminal shows progress.
 
-T5X, Orbax, SeqIO and gin log some hundred lines a run. They are kept in memory
-until T5X's train runs, so that a mistake in the configuration is one line on
-the terminal and leaves no file.
+T5X, Orbax, SeqIO and gin log some hundred lines per run. They are kept in
+memory until T5X's train runs, so that a mistake in the configuration is one
+line on the terminal and leaves no file.
 """
 
 import contextlib

@@ -96,8 +96,8 @@ class Report:
       model_dir: The run's folder.
       total_steps: T5X's step at which the run ends.
       evaluation_period: Steps between T5X's evaluations.
-      limits: Limits beyond which the run counts as dead.
-      watch: What the run shows beside the report.
+      limits: Limits beyond which a complete run is suspect.
+      watch: Metric writers and profile.
     """
     self._began = time.perf_counter()
     compilation.watch()

@@ -71,7 +71,7 @@ def from_folder(source: str, directory: str) -> str:
   params = hf_weights.load(source, config, hf_config.vocab_size(source))
   path = storage.absolute(directory) / "checkpoint_0"
   if path.exists():
-    raise UserError(f"{path} exists: give a folder that has none")
+    raise UserError(f"{path} exists already: name another folder")
   write(str(path), to_t5x(config, params))
   return str(path)
 
@@ -220,7 +220,7 @@ def _check_names(flat, wanted: set[str], what: str) -> None:
     name = min(missing or others)
     verb = "lacks" if missing else "has"
     raise UserError(
-      f"{what} {verb} {name}: it is not a T5 of these layers and this kind"
+      f"{what} {verb} {name}: its layers are not those of the T5 in config.json"
     )
 
 
@@ -293,10 +293,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Converts a model; see --help."""
   parser = argparse.ArgumentParser(prog="python -m cot_latent.t5x.weights")
   commands = parser.add_subparsers(required=True, dest="command")
-  out = commands.add_parser("to_folder", help="T5X to the embedded trainer")
+  out = commands.add_parser(
+    "to_folder", help="write a checkpoint of T5X for the embedded trainer"
+  )
   for name in ("checkpoint", "source", "folder"):
     out.add_argument(name)
-  back = commands.add_parser("from_folder", help="the other way")
+  back = commands.add_parser(
+    "from_folder", help="write a model of the embedded trainer for T5X"
+  )
   for name in ("source", "directory"):
     back.add_argument(name)
   options = parser.parse_args(argv)

@@ -172,7 +172,9 @@ def variant(
     return name
   _check_name(name)
   if settings[0] not in INFO:
-    raise UserError(f"{task!r} is not one task of this package's kind")
+    raise UserError(
+      f"{task!r} is not a single task that was registered with this package"
+    )
   info = INFO[settings[0]]
   loaded = vocabularies.load(vocabulary, bos)
   built = _build_seqio_task(

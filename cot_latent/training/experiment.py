@@ -169,12 +169,12 @@ class Experiment:
       it in each run.
     max_nonfinite_steps: Number of successive steps that may have a gradient
       that is not finite. Such steps are skipped; one more ends the run.
-    limits: Limits beyond which the report calls the run dead.
+    limits: Limits beyond which a complete run is suspect.
     tuning: What is trained: None is all parameters, `SoftPrompt` or `Lora`.
     rows_at_once: Rows that are differentiated at once, padded to the longest of
       them; gradients are summed. None is a quarter of the minibatch.
     mesh: Arrangement of the devices; it may change when the run resumes.
-    watch: What the run shows beside its report; no report has it.
+    watch: Metric writers and profile; they are not in the report.
   """
 
   model: DecoderConfig | T5Config | Given

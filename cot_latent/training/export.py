@@ -59,7 +59,7 @@ def export(
       "is: use the prompt from its outputs/ (the file ends in soft_prompt.npy)"
     )
   if folder.exists():
-    raise UserError(f"{folder} exists: give a folder that does not exist yet")
+    raise UserError(f"{folder} exists already: name another folder")
   saved_in = directory / "checkpoints"
   if not saved_in.is_dir():
     raise UserError(f"no checkpoints in {directory}: give the run's own folder")

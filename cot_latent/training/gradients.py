@@ -64,7 +64,7 @@ def split(lengths: np.ndarray, weights: np.ndarray, size: int) -> list[Part]:
   Args:
     lengths: [S] tokens of each row.
     weights: [S] float32.
-    size: of a part.
+    size: Rows in a part.
 
   Returns:
     One part or more.

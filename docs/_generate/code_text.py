@@ -1,6 +1,7 @@
 """Texts of the code's docstrings, read without importing it."""
 
 import functools
+import html
 import pathlib
 
 import griffe
@@ -19,16 +20,26 @@ def find(root: pathlib.Path, path: str) -> griffe.Object:
 
 
 def attributes(item: griffe.Object) -> dict[str, str]:
-  """Reads the fields that a class describes: name -> text."""
-  if item.docstring is None:
-    return {}
+  """Reads what a class or function says of its fields: name -> text.
+
+  A class has them in the docstring of `__init__`, in its own, or in that of a
+  base class of this package; the first that is found counts.
+  """
+  places = [item]
+  if isinstance(item, griffe.Class):
+    own = [item.members["__init__"]] if "__init__" in item.members else []
+    places = [*own, item, *item.resolved_bases]
   wanted = ("attributes", "parameters")
-  return {
-    field.name: field.description
-    for section in item.docstring.parse("google", warnings=False)
-    if section.kind.value in wanted
-    for field in section.value
-  }
+  found: dict[str, str] = {}
+  for place in places:
+    sections = (
+      place.docstring.parse("google", warnings=False) if place.docstring else []
+    )
+    for section in sections:
+      if section.kind.value in wanted:
+        for field in section.value:
+          found.setdefault(field.name, field.description)
+  return found
 
 
 def summary(item: griffe.Object) -> str:
@@ -41,10 +52,19 @@ def summary(item: griffe.Object) -> str:
 def sentence(text: str) -> str:
   """A text that begins with a capital and ends with a stop."""
   text = " ".join(text.split())
-  return text if text.endswith((".", "?")) else f"{text[:1].upper()}{text[1:]}."
+  text = f"{text[:1].upper()}{text[1:]}"
+  return text if text.endswith((".", "?")) else f"{text}."
 
 
 def cell(text: str) -> str:
   """A text for a cell of a Markdown table."""
   text = " ".join(str(text).split()).replace("|", "\\|")
   return text.replace("<", "&lt;")
+
+
+def code(text: str) -> str:
+  """A piece of code for a cell of a Markdown table."""
+  if "|" not in text:
+    return f"`{cell(text)}`"
+  # Between backticks a backslash before the bar would be shown.
+  return f"<code>{html.escape(text).replace('|', '&#124;')}</code>"

@@ -46,13 +46,13 @@ def _command(name: str, parser: argparse.ArgumentParser) -> str:
   usage = " ".join(usage.split())
   lines = [f"## t5x {name}\n", f"{parser.description}\n"]
   lines += ["```text", _wrap(usage), "```\n"]
-  lines += ["| argument | default | meaning |", "|---|---|---|"]
+  lines += ["| argument | meaning | default |", "|---|---|---|"]
   for action in parser._actions:
     hidden = action.help == argparse.SUPPRESS
     if hidden or isinstance(action, argparse._HelpAction):
       continue
     lines.append(
-      f"| {_names(action)} | {_default(action)} | {_cell(action.help or '')} |"
+      f"| {_names(action)} | {_meaning(action)} | {_default(action)} |"
     )
   return "\n".join(lines) + "\n"
 
@@ -64,14 +64,21 @@ def _names(action: argparse.Action) -> str:
     value = "{" + ",".join(map(str, action.choices)) + "}"
   if not action.option_strings:
     return f"`{value}`"
-  shown = f" {_cell(value)}" if value and action.nargs != 0 else ""
-  return ", ".join(f"`{name}{shown}`" for name in action.option_strings)
+  shown = f" {value}" if value and action.nargs != 0 else ""
+  names = (f"{name}{shown}" for name in action.option_strings)
+  return ", ".join(map(code_text.code, names))
 
 
 def _default(action: argparse.Action) -> str:
   if action.default in (None, [], "", argparse.SUPPRESS):
     return "required" if action.required else "–"
   return f"`{action.default}`"
+
+
+def _meaning(action: argparse.Action) -> str:
+  """The help text; a default has a column of its own."""
+  text = _cell(action.help or "")
+  return text.removesuffix(f" (default: {action.default})")
 
 
 def _cell(text: str) -> str:

@@ -19,6 +19,7 @@ in the end.
 This page is generated from the files of `gin/` and from the code.
 
 - [Macros](#macros): the names in capitals, with the value that each file gives.
+- [Macros inside T5X](#macros-inside-t5x): those of `gin/t5x/`.
 - [Configurable fields](#configurable-fields): fields that the macros fill in,
   and all others.
 - [Files](#files): what each file provides, requires and lets you override.
@@ -37,8 +38,14 @@ GROUPS = {
   "plans": "Sizes to plan a run for",
 }
 _LAST = ("studies", "t5x", "plans")  # which give the same macros other values
+# Their headers say what a macro means in all files; the others may add to it.
+_GENERAL = (
+  "gin/runs/common.gin",
+  "gin/tasks/common.gin",
+  "gin/models/pretrained.gin",
+)
 # Such as `BATCH_SIZE (questions per step)`, in the header of a file.
-_MEANING = re.compile(r"\b([A-Z][A-Z_]+) \(((?:[^()]|\([^()]*\))+)\)")
+_MEANING = re.compile(r"\b([A-Z][A-Z_]+)\s+\(((?:[^()]|\([^()]*\))+)\)")
 
 
 class _Text(str):
@@ -75,16 +82,26 @@ class GinFile(NamedTuple):
   imports: dict[str, str]
   references: set[str]
 
+  def group(self) -> str:
+    """The folder of `gin/` that the file is in."""
+    return self.path.split("/")[1]
+
 
 def page(root: pathlib.Path) -> str:
   """Lists macros, configurable fields and files."""
   files = [_read(path, root) for path in sorted(root.glob("gin/**/*.gin"))]
-  files.sort(key=lambda file: list(GROUPS).index(file.path.split("/")[1]))
+  files.sort(key=lambda file: list(GROUPS).index(file.group()))
+  embedded = [file for file in files if file.group() not in _LAST]
+  inside_t5x = [file for file in files if file.group() == "t5x"]
   return "\n".join(
     [
       HEAD,
       "## Macros\n",
-      *_macros(files),
+      *_macros(embedded, embedded),
+      "\n## Macros inside T5X\n",
+      "What `gin/t5x/` gives or requires. A run inside T5X also has the macros "
+      "of its task and its method, and those of T5X's own files.\n",
+      *_macros(inside_t5x, embedded),
       "\n## Configurable fields\n",
       "A field is bound as `--gin.CLASS.FIELD=VALUE`, by the names that the "
       "gin files import. Where a gin file gives a macro, set the macro.\n",
@@ -125,14 +142,29 @@ def _read(path: pathlib.Path, root: pathlib.Path) -> GinFile:
   )
 
 
-def _macros(files: list[GinFile]) -> list[str]:
-  """A table: macro, values, the files that give them, meaning."""
-  files = [file for file in files if file.path.split("/")[1] not in _LAST]
-  meaning: dict[str, str] = {}
-  for file in files:
+def _meanings(files: list[GinFile]) -> dict[str, str]:
+  """Reads the headers: macro -> meaning, the general one if there is one."""
+  found: dict[str, str] = {}
+  for file in sorted(files, key=lambda file: file.path not in _GENERAL):
     for name, text in _MEANING.findall(file.header):
-      meaning.setdefault(name, text)
-  given: dict[str, dict[str, list[str]]] = {}
+      found.setdefault(name, text)
+  return found
+
+
+def _macros(files: list[GinFile], others: list[GinFile]) -> list[str]:
+  """A table: macro, meaning, values, the files that give them.
+
+  Args:
+    files: Files whose macros are listed.
+    others: Files whose headers say what a macro means, if those of `files` do
+      not.
+
+  Returns:
+    Lines.
+  """
+  own = _meanings(files)
+  meaning = _meanings(others) | own
+  given: dict[str, dict[str, list[str]]] = {name: {} for name in own}
   for file in files:
     for name, parameter, value in file.bindings:
       if not parameter and name.isupper():
@@ -145,8 +177,8 @@ def _macros(files: list[GinFile]) -> list[str]:
       for value, paths in given[name].items()
     )
     note = code_text.cell(meaning.get(name, ""))
-    rows.append(f"| `{name}` | {values} | {note} |")
-  return ["| macro | value | meaning |", "|---|---|---|", *rows]
+    rows.append(f"| `{name}` | {note} | {values or 'required'} |")
+  return ["| macro | meaning | value |", "|---|---|---|", *rows]
 
 
 def _list(paths: list[str]) -> str:
@@ -170,13 +202,19 @@ def _fields(files: list[GinFile], root: pathlib.Path) -> list[str]:
     item = found[path]
     notes = code_text.attributes(item)
     lines += [f"### {item.name}\n", f"`{path}`. {code_text.summary(item)}\n"]
-    fields = [p for p in item.parameters if p.name not in ("self", "cls")]
+    # Gin cannot bind arguments that have no name.
+    fields = [
+      field
+      for field in item.parameters
+      if field.name not in ("self", "cls")
+      and not (field.kind and field.kind.name.startswith("var_"))
+    ]
     if fields:
-      lines += ["| field | type | default | meaning |", "|---|---|---|---|"]
+      lines += ["| field | meaning | type | default |", "|---|---|---|---|"]
       lines += [
-        f"| `{field.name}` | {_code(field.annotation)} "
-        f"| {'required' if field.default is None else _code(field.default)} "
-        f"| {code_text.cell(notes.get(field.name, ''))} |"
+        f"| `{field.name}` | {code_text.cell(notes.get(field.name, ''))} "
+        f"| {_code(field.annotation)} "
+        f"| {'required' if field.default is None else _code(field.default)} |"
         for field in fields
       ]
       lines.append("")
@@ -184,15 +222,14 @@ def _fields(files: list[GinFile], root: pathlib.Path) -> list[str]:
 
 
 def _code(value: Any) -> str:
-  text = str(value).replace("|", "\\|")
-  return f"`{text}`" if value is not None else ""
+  return code_text.code(str(value)) if value is not None else ""
 
 
 def _files(files: list[GinFile]) -> list[str]:
   """Each file with its header and the names that it binds."""
   lines, last = [], ""
   for file in files:
-    group = file.path.split("/")[1]
+    group = file.group()
     if group != last:
       lines += [f"### {GROUPS[group]}\n"]
       last = group

@@ -42,7 +42,11 @@ EXAMPLES = {
   f"examples/{path.name}": f"examples/{path.stem}.md"
   for path in sorted((ROOT / "examples").glob("*.py"))
 }
-IMAGES = {"benchmarks/results/speed.png": "results/speed.png"}
+TABLES = sorted((ROOT / "reports/tables").glob("*.md"))
+IMAGES = {"benchmarks/results/speed.png": "results/speed.png"} | {
+  f"reports/tables/{path.stem}.png": f"results/{path.stem}.png"
+  for path in TABLES
+}
 GENERATED = {
   "reference/gin.md": gin_pages.page,
   "reference/commands.md": command_pages.page,
@@ -68,10 +72,7 @@ def on_files(files: Files, config) -> Files:
     add(uri, abs_src_path=str(ROOT / path))
   for uri, make in GENERATED.items():
     add(uri, content=make(ROOT))
-  tables = sorted((ROOT / "reports/tables").glob("*.md"))
-  add("results/tables.md", content="\n".join(map(_table, tables)))
-  for path in tables:
-    add(f"results/{path.stem}.png", abs_src_path=str(path.with_suffix(".png")))
+  add("results/tables.md", content="\n".join(map(_table, TABLES)))
   return files
 
 

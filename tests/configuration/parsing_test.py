@@ -367,7 +367,7 @@ def test_a_value_is_traced_through_scopes_and_macros(write):
   everywhere = "experiment.OptimizerConfig.learning_rate = 0.5"
   message = refusal(QUICKSTART, rates, bindings=[everywhere])
   check_clear(message, place)
-  # The last binding is to blame, not an earlier one.
+  # The last binding is the cause, not an earlier one.
   message = refusal(QUICKSTART, rates, bindings=["RATE = 1", "RATE = -3"])
   check_clear(message, "--gin.RATE=-3: OptimizerConfig.learning_rate = -3")
 

@@ -95,7 +95,10 @@ def test_the_order_is_that_of_the_ids_alone():
 def test_an_empty_slice():
   for split, message in (
     ("test[:11]", "split 'test[:11]' of task 'rows': it has only 10 examples"),
-    ("test[5:5]", "split 'test[5:5]' of task 'rows': that is none of its 10"),
+    (
+      "test[5:5]",
+      "split 'test[5:5]' of task 'rows': it contains none of the 10",
+    ),
     ("tset[:5]", "task 'rows' has no split 'tset', only ['train', 'test']"),
   ):
     with pytest.raises(UserError) as error:

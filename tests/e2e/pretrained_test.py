@@ -173,7 +173,7 @@ def test_the_base_model_may_have_moved(sources, tuned, tmp_path, capsys):
   assert model.dtype == torch.bfloat16
   command[-1] = f"--output={tmp_path / 'export'}"
   assert cli.main(command) == 2
-  assert "exists: give a folder" in capsys.readouterr().err
+  assert "exists already: name" in capsys.readouterr().err
 
 
 @pytest.mark.slow

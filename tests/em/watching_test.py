@@ -30,7 +30,7 @@ def test_a_profile_after_the_last_step_is_refused():
 
 
 def test_something_else_than_a_writer_is_refused():
-  with pytest.raises(UserError, match="a dict is no metric writer"):
+  with pytest.raises(UserError, match="a dict is not a metric writer"):
     Watch(metric_writers=[dict]).open_writers()
 
 

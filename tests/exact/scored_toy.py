@@ -20,7 +20,7 @@ SMALL = toys.make_toy(vocabulary=2, length=2, num_questions=2)
 QUESTIONS = np.arange(2)
 _RNG = np.random.default_rng(1)
 _FEATURES = _RNG.normal(size=(2, 4, 3, 4))  # of three answers
-# The second question's last rationale comes to no answer.
+# The second question's last rationale reaches no answer.
 NO_ANSWER = np.array([[0, 0, 0, 0], [0, 0, 0, 1]], bool)
 
 

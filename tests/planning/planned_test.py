@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import pathlib
+import tomllib
 
 import pytest
 
@@ -48,7 +50,10 @@ def test_a_mistake_is_one_line(capsys, arguments, message):
 def test_a_plan_needs_libtpu(capsys):
   status, printed = call(capsys, *PLAN, "--assume=vocab=259,prompt=24")
   assert status == 2
-  assert "pip install 'cot-latent[tpu-plan]'" in printed.err
+  project = pathlib.Path(__file__).parents[2] / "pyproject.toml"
+  extras = tomllib.loads(project.read_text())["project"]
+  [needed] = extras["optional-dependencies"]["tpu-plan"]
+  assert f"pip install '{needed}'" in printed.err
 
 
 @pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu")

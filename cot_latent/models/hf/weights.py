@@ -139,7 +139,7 @@ def save(
   """
   folder, source = pathlib.Path(folder), pathlib.Path(source)
   if folder.exists():
-    raise UserError(f"{folder} exists: give a folder that does not exist yet")
+    raise UserError(f"{folder} exists already: name another folder")
   fields, family = hf_config.open_family(source)
   config, tensors = hf_config.config_of(source), _tensors(source, family)
   leaves = {
@@ -196,7 +196,7 @@ def convert(path: str | pathlib.Path, folder: str | pathlib.Path) -> None:
   if not gguf_files.is_gguf(path):
     raise UserError(f"{path}: give a file that ends in {gguf_files.SUFFIX}")
   if folder.exists():
-    raise UserError(f"{folder} exists: give a folder that does not exist yet")
+    raise UserError(f"{folder} exists already: name another folder")
   config, size = hf_config.read_config(path), hf_config.vocab_size(path)
   _, family = hf_config.open_family(path)
   tensors = _tensors(path, family)

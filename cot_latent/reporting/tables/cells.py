@@ -17,13 +17,13 @@ class Cell(NamedTuple):
   """A column's values from the runs of a method.
 
   Attributes:
-    values: by seed; an accuracy is a share of 1.
-    estimate: of their mean. Of one seed, with an interval over questions:
-      Wilson's of an accuracy.
-    difference: to the baseline, paired by seed and question; None for the
-      baseline itself and for costs.
-    is_best: whether it is better than every other row's, as comparison.best
-      says; of costs none is.
+    values: Values by seed; an accuracy is between 0 and 1.
+    estimate: Estimate of their mean. For one seed its interval is over
+      questions: Wilson's for an accuracy.
+    difference: Difference to the baseline, paired by seed and question; None
+      for the baseline itself and for costs.
+    is_best: Whether it is better than every other row's, by `comparison.best`;
+      False for costs.
   """
 
   values: dict[int, float]
@@ -145,7 +145,8 @@ def _parts(spec: Spec, run: Run, column: Column) -> list[dict[str, Any]]:
   whole = _result(spec, run, column)
   averages = whole.get("averages") or {}
   if column.average not in averages:
-    known = ", ".join(map(repr, averages)) or "none, because it is no mixture"
+    known = ", ".join(map(repr, averages))
+    known = known or "none, because its task is not a mixture"
     raise UserError(
       f"{spec.reports / run.file} has no average {column.average!r} for column "
       f"{column.label!r}; it has {known}"

@@ -31,12 +31,12 @@ class Point(NamedTuple):
   """A method in the plot.
 
   Attributes:
-    label: its name.
-    cost: the mean number of sequences sampled, 1 at least.
-    accuracy: in percent.
-    low: lower end of the interval, that with the questions' error if there is
-      one, within 0 and 100; None where there is none.
-    high: upper end.
+    label: Name of the method.
+    cost: Mean number of sequences sampled, at least 1.
+    accuracy: Accuracy in percent.
+    low: Lower end of the interval, between 0 and 100, with the questions' error
+      if that is known; None if there is no interval.
+    high: Upper end.
   """
 
   label: str

@@ -1,4 +1,4 @@
-"""What single questions came to, from which intervals over questions are made.
+"""Results of single questions, from which intervals over questions are made.
 
 S seeds, Q questions, n samples per question.
 """

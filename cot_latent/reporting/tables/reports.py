@@ -247,7 +247,7 @@ def _check_tasks(spec: Spec, run: Run, model: Run) -> None:
   if {p.last_step for p in run.reports} != {run.last_step}:
     raise UserError(
       f"{spec.reports}: row {run.method!r} has runs of different lengths with "
-      f"seed {run.seed}: run them alike"
+      f"seed {run.seed}: give them the same TRAIN_STEPS"
     )
 
 
@@ -270,7 +270,8 @@ def _check_alike(path: pathlib.Path, run: Run, model: Run, row: Row) -> None:
     if value != wanted[name]:
       raise UserError(
         f"{path}: {name} is {value!r:.20} and not {wanted[name]!r:.20} as in "
-        f"the baseline's {model.file}: run one of them again, evaluated alike"
+        f"the baseline's {model.file}: run one of them again, with "
+        "the same evaluation"
       )
 
 

@@ -30,16 +30,17 @@ class Column(NamedTuple):
   """A quantity: an accuracy, a cost, or something that only a paper reports.
 
   Attributes:
-    label: what the table calls it.
-    decoder: of an evaluation, for an accuracy; or "pass@k" or
+    label: Name in the table.
+    decoder: Decoder of an evaluation, for an accuracy; or "pass@k" or
       "log_likelihood", which are computed from the samples of self-consistency.
-    k: for pass@k, how many samples.
-    step: of the evaluation; "last" is that of the run's end, which stands for
-      all later steps as well.
-    task: one of a mixture's tasks; None takes the run's own, all of it.
-    average: which of a mixture's averages; None takes the accuracy over all.
-    cost: which of a report's costs, for a cost.
-    paper_only: whether only papers report it.
+    k: Number of samples, for pass@k.
+    step: Step of the evaluation; "last" is the run's end, which also counts for
+      all later steps.
+    task: One of a mixture's tasks; None is the run's own task, or all of it.
+    average: Name of one of a mixture's averages; None is the accuracy over all
+      questions.
+    cost: Name of one of a report's costs, for a cost.
+    paper_only: Whether only papers report it.
   """
 
   label: str
