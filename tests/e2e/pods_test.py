@@ -117,7 +117,7 @@ def start(place, name, num_processes, *extra, num_devices=1, own=()):
   flags = [
     os.environ.get("XLA_FLAGS", ""),
     f"--xla_force_host_platform_device_count={num_devices}",
-    # By night too: each process compiles all functions for itself.
+    # In `make nightly` too: each process compiles all functions for itself.
     "--xla_backend_optimization_level=0",
   ]
   return Pod(commands, {"XLA_FLAGS": " ".join(flags)})
