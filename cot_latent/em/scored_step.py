@@ -227,7 +227,7 @@ def log_mean(log_likelihood: np.ndarray) -> np.ndarray:
     [N] nats, log (1/S) sum l; at least NO_ANSWER. Its mean over draws is at
     most log p(y|x), and the nearer to it the larger S is.
 
-  Example of two rationales, of which one comes to no answer:
+  Example of two rationales, of which one reaches no answer:
 
     >>> log_mean(np.array([[np.log(0.5), -np.inf]])).round(3).tolist()
     [-1.386]
