@@ -7,11 +7,11 @@ Needs Chromium. The picture says which report it is of.
 
 import pathlib
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
-import zlib
+
+from PIL import Image, PngImagePlugin
 
 from cot_latent.reporting import page, record
 
@@ -21,7 +21,7 @@ PICTURE = ROOT / "docs/report.png"
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _SIZE = "1200,1370"  # down to the second row of curves
 _FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
-_KEY = b"Digest\0"  # of the text in the picture
+_KEY = "Digest"  # of the text in the picture
 
 
 def main() -> None:
@@ -43,23 +43,17 @@ def main() -> None:
       capture_output=True,
       timeout=120,
     )
-    PICTURE.write_bytes(_with_digest(taken.read_bytes(), report["digest"]))
+    note = PngImagePlugin.PngInfo()
+    note.add_text(_KEY, report["digest"])
+    with Image.open(taken) as image:
+      image.save(PICTURE, pnginfo=note)
   print(f"{PICTURE.relative_to(ROOT)}: {report['identity']['run_id']}")
 
 
-def digest_of(picture: bytes) -> str:
+def digest_of(picture: pathlib.Path) -> str:
   """Reads which report a picture is of, by its digest."""
-  start = picture.index(b"tEXt" + _KEY)
-  (length,) = struct.unpack(">I", picture[start - 4 : start])
-  return picture[start + 4 : start + 4 + length].removeprefix(_KEY).decode()
-
-
-def _with_digest(picture: bytes, digest: str) -> bytes:
-  """Adds a text to a PNG file, before its last chunk of 12 bytes."""
-  chunk = b"tEXt" + _KEY + digest.encode()
-  length = struct.pack(">I", len(chunk) - 4)
-  check = struct.pack(">I", zlib.crc32(chunk))
-  return picture[:-12] + length + chunk + check + picture[-12:]
+  with Image.open(picture) as image:
+    return image.text[_KEY]
 
 
 if __name__ == "__main__":
