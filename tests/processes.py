@@ -12,18 +12,26 @@ _STARTED: list[subprocess.Popen] = []
 
 
 def start(command: list[str], **options) -> subprocess.Popen:
-  """Starts a process, which is killed when the test ends."""
+  """Starts a process as `subprocess.Popen` does; its test's end kills it."""
   process = subprocess.Popen(command, **options)
   _STARTED.append(process)
   return process
 
 
 def wait_until(is_there: Callable[[], object], what: str) -> None:
-  """Asks again and again, and gives up after LIMIT seconds."""
+  """Waits until a function returns true.
+
+  Args:
+    is_there: Function that is called fifty times a second.
+    what: What is awaited, for the error.
+
+  Raises:
+    TimeoutError: After LIMIT seconds.
+  """
   latest = time.monotonic() + LIMIT
   while not is_there():
     if time.monotonic() > latest:
-      raise TimeoutError(f"{what} did not come in {LIMIT} s")
+      raise TimeoutError(f"no {what} after {LIMIT} s")
     time.sleep(0.02)
 
 

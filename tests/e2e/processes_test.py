@@ -86,7 +86,7 @@ def finish(process):
 
 def test_sigterm_before_the_first_step_ends_at_once(tmp_path):
   process = start(tmp_path / "run")
-  processes.wait_until((tmp_path / "run/tensorboard").exists, "a run")
+  processes.wait_until((tmp_path / "run/tensorboard").exists, "run")
   process.send_signal(signal.SIGTERM)
   status, _, errors = finish(process)
   assert status == 143, errors

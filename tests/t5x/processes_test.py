@@ -9,7 +9,6 @@ import pathlib
 import signal
 import socket
 import sys
-import time
 
 import pytest
 
@@ -67,9 +66,9 @@ def log_of(directory, number):
   return pathlib.Path(f"{directory}.{number}.log")
 
 
-def finish(directory, processes):
+def finish(directory, started):
   """Waits for all; gives their statuses and what they said."""
-  statuses = [process.wait(timeout=runs.LIMIT) for process in processes]
+  statuses = [process.wait(timeout=processes.LIMIT) for process in started]
   return statuses, [log_of(directory, n).read_text() for n in range(2)]
 
 
@@ -117,14 +116,15 @@ def test_two_make_the_run_of_one(whole, flags, tmp_path):
 
 def test_killing_one_process_ends_both_and_they_resume(whole, flags, tmp_path):
   directory = tmp_path / "run"
-  processes = start(directory, *flags)
-  deadline = time.monotonic() + runs.LIMIT
-  while not (directory / "checkpoint_2").is_dir():
-    assert processes[0].poll() is None, finish(directory, processes)
-    assert time.monotonic() < deadline
-    time.sleep(0.02)
-  processes[1].send_signal(signal.SIGKILL)
-  statuses, _ = finish(directory, processes)
+  started = start(directory, *flags)
+
+  def is_there():
+    assert started[0].poll() is None, finish(directory, started)
+    return (directory / "checkpoint_2").is_dir()
+
+  processes.wait_until(is_there, f"step 2 in {directory}")
+  started[1].send_signal(signal.SIGKILL)
+  statuses, _ = finish(directory, started)
   assert statuses[1] == -signal.SIGKILL
   assert statuses[0] != 0
   run_well(directory, *flags)
@@ -133,8 +133,8 @@ def test_killing_one_process_ends_both_and_they_resume(whole, flags, tmp_path):
 
 def test_one_that_was_asked_for_something_else_ends_both(flags, tmp_path):
   directory = tmp_path / "run"
-  processes = start(directory, *flags, own=["--gin.SEED=1"])
-  statuses, said = finish(directory, processes)
+  started = start(directory, *flags, own=["--gin.SEED=1"])
+  statuses, said = finish(directory, started)
   assert 0 not in statuses
   assert "process 1 differs from process 0 in its configuration" in said[1]
   assert not (directory / "report.json").exists()

@@ -20,6 +20,7 @@ from cot_latent.reporting.tables.make import make_tables
 from cot_latent.runtime import files
 from cot_latent.t5x import launch, storage
 from cot_latent.t5x import report as reports
+from tests import processes
 from tests.t5x import runs, small
 from tests.t5x.trainer_test import train
 
@@ -298,7 +299,7 @@ def rerun(folder, *arguments):
     env=runs.environment(),
     capture_output=True,
     text=True,
-    timeout=runs.LIMIT,
+    timeout=processes.LIMIT,
   )
 
 

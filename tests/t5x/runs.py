@@ -6,7 +6,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -16,7 +15,6 @@ from tests import processes
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = "tests/t5x/small.gin"
-LIMIT = processes.LIMIT
 
 
 def command(directory, *flags, gin_file=SMALL, by_t5x=True):
@@ -45,7 +43,7 @@ def run(directory, *flags, num_devices=1, cwd=ROOT, **settings):
     env=environment(num_devices),
     capture_output=True,
     text=True,
-    timeout=LIMIT,
+    timeout=processes.LIMIT,
   )
 
 
@@ -73,13 +71,14 @@ def run_until(
       stdout=stream,
       stderr=stream,
     )
-    deadline = time.monotonic() + LIMIT
-    while not (directory / f"checkpoint_{step}").is_dir():
+
+    def is_there():
       assert process.poll() is None, log.read_text()[-3000:]
-      assert time.monotonic() < deadline
-      time.sleep(0.02)
+      return (directory / f"checkpoint_{step}").is_dir()
+
+    processes.wait_until(is_there, f"step {step} in {directory}")
     process.send_signal(by)
-    assert process.wait(LIMIT) == status
+    assert process.wait(processes.LIMIT) == status
 
 
 def memory(directory, step):

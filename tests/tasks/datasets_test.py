@@ -28,6 +28,7 @@ from tensorflow_datasets.core.download import downloader
 from tensorflow_datasets.core.utils import tqdm_utils
 
 from cot_latent.tasks.datasets import bbh, checked, gsm8k, source
+from tests import processes
 from tests.asserts import message_of
 from tests.params import by_night
 from tests.tasks import golden
@@ -764,7 +765,7 @@ def test_two_processes_may_prepare_at_once(
   root, tmp_path, data_dir, monkeypatch
 ):
   own, other = str(tmp_path / "1"), str(tmp_path / "2")
-  process = subprocess.Popen(
+  process = processes.start(
     [sys.executable, "-c", SCRIPT, NAVIGATE, data_dir, other, own],
     env=os.environ | {"TFDS_DATA_DIR": str(root)},
     cwd=golden.ROOT,
@@ -772,12 +773,9 @@ def test_two_processes_may_prepare_at_once(
     stderr=subprocess.PIPE,
     text=True,
   )
-  try:
-    wait_for_each_other(own, other, monkeypatch.setattr)
-    assert len(source.read_rows(NAVIGATE, "test", data_dir)) == 100
-    assert process.communicate(timeout=120) == ("100\n", "")
-  finally:
-    process.kill()
+  wait_for_each_other(own, other, monkeypatch.setattr)
+  assert len(source.read_rows(NAVIGATE, "test", data_dir)) == 100
+  assert process.communicate(timeout=processes.LIMIT) == ("100\n", "")
   # Only one of the two could put its copy in place.
   assert [path.name for path in (root / NAVIGATE).iterdir()] == ["1.0.0"]
 
