@@ -9,10 +9,10 @@ Level: level + 2 people.
 """
 
 import random
-from typing import NamedTuple
 
 from cot_latent.tasks.synthetic import draw
 from cot_latent.tasks.synthetic.kind import Kind, Problem, Slip
+from cot_latent.tasks.synthetic.web_of_lies import Parts, guess
 
 NAMES = (
   *("Ada", "Bruno", "Carla", "Dieter", "Emil", "Fatima", "Gustav", "Hanna"),
@@ -29,19 +29,6 @@ _WORDINGS = (
   ("is sincere", "makes things up", "Is {name} sincere?"),
 )
 _SAYS = ("says", "says that", "claims that", "thinks that")
-
-
-class Parts(NamedTuple):
-  """A chain of people.
-
-  Attributes:
-    names: Names of the people.
-    claims: Whether a person is said to be honest: the first person by the
-      question, each following person by the next.
-  """
-
-  names: list[str]
-  claims: list[bool]
 
 
 def make_problem(rng: random.Random, level: int) -> Problem:
@@ -71,12 +58,6 @@ def solve(parts: Parts, slip: Slip) -> tuple[list[str], str]:
       f"so {name} is {_A[is_honest]}"
     )
   return steps, "Yes" if is_honest else "No"
-
-
-def guess(rng: random.Random, parts: Parts) -> str:
-  """Draws Yes or No."""
-  del parts
-  return draw.choice(rng, ("Yes", "No"))
 
 
 KIND = Kind("testimony", ("Yes", "No"), make_problem, solve, guess)
