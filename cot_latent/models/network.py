@@ -89,7 +89,7 @@ class Network(abc.ABC):
     """Splits off the parameters that are ready for sampling.
 
     Args:
-      params: Parameters of the model, placed on the devices.
+      params: Parameters of the model, on the devices or on the host.
 
     Returns:
       Those that `params_for_sampling` has to change; and those that are on the
@@ -102,8 +102,11 @@ class Network(abc.ABC):
 
     def is_ready(path, leaf):
       dtype, sharding = wanted[path]
-      is_placed = leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
-      return is_placed and leaf.dtype == dtype
+      return (
+        isinstance(leaf, jax.Array)
+        and leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+        and leaf.dtype == dtype
+      )
 
     ready = {path for path, leaf in flat.items() if is_ready(path, leaf)}
     unflatten = traverse_util.unflatten_dict
