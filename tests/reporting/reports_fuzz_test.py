@@ -18,7 +18,7 @@ def test_what_is_mutated_is_read_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "number", [150, pytest.param(20_000, marks=pytest.mark.slow)]
+  "number", [150, pytest.param(12_000, marks=pytest.mark.slow)]
 )
 def test_mutations_end_in_a_line(number):
   reports_fuzz.fuzz(number)

@@ -146,6 +146,12 @@ def test_a_row_without_reports(tmp_path):
   check_refused(path, "row 'trice':", f"{tmp_path / 'none'} has no report")
 
 
+def test_a_folder_of_reports_that_no_disk_can_have(tmp_path):
+  path = write_case(tmp_path, methods=["trice_basic"])
+  path.write_text(path.read_text().replace('"runs"', f'"{"a" * 300}"'))
+  check_refused(path, "cannot be read", "too long")
+
+
 def test_a_baseline_without_reports(tmp_path):
   spec = PAPER_SPEC.replace('baseline = "trice_basic"', 'baseline = "star"')
   check_refused(write_case(tmp_path, spec), "row 'star', the baseline, has no")

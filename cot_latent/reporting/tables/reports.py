@@ -152,7 +152,10 @@ def _merge(parts: Sequence[Run]) -> Run:
 
 def _files(folder: pathlib.Path) -> list[str]:
   """Finds reports, in an order that is the same everywhere."""
-  paths = [*folder.glob("*.json"), *folder.glob("*/report.json")]
+  try:
+    paths = [*folder.glob("*.json"), *folder.glob("*/report.json")]
+  except OSError as error:  # such as a name that is too long
+    raise UserError(f"{folder} cannot be read: {error.strerror}") from None
   files = [path.relative_to(folder).as_posix() for path in paths]
   return sorted(file for file in files if not file.startswith("."))
 
