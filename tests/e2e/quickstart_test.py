@@ -1,6 +1,5 @@
 """What the README promises of the quickstart, for several seeds."""
 
-import json
 import os
 import subprocess
 import sys
