@@ -23,7 +23,6 @@ from cot_latent.reporting.tables.make import make_tables
 from cot_latent.runtime import lock
 from tests import processes
 from tests.models.hf.hub_configs import HUB
-from tests.params import by_night
 from tests.reporting import made_up
 from tests.training.kills import act_at
 
@@ -260,12 +259,11 @@ def write_report(folder, config, task):
   ("table", "folder", "study_name"),
   [
     ("paper_table1", "bbh", "paper_bbh"),
-    *by_night(
-      ("paper_table2", "gsm8k", "paper_gsm8k"),
-      ("paper_table3", "bbh", "paper_bbh"),
-    ),
+    ("paper_table2", "gsm8k", "paper_gsm8k"),
+    ("paper_table3", "bbh", "paper_bbh"),
   ],
 )
+@pytest.mark.slow
 def test_the_papers_studies_fill_its_tables(
   tmp_path, table, folder, study_name
 ):
@@ -526,13 +524,8 @@ def test_reports_are_collected(finished, tmp_path):
     study.collect(study.plan(str(folder), 3, str(output), []), tmp_path / "x")
 
 
-@pytest.mark.parametrize(
-  "place",
-  [
-    ("after_e_step", 1),
-    pytest.param(("after_step", 2), marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.parametrize("place", [("after_e_step", 1), ("after_step", 2)])
+@pytest.mark.slow
 def test_a_study_that_is_asked_to_end_does(finished, tmp_path, capsys, place):
   """Even where a run's last step is over by then; the rest is made later."""
   folder, output = finished

@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import json, sys
 import jax, jax.numpy as jnp
@@ -59,6 +61,7 @@ def test_what_one_process_compiles_the_next_finds(tmp_path):
   assert [count[:2] for count in counts] == [[0, 1], [0, 0], [0, 1]]
 
 
+@pytest.mark.slow
 def test_the_user_s_folder_comes_first(tmp_path):
   other = str(tmp_path / "other")
   _, folder = run(
@@ -68,6 +71,7 @@ def test_the_user_s_folder_comes_first(tmp_path):
   assert not (tmp_path / "caches").exists()
 
 
+@pytest.mark.slow
 def test_without_a_folder_nothing_is_kept(tmp_path):
   (tmp_path / "file").touch()
   said = not_kept("Not a directory")
@@ -76,6 +80,7 @@ def test_without_a_folder_nothing_is_kept(tmp_path):
   assert counts[0][:2] == [1, 0]
 
 
+@pytest.mark.slow
 def test_a_file_in_the_way_is_no_mistake(tmp_path):
   (tmp_path / "cot_latent").mkdir()
   (tmp_path / "cot_latent/compiled").touch()

@@ -16,6 +16,7 @@ from cot_latent.tasks import all as all_tasks
 from cot_latent.tasks import bbh, common, vocabularies
 from tests.asserts import message_of
 from tests.models.hf import tokenizer_checkpoints
+from tests.params import by_day
 from tests.tasks import pipeline
 
 ROOM = {"prompt_length": 500, "target_length": 500}
@@ -406,7 +407,9 @@ EVALUATED = {
     {"vocabulary": True, "prompts": FEW_SHOT},
   ),
 }
-each_variant = pytest.mark.parametrize("case", EVALUATED)
+each_variant = pytest.mark.parametrize(
+  "case", by_day(EVALUATED, "chain", "direct_number", "few_shot_pieces")
+)
 
 
 def make_variant(case, data_dir):

@@ -205,6 +205,7 @@ def test_the_examples_are_those_of_the_task_itself(data_dir):
   assert type(alone)(*part).fingerprint() == alone.fingerprint()
 
 
+@pytest.mark.slow
 def test_the_whole_benchmark(data_dir):
   """Its rows are those of its halves: one split of it is read."""
   whole = pipeline.open_named("bbh", data_dir)

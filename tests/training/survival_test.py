@@ -252,6 +252,7 @@ def test_every_checkpoint_has_its_row(whole, config):
     assert row["sha256"] == files.sha256(content)
 
 
+@pytest.mark.slow
 def test_a_first_checkpoint_that_was_not_finished_begins_again(
   whole, config, capsys
 ):
@@ -265,6 +266,7 @@ def test_a_first_checkpoint_that_was_not_finished_begins_again(
   assert_same_run(whole, (config, again))
 
 
+@pytest.mark.slow
 def test_two_checkpoints_without_manifest_are_no_kill_s_doing(config):
   run_until(config, ("after_save", 3))
   root = pathlib.Path(config.model_dir) / "checkpoints"
@@ -279,6 +281,7 @@ def test_two_checkpoints_without_manifest_are_no_kill_s_doing(config):
   assert resumes(toy.run(config)) == [4]
 
 
+@pytest.mark.slow
 def test_what_orbax_did_not_finish_is_tidied_up(whole, config):
   run_until(config, ("after_save", 3))
   root = pathlib.Path(config.model_dir) / "checkpoints"
@@ -295,6 +298,7 @@ def test_what_orbax_did_not_finish_is_tidied_up(whole, config):
 # Steps without a finite gradient --------------------------------------------
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_finite_are_counted_across_a_kill(
   config, monkeypatch
 ):
@@ -328,6 +332,7 @@ def journal_of(config):
 # Two runs that share a base model -------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_the_base_model_that_another_fits(
   whole, config, tmp_path, monkeypatch, capsys
 ):

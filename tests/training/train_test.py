@@ -838,13 +838,12 @@ def test_worked_examples_are_sampled_and_counted(worked):
   ("place", "resumed"),
   [
     (("after_save", 1), [0]),
-    *by_night(
-      # The worked examples are written, and not in a checkpoint.
-      (("after_row", 2), []),
-      (("before_save", 2), [2]),
-    ),
+    # The worked examples are written, and not in a checkpoint.
+    (("after_row", 2), []),
+    (("before_save", 2), [2]),
   ],
 )
+@pytest.mark.slow
 def test_killed_with_worked_examples_ends_the_same(
   worked, tmp_path, place, resumed
 ):
