@@ -77,7 +77,22 @@ class Network(abc.ABC):
       return merged(params, self.lora)
     if self.layout is not None:
       return self._gathered(self.layout, params)
-    return params
+    return self._narrowed(params)
+
+  def _narrowed(self, params: Params) -> Params:
+    """Rounds what products take, once, where they would round it each time."""
+    dtype = jnp.dtype(self.config.dtype)
+
+    def one(path, leaf):
+      is_wider = leaf.dtype.itemsize > dtype.itemsize
+      return (
+        leaf.astype(dtype) if path[-1] in _IN_PRODUCTS and is_wider else leaf
+      )
+
+    flat = traverse_util.flatten_dict(params)
+    return traverse_util.unflatten_dict(
+      {path: one(path, leaf) for path, leaf in flat.items()}
+    )
 
   @property
   def _merges_updates(self) -> bool:

@@ -65,8 +65,8 @@ class DecodingLoop:
     """Draws each row's next token, given its logits [B, V]."""
     draws, slot_position = state.draws, state.slot_position
     is_done = self.is_done(state)
-    noise = row_noise(state.key_data, slot_position, logits.shape[-1])
-    token = jnp.argmax(logits + temperature * noise, axis=-1)
+    noisy = add_noise(logits, state.key_data, slot_position, temperature)
+    token = jnp.argmax(noisy, axis=-1)
     token = jnp.where(is_done, PAD_ID, token).astype(jnp.int32)
     chosen = jnp.where(is_done, 0, log_prob_of(logits, token))
     # Finished rows read padding, which changes nothing.
@@ -202,6 +202,34 @@ def _map_rows(
   return DecodeState(draws, key_data, slot_position, read, cache, state.column)
 
 
+def add_noise(
+  logits: jax.Array,
+  key_data: jax.Array,
+  slot_position: jax.Array,
+  temperature: jax.Array,
+) -> jax.Array:
+  """Adds noise to logits, so that the largest is a draw at this temperature.
+
+  Args:
+    logits: [B, V] float32.
+    key_data: Data of the rows' random keys, [B, ...] uint32.
+    slot_position: Tokens drawn so far in each slot, [B] int32.
+    temperature: Factor of the noise, a scalar; 0 is greedy decoding, which
+      draws no noise.
+
+  Returns:
+    [B, V] float32.
+  """
+
+  def noisy():
+    noise = row_noise(key_data, slot_position, logits.shape[-1])
+    return logits + temperature * noise
+
+  # The branch also keeps XLA's CPU compiler from computing noise and largest
+  # logit in one loop, which has no vector instructions.
+  return jax.lax.cond(temperature > 0, noisy, lambda: logits)
+
+
 def row_noise(
   key_data: jax.Array, slot_position: jax.Array, vocab_size: int
 ) -> jax.Array:
@@ -219,7 +247,7 @@ def row_noise(
   """
   keys = jax.random.wrap_key_data(key_data, impl="threefry2x32")
   # The default noise never draws a token rarer than about 1e-7, and a large
-  # vocabulary has many. Greedy decoding only scales the noise by 0.
+  # vocabulary has many.
   return jax.vmap(
     lambda key: jax.random.gumbel(key, (vocab_size,), mode="high")
   )(jax.vmap(jax.random.fold_in)(keys, slot_position))

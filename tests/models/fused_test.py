@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cot_latent.models import fused, language_model, products
+from cot_latent.models import causal, fused, language_model, products
 from cot_latent.models.lora import TARGETS, Lora
 from tests.models import common
 from tests.params import by_night
@@ -55,6 +55,29 @@ def test_a_narrow_model_keeps_its_updates_apart():
   assert block["query_key_value"]["lora_down"].shape == (32, 2 * SOME.rank)
   assert block["gate_up"]["lora_down"].shape == (32, SOME.rank)
   assert fused.lora_of("gate_up", SOME).scale == SOME.scale
+
+
+def test_products_are_rounded_once_where_parameters_are_wider():
+  config = dataclasses.replace(CONFIG, dtype="bfloat16")  # and float32 params
+  model = language_model.from_config(
+    config, common.VOCABULARY, common.EOS_ID, common.LENGTH, lora=SOME
+  )
+  params = random_params(model)
+  adapted = model.network.params_for_sampling(params)
+  block = adapted["layer_0"]
+  for name in ("kernel", "lora_down", "lora_up"):
+    assert block["gate_up"][name].dtype == jnp.bfloat16
+  assert block["mlp_norm"]["scale"].dtype == jnp.float32
+  # Products round the parameters of the model as it is stored to the same.
+  narrow = model.network.for_sampling()
+  wide = fused.fuse(params)
+  table = wide["embed"]["embedding"]
+  wide["unembedding"] = table.astype(jnp.bfloat16).T
+  logits = [
+    jax.jit(narrow.prefill)(of, causal.Shared(), common.prompts(), 0)[0]
+    for of in (adapted, wide)
+  ]
+  np.testing.assert_array_equal(*logits)
 
 
 def test_the_gradient_of_a_product_with_an_update():

@@ -12,7 +12,14 @@ import pytest
 import scipy.stats
 
 from cot_latent.inference import rng
-from cot_latent.models import decoder, pace, slots, stops, token_rows
+from cot_latent.models import (
+  decoder,
+  pace,
+  sampling,
+  slots,
+  stops,
+  token_rows,
+)
 from cot_latent.models.api import PAD_ID
 from tests.asserts import assert_trees_equal
 from tests.models import oracles, twins
@@ -32,6 +39,18 @@ from tests.models.common import (
   random_targets,
   slow_target_mask,
 )
+
+
+def test_greedy_decoding_adds_no_noise():
+  logits = np.random.default_rng(0).normal(size=(3, 50)).astype(np.float32)
+  data = jax.random.key_data(keys(0)[:3])
+  position = np.arange(3, dtype=np.int32)
+  add = jax.jit(sampling.add_noise)
+  np.testing.assert_array_equal(add(logits, data, position, 0.0), logits)
+  noise = sampling.row_noise(data, position, 50)
+  np.testing.assert_allclose(
+    add(logits, data, position, 0.5), logits + 0.5 * noise, rtol=1e-6
+  )
 
 
 def sample(model=None, temperature=1.0, seed=0):
