@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from cot_latent.models import pace, partitioning, slots
+from cot_latent.models import pace, partitioning, slots, threefry
 from cot_latent.models.api import PAD_ID, Array, Draws, Params
 from cot_latent.models.network import Network, log_prob_of
 
@@ -245,7 +245,7 @@ def row_noise(
   Returns:
     [B, V] float32.
   """
-  keys = jax.random.wrap_key_data(key_data, impl="threefry2x32")
+  keys = jax.random.wrap_key_data(key_data, impl=threefry.impl())
   # The default noise never draws a token rarer than about 1e-7, and a large
   # vocabulary has many.
   return jax.vmap(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from t5x import partitioning
 
+from cot_latent.models import threefry
 from cot_latent.models.api import PAD_ID, Draws
 from cot_latent.models.stops import Ending
 from cot_latent.t5x.features import Converter
@@ -141,7 +142,7 @@ def row_noise(
   """
 
   def add_noise(logits, state):
-    keys = jax.random.wrap_key_data(key_data, impl="threefry2x32")
+    keys = jax.random.wrap_key_data(key_data, impl=threefry.impl())
     position = state.cur_index - start
     noise = jax.vmap(
       lambda key, number: jax.random.gumbel(
