@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cot_latent.models import products
+
 
 class LayerCache(NamedTuple):
   """One layer's key-value cache.
@@ -34,11 +36,25 @@ class LayerCache(NamedTuple):
 
   def write(self, new: "LayerCache", column: jax.Array | int) -> "LayerCache":
     """Writes the keys and values of S positions, beginning at a column."""
-    update = jax.lax.dynamic_update_slice_in_dim
     return LayerCache(
-      keys=update(self.keys, new.keys, column, axis=2),
-      values=update(self.values, new.values, column, axis=2),
+      keys=_written(self.keys, new.keys, column),
+      values=_written(self.values, new.values, column),
     )
+
+
+def _written(old: jax.Array, new: jax.Array, column: jax.Array | int):
+  """Replaces positions of [B, K, C, D] from a column on."""
+  update = functools.partial(
+    jax.lax.dynamic_update_slice_in_dim, start_index=column, axis=2
+  )
+  if old.dtype != jnp.bfloat16 or products.platform() != "cpu":
+    return update(old, new)
+  # XLA's CPU compiler would convert the whole cache to float32 and back.
+  as_bits = functools.partial(
+    jax.lax.bitcast_convert_type, new_dtype=jnp.uint16
+  )
+  written = update(as_bits(old), as_bits(new))
+  return jax.lax.bitcast_convert_type(written, old.dtype)
 
 
 KVCache = tuple[LayerCache, ...]  # one for each layer
