@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cot_latent.models import fused, gathering, partitioning
+from cot_latent.models import fused, gathering, partitioning, products
 from cot_latent.models.lora import Projection
 from cot_latent.runtime.validation import check_positive, check_types
 
@@ -166,12 +166,12 @@ def unembed(
   """
   kernel = params.get("unembedding")
   kernel = params["embed"]["embedding"].T if kernel is None else kernel
-  logits = jnp.einsum(
-    "...e,ev->...v",
-    x,
-    kernel.astype(x.dtype),
-    preferred_element_type=jnp.float32,
-  )
+  kernel = kernel.astype(x.dtype)
+  if x.dtype == jnp.float32:
+    logits = x @ kernel
+  else:
+    flat = products.wide_product(x.reshape(-1, x.shape[-1]), kernel)
+    logits = flat.reshape(*x.shape[:-1], -1)
   if softcap is not None:
     logits = softcap * jnp.tanh(logits / softcap)
   if layout is None or logits.ndim < 3:

@@ -38,30 +38,34 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """
   if x.dtype == jnp.float32:
     return x @ kernel.astype(x.dtype)
-  return _narrow(x, kernel.astype(x.dtype))
+  return wide_product(x, kernel.astype(x.dtype)).astype(x.dtype)
 
 
 @jax.custom_vjp
-def _narrow(x, kernel):
+def wide_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Multiplies x [R, I] by a kernel [I, O], both narrow: [R, O] float32.
+
+  Its gradient rounds the cotangent to x's type.
+  """
   # XLA's CPU compiler has matrix instructions for bfloat16 where the result is
   # float32 and no operand is transposed; else it takes ten times as long.
-  wide = jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
-  return wide.astype(x.dtype)
+  return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
 
 
-def _narrow_forward(x, kernel):
-  return _narrow(x, kernel), (x, kernel)
+def _wide_forward(x, kernel):
+  return wide_product(x, kernel), (x, kernel)
 
 
-def _narrow_backward(saved, cotangent):
+def _wide_backward(saved, cotangent):
   x, kernel = saved
+  cotangent = cotangent.astype(x.dtype)
   return (
-    _narrow(cotangent, transposed(kernel)),
-    _narrow(transposed(x), cotangent),
+    product(cotangent, transposed(kernel)),
+    product(transposed(x), cotangent),
   )
 
 
-_narrow.defvjp(_narrow_forward, _narrow_backward)
+wide_product.defvjp(_wide_forward, _wide_backward)
 
 
 def transposed(matrix: jax.Array) -> jax.Array:

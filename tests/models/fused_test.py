@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cot_latent.models import causal, fused, language_model, products
+from cot_latent.models import causal, fused, language_model, layers, products
 from cot_latent.models.lora import TARGETS, Lora
 from tests.models import common
 from tests.params import by_night
@@ -121,4 +121,26 @@ def test_the_gradient_of_a_narrow_product():
     assert one.dtype == jnp.bfloat16
     np.testing.assert_allclose(
       one.astype(jnp.float32), other, rtol=0.05, atol=0.2
+    )
+
+
+def test_logits_of_narrow_activations_and_their_gradient():
+  numbers = np.random.default_rng(0)
+  x, table = (
+    jnp.asarray(numbers.normal(size=shape), jnp.bfloat16)
+    for shape in ((2, 5, 7), (11, 7))
+  )
+
+  def loss(x, table):
+    logits = layers.unembed({"embed": {"embedding": table}}, x)
+    assert logits.dtype == jnp.float32
+    return jnp.sin(logits).sum(), logits
+
+  narrow, wide = (
+    jax.jit(jax.grad(loss, (0, 1), has_aux=True))(*inputs)
+    for inputs in ((x, table), (x.astype("float32"), table.astype("float32")))
+  )
+  for one, other in zip(*map(jax.tree.leaves, (narrow, wide)), strict=True):
+    np.testing.assert_allclose(
+      one.astype(jnp.float32), other, rtol=0.03, atol=0.1
     )
