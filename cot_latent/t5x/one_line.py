@@ -16,6 +16,8 @@ _STATUS = {UserError: 2, RunError: 1}
 _EXIT_PREEMPTED = 143
 # The message of JAX's IndivisibleError.
 _INDIVISIBLE = r"is partitioned (\d+) times, but the dimension size is (\d+)"
+# The message of T5X's default_mesh.
+_NO_MESH = r"No default mesh.*Device kind: ([^\n]*)"
 _held = contextlib.ExitStack()  # until the process ends
 
 
@@ -61,8 +63,8 @@ def explain(error: BaseException) -> None:
     error: Anything that ended T5X's train.py.
 
   Raises:
-    UserError: If gin could not read the configuration, or if the devices do not
-      divide the model.
+    UserError: If gin could not read the configuration, if T5X does not know the
+      devices, or if they do not divide the model.
   """
   if isinstance(error, UserError | RunError):
     return
@@ -73,6 +75,12 @@ def explain(error: BaseException) -> None:
       "heads that the devices do not divide: set NUM_PARTITIONS to a divisor. "
       "T5X's mesh of CPUs ignores NUM_PARTITIONS and shards over all devices, "
       "so run with fewer of them there"
+    ) from None
+  if found := re.search(_NO_MESH, str(error), re.DOTALL):
+    raise UserError(
+      f"T5X cannot place NUM_PARTITIONS on {found[1]}: set NUM_PARTITIONS = "
+      "None and MODEL_PARALLEL_SUBMESH to the chips that share the parameters, "
+      "such as (2, 2, 1, 1) for four"
     ) from None
   if isinstance(error, Exception) and _is_of_parsing(error):
     with gin_errors.explained("in the configuration"):

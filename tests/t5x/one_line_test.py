@@ -50,6 +50,19 @@ def test_devices_that_do_not_divide_the_heads_are_one_line(tmp_path):
   )
 
 
+def test_chips_that_t5x_does_not_know_are_one_line():
+  error = ValueError(
+    "No default mesh for this configuration: specify X. \nPlatform: tpu\n"
+    "Device kind: TPU v6 lite\nNum partitions: 4\n"
+  )
+  expected = (
+    "T5X cannot place NUM_PARTITIONS on TPU v6 lite: set NUM_PARTITIONS = None "
+    "and MODEL_PARALLEL_SUBMESH to the chips"
+  )
+  with pytest.raises(UserError, match=expected):
+    one_line.explain(error)
+
+
 @pytest.fixture
 def hook(monkeypatch):
   """What was shown as before."""
