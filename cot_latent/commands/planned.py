@@ -2,6 +2,8 @@
 
 import argparse
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from cot_latent.commands import arguments, gin_flags, limit, quiet
 from cot_latent.errors import UserError
@@ -56,37 +58,33 @@ def check(options: argparse.Namespace) -> None:
     )
 
 
-def refuse_t5x(options: argparse.Namespace) -> None:
-  """Refuses to plan a run inside T5X.
+def run_in_t5x(options: argparse.Namespace) -> int:
+  """Compiles the functions of a run inside T5X, and prints what they need.
 
   Raises:
-    UserError: If a plan was asked for.
+    UserError: If sizes are assumed, or fewer layers are asked for.
   """
-  if options.topology is not None:
-    raise UserError(
-      f"--topology: {options.gin_file[0]} is a run inside T5X, and only runs "
-      "of this package's own trainer are planned"
-    )
+  for name in ("assume", "layers"):
+    if getattr(options, name) is not None:
+      raise UserError(f"--{name}: a run inside T5X is planned as it is")
+  _prepare(options)
+  from cot_latent.configuration import parsing
+  from cot_latent.t5x import planned
+
+  gin_files, bindings, search_paths = gin_flags.collect(options)
+  folders = [*search_paths, *parsing.package_folders()]
+  made = planned.make_plan(
+    gin_files, bindings, folders, options.topology, _say_compiling
+  )
+  return _show(made, options.output)
 
 
 def run(options: argparse.Namespace) -> int:
   """Compiles the run's functions, and prints what they need."""
-  import jax
-
-  # Without this JAX would look for the TPU that libtpu is for.
-  jax.config.update("jax_platforms", "cpu")
+  _prepare(options)
   from cot_latent.configuration import parsing
-  from cot_latent.planning import chips, lengths, page, plan, text
+  from cot_latent.planning import lengths, plan
 
-  chips.chip_of(options.topology)
-  if options.output is not None:
-    if pathlib.Path(options.output).suffix == ".html":
-      raise UserError(
-        f"--output {options.output}: the plan is JSON, and its page is written "
-        "beside it: give a name that ends in .json"
-      )
-    files.check_output("--output", options.output)
-  quiet.silence_logs()
   gin_files, bindings, search_paths = gin_flags.collect(options)
   bindings += limit.bindings(options.limit, gin_files, bindings, search_paths)
   config, _ = parsing.parse(gin_files, bindings, search_paths)
@@ -99,11 +97,41 @@ def run(options: argparse.Namespace) -> int:
     found,
     options.topology,
     options.layers,
-    lambda line: terminal.say(f"compiling {line}", is_error=True),
+    _say_compiling,
   )
+  return _show(made, options.output)
+
+
+def _prepare(options: argparse.Namespace) -> None:
+  """Checks what can be checked before anything is compiled."""
+  import jax
+
+  # Without this JAX would look for the TPU that libtpu is for.
+  jax.config.update("jax_platforms", "cpu")
+  from cot_latent.planning import chips
+
+  chips.chip_of(options.topology)
   if options.output is not None:
-    beside = pathlib.Path(options.output).with_suffix(".html")
-    files.write_output(pathlib.Path(options.output), files.to_json(made))
+    if pathlib.Path(options.output).suffix == ".html":
+      raise UserError(
+        f"--output {options.output}: the plan is JSON, and its page is written "
+        "beside it: give a name that ends in .json"
+      )
+    files.check_output("--output", options.output)
+  quiet.silence_logs()
+
+
+def _say_compiling(line: str) -> None:
+  terminal.say(f"compiling {line}", is_error=True)
+
+
+def _show(made: Mapping[str, Any], output: str | None) -> int:
+  """Writes a plan where it is asked for, and prints it."""
+  from cot_latent.planning import page, text
+
+  if output is not None:
+    beside = pathlib.Path(output).with_suffix(".html")
+    files.write_output(pathlib.Path(output), files.to_json(made))
     files.write_output(beside, page.render(made))
   terminal.say(text.plan_text(made))
   return 0

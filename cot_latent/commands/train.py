@@ -133,7 +133,6 @@ def _as_one_of_several(train: Callable[[], int], processes: Any) -> int:
 
 def _train_in_t5x(options: argparse.Namespace) -> int:
   """Starts T5X's own train.py."""
-  planned.refuse_t5x(options)
   if options.strict:
     raise UserError("--strict: T5X's train has no such flag; leave it out")
   if options.limit is not None:
@@ -143,6 +142,8 @@ def _train_in_t5x(options: argparse.Namespace) -> int:
       f"EVALUATOR_NUM_EXAMPLES = {options.limit}"
     )
   launch = inside_t5x.launch(options.gin_file[0])
+  if options.topology is not None:
+    return planned.run_in_t5x(options)
   from cot_latent.configuration import parsing
 
   gin_files, bindings, search_paths = gin_flags.collect(options)

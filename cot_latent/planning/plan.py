@@ -3,7 +3,7 @@
 import contextlib
 import importlib.metadata
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -59,7 +59,7 @@ def make_plan(
     )
   depth = shapes.depth_of(config)
   depths = _depths_to_compile(depth, layers)
-  with products.compiling_for("tpu"), _without_cache():
+  with products.compiling_for("tpu"), without_cache():
     compilers = [
       _compiler(shapes.with_depth(config, n), lengths, layout, report)
       for n in sorted({*depths})
@@ -69,7 +69,7 @@ def make_plan(
   found = _at_full_depth(compilers, depths, depth)
   beside = {name: _along(compilers, depths, depth, name) for name in found}
   rows = [
-    _row(program, beside[name], chip, devices, _unread(whole))
+    program_row(program, beside[name], chip, devices, _unread(whole))
     for name, program in found.items()
   ]
   return {
@@ -112,7 +112,7 @@ def _depths_to_compile(depth: int, layers: int | None) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _without_cache() -> Iterator[None]:
+def without_cache() -> Iterator[None]:
   """Stores no compiled functions: those for TPUs can be read on one alone."""
   before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
   try:
@@ -155,8 +155,22 @@ def _along(compilers, depths, depth, name) -> float:
   return first + share * (last - first)
 
 
-def _row(program, beside, chip: Chip, devices, unread) -> dict[str, Any]:
-  """A program as the plan has it."""
+def program_row(
+  program: compiling.Program,
+  beside: float,
+  chip: Chip,
+  devices: Sequence[Any],
+  unread: float,
+) -> dict[str, Any]:
+  """Describes a program as a plan has it.
+
+  Args:
+    program: What XLA says of it.
+    beside: Bytes that the run keeps on a device besides its arguments.
+    chip: The chip.
+    devices: All devices of the mesh.
+    unread: Bytes of arguments that a step of its decoding loop does not read.
+  """
   outside = bounds.outside(program, chip, len(devices))
   token = bounds.per_token(program, chip, len(devices), unread)
   is_compiled = not program.out_of_memory
@@ -205,6 +219,26 @@ def _run(
 
 def _verdict(config, rows, state, chip: Chip, mesh) -> dict[str, Any]:
   """Whether the run fits, and what would help if not."""
+  found = fit(rows, state, chip)
+  if not found["fits"]:
+    [worst] = [row for row in rows if row["name"] == found["program"]]
+    num_chips = math.prod(mesh.values())
+    found["settings"] = advice.settings(
+      config, worst, state, found["available"], num_chips
+    )
+  return found | {"idle": advice.idle_chips(config, mesh)}
+
+
+def fit(
+  rows: Sequence[dict[str, Any]], state: list[dict[str, Any]], chip: Chip
+) -> dict[str, Any]:
+  """Compares what the largest program needs with the chip's memory.
+
+  Args:
+    rows: The programs, as the plan has them.
+    state: Arrays that the run keeps, as the plan has them.
+    chip: The chip.
+  """
   memory = chip.memory_gib * 2**30
   worst = max(rows, key=lambda row: (bool(row["out_of_memory"]), row["needed"]))
   fits = worst["needed"] <= memory and not any(
@@ -218,11 +252,7 @@ def _verdict(config, rows, state, chip: Chip, mesh) -> dict[str, Any]:
     "parts": advice.parts_of(worst, state),
     "largest": worst["largest"],
     "kept": max(state, key=lambda part: part["bytes"])["name"],
-    "settings": []
-    if fits
-    else advice.settings(
-      config, worst, state, memory, math.prod(mesh.values())
-    ),
+    "settings": [],
     "calls_host": any(row["calls_host"] for row in rows),
-    "idle": advice.idle_chips(config, mesh),
+    "idle": [],
   }

@@ -33,9 +33,8 @@ def plan_text(plan: Mapping[str, Any]) -> str:
 def headline(plan: Mapping[str, Any]) -> list[str]:
   """Describes what is planned, in a few lines."""
   mesh, chip, lengths = plan["mesh"], plan["chip"], plan["lengths"]
-  compiled = plan["compiled_depths"]
-  how = f"all {plan['depth']} layers compiled"
-  if compiled != [plan["depth"]]:
+  how = f"all {plan['depth'] or ''} layers compiled".replace("  ", " ")
+  if (compiled := plan.get("compiled_depths", [])) not in ([], [plan["depth"]]):
     depths = " and ".join(map(str, compiled))
     how = f"from models of {depths} of the {plan['depth']} layers"
   return [
@@ -135,13 +134,18 @@ def run_lines(plan: Mapping[str, Any]) -> list[str]:
   run = plan["run"]
   if run is None:
     return ["no bounds of the run: a function does not fit into memory"]
-  phases = ", ".join(f"{label} {run[key]:,.0f}" for key, label in _PHASES)
   rate = run["tokens_per_second"]
-  return [
+  lines = [
     f"a step takes {run['step']:.3g} s at least, if all rationales are full "
     f"length: sampling {run['step_sampling']:.3g}, gradient "
     f"{run['step_gradient']:.3g}"
-    + ("" if rate is None else f"; {rate:,.0f} tokens/s at most"),
+    + ("" if rate is None else f"; {rate:,.0f} tokens/s at most")
+  ]
+  if "run" not in run:  # T5X's steps begin at those of a checkpoint
+    return lines
+  phases = ", ".join(f"{label} {run[key]:,.0f}" for key, label in _PHASES)
+  return [
+    *lines,
     f"the run takes {run['run']:,.0f} s at least ({phases}): "
     f"{run['chip_hours']:,.1f} chip-hours",
   ]

@@ -141,7 +141,7 @@ def dry_run(
   """
   from t5x import train as train_script
 
-  with _as_main(train_script), own_log.kept_off_terminal(is_quiet):
+  with as_main(train_script), own_log.kept_off_terminal(is_quiet):
     train = parse(train_script, gin_files, bindings, search_paths)
     with gin_errors.explained("in the configuration"):
       text = describe(train)
@@ -190,9 +190,9 @@ def describe(train: Any) -> str:
     A few lines; if no rationales are drawn, a line about T5X's own training.
   """
   bound = gin.get_bindings(train, resolve_references=False)
-  latent = _resolved(bound.get("get_dataset_fn"))
-  _resolved(bound.get("model"))
-  steps = _resolved(bound.get("total_steps"))
+  latent = resolved(bound.get("get_dataset_fn"))
+  resolved(bound.get("model"))
+  steps = resolved(bound.get("total_steps"))
   if not isinstance(latent, Latent):
     return f"T5X's own training, to step {steps:,}; no rationales are drawn"
   method, size = latent.method, latent.batch_size
@@ -221,7 +221,7 @@ def _said() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _as_main(module: Any) -> Iterator[None]:
+def as_main(module: Any) -> Iterator[None]:
   """Makes a module stand for the main module, which T5X's gin files import."""
   before = sys.modules["__main__"]
   sys.modules["__main__"] = module
@@ -236,7 +236,7 @@ def _first_line(error: Exception) -> str:
   return str(error).partition("\n")[0]
 
 
-def _resolved(value: Any) -> Any:
+def resolved(value: Any) -> Any:
   """Resolves the value of a binding."""
   try:
     # Gin resolves a reference when it is copied.

@@ -16,8 +16,11 @@ _STATUS = {UserError: 2, RunError: 1}
 _EXIT_PREEMPTED = 143
 # The message of JAX's IndivisibleError.
 _INDIVISIBLE = r"is partitioned (\d+) times, but the dimension size is (\d+)"
-# The message of T5X's default_mesh.
+# The messages of T5X's default_mesh and get_mesh.
 _NO_MESH = r"No default mesh.*Device kind: ([^\n]*)"
+_NOT_A_PART = (
+  r"model parallel submesh (\(.*?\)) must be a factor.*mesh (\(.*?\))"
+)
 _held = contextlib.ExitStack()  # until the process ends
 
 
@@ -81,6 +84,11 @@ def explain(error: BaseException) -> None:
       f"T5X cannot place NUM_PARTITIONS on {found[1]}: set NUM_PARTITIONS = "
       "None and MODEL_PARALLEL_SUBMESH to the chips that share the parameters, "
       "such as (2, 2, 1, 1) for four"
+    ) from None
+  if found := re.search(_NOT_A_PART, str(error)):
+    raise UserError(
+      f"MODEL_PARALLEL_SUBMESH = {found[1]} does not divide the {found[2]} "
+      "chips along x, y and z, and their cores"
     ) from None
   if isinstance(error, Exception) and _is_of_parsing(error):
     with gin_errors.explained("in the configuration"):

@@ -22,6 +22,10 @@ class T5XSampler:
   """Draws with a T5X model.
 
   It returns no log-probabilities, because T5X's loop does not keep them.
+
+  Attributes:
+    draw: The partitioned function of parameters, features, keys [B, 2] and
+      temperature that returns tokens [B, T].
   """
 
   def __init__(
@@ -44,7 +48,7 @@ class T5XSampler:
     self._partitioner, self._converter = partitioner, converter
     self._ending = ending
     rows_spec = partitioner.data_partition_spec
-    self._draw = partitioner.partition(
+    self.draw = partitioner.partition(
       functools.partial(_predict, model, converter, ending),
       in_axis_resources=(param_axes, rows_spec, rows_spec, None),
       out_axis_resources=None,
@@ -83,7 +87,7 @@ class T5XSampler:
     batch = self._converter.convert(prompts, zeros, weights)
     place = functools.partial(place_rows, self._partitioner)
     return np.asarray(
-      self._draw(
+      self.draw(
         params,
         jax.tree.map(place, batch),
         place(keys),

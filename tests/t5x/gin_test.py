@@ -181,7 +181,7 @@ def test_a_binding_for_nothing_is_refused_in_t5x_own_training(flag, capsys):
 
 def test_files_with_each_method_bind_nothing_that_is_unused():
   for method in METHODS:
-    with launch._as_main(train_script):
+    with launch.as_main(train_script):
       launch.parse(
         train_script,
         [CHAIN, method],
@@ -212,7 +212,7 @@ def test_what_t5x_provides_and_requires_is_known():
 
 def train(directory, *gin_files, bindings=(), periods=STEPS):
   """Runs T5X's train in this process; gives its last step and state."""
-  with launch._as_main(train_script):
+  with launch.as_main(train_script):
     configured = launch.parse(
       train_script,
       gin_files,
