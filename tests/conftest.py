@@ -5,6 +5,7 @@ import functools
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
@@ -45,6 +46,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _no_process_is_left() -> Iterator[None]:
   with processes.none_left():
     yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_compiled_functions() -> Iterator[None]:
+  """Keeps a worker of many files below Linux's limit of mappings."""
+  yield
+  if "jax" in sys.modules:
+    from cot_latent.runtime import compilation
+
+    compilation.release_if_many()
 
 
 @pytest.fixture(scope="session")

@@ -215,6 +215,7 @@ def run_all(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
   from cot_latent.configuration import parsing
   from cot_latent.data.open import open_task
   from cot_latent.reporting import record
+  from cot_latent.runtime import compilation
   from cot_latent.training import train
 
   opened = functools.cache(open_task)
@@ -239,6 +240,7 @@ def run_all(runs: Sequence[Run], search_paths: Sequence[str]) -> list[str]:
       left = f", about {seconds / 60:.0f} min left"
     done = len(runs) - len(waiting) + num_made
     terminal.say(f"=== {one.name}: {done} of {len(runs)} runs done{left}")
+    compilation.release_if_many()
     try:
       config, gin_record = parsing.parse(
         one.gin_files, one.bindings, search_paths

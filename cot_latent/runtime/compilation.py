@@ -1,5 +1,6 @@
 """Compiled functions: stored on disk between runs, and counted."""
 
+import gc
 import os
 import pathlib
 import re
@@ -11,6 +12,8 @@ import jax
 
 from cot_latent.runtime import processes, terminal
 
+_MAPS = pathlib.Path("/proc/self/maps")
+_MAP_LIMIT = pathlib.Path("/proc/sys/vm/max_map_count")
 _WORTH_KEEPING = 0.1  # seconds to compile
 _TROUBLE = re.compile(
   r"Error (?:reading|writing) persistent compilation cache entry for .*?: "
@@ -64,6 +67,32 @@ def keep_on_disk() -> None:
   jax.config.update(
     "jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING
   )
+
+
+def release_if_many(share: float = 0.4) -> bool:
+  """Forgets compiled functions before this process has too many of them.
+
+  Linux gives a process 65,530 memory mappings at most (vm.max_map_count). A
+  function that was compiled for CPUs takes about eight, and beyond the limit
+  XLA's compiler ends the process by a segmentation fault. Functions that are
+  needed again are compiled again, or read from disk.
+
+  Args:
+    share: Share of the limit from which on they are forgotten.
+
+  Returns:
+    Whether they were.
+  """
+  try:
+    limit = int(_MAP_LIMIT.read_text())
+    number = _MAPS.read_bytes().count(b"\n")
+  except (OSError, ValueError):  # not Linux
+    return False
+  if number <= share * limit:
+    return False
+  jax.clear_caches()
+  gc.collect()
+  return True
 
 
 class _ToldOnce:

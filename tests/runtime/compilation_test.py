@@ -6,7 +6,11 @@ import re
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
+
+from cot_latent.runtime import compilation
 
 SCRIPT = """
 import json, sys
@@ -96,3 +100,28 @@ def test_a_folder_that_nothing_can_be_written_to_is_one_line(tmp_path):
     JAX_COMPILATION_CACHE_DIR=str(tmp_path / "file/inner"),
   )
   assert [count[:2] for count in counts] == [[1, 0], [0, 0], [1, 0]]
+
+
+def num_mappings():
+  return len(compilation._MAPS.read_text().splitlines())
+
+
+@pytest.mark.skipif(not compilation._MAPS.exists(), reason="needs /proc")
+def test_many_compiled_functions_are_forgotten():
+  assert not compilation.release_if_many()
+  functions = [jax.jit(lambda x, i=i: jnp.sin(x) @ x.T + i) for i in range(20)]
+  before = num_mappings()
+  found = [function(jnp.ones((9, 3)))[0, 0] for function in functions]
+  many = num_mappings()
+  assert many > before + 2 * len(functions)
+  limit = int(compilation._MAP_LIMIT.read_text())
+  assert not compilation.release_if_many((many + 100) / limit)
+  assert compilation.release_if_many((many - 1) / limit)
+  assert num_mappings() < many - 2 * len(functions)
+  # They still work.
+  assert found == [function(jnp.ones((9, 3)))[0, 0] for function in functions]
+
+
+def test_other_systems_have_no_such_limit(monkeypatch, tmp_path):
+  monkeypatch.setattr(compilation, "_MAP_LIMIT", tmp_path / "none")
+  assert not compilation.release_if_many(0)
