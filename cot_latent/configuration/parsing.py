@@ -1,6 +1,7 @@
 """From gin files and bindings to an experiment."""
 
 import hashlib
+import importlib.util
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -168,7 +169,11 @@ def asks_for_t5x(gin_files: Sequence[str], search_paths: Sequence[str]) -> bool:
     gin_files: Paths of gin files.
     search_paths: Further folders; `parse` reports a fault in them.
   """
-  _look_in([path for path in search_paths if pathlib.Path(path).is_dir()])
+  folders = [path for path in search_paths if pathlib.Path(path).is_dir()]
+  # T5X's own gin files, which a user's file may include.
+  spec = importlib.util.find_spec("t5x")
+  places = (spec and spec.submodule_search_locations) or ()
+  _look_in([*folders, *(str(pathlib.Path(place).parent) for place in places)])
   return gin_sources.asks_for_script(gin_files)
 
 

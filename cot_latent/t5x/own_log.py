@@ -8,7 +8,9 @@ line on the terminal and leaves no file.
 import contextlib
 import logging
 import pathlib
+import sys
 import tempfile
+import types
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -27,6 +29,7 @@ _BEGINS, _STEP, _ENDS = (
   "Training: step %d",
   "Finished.",
 )
+_kept: list[dict] = []
 # Errors that are one line on the terminal.
 _EXPLAINED = (UserError, RunError)
 
@@ -72,6 +75,17 @@ class _Handler(logging.Handler):
     self._progress: Progress | None = None
     self._total = 0
 
+  def _keep_what_train_has(self) -> None:
+    """Keeps T5X's arrays and data sets until the process ends.
+
+    Freeing them when its train returns has taken more than 20 s.
+    """
+    frame: types.FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code.co_name != "train":
+      frame = frame.f_back
+    if frame is not None:
+      _kept.append(dict(frame.f_locals))
+
   def emit(self, record: logging.LogRecord) -> None:
     """Writes a record; opens the file once T5X has made MODEL_DIR."""
     try:
@@ -82,6 +96,8 @@ class _Handler(logging.Handler):
         self._held.append(line)
       else:
         self._file.write(line)
+      if record.msg == _ENDS:
+        self._keep_what_train_has()
       self._watch(record)
     except Exception:
       self.handleError(record)

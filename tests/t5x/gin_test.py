@@ -151,6 +151,14 @@ def test_a_mistake_is_one_line(flag, message, capsys):
   assert "Traceback" not in shown.err
 
 
+def test_a_file_that_only_includes_t5x_s_own_is_for_t5x(tmp_path):
+  path = tmp_path / "finetune.gin"
+  path.write_text("include 't5x/configs/runs/finetune.gin'\n")
+  assert parsing.asks_for_t5x([str(path)], [])
+  path.write_text("include 'gin/runs/quickstart.gin'\n")
+  assert not parsing.asks_for_t5x([str(path)], [])
+
+
 def test_a_folder_of_checkpoints_is_no_checkpoint(checkpoint, capsys):
   given = f"--gin.INITIAL_CHECKPOINT_PATH='{checkpoint.parent}'"
   status, shown = dry_run(capsys, CHAIN, given)

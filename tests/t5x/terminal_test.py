@@ -1,10 +1,13 @@
 """`t5x train` shows progress, and T5X's log goes into a file."""
 
+import logging
 import re
 import time
+import weakref
 
 import pytest
 
+from cot_latent.t5x import own_log
 from tests.t5x import runs
 
 SHORT = ("--gin.TRAIN_STEPS=4",)
@@ -45,6 +48,30 @@ def test_the_log_is_whole(quiet):
 def test_the_process_ends_soon(quiet):
   *_, seconds = quiet
   assert seconds < MOST_AFTER_END
+
+
+def test_what_t5x_s_train_has_is_not_freed_when_it_returns(monkeypatch):
+  """Freeing it takes long; the process ends at once instead."""
+  monkeypatch.setattr(own_log, "_kept", [])
+
+  class Data:
+    pass
+
+  freed = []
+
+  def cleanup():
+    logging.getLogger("t5x").warning("Finished.")
+
+  def train():
+    data = Data()
+    weakref.finalize(data, freed.append, "data")
+    cleanup()
+
+  with own_log.kept_off_terminal():
+    train()
+  assert not freed
+  own_log._kept.clear()
+  assert freed == ["data"]
 
 
 def test_verbosity_brings_the_log_back(tmp_path):
