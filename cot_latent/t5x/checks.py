@@ -28,6 +28,8 @@ from cot_latent.tasks import common
 RERUN = "rerun.gin"
 _WHOLE = (RERUN, record.CONFIG)
 _SCRIPT = ("__main__", "t5x.train")
+# Folders of gin/ with files for the embedded trainer alone.
+_EMBEDDED = ("models", "plans", "runs", "studies", "tuning")
 
 
 class Settings(NamedTuple):
@@ -124,18 +126,39 @@ def check_bindings(names: Sequence[str], bindings: Sequence[str]) -> None:
     UserError: For a file of the embedded trainer, for a binding that nothing
       can read, or for a task that is not registered.
   """
-  sources = gin_sources.Sources(gin_sources.with_included(names), bindings)
+  files = gin_sources.with_included(names)
+  sources = gin_sources.Sources(files, bindings)
   for name in sorted(gin_tables.bound()):
     if name[1] == "cot_latent.training.experiment.Experiment":
       parameter = sorted(gin_tables.bound()[name])[0]
       place = sources.place(gin_sources.Key(*name, parameter))
-      raise UserError(
-        f"{place or 'the configuration'}: this is for the embedded trainer, "
-        "and another file is for T5X: give files of one of the two"
-      )
+      _refuse_embedded(place or "the configuration")
+  for file in files:
+    if _is_embedded(gin_sources.find_file(file)):
+      _refuse_embedded(file)
   unread.refuse(sources, _is_called, _is_left)
   _check_task("train/DatasetConfig")
   _check_task("infer_eval/DatasetConfig")
+
+
+def _refuse_embedded(place: str) -> None:
+  raise UserError(
+    f"{place}: this is for the embedded trainer, and another file is for T5X: "
+    "give files of one of the two"
+  )
+
+
+def _is_embedded(path: pathlib.Path) -> bool:
+  """Whether a packaged gin file has settings that only the embedded one reads.
+
+  Nothing would refer to what it binds, such as the low-rank updates of
+  gin/tuning/lora.gin.
+  """
+  for package in parsing.package_folders():
+    folder = pathlib.Path(package, "gin").resolve()
+    if folder in path.resolve().parents:
+      return path.resolve().relative_to(folder).parts[0] in _EMBEDDED
+  return False
 
 
 def _is_called(selector: str) -> bool:

@@ -133,6 +133,11 @@ CHAIN = "gin/t5x/trice_chain.gin"
     ("--gin.TASK_FEATURE_LENGTHS={'inputs': 8}", "PROMPT_LENGTH and MAX_LENG"),
     ("--gin.MIXTURE_OR_TASK_NAME='chian_v1'", "NAME = 'chian_v1': no task"),
     ("--gin_file=gin/runs/quickstart.gin", "this is for the embedded trainer"),
+    ("--gin_file=gin/tuning/lora.gin", "lora.gin: this is for the embedded"),
+    (
+      "--gin_file=gin/plans/llama3_1_8b.gin",
+      "8b.gin: this is for the embedded",
+    ),
     ("--gin.TASK='chian'", "did you mean chain"),
     ("--gin.BATCH_SIZE=100_000", "set a smaller BATCH_SIZE"),
     ("--gin.MAX_LENGTH='x'", "TaskConfig.max_length"),
