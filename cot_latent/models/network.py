@@ -117,11 +117,9 @@ class Network(abc.ABC):
 
     def is_ready(path, leaf):
       dtype, sharding = wanted[path]
-      return (
-        isinstance(leaf, jax.Array)
-        and leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
-        and leaf.dtype == dtype
-      )
+      now = getattr(leaf, "sharding", None)  # an array of the host has none
+      is_placed = now is not None and now.is_equivalent_to(sharding, leaf.ndim)
+      return is_placed and leaf.dtype == dtype
 
     ready = {path for path, leaf in flat.items() if is_ready(path, leaf)}
     unflatten = traverse_util.unflatten_dict
