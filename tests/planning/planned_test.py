@@ -31,10 +31,6 @@ def call(capsys, *arguments):
     ([QUICKSTART, "--dry_run", "--topology=v9:2x2"], "give a chip of v5e, v5p"),
     ([*PLAN, "--assume=vocab=9"], "--assume: give prompt=NUMBER"),
     ([*PLAN, "--assume=words=9"], "'words=9' is not NAME=NUMBER"),
-    (
-      ["--gin_file=gin/t5x/trice_chain.gin", *PLAN[1:]],
-      "gin/t5x/trice_chain.gin is a run inside T5X",
-    ),
     ([*PLAN, "--output=/nowhere/plan.json"], "there is no folder /nowhere"),
     ([*PLAN, "--output=plan.html"], "give a name that ends in .json"),
   ],
