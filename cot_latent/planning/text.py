@@ -33,8 +33,9 @@ def plan_text(plan: Mapping[str, Any]) -> str:
 def headline(plan: Mapping[str, Any]) -> list[str]:
   """Describes what is planned, in a few lines."""
   mesh, chip, lengths = plan["mesh"], plan["chip"], plan["lengths"]
-  how = f"all {plan['depth'] or ''} layers compiled".replace("  ", " ")
-  if (compiled := plan.get("compiled_depths", [])) not in ([], [plan["depth"]]):
+  depth = plan["depth"]  # None inside T5X, where all layers are compiled
+  how = f"all {depth} layers compiled" if depth else "all layers compiled"
+  if (compiled := plan.get("compiled_depths", [])) not in ([], [depth]):
     depths = " and ".join(map(str, compiled))
     how = f"from models of {depths} of the {plan['depth']} layers"
   return [

@@ -73,9 +73,9 @@ def release_if_many(share: float = 0.4) -> bool:
   """Forgets compiled functions before this process has too many of them.
 
   Linux gives a process 65,530 memory mappings at most (vm.max_map_count). A
-  function that was compiled for CPUs takes about eight, and beyond the limit
-  XLA's compiler ends the process by a segmentation fault. Functions that are
-  needed again are compiled again, or read from disk.
+  function that was compiled for CPUs takes about eight. A process of the tests
+  with thousands of them ended by a segmentation fault in XLA. Functions that
+  are needed again are compiled again, or read from disk.
 
   Args:
     share: Share of the limit from which on they are forgotten.
