@@ -176,13 +176,16 @@ def solve_counting(question):
 
 
 def read_counting(question, steps):
-  return read_sum(parse_things(question), steps)
+  return read_sum(
+    parse_things(question), steps, "{noun}: {total} + {number} = "
+  )
 
 
-def read_sum(things, steps):
+def read_sum(things, steps, form):
   total, judged = 0, []
   for (number, noun), step in zip(things, steps, strict=True):
-    result = int(cut(step, f"{noun}: {total} + {number} = "))
+    start = form.format(noun=noun, total=total, number=number)
+    result = int(cut(step, start))
     judged.append(result == total + number)
     total = result
   return judged, str(total)
@@ -234,7 +237,7 @@ def solve_inventory(question):
 
 
 def read_inventory(question, steps):
-  return read_sum(parse_inventory(question), steps)
+  return read_sum(parse_inventory(question), steps, "{noun} ")
 
 
 def parse_swaps(question):
@@ -330,16 +333,15 @@ def solve_testimony(question):
 
 
 def read_testimony(question, steps):
-  words = {True: "honest", False: "a liar"}
+  words = {True: "honest", False: "liar"}
+  states = {word: key for key, word in words.items()}
   (first, claim), *others = parse_testimony(question)
-  before = {f"{first} is {word}": key for key, word in words.items()}[steps[0]]
-  judged, about = [before == claim], first
+  before = states[cut(steps[0], f"{first}: ")]
+  judged = [before == claim]
   for (name, claim), step in zip(others, steps[1:], strict=True):
-    verdict = cut(step, f"{name} calls {about} {words[claim]}: ")
-    new = verdict == f"true, so {name} is honest"
-    assert new or verdict == f"wrong, so {name} is a liar"
+    new = states[cut(step, f"{name} says {words[claim]}: ")]
     judged.append(new == (claim == before))
-    before, about = new, name
+    before = new
   return judged, "Yes" if before else "No"
 
 

@@ -43,7 +43,7 @@ GOLDEN = {
     "9b6a00a8b3975407abfa1e4e1a7e5c5f41e49d827622d6901d47008e48232e6a"
   ),
   "inventory": (
-    "f66c2966a30292ed53703b368eb9a42b4d836fec53d8d5580690cafe4693851e"
+    "23203ba21edb6ebe8ee8a0f51095bf8806ddb7bb9266d9ac495ee71659c1ebbd"
   ),
   "multistep_arithmetic": (
     "04cc4c2cc5722ed2aba1adc1ecd8780756183d8d3a461732eca97683fb0f76c8"
@@ -55,7 +55,7 @@ GOLDEN = {
     "7950cc2e3eaa0eb2c9c02dca17f8b70abcd21f7a3bf4fb4d6ef9c469a4389ec7"
   ),
   "testimony": (
-    "a7f9e98187c1f926a5d2399ccb7e9a87e2da1ed344228dbc03749527b6049c51"
+    "9d66695b98292350714afb7b5d99344ace9930d09e5da8559ba7ba45b3163b9d"
   ),
   "tracking_shuffled_objects": (
     "89b0c2f540a46d52e3e0218b3d02e2093608131e7c302755aeef37c8530185d2"

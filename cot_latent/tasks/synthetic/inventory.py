@@ -2,8 +2,8 @@
 
 `In the shed I see a saw, two hammers and a kite. How many tools do I see?`
 
-The steps are those of object counting, with the number's word before the noun:
-`two hammers: 1 + 2 = 3`.
+A step repeats the things and gives the number so far: `two hammers 3`. Such
+rationales are short, about 40 tokens, so that a laptop can sample many.
 
 Level: level + 1 kinds of things. In four lists of five all of them are of the
 sort that is asked for; in the fifth list one or two are not, but at least one
@@ -13,8 +13,8 @@ is.
 import random
 
 from cot_latent.tasks.synthetic import draw
-from cot_latent.tasks.synthetic.kind import Kind, Problem
-from cot_latent.tasks.synthetic.object_counting import Entry, solve
+from cot_latent.tasks.synthetic.kind import Kind, Problem, Slip
+from cot_latent.tasks.synthetic.object_counting import Entry, results
 
 # An irregular plural stands after a slash.
 SORTS = {
@@ -97,6 +97,17 @@ def make_problem(rng: random.Random, level: int) -> Problem:
     place=draw.choice(rng, _PLACES), things=things, sort=sort
   )
   return Problem(question, entries)
+
+
+def solve(entries: list[Entry], slip: Slip) -> tuple[list[str], str]:
+  """Counts: `two hammers 3`; a slip is off by 1 or 2."""
+  counted = [entry for entry in entries if entry.is_asked]
+  totals = results(counted, slip)
+  steps = [
+    f"{entry.noun} {total}"
+    for entry, total in zip(counted, totals, strict=True)
+  ]
+  return steps, str(totals[-1])
 
 
 def guess(rng: random.Random, entries: list[Entry]) -> str:

@@ -7,6 +7,7 @@ them of the sort that is asked for.
 """
 
 import random
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from cot_latent.tasks.synthetic import draw
@@ -70,17 +71,28 @@ def make_problem(rng: random.Random, level: int) -> Problem:
   return Problem(f"In the {where}: {text}. How many {sort}?", entries)
 
 
+def results(counted: Iterable[Entry], slip: Slip) -> list[int]:
+  """Lists the number of things after each entry; a slip is off by 1 or 2."""
+  total, totals = 0, []
+  for entry in counted:
+    correct = total + entry.number
+    incorrect = (correct + off for off in (-2, -1, 1, 2) if correct + off > 0)
+    total = slip(correct, incorrect)
+    totals.append(total)
+  return totals
+
+
 def solve(entries: list[Entry], slip: Slip) -> tuple[list[str], str]:
   """Adds up: `saws: 0 + 2 = 2`; a slip is off by 1 or 2."""
-  total, steps = 0, []
-  for number, noun, is_asked in entries:
-    if is_asked:
-      correct = total + number
-      incorrect = (correct + off for off in (-2, -1, 1, 2) if correct + off > 0)
-      result = slip(correct, incorrect)
-      steps.append(f"{noun}: {total} + {number} = {result}")
-      total = result
-  return steps, str(total)
+  counted = [entry for entry in entries if entry.is_asked]
+  totals = results(counted, slip)
+  steps = [
+    f"{entry.noun}: {before} + {entry.number} = {total}"
+    for entry, before, total in zip(
+      counted, [0, *totals[:-1]], totals, strict=True
+    )
+  ]
+  return steps, str(totals[-1])
 
 
 def guess(rng: random.Random, entries: list[Entry]) -> str:

@@ -2,8 +2,9 @@
 
 `Ada speaks the truth. Bruno says that Ada is dishonest. Is Bruno honest?`
 
-A step judges what a person says by the steps before:
-`Bruno calls Ada a liar: wrong, so Bruno is a liar`
+A step repeats what a person says of the one before, and judges the person:
+`Bruno says liar: liar`. Such rationales are short, about 40 tokens, so that a
+laptop can sample many.
 
 Level: level + 2 people.
 """
@@ -20,7 +21,7 @@ NAMES = (
   *("Patricia", "Quentin", "Rosalind", "Stefan", "Tatiana", "Ulrich"),
   *("Veronica", "Wolfgang", "Xenia", "Yasmin", "Zachary"),
 )
-_A = {True: "honest", False: "a liar"}
+_WORD = {True: "honest", False: "liar"}
 # What is said of honest people, of dishonest people, and the question.
 _WORDINGS = (
   ("is honest", "is dishonest", "Is {name} honest?"),
@@ -48,15 +49,11 @@ def solve(parts: Parts, slip: Slip) -> tuple[list[str], str]:
   """Judges each person in order; a slip judges incorrectly."""
   names, claims = parts
   is_honest = slip(claims[0], (not claims[0],))
-  steps = [f"{names[0]} is {_A[is_honest]}"]
-  for about, name, claim in zip(names, names[1:], claims[1:], strict=False):
+  steps = [f"{names[0]}: {_WORD[is_honest]}"]
+  for name, claim in zip(names[1:], claims[1:], strict=True):
     correct = is_honest == claim
     is_honest = slip(correct, (not correct,))
-    verdict = "true" if is_honest else "wrong"
-    steps.append(
-      f"{name} calls {about} {_A[claim]}: {verdict}, "
-      f"so {name} is {_A[is_honest]}"
-    )
+    steps.append(f"{name} says {_WORD[claim]}: {_WORD[is_honest]}")
   return steps, "Yes" if is_honest else "No"
 
 
