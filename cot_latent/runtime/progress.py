@@ -39,19 +39,22 @@ class _Line:
 class Progress:
   """Prints `name  30/200  about 12 s left  note`, now and then."""
 
-  def __init__(self, name: str, total: int, start: int = 0):
+  def __init__(self, name: str, total: int, start: int | None = 0):
     """Starts the clock.
 
     Args:
       name: Name of the work.
       total: Total number of steps.
-      start: Steps done before.
+      start: Steps done before; None is one less than the first that is
+        reported.
     """
     self._line, self._start = _Line(name, total), start
     self._began = time.monotonic()
 
   def __call__(self, done: int, note: str = "") -> None:
     """Reports that `done` steps are over; prints if it is time."""
+    if self._start is None:
+      self._start = done - 1
     time_now, total = time.monotonic(), self._line.total
     is_last = done >= total
     if not self._line.is_due(time_now, is_last):

@@ -4,7 +4,9 @@ import contextlib
 import functools
 import io
 import pathlib
-from collections.abc import Callable
+import shutil
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -12,16 +14,17 @@ import numpy as np
 
 from cot_latent.data.task import Examples
 from cot_latent.em.plan import as_dict
-from cot_latent.errors import RunError, UserError
+from cot_latent.errors import Preempted, RunError, UserError
 from cot_latent.inference import rng
 from cot_latent.models import digests, partitioning
 from cot_latent.models.api import PAD_ID
 from cot_latent.models.hf import weights as hf_weights
 from cot_latent.models.language_model import LanguageModel
 from cot_latent.models.vocabularies import Vocabulary
-from cot_latent.runtime import arrays, files, lock, processes
+from cot_latent.runtime import arrays, files, lock, preemption, processes
 from cot_latent.runtime.progress import Progress
 from cot_latent.training import mstep
+from cot_latent.training.checkpoints import Checkpoints
 from cot_latent.training.experiment import (
   BaseConfig,
   Experiment,
@@ -30,6 +33,12 @@ from cot_latent.training.experiment import (
   trains_all,
 )
 from cot_latent.training.loading import Data
+from cot_latent.training.state import TrainState
+
+# Seconds between two checkpoints of a fit.
+SECONDS_BETWEEN = 120.0
+
+_UNFINISHED = ".unfinished"  # end of the name of a fit's folder
 
 
 def fit(
@@ -39,6 +48,7 @@ def fit(
   seed: int,
   report_step: Callable[[int], None],
   params: Any = None,
+  checkpoints: Checkpoints | None = None,
 ):
   """Fits a model to the targets of a split, correct or not.
 
@@ -53,11 +63,14 @@ def fit(
     seed: Seed of the order of examples, and of new parameters.
     report_step: Function called with the number of steps done.
     params: Initial parameters; None makes new ones. They are donated.
+    checkpoints: Checkpoints of the fit, one every two minutes. If there is one
+      already, the fit resumes from it. None saves nothing.
 
   Returns:
     The fitted parameters.
 
   Raises:
+    Preempted: If the process must end; with `checkpoints`, the fit is saved.
     RunError: If a gradient is not finite.
   """
   if params is None:
@@ -65,6 +78,9 @@ def fit(
   optimizer = mstep.build_optimizer(config.optimizer)
   learning_rate = mstep.learning_rate(config.optimizer, config.steps)
   opt_state = mstep.init_optimizer(model, optimizer, params)
+  state = TrainState(params, opt_state, None, 0)
+  if checkpoints and checkpoints.latest_step() is not None:
+    state = checkpoints.restore(state)
   step_fn = mstep.build_step(model, optimizer)
   batch_size = config.batch_size
   weights = np.full(batch_size, 1 / batch_size, np.float32)
@@ -75,27 +91,64 @@ def fit(
   )
   is_finite: Any = True
   is_hinted = np.arange(batch_size)[:, None] % 2 == 1
-  for step in range(config.steps):
-    index = rng.minibatch(seed, "base_order", step, len(examples), batch_size)
-    prompts = np.where(is_hinted, hinted[index], plain[index])
-    updated = step_fn(
-      params,
-      opt_state,
-      None,
-      learning_rate(step),
-      prompts,
-      examples.targets[index],
-      weights,
-    )
-    params, opt_state = updated.params, updated.opt_state
-    is_finite = updated.is_finite & is_finite
-    report_step(step + 1)
+  with _saving(checkpoints, config.steps) as save_if_due:
+    for step in range(state.step, config.steps):
+      index = rng.minibatch(seed, "base_order", step, len(examples), batch_size)
+      updated = step_fn(
+        state.params,
+        state.opt_state,
+        None,
+        learning_rate(step),
+        np.where(is_hinted, hinted[index], plain[index]),
+        examples.targets[index],
+        weights,
+      )
+      state = state._replace(
+        params=updated.params, opt_state=updated.opt_state, step=step + 1
+      )
+      is_finite = updated.is_finite & is_finite
+      report_step(step + 1)
+      save_if_due(state, is_finite)
+  _check_finite(is_finite)
+  return state.params
+
+
+@contextlib.contextmanager
+def _saving(
+  checkpoints: Checkpoints | None, num_steps: int
+) -> Iterator[Callable[[TrainState, Any], None]]:
+  """Yields a function that saves a fit if it is time, or if it must end.
+
+  A fit that was saved is also saved after its last step.
+  """
+  if checkpoints is None:
+    yield lambda state, is_finite: None
+    return
+  saved_at = time.monotonic()
+
+  def save_if_due(state: TrainState, is_finite: Any) -> None:
+    nonlocal saved_at
+    must_end = processes.is_true_on_any(is_preempted())
+    is_late = time.monotonic() - saved_at > SECONDS_BETWEEN
+    is_end = state.step == num_steps and checkpoints.latest_step() is not None
+    if must_end or is_end or processes.value_on_first(is_late):
+      _check_finite(is_finite)
+      checkpoints.save(state)
+      saved_at = time.monotonic()
+    if must_end:
+      raise Preempted
+
+  with preemption.deferred() as is_preempted:
+    yield save_if_due
+
+
+def _check_finite(is_finite: Any) -> None:
+  """Waits for the steps, and raises RunError if a gradient was not finite."""
   if not is_finite:
     raise RunError(
       "the base model's gradient is not finite: try a lower learning rate, in "
       "another MODEL_DIR"
     )
-  return params
 
 
 def fit_once(
@@ -105,8 +158,11 @@ def fit_once(
   examples: Examples,
   report_step: Callable[[int], None],
   start: Any = None,
+  directory: pathlib.Path | None = None,
 ) -> tuple[Any, bool]:
   """Fits the base model of a run, or reads it if another run has fitted it.
+
+  A fit that was stopped resumes from its last checkpoint.
 
   Args:
     folder: Folder of base models, each named by a hash of all that makes it;
@@ -116,46 +172,71 @@ def fit_once(
     examples: N examples with targets.
     report_step: Function called with the number of steps done.
     start: Pretrained parameters to begin with; None makes new ones.
+    directory: Folder of the fit's checkpoints if `folder` is None: they stay
+      until `forget_fit`. If both are None, none are made.
 
   Returns:
     The fitted parameters, and whether they were read.
 
   Raises:
+    Preempted: If the process must end.
     RunError: If a gradient is not finite.
     UserError: If the file is damaged, or the folder is not a folder.
   """
   base = config.base
   assert isinstance(base, BaseConfig)
   seed = config.seed if base.seed is None else base.seed
-  if folder is not None:
-    path = folder / f"{_name(config, examples, start)}.npz"
+  name = _name(config, examples, start)
+  saves = folder or directory
+
+  def fit_or_resume():
+    if saves is None:
+      return fit(model, base, examples, seed, report_step, start)
+    unfinished = saves / f"{name}{_UNFINISHED}"
+    checkpoints = Checkpoints(unfinished)
+    try:
+      params = fit(model, base, examples, seed, report_step, start, checkpoints)
+    finally:
+      checkpoints.close()
+    if folder is not None:
+      whole = partitioning.to_host(params)
+      if processes.is_first():
+        _write(folder / f"{name}.npz", whole)
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return params
+
+  if folder is None:
+    return fit_or_resume(), False
+  path = folder / f"{name}.npz"
+  if processes.value_on_first(path.is_file()):
+    return _read(path, model.init(rng.purpose_key(0, "params"))), True
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except (FileExistsError, NotADirectoryError):
+    raise UserError(
+      f"BASE_DIR {folder} is a file or is inside one: give a folder"
+    ) from None
+  with (
+    lock.wait(path, "another run fits the same base model; waiting")
+    if processes.is_first()
+    else contextlib.nullcontext()
+  ):
+    # The other run may have fitted it by now.
     if processes.value_on_first(path.is_file()):
       return _read(path, model.init(rng.purpose_key(0, "params"))), True
-    try:
-      folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-      raise UserError(
-        f"BASE_DIR {folder} is a file or is inside one: give a folder"
-      ) from None
-    is_first = processes.is_first()
-    with (
-      lock.wait(path, "another run fits the same base model; waiting")
-      if is_first
-      else contextlib.nullcontext()
-    ):
-      # The other run may have fitted it by now.
-      if processes.value_on_first(path.is_file()):
-        return _read(path, model.init(rng.purpose_key(0, "params"))), True
-      params = fit(model, base, examples, seed, report_step, start)
-      whole = partitioning.to_host(params)
-      if is_first:
-        _write(path, whole)
-      return params, False
-  return fit(model, base, examples, seed, report_step, start), False
+    return fit_or_resume(), False
+
+
+def forget_fit(directory: pathlib.Path) -> None:
+  """Removes a fit's checkpoints from a run's folder, if there are any."""
+  if processes.is_first():
+    for unfinished in directory.glob(f"*{_UNFINISHED}"):
+      shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def make_base(
   folder: pathlib.Path | None,
+  directory: pathlib.Path,
   model: LanguageModel,
   config: Experiment,
   data: Data,
@@ -164,6 +245,7 @@ def make_base(
 
   Args:
     folder: Folder of base models, as in `fit_once`.
+    directory: The run's folder.
     model: The language model, without anything that is added to it.
     config: The run.
     data: Data of the run.
@@ -177,9 +259,11 @@ def make_base(
   """
   if isinstance(config.base, BaseConfig):
     assert data.base is not None
-    progress = Progress("base model", config.base.steps)
+    progress = Progress("base model", config.base.steps, None)
     start = _start(config, config.base, data, model)
-    return fit_once(folder, model, config, data.base, progress, start)
+    return fit_once(
+      folder, model, config, data.base, progress, start, directory
+    )
   if isinstance(config.base, Given):
     return model.init(jax.random.key(0)), True
   vocabulary, layout = data.task.vocabulary, model.layout

@@ -20,7 +20,7 @@ from cot_latent.reporting import health, metric_names, record
 from cot_latent.reporting.runlog import Evaluation, RunLog
 from cot_latent.runtime import preemption, processes, terminal
 from cot_latent.runtime.progress import DrawingProgress, Progress
-from cot_latent.training import loops, mstep, start, tuning
+from cot_latent.training import base, loops, mstep, start, tuning
 from cot_latent.training.checkpoints import Checkpoints
 from cot_latent.training.loading import Data
 from cot_latent.training.setup import Setup
@@ -83,6 +83,7 @@ class Run:
     with preemption.deferred() as is_preempted:
       if is_new:
         self.save(state)
+      base.forget_fit(self.directory)
       self.take_steps(state, is_preempted)
 
   def take_steps(

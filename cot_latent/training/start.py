@@ -98,7 +98,7 @@ def _base_params(setup: Setup, data: Data) -> tuple[Any, bool]:
   """Makes or loads the base model, and returns whether it existed already."""
   config = setup.config
   folder = base.folder_of(config, setup.directory)
-  return base.make_base(folder, setup.base_model, config, data)
+  return base.make_base(folder, setup.directory, setup.base_model, config, data)
 
 
 def _draw_exemplars(
