@@ -117,7 +117,9 @@ class _Run:
     # A plan makes no trainer, because that would draw.
     trained = gin.get_bindings(latent_trainer.LatentTrainer)
     self._microbatches = trained.get("num_microbatches")
-    self._batch = self._rows(latent.method.max_scored(latent.batch_size))
+    self._batch = self._rows(
+      latent.method.max_scored(latent.batch_size), self._microbatches or 1
+    )
     initial = utils.TrainStateInitializer(
       model.optimizer_def,
       model.get_initial_variables,
@@ -211,9 +213,11 @@ class _Run:
     )
     return measure, (self.state, self._batch, self._batch)
 
-  def _rows(self, number: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the features of so many rows, padded as the trainer does."""
-    unit = sampler.padded(self._partitioner, 1) * (self._microbatches or 1)
+  def _rows(
+    self, number: int, num_microbatches: int = 1
+  ) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the features of so many rows, padded as the run does."""
+    unit = sampler.padded(self._partitioner, 1) * num_microbatches
     number = -(-number // unit) * unit
     spec = self._partitioner.data_partition_spec
     return {
