@@ -2,7 +2,8 @@
 
 A study is a folder of gin files. Each file describes a whole run except its
 seed and its folder. If the folder has an axes.toml, each arm is run for each
-value that the file lists for a macro: `TASK = ['bbh_navigate', ...]`. Complete
+value that the file lists for a macro: `TASK = ['bbh_navigate', ...]`. A table
+named like a value, `[bbh_navigate]`, has further settings of its runs. Complete
 runs are left alone, so that the same command resumes a study that was stopped.
 """
 
@@ -73,7 +74,10 @@ def run(options: argparse.Namespace) -> int:
       terminal.say(one.command(search_paths))
     return 0
   quiet.silence_logs()
-  failures = run_all(runs, search_paths)
+  from cot_latent.runtime import compilation
+
+  with compilation.shared():
+    failures = run_all(runs, search_paths)
   if failures:
     raise RunError(
       f"{len(failures)} of {len(runs)} runs failed, the first: {failures[0]}"
@@ -141,12 +145,15 @@ def plan(
   if not arms:
     raise UserError(f"{folder} has no arms: it must be a folder of gin files")
   root = pathlib.Path(output or f"runs/studies/{path.resolve().name}")
-  points = _axes(path)
+  points, settings_of = _axes(path)
   runs = []
   for seed in range(num_seeds):
     for arm, point in itertools.product(arms, points):
       name = "-".join([arm.stem, *map(str, point.values()), f"s{seed}"])
-      own = point | {
+      own = point.copy()
+      for value in point.values():
+        own |= settings_of.get(str(value), {})
+      own |= {
         "SEED": seed,
         "MODEL_DIR": str(root / name),
         "BASE_DIR": str(root / "base"),
@@ -157,16 +164,24 @@ def plan(
   return runs
 
 
-def _axes(folder: pathlib.Path) -> list[dict[str, Any]]:
-  """Reads the axes, and returns every combination of their values."""
+def _axes(
+  folder: pathlib.Path,
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+  """Reads the axes.
+
+  Returns:
+    Every combination of their values, and the further settings of values.
+  """
   path = folder / _AXES
   if not path.is_file():
-    return [{}]
+    return [{}], {}
   try:
-    axes = tomllib.loads(path.read_text(encoding="utf-8"))
+    content = tomllib.loads(path.read_text(encoding="utf-8"))
   except (OSError, ValueError) as error:
     reason = " ".join(str(error).split())
     raise UserError(f"{path} cannot be read: {reason}") from None
+  tables = {k: v for k, v in content.items() if isinstance(v, dict)}
+  axes = {k: v for k, v in content.items() if k not in tables}
   for macro, values in axes.items():
     is_list = isinstance(values, list) and values
     if not is_list or not all(isinstance(v, str | int) for v in values):
@@ -176,10 +191,23 @@ def _axes(folder: pathlib.Path) -> list[dict[str, Any]]:
       )
     if len({*values}) < len(values):
       raise UserError(f"{path}: {macro} has a value twice: list each once")
-  return [
+  known = {str(value) for values in axes.values() for value in values}
+  for name, settings in tables.items():
+    if name not in known:
+      raise UserError(
+        f"{path}: [{name}] is not a value of an axis: use one of "
+        f"{', '.join(sorted(known)) or 'none'}"
+      )
+    for macro, value in settings.items():
+      if macro in axes or not isinstance(value, str | int | float):
+        raise UserError(
+          f"{path}: [{name}] {macro} must be a text or a number, and no axis"
+        )
+  points = [
     dict(zip(axes, point, strict=True))
     for point in itertools.product(*axes.values())
   ]
+  return points, tables
 
 
 def _limited(

@@ -27,6 +27,7 @@ from cot_latent.models.lora import Lora
 from cot_latent.models.network import Network
 from cot_latent.models.stops import Ending
 from cot_latent.models.t5 import T5Config
+from cot_latent.runtime import compilation
 
 
 class LanguageModel:
@@ -143,6 +144,7 @@ def _with_ending(model: LanguageModel, ending: Ending) -> LanguageModel:
   return LanguageModel(dataclasses.replace(model.network, ending=ending))
 
 
+@compilation.shares
 def from_config(
   config: DecoderConfig | T5Config,
   vocab_size: int,

@@ -1,16 +1,21 @@
 """Compiled functions: stored on disk between runs, and counted."""
 
+import contextlib
+import contextvars
+import functools
 import gc
 import os
 import pathlib
 import re
 import warnings
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 
 from cot_latent.runtime import processes, terminal
+
+T = TypeVar("T")
 
 _MAPS = pathlib.Path("/proc/self/maps")
 _MAP_LIMIT = pathlib.Path("/proc/sys/vm/max_map_count")
@@ -37,6 +42,9 @@ class Compilations(NamedTuple):
 
 
 _so_far = Compilations()
+_shared: contextvars.ContextVar[dict[Any, Any] | None] = contextvars.ContextVar(
+  "shared", default=None
+)
 _is_watching = False
 _is_told = False  # that nothing can be kept
 
@@ -69,6 +77,41 @@ def keep_on_disk() -> None:
   )
 
 
+@contextlib.contextmanager
+def shared(results: dict[Any, Any] | None = None) -> Iterator[None]:
+  """Within this, runs that are alike share what they compile.
+
+  Args:
+    results: Where it is kept; None keeps it until the end.
+  """
+  token = _shared.set({} if results is None else results)
+  try:
+    yield
+  finally:
+    _shared.reset(token)
+
+
+def shares(function: Callable[..., T]) -> Callable[..., T]:
+  """Makes a function return its earlier results within `shared`.
+
+  Args:
+    function: Function of hashable arguments, whose result keeps what is
+      compiled.
+  """
+
+  @functools.wraps(function)
+  def share(*arguments, **named):
+    results = _shared.get()
+    if results is None:
+      return function(*arguments, **named)
+    key = (function, arguments, tuple(named.items()))
+    if key not in results:
+      results[key] = function(*arguments, **named)
+    return results[key]
+
+  return share
+
+
 def release_if_many(share: float = 0.4) -> bool:
   """Forgets compiled functions before this process has too many of them.
 
@@ -90,6 +133,8 @@ def release_if_many(share: float = 0.4) -> bool:
     return False
   if number <= share * limit:
     return False
+  if results := _shared.get():
+    results.clear()
   jax.clear_caches()
   gc.collect()
   return True

@@ -14,6 +14,7 @@ import optax
 
 from cot_latent.models import partitioning, token_rows
 from cot_latent.models.language_model import LanguageModel
+from cot_latent.runtime import compilation
 from cot_latent.training import gradients
 from cot_latent.training.experiment import OptimizerConfig
 
@@ -30,6 +31,7 @@ def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
   return optax.join_schedules([warmup, decay], [config.warmup_steps])
 
 
+@compilation.shares
 def build_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
   """Builds Adam with clipping; the step multiplies by the learning rate."""
   clip = (
@@ -128,7 +130,8 @@ def build_step(
     tells which rows have weight.
   """
   layout = model.layout
-  functions = functools.cache(functools.partial(compile_step, model, optimizer))
+  compiled = functools.partial(compile_step, model, optimizer)
+  functions = functools.cache(compiled)
 
   def step(
     params,
@@ -201,6 +204,7 @@ def places_of(tree: Any) -> Any:
   return tuple(leaf.sharding for leaf in leaves), treedef
 
 
+@compilation.shares
 def compile_step(model: LanguageModel, optimizer, places, by_term: bool):
   """Compiles the step's functions: begin, zeros, add and finish.
 

@@ -21,6 +21,7 @@ from cot_latent.errors import UserError
 from cot_latent.reporting import record, seals
 from cot_latent.reporting.tables.make import make_tables
 from cot_latent.runtime import lock
+from cot_latent.training import mstep
 from tests import processes
 from tests.models.hf.hub_configs import HUB
 from tests.reporting import made_up
@@ -308,6 +309,16 @@ def test_a_dry_run_of_the_papers_study_prints_every_run(capsys):
     ("SEED = []", "SEED must be a list"),
     ("SEED = [1.5]", "SEED must be a list"),
     ("SEED = [1, 1]", "SEED has a value twice"),
+    (
+      "TASK = ['a']\n[b]\nSTOP = 'x'",
+      r"\[b\] is not a value of an axis: use one",
+    ),
+    ("[b]\nSTOP = 'x'", r"\[b\] is not a value of an axis: use one of none"),
+    (
+      "TASK = ['a']\n[a]\nSTOP = ['x']",
+      r"\[a\] STOP must be a text or a number",
+    ),
+    ("TASK = ['a']\n[a]\nTASK = 'x'", r"\[a\] TASK must be .* and no axis"),
   ],
 )
 def test_axes_that_are_no_axes(tmp_path, text, said):
@@ -357,6 +368,19 @@ def test_axes_are_combined(tmp_path):
     *("rloo-8-a-s0", "rloo-8-b-s0"),
   ]
   assert runs[1].bindings[:2] == ["BATCH_SIZE = 4", "TASK = 'b'"]
+
+
+def test_a_value_has_settings_of_its_own(tmp_path):
+  folder = write_study(tmp_path / "arms", ["rloo"])
+  text = "TASK = ['a', 'b']\nBATCH_SIZE = [4, 8]\n[b]\nSTOP = 'x'\n[8]\nM = 1.5"
+  (folder / "axes.toml").write_text(text)
+  runs = study.plan(str(folder), 1, None, [])
+  assert [run.name for run in runs] == [
+    *("rloo-a-4-s0", "rloo-a-8-s0", "rloo-b-4-s0", "rloo-b-8-s0")
+  ]
+  assert [run.bindings[2:-3] for run in runs] == [
+    *([], ["M = 1.5"], ["STOP = 'x'"], ["STOP = 'x'", "M = 1.5"])
+  ]
 
 
 @pytest.fixture(scope="module")
@@ -410,6 +434,22 @@ def edit(path, old, new):
   text = path.read_text()
   assert old in text
   path.write_text(text.replace(old, new))
+
+
+def test_runs_that_are_alike_share_what_they_compile(tmp_path, monkeypatch):
+  folder, made = write_study(tmp_path / "arms", ["rloo"]), []
+  compile_step = mstep.compile_step
+
+  def noting(*arguments):
+    made.append(compile_step(*arguments))
+    return made[-1]
+
+  monkeypatch.setattr(mstep, "compile_step", noting)
+  arguments = ["study", str(folder), "--seeds=2", f"--output={tmp_path}/out"]
+  assert cli.main([*arguments, "--gin.TRAIN_STEPS=1"]) == 0
+  half = len(made) // 2  # of each seed
+  assert half
+  assert made[:half] == made[half:]
 
 
 OTHERS = [

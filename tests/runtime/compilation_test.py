@@ -122,6 +122,30 @@ def test_many_compiled_functions_are_forgotten():
   assert found == [function(jnp.ones((9, 3)))[0, 0] for function in functions]
 
 
+@pytest.mark.skipif(not compilation._MAPS.exists(), reason="needs /proc")
+def test_what_is_made_with_equal_arguments_is_shared():
+  class Thing:
+    def __init__(self, *arguments):
+      self.arguments = arguments
+
+  make = compilation.shares(Thing)
+  assert make(1) is not make(1)
+  with compilation.shared():
+    first = make(1)
+    assert make(1) is first
+    assert make(2).arguments == (2,)
+    other = compilation.shares(lambda x: x)
+    assert other(1) == 1  # of another function
+    assert compilation.release_if_many(share=0)
+    assert make(1) is not first
+  kept = {}
+  for _ in range(2):
+    with compilation.shared(kept):
+      make(3)
+  assert len(kept) == 1
+  assert make(3) is not make(3)
+
+
 def test_other_systems_have_no_such_limit(monkeypatch, tmp_path):
   monkeypatch.setattr(compilation, "_MAP_LIMIT", tmp_path / "none")
   assert not compilation.release_if_many(0)

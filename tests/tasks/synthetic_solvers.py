@@ -86,6 +86,51 @@ def read_boolean(question, steps):
   return reduce(tokens, steps, work)
 
 
+def solve_formula(question):
+  return solvers.boolean_expressions(cut(question, "Simplify: ") + " is")
+
+
+def read_formula(question, steps):
+  """Compares each step with the one before, of which one place is done."""
+  before, judged = open_brackets(cut(question, "Simplify: ")), []
+  for step in steps:
+    outcomes = {}
+    for text, results in one_operator_less(before):
+      outcomes[open_brackets(text)] = results
+    judged.append(outcomes[step])
+    before = step
+  return judged, before
+
+
+def open_brackets(text):
+  while re.search(r"\( (True|False) \)", text):
+    text = re.sub(r"\( (True|False) \)", r"\1", text)
+  return text
+
+
+def one_operator_less(text):
+  """Yields what may follow, and whether it is correct.
+
+  The operator is the first with values on its sides and no neighbour that binds
+  more strongly; of equal ones the left one is first, except of `not`.
+  """
+  tokens = text.split(" ")
+  for at, name in enumerate(tokens):
+    if name not in ("not", "and", "or"):
+      continue
+    start, end = (at if name == "not" else at - 1), at + 2
+    values = {*tokens[start:at], *tokens[at + 1 : end]}
+    before = STRENGTHS.get(tokens[start - 1], 0) if start else 0
+    after = STRENGTHS.get(tokens[end], 0) if tokens[end:] else 0
+    binds = before < STRENGTHS[name] or name == "not"
+    if values <= {"True", "False"} and binds and after <= STRENGTHS[name]:
+      break
+  correct = str(eval(" ".join(tokens[start:end])))
+  for value in ("True", "False"):
+    done = [*tokens[:start], value, *tokens[end:]]
+    yield " ".join(done), value == correct
+
+
 def solve_arithmetic(question):
   return solvers.multistep_arithmetic_two(cut(question, "Compute: ") + " =")
 
@@ -392,6 +437,7 @@ def read_sorting(question, steps):
 READERS = {
   "boolean_expressions": Reader(solve_boolean, read_boolean),
   "dyck_languages": Reader(solve_dyck, read_dyck),
+  "formula": Reader(solve_formula, read_formula),
   "inventory": Reader(solve_inventory, read_inventory),
   "multistep_arithmetic": Reader(solve_arithmetic, read_arithmetic),
   "navigate": Reader(solve_navigate, read_navigate),

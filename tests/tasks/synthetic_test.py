@@ -42,6 +42,9 @@ GOLDEN = {
   "dyck_languages": (
     "9b6a00a8b3975407abfa1e4e1a7e5c5f41e49d827622d6901d47008e48232e6a"
   ),
+  "formula": (
+    "db35d369f912fed356487ba5baa05864a19c666575b1ed0cf2a11087058bf4e4"
+  ),
   "inventory": (
     "23203ba21edb6ebe8ee8a0f51095bf8806ddb7bb9266d9ac495ee71659c1ebbd"
   ),
@@ -616,9 +619,12 @@ def test_a_task_of_your_own():
     seqio.TaskRegistry.remove("synthetic_own")
 
 
-@pytest.mark.parametrize(("kind", "most"), [("inventory", 8), ("testimony", 6)])
-def test_the_tasks_for_pretrained_models(kind, most):
-  rows, answers = read_task(f"synthetic_{kind}_long_v1", "base")
+@pytest.mark.parametrize(
+  ("name", "most"),
+  [("formula_short", 5), ("inventory_long", 8), ("testimony_long", 6)],
+)
+def test_the_tasks_for_pretrained_models(name, most):
+  rows, answers = read_task(f"synthetic_{name}_v1", "base")
   steps = [row["targets"].count("\n") for row in rows]
   assert max(steps) == most
   assert 0.25 < steps.count(0) / len(rows) < 0.35
@@ -629,7 +635,7 @@ def test_the_tasks_for_pretrained_models(kind, most):
   "kind",
   [
     *("boolean_expressions", "dyck_languages", "multistep_arithmetic"),
-    *("inventory", "object_counting", "testimony", "word_sorting"),
+    *("formula", "inventory", "object_counting", "testimony", "word_sorting"),
   ],
 )
 def test_the_examples_in_the_docstrings(kind):

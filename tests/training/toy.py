@@ -8,12 +8,10 @@ step has something to do. `toy_mixture` has three tasks, two of them a family.
 `toy_unexplained` has the questions of `toy_chain` without rationales.
 """
 
-import contextlib
 import dataclasses
 import functools
 import random
 
-import pytest
 import seqio
 
 from cot_latent.data import prompts
@@ -23,8 +21,9 @@ from cot_latent.em.method import Method
 from cot_latent.inference import estimators
 from cot_latent.models import decoder, language_model
 from cot_latent.models.lora import Lora
+from cot_latent.runtime import compilation
 from cot_latent.tasks import chain, common
-from cot_latent.training import experiment, loading, mstep, train
+from cot_latent.training import experiment, loading, train
 
 CHAIN, PARITY, MIXTURE = "toy_chain", "toy_parity", "toy_mixture"
 UNEXPLAINED = "toy_unexplained"
@@ -126,22 +125,14 @@ def make_experiment(model_dir, task=PARITY, **changes) -> experiment.Experiment:
 
 # Opened and read once a process.
 open_task = functools.cache(open_task)
-# Compiled once a process, for all runs that share the sizes.
-_build_model = functools.cache(language_model.from_config)
-_build_optimizer = functools.cache(mstep.build_optimizer)
-_build_step = functools.cache(mstep.build_step)
+_compiled = {}  # once a process, for all runs that share the sizes
 # One estimator, so that it is one static argument.
 _control_variate = functools.cache(estimators.control_variate)
 
 
-@contextlib.contextmanager
 def shared_compilation():
   """Shares compiled functions between the runs within."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(language_model, "from_config", _build_model)
-    patch.setattr(mstep, "build_optimizer", _build_optimizer)
-    patch.setattr(mstep, "build_step", _build_step)
-    yield
+  return compilation.shared(_compiled)
 
 
 def run(config, gin_record=None):
@@ -168,10 +159,10 @@ def load(config):
 def make_model(config):
   """The model of an experiment."""
   vocabulary = load(config).task.vocabulary
-  return _build_model(
-    *(config.model, vocabulary.size, vocabulary.eos_id, config.task.max_length),
-    lora=config.tuning if isinstance(config.tuning, Lora) else None,
-  )
+  sizes = vocabulary.size, vocabulary.eos_id, config.task.max_length
+  lora = config.tuning if isinstance(config.tuning, Lora) else None
+  with shared_compilation():
+    return language_model.from_config(config.model, *sizes, lora=lora)
 
 
 def bootstrapped(config, num_exemplars=2, prompt_length=80):

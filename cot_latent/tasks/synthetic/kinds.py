@@ -3,6 +3,7 @@
 from cot_latent.tasks.synthetic import (
   boolean_expressions,
   dyck_languages,
+  formula,
   inventory,
   multistep_arithmetic,
   navigate,
@@ -22,6 +23,7 @@ _MODULES = (
   tracking_shuffled_objects,
   web_of_lies,
   word_sorting,
+  formula,
   inventory,
   testimony,
 )
