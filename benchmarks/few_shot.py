@@ -207,7 +207,7 @@ def main() -> None:
   options = parser.parse_args()
   options.checkpoint = options.checkpoint or packaged.smollm2_135m()
   with tempfile.TemporaryDirectory() as folder:
-    hub = pathlib.Path(options.checkpoint)
+    hub = packaged.locate(options.checkpoint)
     if hub.is_file():
       hub = pathlib.Path(folder, "model")
       with contextlib.redirect_stdout(io.StringIO()):

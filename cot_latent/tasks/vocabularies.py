@@ -7,7 +7,7 @@ import seqio
 import tensorflow as tf
 
 from cot_latent.errors import UserError
-from cot_latent.models.hf import gguf_files, tokenizer_files
+from cot_latent.models.hf import gguf_files, packaged, tokenizer_files
 from cot_latent.models.hf import tokenizer as hf_tokenizer
 from cot_latent.models.vocabularies import Vocabulary
 
@@ -140,7 +140,7 @@ def load(path: str | None, bos: bool | None = None) -> seqio.Vocabulary:
     UserError: If the file is missing or no vocabulary, has other ids of padding
       and EOS than SeqIO needs, or has no BOS where `bos` asks for one.
   """
-  place = None if path is None else pathlib.Path(path)
+  place = None if path is None else packaged.locate(path)
   if place is not None and not place.exists():
     raise UserError(f"VOCABULARY: there is no file {path}")
   if place is not None and (

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cot_latent.errors import UserError
+from cot_latent.models.hf import packaged
 
 SUFFIX = ".gguf"
 
@@ -99,14 +100,15 @@ def is_gguf(path: pathlib.Path) -> bool:
 
 
 def open_file(path: pathlib.Path) -> File:
-  """Opens a file.
+  """Opens a file, also one in a Python package (`packaged.locate`).
 
   Raises:
     UserError: If it cannot be read, is not a GGUF file, or holds an
       architecture that is not supported.
   """
+  found = packaged.locate(path)
   try:
-    return _open(path, path.stat().st_mtime_ns)
+    return _open(found, found.stat().st_mtime_ns)
   except OSError as error:
     raise UserError(f"cannot read {path} ({error.strerror})") from None
 

