@@ -5,6 +5,9 @@ rows. The draws of a part are written at once, under a hash of all that the
 sampler was given. A run that was killed finds its parts again and draws the
 rest. Because a part depends on its place alone and never on time, the result is
 the same to the bit.
+
+Runs that share a base model also share its draws: before the first step they
+may draw the same, such as the evaluation of the base model with one seed.
 """
 
 import io
@@ -41,19 +44,38 @@ class Part(NamedTuple):
   was_read: bool = False
 
 
+class Shared(NamedTuple):
+  """The draws that runs with the same base model share.
+
+  Attributes:
+    folder: Their folder; files are named by a hash of all that makes them.
+    made_by: Hash of the model and of all else that no sampler is given.
+  """
+
+  folder: pathlib.Path
+  made_by: str
+
+  def path(self, made_of: str) -> pathlib.Path:
+    """Returns a part's path, from the hash of what the sampler is given."""
+    both = files.sha256(f"{self.made_by} {made_of}".encode())
+    return self.folder / f"{both}.part"
+
+
 class DrawnParts:
   """The parts of a run that no checkpoint holds yet.
 
   The first of several processes writes the parts, and all of them read them.
   """
 
-  def __init__(self, directory: pathlib.Path):
+  def __init__(self, directory: pathlib.Path, shared: Shared | None = None):
     """Sets the folder, which the first part creates.
 
     Args:
       directory: Folder of the run.
+      shared: Where the draws before the first step are also stored, for other
+        runs; None shares nothing.
     """
-    self._folder = directory / FOLDER
+    self._folder, self._shared = directory / FOLDER, shared
 
   def phase(self, name: str, step: int, params_sha256: str) -> "Phase":
     """Begins a phase, or restarts it.
@@ -63,7 +85,8 @@ class DrawnParts:
       step: Step after which it is drawn.
       params_sha256: Hash of the parameters that are drawn from.
     """
-    return Phase(self._folder / f"{step:06}-{name}", params_sha256)
+    shared = None if step else self._shared
+    return Phase(self._folder / f"{step:06}-{name}", params_sha256, shared)
 
   def forget(self, step: int) -> None:
     """Deletes the parts of all steps up to one that a checkpoint holds."""
@@ -80,14 +103,21 @@ class DrawnParts:
 class Phase:
   """The parts of one phase, in their order."""
 
-  def __init__(self, prefix: pathlib.Path, params_sha256: str):
+  def __init__(
+    self,
+    prefix: pathlib.Path,
+    params_sha256: str,
+    shared: Shared | None = None,
+  ):
     """Starts with the first part.
 
     Args:
       prefix: Beginning of the files' paths.
       params_sha256: Hash of the parameters that are drawn from.
+      shared: Where the parts of other runs are; None has none.
     """
     self._prefix, self._params_sha256 = prefix, params_sha256
+    self._shared = shared
     self._number = 0
     self._seconds_read = 0.0
 
@@ -127,27 +157,41 @@ class Phase:
     keys = np.asarray(jax.random.key_data(rng_keys))
     given = files.short_hash(settings), _label(prompts), _label(keys)
     made_of = files.sha256(" ".join((self._params_sha256, *given)).encode())
-    if processes.value_on_first(path.exists()):
-      found = _read(path, made_of, len(prompts))
-      if processes.value_on_first(isinstance(found, Part)):
-        if isinstance(found, str):
-          raise RunError(
-            f"process {jax.process_index()}: {path} {found}, but process 0 "
-            "reads it: give a MODEL_DIR that all of them see"
-          )
+    places = [path]
+    if self._shared is not None:
+      places.append(self._shared.path(made_of))
+    for place in places:
+      if found := _found(place, made_of, len(prompts)):
         self._seconds_read += found.seconds
         return found
-      if processes.is_first():
-        terminal.say(f"{path} {found}: it is drawn again", is_error=True)
     began = time.perf_counter()
     draws = sample()
     on_host = Draws(*(x if x is None else np.asarray(x) for x in draws))
     part = Part(on_host, time.perf_counter() - began)
     if processes.is_first():
+      content = _content(part, made_of)
       with preemption.held_back():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomically(path, _content(part, made_of))
+        for place in places:
+          place.parent.mkdir(parents=True, exist_ok=True)
+          files.write_atomically(place, content)
     return part
+
+
+def _found(path: pathlib.Path, made_of: str, num_rows: int) -> Part | None:
+  """Reads a part if it is there and whole."""
+  if not processes.value_on_first(path.exists()):
+    return None
+  found = _read(path, made_of, num_rows)
+  if processes.value_on_first(isinstance(found, Part)):
+    if isinstance(found, str):
+      raise RunError(
+        f"process {jax.process_index()}: {path} {found}, but process 0 reads "
+        "it: give folders that all of them see"
+      )
+    return found
+  if processes.is_first():
+    terminal.say(f"{path} {found}: it is drawn again", is_error=True)
+  return None
 
 
 def _label(array: np.ndarray) -> str:

@@ -13,7 +13,7 @@ from cot_latent.data.open import open_task
 from cot_latent.data.source import Source
 from cot_latent.data.task import Task
 from cot_latent.em import header, plan
-from cot_latent.em.drawn_parts import DrawnParts
+from cot_latent.em.drawn_parts import FOLDER, DrawnParts, Shared
 from cot_latent.errors import UserError
 from cot_latent.inference import rng
 from cot_latent.models import partitioning
@@ -175,7 +175,7 @@ def _train(prepared: Prepared) -> dict[str, Any]:
         ]
       task, given = prepared.data.task, prepared.given
       built = setup.build_setup(config, directory, task, given)
-      parts = DrawnParts(directory)
+      parts = DrawnParts(directory, _shared_draws(built, sections))
       if resume_at is None:
         data, state = start.begin(built, prepared.data, log, parts)
       else:
@@ -184,6 +184,22 @@ def _train(prepared: Prepared) -> dict[str, Any]:
       run = Run(built, data, log, saved, parts)
       run.run(state, is_new=resume_at is None)
       return log.finish("complete") | record.split(log.rows)
+
+
+def _shared_draws(
+  built: setup.Setup, sections: Mapping[str, Any]
+) -> Shared | None:
+  """Returns where runs with this base model share draws; None if nowhere."""
+  config = built.config
+  if config.base_dir is None:
+    return None
+  settings, devices = plan.as_dict(config), jax.devices()
+  made_by = [
+    *(settings[name] for name in ("model", "tuning", "task", "mesh")),
+    *(devices[0].device_kind, len(devices), sections["code"]),
+  ]
+  content = files.to_json_line(made_by).encode()
+  return Shared(pathlib.Path(config.base_dir, FOLDER), files.sha256(content))
 
 
 class _TensorBoard:

@@ -33,6 +33,8 @@ def draw(
   seed=0,
   stop_after=None,
   is_hinted=False,
+  shared=None,
+  step=0,
   **more,
 ):
   """Draws for all questions; gives what came out and the number of calls."""
@@ -46,7 +48,8 @@ def draw(
   scripted = Scripted(data.task, say)
   drawer = Drawer(scripted, data.task, data.train, SIZE, BATCHES)
   rows = np.arange(len(data.train))
-  phase = drawn_parts.DrawnParts(directory).phase("memory", 0, model)
+  parts = drawn_parts.DrawnParts(directory, shared)
+  phase = parts.phase("memory", step, model)
   key = rng.purpose_key(seed, "memory")
   try:
     with preemption.handled():
@@ -139,6 +142,37 @@ def test_a_foreign_part_is_drawn_again(data, tmp_path, capsys, changes):
     f"{parts_of(tmp_path)[0]} was drawn by another model or for other "
     "questions: it is drawn again"
   )
+
+
+def test_runs_that_are_alike_share_their_draws(data, tmp_path, capsys):
+  shared = drawn_parts.Shared(tmp_path / "bases/drawn", "this model")
+  whole, num_parts = draw(data, tmp_path / "one", shared=shared)
+  assert num_parts == 4
+  again, num_calls = draw(data, tmp_path / "two", shared=shared)
+  assert num_calls == 0
+  assert_trees_equal(without_times(again), without_times(whole))
+  # What makes other draws makes other files, of which nothing is said.
+  for changes in (
+    {"shared": shared._replace(made_by="another model")},
+    *({"model": "b"}, {"seed": 1}, {"is_hinted": True}, {"temperature": 0.0}),
+    *({"step": 1}, {"shared": None}),
+  ):
+    given = {"shared": shared} | changes
+    assert draw(data, tmp_path / str(changes), **given)[1] == 4
+  assert len([*shared.folder.iterdir()]) == 6 * 4
+  assert not capsys.readouterr().err
+
+
+def test_a_damaged_shared_part_is_drawn_again(data, tmp_path, capsys):
+  shared = drawn_parts.Shared(tmp_path / "drawn", "this model")
+  whole, _ = draw(data, tmp_path / "one", shared=shared)
+  path = min(shared.folder.iterdir())
+  path.write_bytes(flip(path.read_bytes()))
+  again, num_calls = draw(data, tmp_path / "two", shared=shared)
+  assert num_calls == 1
+  assert capsys.readouterr().err == f"{path} is damaged: it is drawn again\n"
+  assert_trees_equal(without_times(again), without_times(whole))
+  assert draw(data, tmp_path / "three", shared=shared)[1] == 0
 
 
 def test_a_checkpoint_s_parts_are_forgotten_and_later_ones_kept(tmp_path):

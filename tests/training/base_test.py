@@ -13,6 +13,7 @@ import pytest
 
 from cot_latent import cli
 from cot_latent.data import prompts
+from cot_latent.em import drawn_parts
 from cot_latent.em.drawing import Drawer
 from cot_latent.em.method import Method
 from cot_latent.errors import RunError, UserError
@@ -88,6 +89,30 @@ def assert_trees_equal_but_cost(one, other):
     (config, report | {"cost": report["cost"] | scored}),
     (other_config, other_report | {"cost": other_report["cost"] | scored}),
   )
+
+
+def test_runs_share_what_they_draw_before_the_first_step(tmp_path, monkeypatch):
+  """The evaluation of the base model, and how the memory starts."""
+  drawn, read = [], drawn_parts._found
+
+  def noting(path, *arguments):
+    found = read(path, *arguments)
+    drawn.append((path.parent.parent.name, found is not None))
+    return found
+
+  monkeypatch.setattr(drawn_parts, "_found", noting)
+  one, two = make(tmp_path / "one"), make(tmp_path / "two")
+  reports = toy.run(one), toy.run(two)
+  assert_trees_equal_but_cost((one, reports[0]), (two, reports[1]))
+  looked = [is_read for place, is_read in drawn if place == "bases"]
+  half = looked.count(False)
+  assert half >= 3  # memory, greedy, self-consistency
+  assert looked == [False] * half + [True] * half
+  other = make(tmp_path / "other", seed=1)
+  toy.run(other)
+  assert [x for x in drawn if x[0] == "bases"][2 * half :] == [
+    ("bases", False)
+  ] * half
 
 
 @pytest.mark.slow
