@@ -67,7 +67,7 @@ def kill():
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("killed_at", [by_night(1), 2, by_night(STEPS)])
+@pytest.mark.parametrize("killed_at", [2, *by_night(1, STEPS)])
 def test_a_killed_fit_resumes(
   whole, tmp_path, monkeypatch, done, shared, killed_at
 ):
