@@ -194,7 +194,7 @@ def curves(
 
 
 STYLE: dict[Any, Any] = {
-  "font.family": "DejaVu Sans",  # included in matplotlib
+  "font.family": rendering.own_font(),
   "font.size": 10,
   "axes.spines.top": False,
   "axes.spines.right": False,

@@ -5,12 +5,15 @@ import math
 import pathlib
 import re
 
+import matplotlib
 import pytest
+from matplotlib import font_manager
 
 from cot_latent.errors import UserError
 from cot_latent.reporting import stats
 from cot_latent.reporting.comparison import Estimate
 from cot_latent.reporting.tables import plot as table_plot
+from cot_latent.reporting.tables import rendering
 from cot_latent.reporting.tables import spec as table_spec
 from cot_latent.reporting.tables import text as table_text
 from cot_latent.reporting.tables.make import make_tables
@@ -382,6 +385,11 @@ def test_no_file_has_a_date_or_a_path(tmp_path):
     assert str(tmp_path).encode() not in content
     assert b"<dc:date>" not in content
     assert b"\r" not in content or ending == ".png"
+
+
+def test_the_font_is_matplotlibs_own_and_not_the_systems():
+  found = font_manager.findfont(rendering.own_font(), fallback_to_default=False)
+  assert found.startswith(matplotlib.get_data_path())
 
 
 # The tables that the repository has.

@@ -14,7 +14,6 @@ from cot_latent.reporting.tables.cells import Table
 COST = "sequences_sampled"
 _COLOUR, _BASELINE = "#0072B2", "#D55E00"  # distinct for the colour-blind
 _STYLE: dict[str, Any] = {
-  "font.family": "DejaVu Sans",  # included in matplotlib
   "font.size": 10,
   "axes.spines.top": False,
   "axes.spines.right": False,
@@ -84,7 +83,8 @@ def render(table: Table) -> dict[str, bytes]:
       "pip install matplotlib"
     ) from None
   # A user's own settings would change the picture.
-  with matplotlib.style.context(_STYLE, after_reset=True):
+  style = _STYLE | {"font.family": rendering.own_font()}
+  with matplotlib.style.context(style, after_reset=True):
     return rendering.render(draw(points(table), table))
 
 

@@ -1,7 +1,26 @@
 """A matplotlib figure as files that are the same each time."""
 
+import functools
 import io
+import pathlib
 from typing import Any
+
+
+@functools.cache
+def own_font() -> str:
+  """Returns the family of the font that is part of matplotlib.
+
+  The system may have another version of DejaVu Sans, and which of the two
+  matplotlib takes differs between machines.
+  """
+  import matplotlib
+  from matplotlib import font_manager
+
+  name = "DejaVu Sans of matplotlib"
+  file = pathlib.Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
+  entry = font_manager.FontEntry(fname=str(file), name=name)
+  font_manager.fontManager.ttflist.append(entry)
+  return name
 
 
 def fix_layout(figure: Any) -> None:
