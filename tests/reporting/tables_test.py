@@ -389,7 +389,8 @@ def test_no_file_has_a_date_or_a_path(tmp_path):
 
 def test_the_font_is_matplotlibs_own_and_not_the_systems():
   found = font_manager.findfont(rendering.own_font(), fallback_to_default=False)
-  assert found.startswith(matplotlib.get_data_path())
+  folder = pathlib.Path(matplotlib.get_data_path()).resolve()
+  assert pathlib.Path(found).resolve().is_relative_to(folder)
 
 
 # The tables that the repository has.
