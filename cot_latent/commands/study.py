@@ -28,6 +28,7 @@ HELP = "run every arm of a study with every seed; resume an unfinished study"
 
 _SHARED = "common.gin"  # included by the arms; not an arm itself
 _AXES = "axes.toml"
+_OWN = ("SEED", "MODEL_DIR", "BASE_DIR")  # what a study sets itself
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -199,9 +200,10 @@ def _axes(
         f"{', '.join(sorted(known)) or 'none'}"
       )
     for macro, value in settings.items():
-      if macro in axes or not isinstance(value, str | int | float):
+      if macro in (*axes, *_OWN) or not isinstance(value, str | int | float):
         raise UserError(
-          f"{path}: [{name}] {macro} must be a text or a number, and no axis"
+          f"{path}: [{name}] {macro} must be a text or a number, and no axis, "
+          f"{', '.join(_OWN[:-1])} or {_OWN[-1]}"
         )
   points = [
     dict(zip(axes, point, strict=True))

@@ -10,6 +10,7 @@ Runs that share a base model also share its draws: before the first step they
 may draw the same, such as the evaluation of the base model with one seed.
 """
 
+import contextlib
 import io
 import json
 import pathlib
@@ -157,10 +158,8 @@ class Phase:
     keys = np.asarray(jax.random.key_data(rng_keys))
     given = files.short_hash(settings), _label(prompts), _label(keys)
     made_of = files.sha256(" ".join((self._params_sha256, *given)).encode())
-    places = [path]
-    if self._shared is not None:
-      places.append(self._shared.path(made_of))
-    for place in places:
+    shared = self._shared and self._shared.path(made_of)
+    for place in filter(None, (path, shared)):
       if found := _found(place, made_of, len(prompts)):
         self._seconds_read += found.seconds
         return found
@@ -171,10 +170,16 @@ class Phase:
     if processes.is_first():
       content = _content(part, made_of)
       with preemption.held_back():
-        for place in places:
-          place.parent.mkdir(parents=True, exist_ok=True)
-          files.write_atomically(place, content)
+        _write(path, content)
+        if shared:
+          with contextlib.suppress(OSError):  # others may only read that folder
+            _write(shared, content)
     return part
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  files.write_atomically(path, content)
 
 
 def _found(path: pathlib.Path, made_of: str, num_rows: int) -> Part | None:

@@ -128,13 +128,14 @@ def _saving(
 
   def save_if_due(state: TrainState, is_finite: Any) -> None:
     nonlocal saved_at
-    must_end = processes.is_true_on_any(is_preempted())
     is_late = time.monotonic() - saved_at > SECONDS_BETWEEN
     is_end = state.step == num_steps and checkpoints.latest_step() is not None
-    if must_end or is_end or processes.value_on_first(is_late):
-      _check_finite(is_finite)
-      checkpoints.save(state)
-      saved_at = time.monotonic()
+    if not processes.is_true_on_any(is_preempted() or is_late or is_end):
+      return
+    must_end = processes.is_true_on_any(is_preempted())
+    _check_finite(is_finite)
+    checkpoints.save(state)
+    saved_at = time.monotonic()
     if must_end:
       raise Preempted
 

@@ -319,6 +319,7 @@ def test_a_dry_run_of_the_papers_study_prints_every_run(capsys):
       r"\[a\] STOP must be a text or a number",
     ),
     ("TASK = ['a']\n[a]\nTASK = 'x'", r"\[a\] TASK must be .* and no axis"),
+    ("TASK = ['a']\n[a]\nSEED = 3", r"\[a\] SEED must be .* no axis, SEED,"),
   ],
 )
 def test_axes_that_are_no_axes(tmp_path, text, said):

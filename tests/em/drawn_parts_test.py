@@ -175,6 +175,15 @@ def test_a_damaged_shared_part_is_drawn_again(data, tmp_path, capsys):
   assert draw(data, tmp_path / "three", shared=shared)[1] == 0
 
 
+def test_a_shared_folder_that_cannot_be_written_to_is_no_mistake(
+  data, tmp_path
+):
+  (tmp_path / "file").touch()
+  shared = drawn_parts.Shared(tmp_path / "file/drawn", "this model")
+  assert draw(data, tmp_path / "one", shared=shared)[1] == 4
+  assert draw(data, tmp_path / "one", shared=shared)[1] == 0
+
+
 def test_a_checkpoint_s_parts_are_forgotten_and_later_ones_kept(tmp_path):
   parts = drawn_parts.DrawnParts(tmp_path)
   parts.forget(3)  # there are none
