@@ -10,6 +10,13 @@ def count(text: str) -> int:
   return int(text)
 
 
+def whole(text: str) -> int:
+  """Reads a whole number from 0 on."""
+  if not text.isdecimal():
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
+  return int(text)
+
+
 def truth(text: str) -> bool:
   """Reads a boolean flag as absl does, because T5X's flags are absl's."""
   known = {"true": True, "t": True, "1": True}

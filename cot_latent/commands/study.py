@@ -44,6 +44,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="number of seeds (default: 5)",
   )
   parser.add_argument(
+    "--first_seed",
+    type=arguments.whole,
+    default=0,
+    metavar="N",
+    help="the first of the seeds (default: 0), so that several machines can "
+    "share a study",
+  )
+  parser.add_argument(
+    "--only",
+    metavar="TEXT",
+    help="leave out the runs whose names do not contain TEXT",
+  )
+  parser.add_argument(
     "--output",
     metavar="DIR",
     help="folder of the runs (default: runs/studies/ and the folder's name)",
@@ -64,8 +77,20 @@ def run(options: argparse.Namespace) -> int:
   """Trains the runs that are not complete, and collects their reports."""
   gin_files, bindings, search_paths = gin_flags.collect(options)
   runs = plan(
-    options.folder, options.seeds, options.output, bindings, gin_files
+    options.folder,
+    options.seeds,
+    options.output,
+    bindings,
+    gin_files,
+    options.first_seed,
   )
+  if options.only is not None:
+    runs = [run for run in runs if options.only in run.name]
+    if not runs:
+      raise UserError(
+        f"--only={options.only}: no run has a name with it; --dry_run without "
+        "--only prints all"
+      )
   if options.limit is not None:
     runs = _limited(runs, options.limit, search_paths)
   if options.collect:
@@ -123,16 +148,18 @@ def plan(
   output: str | None,
   bindings: Sequence[str],
   gin_files: Sequence[str] = (),
+  first_seed: int = 0,
 ) -> list[Run]:
   """Lists the runs of a study, seed by seed.
 
   Args:
     folder: Folder with a gin file for each arm; `common.gin` is not an arm.
-    num_seeds: Number of seeds 0, 1, ...
+    num_seeds: Number of seeds.
     output: Folder of the runs; None is runs/studies/<the folder's name>.
     bindings: Further bindings for all runs.
     gin_files: Further gin files for all runs, such as a model's; read after the
       arm's.
+    first_seed: The first seed; the others follow it.
 
   Raises:
     UserError: If the folder has no arms.
@@ -148,7 +175,7 @@ def plan(
   root = pathlib.Path(output or f"runs/studies/{path.resolve().name}")
   points, settings_of = _axes(path)
   runs = []
-  for seed in range(num_seeds):
+  for seed in range(first_seed, first_seed + num_seeds):
     for arm, point in itertools.product(arms, points):
       name = "-".join([arm.stem, *map(str, point.values()), f"s{seed}"])
       own = point.copy()

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
@@ -299,6 +300,31 @@ def test_a_dry_run_of_the_papers_study_prints_every_run(capsys):
   assert len(lines) == len({*lines}) == 27 * 7 * 5
   (line,) = [x for x in lines if "/star-bbh_snarks-s4" in x]
   assert "--gin.TASK='\"'\"'bbh_snarks'\"'\"''" in line
+
+
+def dry_run(capsys, *flags):
+  """The names of the runs."""
+  status = cli.main(["study", "gin/studies/laptop_bbh", "--dry_run", *flags])
+  shown = capsys.readouterr()
+  found = re.findall(r"studies/laptop_bbh/([a-z_]+-[a-z_]+-s\d+)", shown.out)
+  return status, [*dict.fromkeys(found)], shown.err
+
+
+def test_a_part_of_a_study(capsys):
+  whole = dry_run(capsys, "--seeds=3")[1]
+  assert len(whole) == 3 * 8 * 2
+  later = dry_run(capsys, "--seeds=2", "--first_seed=1")[1]
+  assert later == whole[16:]
+  some = dry_run(capsys, "--seeds=2", "--only=trice-bbh_object")[1]
+  assert some == [f"trice-bbh_object_counting-s{seed}" for seed in (0, 1)]
+  assert dry_run(capsys, "--only=comet") == (
+    *(2, []),
+    "t5x: error: --only=comet: no run has a name with it; --dry_run without "
+    "--only prints all\n",
+  )
+  status, _, error = dry_run(capsys, "--first_seed=-1")
+  assert status == 2
+  assert "argument --first_seed: '-1' is not a number from 0 on" in error
 
 
 @pytest.mark.parametrize(
