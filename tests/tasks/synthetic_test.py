@@ -620,14 +620,18 @@ def test_a_task_of_your_own():
 
 
 @pytest.mark.parametrize(
-  ("name", "most"),
-  [("formula_short", 5), ("inventory_long", 8), ("testimony_long", 6)],
+  ("name", "most", "guesses"),
+  [
+    ("formula_short", 5, 0.7),
+    ("inventory_long", 8, 0.3),
+    ("testimony_long", 6, 0.3),
+  ],
 )
-def test_the_tasks_for_pretrained_models(name, most):
+def test_the_tasks_for_pretrained_models(name, most, guesses):
   rows, answers = read_task(f"synthetic_{name}_v1", "base")
   steps = [row["targets"].count("\n") for row in rows]
   assert max(steps) == most
-  assert 0.25 < steps.count(0) / len(rows) < 0.35
+  assert abs(steps.count(0) / len(rows) - guesses) < 0.05
   assert answers == [row["answer"] for row in rows]
 
 
