@@ -5,6 +5,7 @@ Level: level + 2 truth values, joined two or three at a time. A joined formula
 in brackets when it is a part. A third of the parts are negated.
 """
 
+import functools
 import random
 from typing import Any
 
@@ -48,19 +49,22 @@ def make_problem(rng: random.Random, level: int) -> Problem:
   return Problem(f"Simplify: {text}", tree)
 
 
+def work_out(
+  slip: Slip, operator: str, value: bool, other: bool = False
+) -> bool:
+  """Works out `not value`, or `value and other`; a slip is the other value."""
+  if operator == "not":
+    correct = not value
+  elif operator == "and":
+    correct = value and other
+  else:
+    correct = value or other
+  return slip(correct, (not correct,))
+
+
 def solve(tree: Any, slip: Slip) -> tuple[list[str], str]:
   """Evaluates the formula; a slip is the other truth value."""
-
-  def work(operator: str, value: bool, other: bool = False) -> bool:
-    if operator == "not":
-      correct = not value
-    elif operator == "and":
-      correct = value and other
-    else:
-      correct = value or other
-    return slip(correct, (not correct,))
-
-  steps, value = expressions.evaluate(tree, work)
+  steps, value = expressions.evaluate(tree, functools.partial(work_out, slip))
   return steps, str(value)
 
 

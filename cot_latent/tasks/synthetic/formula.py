@@ -10,12 +10,13 @@ the parts are negated, some of them more than once, and a single value may be in
 brackets.
 """
 
+import functools
 import random
 from collections.abc import Callable
 from typing import Any
 
 from cot_latent.tasks.synthetic import draw, expressions
-from cot_latent.tasks.synthetic.boolean_expressions import guess
+from cot_latent.tasks.synthetic.boolean_expressions import guess, work_out
 from cot_latent.tasks.synthetic.kind import Kind, Problem, Slip
 
 _GROUP = "()"  # the operator of brackets
@@ -89,16 +90,7 @@ def make_problem(rng: random.Random, level: int) -> Problem:
 
 def solve(tree: Any, slip: Slip) -> tuple[list[str], str]:
   """Rewrites the formula; a slip works out the other truth value."""
-
-  def work(operator: str, value: bool, other: bool = False) -> bool:
-    if operator == "not":
-      correct = not value
-    elif operator == "and":
-      correct = value and other
-    else:
-      correct = value or other
-    return slip(correct, (not correct,))
-
+  work = functools.partial(work_out, slip)
   steps, tree = [], _open(tree)
   while isinstance(tree, tuple):
     tree = _open(_reduce(tree, work))
