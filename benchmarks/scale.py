@@ -134,6 +134,7 @@ def _be_a_host(options: argparse.Namespace) -> None:
   import orbax.checkpoint as ocp
 
   from cot_latent.em import estep
+  from cot_latent.em.method import Weighing
   from cot_latent.inference import estimators, rng
   from cot_latent.models import partitioning
   from cot_latent.reporting import environment
@@ -190,9 +191,8 @@ def _be_a_host(options: argparse.Namespace) -> None:
       np.ones((rows, 1, length), np.int32),
       np.arange(rows)[:, None] % 2 == 0,
       number,
-      0.5,
-      estimator=estimator,
-      num_scored=None,
+      estep.Noise(0.5),
+      weighing=Weighing(estimator),
       layout=layout,
     )
     return jax.block_until_ready(state)

@@ -42,11 +42,11 @@ def by_length(completion, answer):
   return (len(completion) % 2 == 1) == (answer == "odd")
 
 
-def make_task(**settings):
+def make_task(check=by_length, **settings):
   return cl.Task.from_rows(
     QUESTIONS,
     ANSWERS,
-    check=by_length,
+    check=check,
     prompts=cl.Prompts(prior="{question}?", guide="{question} {answer}?"),
     **settings,
   )
@@ -107,7 +107,7 @@ class OwnModel:
     return self.inner.log_prob(params, prompts, targets)
 
 
-def run(model, folder, **changes):
+def run(model, folder, check=by_length, **changes):
   settings = {
     "steps": 12,
     "max_length": 8,
@@ -120,7 +120,7 @@ def run(model, folder, **changes):
     "model_dir": str(folder),
   }
   return cl.train(
-    make_task(test=(QUESTIONS, ANSWERS), vocabulary=LETTERS),
+    make_task(check, test=(QUESTIONS, ANSWERS), vocabulary=LETTERS),
     model=model,
     params=model.params,
     **(settings | changes),
@@ -164,6 +164,31 @@ def test_another_model_is_another_run(model, finished):
   other = OwnModel()
   other.params = jax.tree.map(lambda leaf: leaf + 1, other.params)
   assert "belongs to another run" in message_of(run, other, finished[0])
+
+
+def test_another_checker_or_another_setting_is_another_run(
+  model, finished, tmp_path
+):
+  folder, report = finished
+  assert report["data"]["check"] == {"name": f"{__name__}.by_length"}
+
+  def weigh_by(share):
+    def weigh(taken):
+      return share * cl.estimators.basic()(taken)
+
+    return cl.Method("trice", weigh, memory_start="prior")
+
+  def stricter(completion, answer):
+    return by_length(completion, answer) and len(completion) > 2
+
+  text = message_of(run, model, folder, check=stricter)
+  assert "belongs to another run" in text
+  assert "data check.name" in text
+  one, two = (
+    run(model, tmp_path / str(share), method=weigh_by(share), steps=0)
+    for share in (1.0, 0.5)
+  )
+  assert one["identity"]["run_id"] != two["identity"]["run_id"]
 
 
 def test_what_is_no_model_is_refused(tmp_path):

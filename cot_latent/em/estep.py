@@ -16,7 +16,7 @@ import numpy as np
 from cot_latent.data.task import Examples, Task
 from cot_latent.em.drawing import Checked, Drawer
 from cot_latent.em.drawn_parts import Phase
-from cot_latent.em.method import Method
+from cot_latent.em.method import Method, Weighing
 from cot_latent.em.step_info import StepInfo, Visits
 from cot_latent.em.weighted_rows import WeightedRows, gather_rows
 from cot_latent.errors import UserError
@@ -31,6 +31,18 @@ from cot_latent.inference import (
 from cot_latent.models import partitioning
 from cot_latent.models.api import Sampler
 from cot_latent.runtime import files
+
+
+class Noise(NamedTuple):
+  """The random numbers of a step's weights.
+
+  Attributes:
+    offset: Scalar, uniform in [0, 1), by which rows are subsampled.
+    key: Key of an estimator that has a purpose of its own; None for others.
+  """
+
+  offset: jax.Array
+  key: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -167,12 +179,10 @@ class EStep:
       checked.tokens.reshape(*shape, -1),
       checked.is_correct.reshape(shape),
       step,
-      self.offset(step),
+      self.noise(step),
       None if fit is None else np.float32(fit.eta()),
-      estimator=method.estimator,
-      num_scored=method.num_scored,
+      weighing=method.weighing,
       is_fitting=method.fits_at(step),
-      always_subsample=method.always_subsample,
       layout=self.layout,
     )
     log_prob = checked.log_prob
@@ -252,9 +262,12 @@ class EStep:
     """Marks the draws that start a chain, [R] bool."""
     return drawn.is_correct
 
-  def offset(self, step: int) -> jax.Array:
-    """The random number by which a step's rows are subsampled."""
-    return jax.random.uniform(rng.purpose_key(self.seed, "subsample", step))
+  def noise(self, step: int) -> Noise:
+    """The random numbers of a step's weights."""
+    return Noise(
+      jax.random.uniform(rng.purpose_key(self.seed, "subsample", step)),
+      estimators.own_key(self.method.estimator, self.seed, step),
+    )
 
   def memory_correct(self, state: memory.MemoryState) -> float:
     """Share of the questions whose remembered rationale is correct."""
@@ -316,9 +329,7 @@ class Weighed(NamedTuple):
 
 @functools.partial(
   jax.jit,
-  static_argnames=(
-    *("estimator", "num_scored", "is_fitting", "always_subsample", "layout"),
-  ),
+  static_argnames=("weighing", "is_fitting", "layout"),
   donate_argnames="state",
 )
 def move_and_weigh(
@@ -327,13 +338,11 @@ def move_and_weigh(
   draw_tokens: jax.Array,
   draw_is_correct: jax.Array,
   step: int,
-  offset: jax.Array,
+  noise: Noise,
   eta: jax.Array | None = None,
   *,
-  estimator: estimators.Estimator,
-  num_scored: int | None,
+  weighing: Weighing,
   is_fitting: bool = False,
-  always_subsample: bool = False,
   layout: partitioning.Layout | None = None,
 ) -> tuple[memory.MemoryState, transition.Transition, Weighed]:
   """Does the part of the E-step that needs neither model nor text.
@@ -344,13 +353,10 @@ def move_and_weigh(
     draw_tokens: [M, K, T] int32, fresh draws.
     draw_is_correct: [M, K] bool, whether each draw is correct.
     step: Number of the step, from 1.
-    offset: Scalar, uniform in [0, 1), for subsampling.
+    noise: The step's random numbers.
     eta: Factor of a fitted control variate; None for other estimators.
-    estimator: Function that returns the weights.
-    num_scored: Number L of sequences to score; None scores every sequence that
-      has weight.
+    weighing: Estimator, and the number of sequences to score.
     is_fitting: Whether eta is fitted in this step.
-    always_subsample: Whether L are drawn even if no more have weight.
     layout: How the memory's rows are sharded; those of the minibatch are
       gathered, so that every process has the same weights.
 
@@ -366,41 +372,62 @@ def move_and_weigh(
   state = memory.write(
     state, index, moved.tokens, moved.is_correct, moved.accepted, step
   )
-  if isinstance(estimator, estimators.FittedControlVariate):
+  if isinstance(weighing.estimator, estimators.FittedControlVariate):
     assert eta is not None
-    weights = estimator(moved, eta)
+    weights = weighing.estimator(moved, eta)
   else:
-    weights = estimator(moved)
+    weights = estimators.weigh(weighing.estimator, moved, noise.key)
   # Weights add up to the mean of 1 - beta_m over the valid rows.
   scale = jnp.where(moved.is_correct.any(), 1 - weights.sum(), 0.0)
   if is_fitting:
-    weights, terms = _weigh_terms(
-      *(moved, estimator, eta, num_scored, offset, always_subsample)
-    )
+    weights, terms = _weigh_terms(moved, weighing, eta, noise.offset)
   else:
-    terms = None
-    weights = estimators.merge_accepted(moved, weights)
-    if num_scored is not None:
-      weights = resampling.subsample(
-        weights, num_scored, offset, always_subsample
-      )
+    terms, weights = None, subsampled(moved, weights, weighing, noise)
   state = partitioning.constrain(layout, state, "examples")
   weighed = Weighed(weights, scale, terms)
   return state, *partitioning.constrain(layout, (moved, weighed))
 
 
-def _weigh_terms(moved, estimator, eta, num_scored, offset, always):
-  """Weights of A - eta B, and of A and B, with accepted draws moved."""
-  kept, subtracted = (
-    estimators.merge_accepted(moved, term) for term in estimator.terms(moved)
+def subsampled(
+  moved: transition.Transition,
+  weights: jax.Array,
+  weighing: Weighing,
+  noise: Noise,
+) -> jax.Array:
+  """Moves the weights of accepted draws to the memory, and keeps at most L.
+
+  Args:
+    moved: The transition.
+    weights: [M, 1 + K] of the estimator.
+    weighing: The number L of sequences to score.
+    noise: The step's random numbers.
+
+  Returns:
+    [M, 1 + K] weights with the same mean.
+  """
+  weights = estimators.merge_accepted(moved, weights)
+  if weighing.num_scored is None:
+    return weights
+  return resampling.subsample(
+    weights, weighing.num_scored, noise.offset, weighing.always_subsample
   )
-  if num_scored is not None:
+
+
+def _weigh_terms(moved, weighing, eta, offset):
+  """Weights of A - eta B, and of A and B, with accepted draws moved."""
+  basic, subtracted = (
+    estimators.merge_accepted(moved, term)
+    for term in weighing.estimator.terms(moved)
+  )
+  if weighing.num_scored is not None:
     # The largest weight that a sequence has for any eta: if drawn by
     # |A - eta B|, a sequence of B alone would never be seen while eta is 0.
-    sizes = jnp.maximum(jnp.abs(kept), jnp.abs(kept - subtracted))
-    times = resampling.multipliers(sizes, num_scored, offset, always)
-    kept, subtracted = times * kept, times * subtracted
-  return kept - eta * subtracted, jnp.stack([kept, subtracted])
+    sizes = jnp.maximum(jnp.abs(basic), jnp.abs(basic - subtracted))
+    times = resampling.multipliers(
+      sizes, weighing.num_scored, offset, weighing.always_subsample
+    )
+    basic, subtracted = times * basic, times * subtracted
+  return basic - eta * subtracted, jnp.stack([basic, subtracted])
 
 
 def _accepted_log_prob(

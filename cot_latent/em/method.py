@@ -4,6 +4,7 @@ M questions per minibatch, K draws per question, L sequences scored per step.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -100,6 +101,15 @@ class OuterLoops:
 
 
 @dataclasses.dataclass(frozen=True)
+class Weighing:
+  """How a minibatch's sequences get their weights; see `Method`."""
+
+  estimator: Callable
+  num_scored: int | None = None
+  always_subsample: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Method:
   """How rationales are drawn, and what weight they get.
 
@@ -109,7 +119,8 @@ class Method:
       function, a functools.partial, a frozen dataclass with __call__, a jitted
       function (inference/estimators.py). With a likelihood that the model
       computes, Scored -> weights [M, 1 + K, 2] of rationales and answers
-      (inference/scored_estimators.py).
+      (inference/scored_estimators.py). One with an attribute `purpose` is
+      called with a random key as well.
     memory_start: The prompt that the first rationales are drawn from: "guide"
       (the question with its answer as a hint), "prior" (the question alone),
       or "empty", to start without any.
@@ -163,6 +174,11 @@ class Method:
         "step, and outer loops have none: set loops = None"
       )
 
+  @property
+  def weighing(self) -> Weighing:
+    """How sequences get their weights."""
+    return Weighing(self.estimator, self.num_scored, self.always_subsample)
+
   def scores_answers(self) -> bool:
     """Whether the likelihood is a probability that the model computes."""
     return isinstance(self.likelihood, AnswerGivenRationale)
@@ -209,7 +225,10 @@ class Method:
     else:
       example = transition.shapes(2, self.num_draws, length=1)
     try:
-      weights = jax.eval_shape(self.estimator, example)
+      key = estimators.own_key(self.estimator, 0, 1)
+      weights = jax.eval_shape(
+        functools.partial(estimators.weigh, self.estimator), example, key
+      )
     except ValueError as error:
       raise UserError(f"Method.estimator: {error}") from None
     except TypeError as error:

@@ -19,11 +19,11 @@ import numpy as np
 from cot_latent.data.task import Examples, Task
 from cot_latent.em import drawing, estep
 from cot_latent.em.drawing import Checked
-from cot_latent.em.estep import EStep
+from cot_latent.em.estep import EStep, Noise, subsampled
 from cot_latent.em.method import OuterLoops
 from cot_latent.em.step_info import StepInfo
 from cot_latent.em.weighted_rows import WeightedRows, gather_rows
-from cot_latent.inference import estimators, memory, resampling, rng, transition
+from cot_latent.inference import estimators, memory, rng, transition
 from cot_latent.models import partitioning
 
 
@@ -146,7 +146,7 @@ def pool_step(
   Returns:
     The weighted rows, and the measurements; nothing is drawn.
   """
-  rows, num_valid = weighted_rows(e_step, pool, index, e_step.offset(step))
+  rows, num_valid = weighted_rows(e_step, pool, index, e_step.noise(step))
   num_pooled = len(e_step.examples) * e_step.method.num_draws
   return rows, StepInfo(
     accept_rate=int(pool.is_correct.sum()) / num_pooled,
@@ -307,7 +307,7 @@ def next_pool(
 
 
 def weighted_rows(
-  e_step: EStep, pool: Pool, index: np.ndarray, offset: jax.Array
+  e_step: EStep, pool: Pool, index: np.ndarray, noise: Noise
 ) -> tuple[WeightedRows, int]:
   """Weighs a minibatch's rationales of the pool.
 
@@ -315,42 +315,26 @@ def weighted_rows(
     e_step: The run's E-step.
     pool: Pool of the loop.
     index: [M] int32, distinct questions.
-    offset: Scalar, uniform in [0, 1), for subsampling.
+    noise: The step's random numbers.
 
   Returns:
     The rows that the M-step differentiates, and how many of the questions have
     a correct rationale.
   """
-  method = e_step.method
   moved, weights = _weigh(
     pool.tokens,
     pool.is_correct,
     index,
-    offset,
-    estimator=method.estimator,
-    num_scored=method.num_scored,
-    always_subsample=method.always_subsample,
+    noise,
+    weighing=e_step.method.weighing,
     layout=e_step.layout,
   )
   rows = gather_rows(e_step.examples.prompts[index], moved, np.asarray(weights))
   return rows, int(moved.is_correct.sum())
 
 
-@functools.partial(
-  jax.jit,
-  static_argnames=("estimator", "num_scored", "always_subsample", "layout"),
-)
-def _weigh(
-  tokens,
-  is_correct,
-  index,
-  offset,
-  *,
-  estimator,
-  num_scored,
-  always_subsample,
-  layout,
-):
+@functools.partial(jax.jit, static_argnames=("weighing", "layout"))
+def _weigh(tokens, is_correct, index, noise, *, weighing, layout):
   """Weighs rows of [N, K, T] tokens as the draws of a step without memory."""
   tokens, is_correct = partitioning.constrain(
     layout, (tokens[index], is_correct[index])
@@ -361,9 +345,6 @@ def _weigh(
     tokens,
     is_correct,
   )
-  weights = estimators.merge_accepted(moved, estimator(moved))
-  if num_scored is not None:
-    weights = resampling.subsample(
-      weights, num_scored, offset, always_subsample
-    )
+  weights = estimators.weigh(weighing.estimator, moved, noise.key)
+  weights = subsampled(moved, weights, weighing, noise)
   return partitioning.constrain(layout, (moved, weights))

@@ -37,43 +37,81 @@ def as_dict(config) -> dict:
 def describe_callable(function: Callable) -> dict[str, Any]:
   """Names a function for the report, with its settings.
 
+  Two functions with other settings are other runs, so nothing that a function
+  holds is left out.
+
   Args:
-    function: Any callable. The settings of a functools.partial are its keywords
-      and those of a dataclass its fields; other callables have none. Wrappers
-      such as jax.jit are ignored.
+    function: Any callable. Its settings are the arguments of a
+      functools.partial (those without a name as `arguments`), the variables
+      that a function takes from the function around it, and the fields or
+      attributes of an object, also of a method's object. Wrappers such as
+      jax.jit are ignored.
 
   Returns:
     Its qualified name as `name`, up to the function that made it, and the
-    settings.
+    settings. A setting that is itself called `name` is `name_`.
 
   Example:
     >>> from cot_latent.inference import estimators
-    >>> describe_callable(estimators.control_variate())["name"]
-    'cot_latent.inference.estimators.control_variate'
+    >>> describe_callable(estimators.control_variate())
+    ... # doctest: +NORMALIZE_WHITESPACE
+    {'name': 'cot_latent.inference.estimators.control_variate',
+     'correct_first_acceptance': False}
   """
+  return _describe(function, ())
+
+
+def _describe(function: Callable, around: tuple[int, ...]) -> dict[str, Any]:
+  """Describes a function that the functions of these ids hold."""
+  around = (*around, id(function))
   function = inspect.unwrap(function)
   settings: dict[str, Any] = {}
   while isinstance(function, functools.partial):
+    if function.args:
+      earlier = settings.get("arguments", ())
+      settings["arguments"] = (*function.args, *earlier)
     settings = function.keywords | settings
     function = inspect.unwrap(function.func)
-  if dataclasses.is_dataclass(function) and not isinstance(function, type):
-    settings = {
-      field.name: getattr(function, field.name)
-      for field in dataclasses.fields(function)
-    } | settings
+  settings = _held_by(function) | settings
   named = function if hasattr(function, "__qualname__") else type(function)
   name = f"{named.__module__}.{named.__qualname__.split('.<locals>')[0]}"
-  return {"name": name} | {k: _setting(v) for k, v in settings.items()}
+  return {"name": name} | {
+    f"{key}_" if key == "name" else key: _setting(value, around)
+    for key, value in settings.items()
+  }
 
 
-def _setting(value: Any) -> Any:
+def _held_by(function: Any) -> dict[str, Any]:
+  """Returns what a callable that is no partial holds, by name."""
+  if isinstance(function, type):
+    return {}
+  if inspect.ismethod(function):
+    return _held_by(function.__self__)
+  if inspect.isfunction(function):
+    cells = zip(
+      function.__code__.co_freevars, function.__closure__ or (), strict=True
+    )
+    return {name: cell.cell_contents for name, cell in cells}
+  if dataclasses.is_dataclass(function):
+    return {
+      field.name: getattr(function, field.name)
+      for field in dataclasses.fields(function)
+    }
+  return dict(getattr(function, "__dict__", {}))
+
+
+def _setting(value: Any, around: tuple[int, ...]) -> Any:
   """Returns a setting as JSON, or its type's name if JSON cannot hold it."""
   if callable(value):
-    return describe_callable(value)
+    if id(value) in around:
+      return value.__qualname__  # a function that calls itself
+    return _describe(value, around)
   if isinstance(value, np.generic | np.ndarray | jax.Array):
     return np.asarray(value).tolist()
   if isinstance(value, list | tuple):
-    return [_setting(part) for part in value]
+    return [_setting(part, around) for part in value]
+  if isinstance(value, dict):
+    return {str(k): _setting(v, around) for k, v in value.items()}
   if value is None or isinstance(value, bool | int | float | str):
     return value
   return f"{type(value).__module__}.{type(value).__qualname__}"

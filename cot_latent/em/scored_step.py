@@ -23,6 +23,7 @@ from cot_latent.em.estep import EStep
 from cot_latent.em.step_info import StepInfo
 from cot_latent.em.weighted_rows import WeightedRows, gather
 from cot_latent.inference import (
+  estimators,
   fitting,
   memory,
   resampling,
@@ -70,9 +71,9 @@ class AnswerScorer:
     """Computes log p(z|x) and log p(y|x, z).
 
     Args:
-      params: The model's.
+      params: Parameters of the model.
       rationales: [R, T] int32.
-      question: [R] integers, whose each is.
+      question: [R] integers, the question of each rationale.
 
     Returns:
       The nats, and the sequences that were scored.
@@ -157,10 +158,10 @@ class ScoredEStep(EStep):
 
     Args:
       params: Current parameters; draws, likelihoods and gradient all use them.
-      state: The memory before the step, whose place the new one takes.
+      state: The memory before the step; the new one takes its place.
       index: [M] int32, distinct questions.
-      step: From 1.
-      fit: None.
+      step: Number of the step, from 1.
+      fit: None, because no estimator of answers is fitted.
 
     Returns:
       The memory after the step, the weighted rows, and what was measured.
@@ -189,10 +190,8 @@ class ScoredEStep(EStep):
     )
     state, weighed = _move_and_weigh(
       *(state, index, rationales, is_valid.reshape(shape), log_l, ratio),
-      *(uniform, step, self.offset(step)),
-      estimator=method.estimator,
-      num_scored=method.num_scored,
-      always_subsample=method.always_subsample,
+      *(uniform, step, self.noise(step)),
+      weighing=method.weighing,
       layout=self.layout,
     )
     weights = np.asarray(weighed.weights, np.float32)
@@ -260,7 +259,7 @@ class _Weighed(NamedTuple):
 
 @functools.partial(
   jax.jit,
-  static_argnames=("estimator", "num_scored", "always_subsample", "layout"),
+  static_argnames=("weighing", "layout"),
   donate_argnames="state",
 )
 def _move_and_weigh(
@@ -272,15 +271,15 @@ def _move_and_weigh(
   log_ratio,
   uniform,
   step,
-  offset,
+  noise,
   *,
-  estimator,
-  num_scored,
-  always_subsample,
+  weighing,
   layout,
 ):
   """Does the part of the E-step that needs neither model nor text."""
-  weights = estimator(Scored(log_likelihood, log_ratio))
+  estimator, num_scored = weighing.estimator, weighing.num_scored
+  nats = Scored(log_likelihood, log_ratio)
+  weights = estimators.weigh(estimator, nats, noise.key)
   moves = estimator.kernel(log_likelihood)
   taken = scored.pick(moves, uniform)
   rows = jnp.arange(len(index))
@@ -293,7 +292,9 @@ def _move_and_weigh(
   scale = jnp.where(valid.any(), 1 - weights[..., 0].sum(), 0.0)
   if num_scored is not None:
     sizes = jnp.abs(weights).max(axis=2)
-    times = resampling.multipliers(sizes, num_scored, offset, always_subsample)
+    times = resampling.multipliers(
+      sizes, num_scored, noise.offset, weighing.always_subsample
+    )
     weights = weights * times[..., None]
   weighed = _Weighed(weights, scale, moves[:, 1:].sum(axis=1).mean(), taken)
   return state, partitioning.constrain(layout, weighed)
@@ -302,7 +303,7 @@ def _move_and_weigh(
 def _expected(weights, sampled, nats: Nats, shape) -> np.ndarray | None:
   """[M, 1 + K] nats that the M-step should find for the tokens with weight.
 
-  Of a draw's rationale those are the sampler's.
+  The nats of a draw's rationale are the sampler's.
   """
   if sampled is None:
     return None

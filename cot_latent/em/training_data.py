@@ -10,6 +10,7 @@ from cot_latent.data import subsets
 from cot_latent.data.source import TaskConfig
 from cot_latent.data.task import Examples, Task
 from cot_latent.em.method import Method
+from cot_latent.em.plan import describe_callable
 from cot_latent.errors import UserError
 from cot_latent.models.api import PAD_ID
 
@@ -117,5 +118,6 @@ def describe_splits(
       "is_direct": task.prompts.is_direct,
     },
     **({"stop": list(task.stop)} if task.stop else {}),
+    **({"check": describe_callable(task.check)} if task.check else {}),
     "splits": {name: split(part) for name, part in splits.items()},
   }

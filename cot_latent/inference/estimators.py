@@ -13,7 +13,9 @@ Any hashable callable of that kind is an estimator. Those here are made by a
 function that takes their settings; a functools.partial keeps the settings
 where a report reads them. An estimator with a control variate has an attribute
 `has_scale` that is True: its weights add up to 1 minus the mean scale, which is
-then reported.
+then reported. An estimator that needs random numbers has an attribute `purpose`
+("my_methods/noise"), and is called with a key of that purpose and of the step
+as its second argument.
 
 Symbols: c'_m is the correctness of the memory after the step, c~_m that of the
 fresh draw, C = sum_m c'_m; beta_m is the scale of the control variate, n_m the
@@ -41,14 +43,15 @@ subtracted term has more variance than the basic estimator.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
+from cot_latent.inference import rng
 from cot_latent.inference.transition import Transition
 
-Estimator = Callable[[Transition], jax.Array]
+Estimator = Callable[..., jax.Array]
 
 
 def basic() -> Estimator:
@@ -149,6 +152,44 @@ def control_variate(
   )
   made.has_scale = True  # type: ignore[attr-defined]
   return made
+
+
+def own_key(estimator: Estimator, seed: int, step: int) -> jax.Array | None:
+  """Derives the key of an estimator that needs random numbers.
+
+  Args:
+    estimator: Any; only one with an attribute `purpose` gets a key.
+    seed: The run's seed.
+    step: Number of the step, from 1.
+
+  Returns:
+    A scalar key of the estimator's purpose and the step, or None.
+
+  Raises:
+    ValueError: If the purpose has no slash in its name.
+  """
+  purpose = getattr(estimator, "purpose", None)
+  if purpose is None:
+    return None
+  if purpose in rng.PURPOSES:
+    raise ValueError(
+      f"purpose {purpose!r} is one of this package's: an estimator's own has a "
+      f"slash in its name, as in 'my_method/{purpose}'"
+    )
+  return rng.purpose_key(seed, purpose, step)
+
+
+def weigh(
+  estimator: Estimator, taken: Any, key: jax.Array | None = None
+) -> jax.Array:
+  """Calls an estimator, with its key if it has a purpose of its own.
+
+  Args:
+    estimator: Any.
+    taken: What it weighs: a Transition, or a Scored.
+    key: What `own_key` returns.
+  """
+  return estimator(taken) if key is None else estimator(taken, key)
 
 
 def has_scale(estimator: Estimator) -> bool:

@@ -21,7 +21,8 @@ RULE = (
   "sha256 of its example's id, and the draw's number"
 )
 # The purposes of this package. A method may have purposes of its own, whose
-# names contain a slash.
+# names contain a slash; those of the package's own methods begin with
+# "likelihood/".
 PURPOSES = frozenset(
   {
     "params",  # initial parameters of the model

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cot_latent.em import estep
+from cot_latent.inference import estimators
 from cot_latent.models import partitioning, slots
 from cot_latent.models.language_model import LanguageModel
 from cot_latent.planning import compiling
@@ -224,10 +225,8 @@ class Compiler:
     function = jax.jit(
       functools.partial(
         estep.move_and_weigh,
-        estimator=method.estimator,
-        num_scored=method.num_scored,
+        weighing=method.weighing,
         is_fitting=method.is_fitted(),
-        always_subsample=method.always_subsample,
         layout=shapes.layout,
       ),
       donate_argnums=0,
@@ -240,7 +239,7 @@ class Compiler:
       tokens,
       jax.ShapeDtypeStruct(drawn, bool),
       np.int32(1),
-      np.float32(0),
+      estep.Noise(jnp.float32(0), estimators.own_key(method.estimator, 0, 1)),
       np.float32(0) if method.is_fitted() else None,
       kept=self._kept(shapes.memory),
     )

@@ -38,6 +38,8 @@ from cot_latent.training.state import TrainState
 # Seconds between two checkpoints of a fit.
 SECONDS_BETWEEN = 120.0
 
+_STEPS_TO_AGREE = 4  # steps after which several processes agree on saving
+
 _UNFINISHED = ".unfinished"  # end of the name of a fit's folder
 
 
@@ -130,6 +132,9 @@ def _saving(
     nonlocal saved_at
     is_late = time.monotonic() - saved_at > SECONDS_BETWEEN
     is_end = state.step == num_steps and checkpoints.latest_step() is not None
+    # Several processes wait for each other, and so for the device, to agree.
+    if jax.process_count() > 1 and state.step % _STEPS_TO_AGREE and not is_end:
+      return
     if not processes.is_true_on_any(is_preempted() or is_late or is_end):
       return
     must_end = processes.is_true_on_any(is_preempted())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cot_latent.em.method import Method
-from cot_latent.em.plan import as_dict
+from cot_latent.em.plan import as_dict, describe_callable
 from cot_latent.errors import UserError
 from cot_latent.inference import baselines, estimators
 
@@ -29,12 +29,30 @@ class Shared:
     return on_draws(taken, self.share)
 
 
+def second(numbers, share, taken):
+  return on_draws(taken, share)
+
+
+def closed(share, shift=0):
+  """An estimator that takes its setting from the function around it."""
+
+  def weigh(taken):
+    return on_draws(taken, share - shift)
+
+  return weigh
+
+
 class Plain:
   def __call__(self, taken):
     return on_draws(taken)
 
   def weigh(self, taken):
     return on_draws(taken)
+
+
+class Held(Plain):
+  def __init__(self, share):
+    self.share = share
 
 
 class Unhashable(Plain):
@@ -79,7 +97,16 @@ BASELINES = "cot_latent.inference.baselines"
       f"{HERE}.on_draws",
       {"share": 0.5},
     ),
+    (closed(0.5), f"{HERE}.closed", {"share": 0.5, "shift": 0}),
+    (
+      functools.partial(functools.partial(second, np.array([1, 2])), 3),
+      f"{HERE}.second",
+      {"arguments": [[1, 2], 3]},
+    ),
     (Shared(), f"{HERE}.Shared", {"share": 0.5}),
+    (Held(0.25), f"{HERE}.Held", {"share": 0.25}),
+    (Held(0.25).weigh, f"{HERE}.Plain.weigh", {"share": 0.25}),
+    (jax.jit(closed(0.1)), f"{HERE}.closed", {"share": 0.1, "shift": 0}),
     (Plain(), f"{HERE}.Plain", {}),
     (Plain().weigh, f"{HERE}.Plain.weigh", {}),
     (jax.jit(on_draws), f"{HERE}.on_draws", {}),
@@ -116,3 +143,26 @@ def test_estimators_of_the_same_settings_are_compiled_once():
   for share in (0.5, 0.5, 0.25):
     weigh(1.0, estimator=Shared(share))
   assert len(traced) == 2
+
+
+def test_a_setting_called_name_does_not_replace_the_name():
+  named = functools.partial(on_draws, name="x")
+  assert describe_callable(named) == {"name": f"{HERE}.on_draws", "name_": "x"}
+
+
+def test_other_settings_are_another_run():
+  one, other = (as_dict(Method("x", closed(share))) for share in (0.5, 0.25))
+  assert one != other
+
+
+def test_a_function_may_hold_functions_and_itself():
+  def again(taken):
+    return on_draws(taken) if taken else again(inner(taken))
+
+  inner = closed(0.5)
+  name = f"{HERE}.test_a_function_may_hold_functions_and_itself"
+  assert describe_callable(again) == {
+    "name": name,
+    "again": again.__qualname__,
+    "inner": {"name": f"{HERE}.closed", "share": 0.5, "shift": 0},
+  }

@@ -8,7 +8,7 @@ import pytest
 from cot_latent.em import estep, weighted_rows
 from cot_latent.em.drawing import Drawer
 from cot_latent.em.estep import EStep
-from cot_latent.em.method import Method
+from cot_latent.em.method import Method, Weighing
 from cot_latent.inference import estimators, memory, resampling, transition
 from tests.asserts import assert_trees_equal
 from tests.training import toy
@@ -196,10 +196,8 @@ def test_move_and_weigh_is_its_parts(data, num_scored, always):
     tokens,
     is_correct,
     3,
-    0.3,
-    estimator=estimator,
-    num_scored=num_scored,
-    always_subsample=always,
+    estep.Noise(0.3),
+    weighing=Weighing(estimator, num_scored, always),
   )
   expected = transition.independence(
     state.tokens[INDEX], state.is_correct[INDEX], tokens, is_correct

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from cot_latent.em import outer_loops
+from cot_latent.em import estep, outer_loops
 from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method, OuterLoops
 from cot_latent.em.outer_loops import Pool
@@ -316,7 +316,10 @@ def weights_of(data, pool, estimator=POOLED, offset=0.5, **changes):
     looped(OuterLoops("sample"), 3, estimator), **changes
   )
   rows, num_valid = outer_loops.weighted_rows(
-    make_e_step(data, None, method), pool, INDEX, jnp.float32(offset)
+    make_e_step(data, None, method),
+    pool,
+    INDEX,
+    estep.Noise(jnp.float32(offset)),
   )
   found = {}
   texts = data.task.vocabulary.decode_rows(np.asarray(rows.targets))

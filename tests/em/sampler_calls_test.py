@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cot_latent.em import estep, evaluation, outer_loops
+from cot_latent.em import estep, evaluation, outer_loops, scored_step
 from cot_latent.em.drawing import Drawer
 from cot_latent.em.estep import EStep
 from cot_latent.em.held_out import HeldOut
 from cot_latent.em.method import Method, OuterLoops
 from cot_latent.em.scored_step import Nats
+from cot_latent.errors import UserError
 from cot_latent.inference import baselines, estimators, memory, rng
 from cot_latent.training import bootstrap
 from tests.training import toy
@@ -183,7 +184,7 @@ def test_rows_are_subsampled_by_a_random_number_of_the_step(data, monkeypatch):
 
   def noting(function, place):
     def call(*arguments, **settings):
-      offsets.append(float(arguments[place]))
+      offsets.append(float(arguments[place].offset))
       return function(*arguments, **settings)
 
     return call
@@ -203,6 +204,52 @@ def test_rows_are_subsampled_by_a_random_number_of_the_step(data, monkeypatch):
     float(jax.random.uniform(rng.purpose_key(SEED, "subsample", number)))
     for number in (STEP, STEP + 1)
   ]
+
+
+class Noisy:
+  """An estimator that needs random numbers; notes their key."""
+
+  purpose = "tests/noise"
+
+  def __init__(self):
+    self.keys = []
+
+  def __call__(self, taken, key):
+    jax.debug.callback(self.keys.append, jax.random.key_data(key))
+    shape = taken.draw_is_correct.shape
+    return jax.random.normal(key, (shape[0], 1 + shape[1]))
+
+
+def test_an_estimator_s_own_numbers_are_of_its_purpose_and_the_step(data):
+  noisy = Noisy()
+  step = e_step(data, dumb(data), Method("x", noisy, num_draws=2))
+  chains = memory.init(N, LENGTH)
+  weights = [
+    step.step(None, jax.tree.map(jnp.copy, chains), INDEX, number)[1].weights
+    for number in (STEP, STEP + 1, STEP)
+  ]
+  pool = outer_loops.empty_pool(N, 2, LENGTH)
+  outer_loops.pool_step(step, chains, pool, INDEX, STEP + 1)
+  jax.effects_barrier()
+  numbers = (STEP, STEP + 1, STEP, STEP + 1)
+  np.testing.assert_array_equal(
+    noisy.keys,
+    [
+      jax.random.key_data(rng.purpose_key(SEED, "tests/noise", number))
+      for number in numbers
+    ],
+  )
+  np.testing.assert_array_equal(weights[0], weights[2])
+  assert (weights[0] != weights[1]).any()
+
+
+@pytest.mark.parametrize("purpose", ["noise", "draw"])
+def test_an_estimator_s_purpose_must_be_its_own(purpose):
+  noisy = Noisy()
+  noisy.purpose = purpose
+  with pytest.raises(UserError, match=f"'my_method/{purpose}'") as error:
+    Method("x", noisy)
+  assert str(error.value).startswith("Method.estimator: ")
 
 
 # The gap between sampler and scorer -----------------------------------------
@@ -263,6 +310,19 @@ def test_the_gap_is_the_largest_of_the_fresh_rows(data):
   place = np.flatnonzero(rows.is_fresh)
   scored[place[[0, 3]]] += [0.25, -0.5]
   assert rows.log_prob_gap(scored) == 0.5
+
+
+def test_scored_rows_keep_the_sampler_s_log_probability_of_rationales():
+  # One memory and two draws; the second draw's answer alone has weight.
+  nats = scored_step.Nats(
+    np.array([-1.0, -2.0, -3.0], np.float32),
+    np.array([-0.25, -np.inf, -0.5], np.float32),
+  )
+  weights = np.array([[[1, 1], [1, 0], [0, 1]]], np.float32)
+  sampled = np.array([-20.0, -30.0], np.float32)
+  expected = scored_step._expected(weights, sampled, nats, (1, 3))
+  np.testing.assert_array_equal(expected, [[-1.25, -20, -0.5]])
+  assert scored_step._expected(weights, None, nats, (1, 3)) is None
 
 
 def test_a_sampler_need_not_return_its_log_probabilities(data):

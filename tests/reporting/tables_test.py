@@ -9,6 +9,7 @@ import matplotlib
 import pytest
 from matplotlib import font_manager
 
+import cot_latent as cl
 from cot_latent.errors import UserError
 from cot_latent.reporting import stats
 from cot_latent.reporting.comparison import Estimate
@@ -33,6 +34,14 @@ from tests.reporting.tables_cases import (
 from tests.reporting.tables_text_test import check_latex
 
 # What is made.
+
+
+def test_paths_may_be_strings(tmp_path):
+  path = write_case(tmp_path)
+  text = cl.tables(str(path), output=str(tmp_path / "other"))
+  assert text == make_tables(path)
+  for made in (tmp_path / "other").iterdir():
+    assert made.read_bytes() == (tmp_path / made.name).read_bytes()
 
 
 def test_the_table_in_markdown(tmp_path):

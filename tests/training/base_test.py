@@ -1,5 +1,6 @@
 """Base models that runs share, and runs that only evaluate one."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -21,6 +22,7 @@ from cot_latent.inference import estimators, rng
 from cot_latent.models import decoder, digests
 from cot_latent.reporting import page, summary
 from cot_latent.training import base, mstep
+from cot_latent.training.checkpoints import Checkpoints
 from tests.asserts import assert_trees_equal
 from tests.training import toy
 from tests.training.kills import (
@@ -147,6 +149,44 @@ def test_half_of_each_minibatch_is_hinted(monkeypatch):
       assert prompt[prompt != 0].tolist() == wanted[wanted != 0].tolist()
     np.testing.assert_array_equal(targets, examples.targets[index])
     np.testing.assert_array_equal(weights, np.float32([1 / 8] * 8))
+
+
+class Pending:
+  """A result that the device has not computed: reading it would wait."""
+
+  def __init__(self):
+    self.is_done = False
+
+  def __and__(self, other):
+    return self
+
+  def read(self, *_, **__):
+    assert self.is_done, "the loop waits for the device"
+    return True
+
+  __bool__ = __float__ = __array__ = read
+
+
+def test_the_loop_does_not_wait_for_the_device(monkeypatch, tmp_path):
+  config = toy.make_experiment("x")
+  model, examples, made = toy.make_model(config), toy.load(config).base, []
+
+  def quick(*_):
+    def step(params, opt_state, *_):
+      made.append(Pending())
+      if len(made) == config.base.steps:
+        for each in made:
+          each.is_done = True
+      return mstep.Updated(
+        params, opt_state, made[-1], made[-1], made[-1], None
+      )
+
+    return step
+
+  monkeypatch.setattr(mstep, "build_step", quick)
+  with contextlib.closing(Checkpoints(tmp_path / "fit")) as saved:
+    base.fit(model, config.base, examples, 3, lambda _: None, None, saved)
+  assert len(made) == config.base.steps > 2
 
 
 def name_of(config):

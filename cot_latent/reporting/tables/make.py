@@ -18,7 +18,9 @@ from cot_latent.reporting.tables import text as table_text
 from cot_latent.runtime import files
 
 
-def make_tables(path: pathlib.Path, output: pathlib.Path | None = None) -> str:
+def make_tables(
+  path: str | pathlib.Path, output: str | pathlib.Path | None = None
+) -> str:
   """Makes a table's files, all or none of them.
 
   Args:
@@ -32,7 +34,13 @@ def make_tables(path: pathlib.Path, output: pathlib.Path | None = None) -> str:
   Raises:
     UserError: If the description or a report does not fit, or matplotlib is
       missing.
+
+  Example:
+
+    print(make_tables("reports/tables/chain.toml", output="build"))
   """
+  path = pathlib.Path(path)
+  folder = path.parent if output is None else pathlib.Path(output)
   spec = table_spec.read(path)
   table = table_cells.fill(spec, table_reports.collect(spec))
   markdown = table_text.markdown(table)
@@ -46,7 +54,7 @@ def make_tables(path: pathlib.Path, output: pathlib.Path | None = None) -> str:
     contents |= table_plot.render(table)
   _write_all(
     {
-      (output or path.parent) / f"{spec.name}{ending}": content
+      folder / f"{spec.name}{ending}": content
       for ending, content in contents.items()
     }
   )
