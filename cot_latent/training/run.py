@@ -249,13 +249,7 @@ class Run:
         num_samples=num_samples,
         seed=self.config.seed,
         step=step,
-        report_done=DrawingProgress(
-          decoder.replace("_", "-"),
-          len(self.data.test) * (num_samples or 1),
-          self.config.task.max_length,
-        )
-        if is_end
-        else None,
+        report_done=self.progress(decoder, num_samples or 1, step),
         parts=phase,
       )
       seconds = time.perf_counter() - began + phase.seconds_read
@@ -274,6 +268,15 @@ class Run:
       self.log.evaluated(step, seconds, found)
       self.warn([{"step": step, **row} for row in found.results])
 
+  def progress(self, name: str, num_samples: int, step: int) -> DrawingProgress:
+    """Tells how far an evaluation is; a short one within the run is silent."""
+    return DrawingProgress(
+      name.replace("_", "-"),
+      len(self.data.test) * num_samples,
+      self.config.task.max_length,
+      tells_end=step in (0, self.config.steps),
+    )
+
   def add_likelihood(
     self, state: TrainState, found: Evaluation, params_sha256: str
   ) -> tuple[Evaluation, float]:
@@ -286,7 +289,11 @@ class Run:
     assert self.held_out is not None
     phase = self.parts.phase("likelihood", state.step, params_sha256)
     nats = self.held_out.log_likelihood(
-      state.model_params(), self.config.seed, state.step, phase
+      state.model_params(),
+      self.config.seed,
+      state.step,
+      phase,
+      self.progress("likelihood", self.held_out.num_samples, state.step),
     )
     rows = self.held_out.add_to(found.results, nats)
     found = found._replace(

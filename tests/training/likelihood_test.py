@@ -16,7 +16,7 @@ from cot_latent.em.scored_step import ScoredEStep
 from cot_latent.inference import estimators, rng, scored, scored_estimators
 from cot_latent.models import decoder, language_model
 from cot_latent.models.stops import Ending
-from cot_latent.training import gradients, train
+from cot_latent.training import gradients, run, start, train
 from tests.asserts import message_of
 from tests.params import by_night
 from tests.training import toy
@@ -118,6 +118,44 @@ def test_it_reads_no_memory_that_another_likelihood_began(whole, tmp_path):
   )
   assert toy.run(of_verdicts)["status"] == "complete"
   assert toy.run(beside)["digest"] == report["digest"]
+
+
+def test_whatever_it_draws_is_seen_to_go_on(tmp_path, monkeypatch):
+  seen = []
+
+  class Noting:
+    def __init__(self, name, total, longest, tells_end=True):
+      self.told = name, total, longest, tells_end
+      self.rows = 0
+
+    def __call__(self, rows, *_):
+      self.rows = rows
+      if rows == self.told[1]:
+        seen.append(self.told)
+
+  for module in (start, run):
+    monkeypatch.setattr(module, "DrawingProgress", Noting)
+  config = of_method(ISIR, tmp_path / "run")
+  config = toy.bootstrapped(dataclasses.replace(config, steps=2))
+  evaluation = dataclasses.replace(config.evaluation, period=1)
+  toy.run(dataclasses.replace(config, evaluation=evaluation))
+  drawn = [name for name, *_ in seen]
+  first = drawn.index("memory")
+  assert {*drawn[:first]} == {"bootstrap"}
+  test, (length, votes) = toy.SIZES["test"], (8, config.evaluation.num_samples)
+  greedy = "greedy", test, length
+  others = [
+    ("likelihood", test * STATED.num_samples, length),
+    ("self-consistency", test * votes, length),
+  ]
+  ends = [(*one, True) for one in (greedy, *others)]
+  between = [(*one, False) for one in (greedy, others[0])]
+  assert seen[first:] == [
+    ("memory", toy.SIZES["train"], length, True),
+    *ends,
+    *between,
+    *ends,
+  ]
 
 
 # One step, against what is computed row by row.
