@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from cot_latent.em import evaluation, outer_loops, results, step_info
-from cot_latent.em.drawn_parts import DrawnParts
+from cot_latent.em.drawn_parts import DrawnParts, Phase
 from cot_latent.em.scored_step import ScoredEStep
 from cot_latent.em.watching import Profiler
 from cot_latent.em.weighted_rows import WeightedRows
@@ -171,7 +171,7 @@ class Run:
       gradient_seconds=now - differentiating,
       rest_seconds=differentiating
       - began
-      - info.sampling_seconds
+      - (info.sampling_seconds - info.seconds_before)
       - info.checking_seconds,
       eta=eta,
       fit=state.fit,
@@ -222,7 +222,14 @@ class Run:
     """Takes the E-step of a minibatch: draws, or reads the loop's pool."""
     config = self.config
     if config.method.loops is not None:
-      return loops.step(self.e_step, config, self.init_optimizer, state, index)
+      return loops.step(
+        self.e_step,
+        config,
+        self.init_optimizer,
+        state,
+        index,
+        lambda: self.loop_parts(state),
+      )
     e_step = self.e_step
     if isinstance(e_step, ScoredEStep) and config.method.has_reference():
       base = tuning.merge(state.base_params, state.frozen)
@@ -231,6 +238,11 @@ class Run:
       state.model_params(), state.memory, index, state.step + 1, state.fit
     )
     return state._replace(memory=chains), rows, info
+
+  def loop_parts(self, state: TrainState) -> Phase:
+    """Begins the phase of a loop's draws, kept until a step of it is saved."""
+    sha256 = start.params_sha256(state, self.log)
+    return self.parts.phase("loop", state.step + 1, sha256)
 
   def evaluate(self, state: TrainState) -> None:
     """Answers the held-out questions and stores the outputs."""
