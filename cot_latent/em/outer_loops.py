@@ -251,7 +251,7 @@ def collect(
   rows = np.repeat(np.arange(len(examples)), method.num_draws)
   number = np.tile(np.arange(method.num_draws), len(examples))
 
-  def draw(chosen, attempt, **settings):
+  def draw(params, prompts, chosen, attempt):
     return e_step.drawer.draw_all(
       params,
       rows[chosen],
@@ -259,18 +259,18 @@ def collect(
       rng.purpose_key(e_step.seed, "pool", loop, attempt),
       temperature=0.0 if loops.source == "greedy" else 1.0,
       report_done=progress and progress(len(rows[chosen])),
+      prompts=prompts,
       parts=parts,
-      **settings,
     )
 
   def collected(checked, num_sampled):
     return Collected(checked, num_sampled, parts.seconds_read if parts else 0.0)
 
-  drawn = draw(slice(None), 0)
+  drawn = draw(params, examples.prompts, slice(None), 0)
   failed = np.flatnonzero(~drawn.is_correct)
   if not loops.hint_on_failure or not len(failed):
     return collected(drawn, len(rows))
-  again = draw(failed, 1, prompts=examples.guides)
+  again = draw(*e_step.hinted(params), failed, 1)
   drawn.tokens[failed] = again.tokens
   drawn.is_correct[failed] = again.is_correct
   checked = drawn._replace(

@@ -174,7 +174,7 @@ def use(data: Data, exemplars: Sequence[Exemplar]) -> Data:
     [row[row != PAD_ID] for row in train.prompts],
     train.bos_id,
   )
-  return data._replace(soft_tokens=tokens)
+  return data._replace(soft_tokens=tokens, hinted=longer.guides)
 
 
 def as_sample(one: Exemplar) -> dict[str, Any]:
