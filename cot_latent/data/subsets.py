@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from cot_latent.errors import UserError
 
-_BOUND = r"-?\d+(?:\.\d+)?%|-?\d+|"
+_BOUND = r"-?\d+(?:\.\d+)?%|-?\d{1,18}|"
 _SUBSET = re.compile(rf"([\w-]+)\[({_BOUND}):({_BOUND})\]", re.ASCII)
 _NAME = re.compile(r"[^\[\]:%]+")
 _EXAMPLES = "'train', 'train[:500]', 'train[10%:20%]' or 'train[-50:]'"
@@ -96,11 +96,15 @@ def parse(text: str) -> Subset:
   (is_percent,) = kinds
   if is_percent and any(abs(float(b[:-1])) > 100 for b in bounds):
     raise UserError(f"split {text!r}: percents are between -100% and 100%")
-  start, stop = (
-    float(bound.removesuffix("%")) if bound else None
-    for bound in found.groups()[1:]
-  )
+  start, stop = (_number(bound) for bound in found.groups()[1:])
   return Subset(found[1], start, stop, is_percent)
+
+
+def _number(bound: str) -> float | None:
+  """Reads a bound: percent, questions, or none."""
+  if not bound:
+    return None
+  return float(bound[:-1]) if bound.endswith("%") else int(bound)
 
 
 def select(ids: Sequence[str], start: int, stop: int) -> list[int]:

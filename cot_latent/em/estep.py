@@ -45,6 +45,18 @@ class Noise(NamedTuple):
   key: jax.Array | None = None
 
 
+class Guide(NamedTuple):
+  """A hinted guide of its own, in place of the model under hinted questions.
+
+  Attributes:
+    prompts: [N, P'] int32, the hinted questions with all that precedes them.
+    params: Function from the current parameters to those that draw.
+  """
+
+  prompts: np.ndarray
+  params: Callable[[Any], Any]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class EStep:
   """Everything that an E-step needs, except parameters, memory and step.
@@ -72,6 +84,8 @@ class EStep:
     layout: Where the memory's rows are kept; None is one device.
     part_batches: Batches that one call of the sampler draws when rationales are
       drawn for all questions.
+    guide: Draws hinted rationales; None is the model itself, from the examples'
+      own guides.
   """
 
   sampler: Sampler
@@ -83,6 +97,7 @@ class EStep:
   batch_size: int = 64
   layout: partitioning.Layout | None = None
   part_batches: int = 64
+  guide: Guide | None = None
 
   def __post_init__(self):
     if self.method.scores_answers() and getattr(self, "scorer", None) is None:
@@ -106,6 +121,16 @@ class EStep:
     """Makes a memory without rationales."""
     return empty_memory(self.layout, len(self.examples), self.max_length)
 
+  def hinted(self, params: Any) -> tuple[Any, np.ndarray]:
+    """Returns what draws hinted rationales: parameters and [N, P'] prompts.
+
+    Args:
+      params: Current parameters of the model.
+    """
+    if self.guide is None:
+      return params, self.examples.guides
+    return self.guide.params(params), self.guide.prompts
+
   def start_memory(
     self,
     params: Any,
@@ -126,13 +151,15 @@ class EStep:
     state = self.empty_memory()
     if start == "empty":
       return state
-    index, done = np.arange(len(examples)), 0
+    index, done, prompts = np.arange(len(examples)), 0, examples.prompts
+    if start == "guide":
+      params, prompts = self.hinted(params)
     for drawn in self.drawer.draw_batches(
       params,
       index,
       np.zeros_like(index),
       rng.purpose_key(self.seed, "memory"),
-      prompts=examples.guides if start == "guide" else examples.prompts,
+      prompts=prompts,
       report_done=report_done,
       parts=parts,
     ):

@@ -1,7 +1,7 @@
 """The objective on held-out questions, where the model computes likelihoods."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,12 @@ class HeldOut:
   num_samples: int
 
   def log_likelihood(
-    self, params: Any, seed: int, step: int, parts: Phase | None = None
+    self,
+    params: Any,
+    seed: int,
+    step: int,
+    parts: Phase | None = None,
+    report_done: Callable[..., None] | None = None,
   ) -> np.ndarray:
     """Computes the likelihoods of fresh rationales.
 
@@ -39,6 +44,7 @@ class HeldOut:
       seed: The run's seed.
       step: The training step, so that each evaluation has draws of its own.
       parts: Phase whose parts are kept; None keeps nothing.
+      report_done: As in `Sampler.sample`, for all rationales together.
 
     Returns:
       [N, S] nats; -inf if a rationale reaches no answer.
@@ -51,6 +57,7 @@ class HeldOut:
       np.tile(np.arange(self.num_samples), num),
       rng.purpose_key(seed, EVALUATE, step),
       parts=parts,
+      report_done=report_done,
     )
     nats, _ = self.scorer.score(params, drawn.tokens, which)
     return nats.answer.reshape(num, self.num_samples)

@@ -19,6 +19,7 @@ import numpy as np
 from cot_latent.data.task import Examples, Task
 from cot_latent.em import drawing, estep
 from cot_latent.em.drawing import Checked
+from cot_latent.em.drawn_parts import Phase
 from cot_latent.em.estep import EStep, Noise, subsampled
 from cot_latent.em.method import OuterLoops
 from cot_latent.em.step_info import StepInfo
@@ -202,10 +203,12 @@ class Collected(NamedTuple):
     checked: N x K rows; the rows of a question are together.
     num_sampled: Sequences drawn; more than the rows if some were hinted, and 0
       if people wrote them.
+    seconds_before: Time of earlier processes for draws that were read.
   """
 
   checked: Checked
   num_sampled: int
+  seconds_before: float = 0.0
 
   def charged_to(self, info: StepInfo) -> StepInfo:
     """Adds the cost of drawing to the step in which the loop begins."""
@@ -213,8 +216,9 @@ class Collected(NamedTuple):
     return info._replace(
       num_sampled=self.num_sampled,
       num_tokens=checked.num_tokens() if is_drawn else 0,
-      sampling_seconds=checked.sampling_seconds,
+      sampling_seconds=checked.sampling_seconds + self.seconds_before,
       checking_seconds=checked.checking_seconds,
+      seconds_before=self.seconds_before,
     )
 
 
@@ -222,7 +226,8 @@ def collect(
   e_step: EStep,
   params: Any,
   loop: int,
-  report_done: Callable[[int], None] | None = None,
+  progress: Callable[[int], Callable[..., None]] | None = None,
+  parts: Phase | None = None,
 ) -> Collected:
   """Draws a loop's rationales, or takes those of the data.
 
@@ -231,7 +236,9 @@ def collect(
       rationales.
     params: Parameters of the model now, before any restart.
     loop: The loop's number, from 0.
-    report_done: Called with the number of draws made.
+    progress: Number of rows to draw -> the `report_done` of `Sampler.sample`;
+      called once more for hinted draws. None reports nothing.
+    parts: Phase that stores the draws; None stores nothing.
 
   Returns:
     The rationales, correct and incorrect ones.
@@ -244,28 +251,33 @@ def collect(
   rows = np.repeat(np.arange(len(examples)), method.num_draws)
   number = np.tile(np.arange(method.num_draws), len(examples))
 
-  def draw(chosen, attempt, **settings):
+  def draw(params, prompts, chosen, attempt):
     return e_step.drawer.draw_all(
       params,
       rows[chosen],
       number[chosen],
       rng.purpose_key(e_step.seed, "pool", loop, attempt),
       temperature=0.0 if loops.source == "greedy" else 1.0,
-      **settings,
+      report_done=progress and progress(len(rows[chosen])),
+      prompts=prompts,
+      parts=parts,
     )
 
-  drawn = draw(slice(None), 0, report_done=report_done)
+  def collected(checked, num_sampled):
+    return Collected(checked, num_sampled, parts.seconds_read if parts else 0.0)
+
+  drawn = draw(params, examples.prompts, slice(None), 0)
   failed = np.flatnonzero(~drawn.is_correct)
   if not loops.hint_on_failure or not len(failed):
-    return Collected(drawn, len(rows))
-  again = draw(failed, 1, prompts=examples.guides)
+    return collected(drawn, len(rows))
+  again = draw(*e_step.hinted(params), failed, 1)
   drawn.tokens[failed] = again.tokens
   drawn.is_correct[failed] = again.is_correct
   checked = drawn._replace(
     sampling_seconds=drawn.sampling_seconds + again.sampling_seconds,
     checking_seconds=drawn.checking_seconds + again.checking_seconds,
   )
-  return Collected(checked, len(rows) + len(failed))
+  return collected(checked, len(rows) + len(failed))
 
 
 def given(task: Task, examples: Examples) -> Collected:

@@ -76,6 +76,8 @@ class StepInfo(NamedTuple):
       the step drew nothing.
     log_likelihood: Mean over the questions of log (1/K) sum l, in nats, of the
       draws' likelihoods; None for a checker.
+    seconds_before: The part of `sampling_seconds` that earlier processes took,
+      for draws that were read.
   """
 
   accept_rate: float
@@ -93,6 +95,7 @@ class StepInfo(NamedTuple):
   checking_seconds: float = 0.0
   visits: Visits | None = None
   log_likelihood: float | None = None
+  seconds_before: float = 0.0
 
   def is_skipped(self) -> bool:
     """Whether no question has a correct rationale: there is no estimate."""

@@ -96,7 +96,8 @@ def of_data(config: Experiment) -> tuple[Experiment, Lengths]:
   config = lengths.limited(config, open_task)
   data = loading.load_data(config)
   prefix, prompt = _widths(data.train.prompts)
-  guide_prefix, guide = _widths(data.train.guides)
+  guides = data.train.guides if data.hinted is None else data.hinted
+  guide_prefix, guide = _widths(guides)
   soft = 0
   is_drawn = bootstrap.is_wanted(data)
   longest = max(_longest(data.train), _longest(data.test))
@@ -104,6 +105,8 @@ def of_data(config: Experiment) -> tuple[Experiment, Lengths]:
   if isinstance(config.tuning, SoftPrompt):
     tokens = 0 if data.soft_tokens is None else len(data.soft_tokens)
     soft = config.tuning.length or tokens or max(missing, 0)
+    if is_drawn:  # before hinted questions too
+      guide_prefix += max(missing, 0)
   elif is_drawn:
     prefix, guide_prefix = prefix + missing, guide_prefix + missing
   return config, Lengths(

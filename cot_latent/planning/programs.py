@@ -34,6 +34,7 @@ class Sampling(NamedTuple):
     num_slots: Largest number of rows at once; None is all.
     prompt: Tokens of a prompt, without the prefix.
     prefix: Tokens of the prefix.
+    is_untuned: Whether it draws without the soft prompt.
   """
 
   name: str
@@ -41,6 +42,7 @@ class Sampling(NamedTuple):
   num_slots: int | None
   prompt: int
   prefix: int
+  is_untuned: bool = False
 
 
 def samplings(config: Experiment, lengths: Lengths) -> list[Sampling]:
@@ -68,6 +70,7 @@ def samplings(config: Experiment, lengths: Lengths) -> list[Sampling]:
         size,
         lengths.guide if is_guide else lengths.prompt,
         lengths.guide_prefix if is_guide else lengths.prefix,
+        bool(is_guide) and tuning.has_guide(config.tuning),
       )
     )
   return found
@@ -106,7 +109,8 @@ class Compiler:
       self._m_step("base model", shapes.base, None, config, lengths, size)
     params = self._adapted()
     for one in samplings(config, lengths) if params is not None else ():
-      self._sample(one, params, config.task.max_length)
+      own = tuning.untuned(params) if one.is_untuned else params
+      self._sample(one, own, config.task.max_length)
     if not config.steps:
       return
     rows = config.rows_of_part()

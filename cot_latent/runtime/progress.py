@@ -77,18 +77,22 @@ class DrawingProgress:
   is that of the time since then.
   """
 
-  def __init__(self, name: str, total: int, longest: int):
+  def __init__(
+    self, name: str, total: int, longest: int, tells_end: bool = True
+  ):
     """Starts the clock.
 
     Args:
       name: Name of what is drawn.
       total: Number of rows.
       longest: Maximum number of tokens in a row.
+      tells_end: Whether the end is told even if it comes so soon that nothing
+        was told before.
     """
     self._line, self._longest = _Line(name, total), longest
     self._began = time.monotonic()
     self._first: tuple[float, int] | None = None
-    self._is_over = False
+    self._is_over, self._tells_end = False, tells_end
 
   def __call__(
     self, rows: int, tokens: int | None = None, ended: int | None = None
@@ -105,9 +109,10 @@ class DrawingProgress:
     if tokens is not None and self._first is None:
       self._first = time_now, tokens
     is_last = rows >= total
-    if self._is_over or not self._line.is_due(time_now, is_last):
+    is_told = is_last and self._tells_end
+    if self._is_over or not self._line.is_due(time_now, is_told):
       return
-    self._is_over = is_last
+    self._is_over, self._tells_end = is_last, True
     taken = time_now - self._began
     notes = []
     if tokens is not None and self._first is not None:

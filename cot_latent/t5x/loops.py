@@ -9,6 +9,7 @@ checkpoints, of which that state would be the first.)
 Reference: see `cot_latent.em.outer_loops`, which has the method.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -109,12 +110,13 @@ def begin(
     return train_state, None
   assert chains.memory is not None
   loop = int(pool.loop) + 1
-  total = len(latent.examples) * method.num_draws
   collected = outer_loops.collect(
     e_step,
     train_state.params,
     loop,
-    DrawingProgress(f"loop {loop}", total, e_step.max_length),
+    functools.partial(
+      DrawingProgress, f"loop {loop}", longest=e_step.max_length
+    ),
   )
   pool = outer_loops.next_pool(e_step, pool, collected, own_step, _ENDLESS)
   chains.memory = outer_loops.remember(

@@ -75,6 +75,7 @@ def draw(
   seed: int,
   room: int,
   parts: Phase | None = None,
+  progress: Callable[[int], Callable[..., None]] | None = None,
 ) -> tuple[list[Exemplar], int]:
   """Draws exemplars for each task of a mixture, or for the one task.
 
@@ -85,6 +86,8 @@ def draw(
     seed: The run's seed.
     room: Tokens that the exemplars of a task may take together.
     parts: Phase that stores one part per batch; None stores nothing.
+    progress: Number of rows of a batch -> the `report_done` of its draws, as in
+      `Sampler.sample`; None reports nothing.
 
   Returns:
     The exemplars, and how many sequences were sampled.
@@ -109,6 +112,7 @@ def draw(
       ],
       batches_drawn.append,
       parts,
+      progress,
     )
     for one in candidates:
       length = max(len(exemplar) for exemplar in _tokens(task, examples, one))
@@ -170,7 +174,7 @@ def use(data: Data, exemplars: Sequence[Exemplar]) -> Data:
     [row[row != PAD_ID] for row in train.prompts],
     train.bos_id,
   )
-  return data._replace(soft_tokens=tokens)
+  return data._replace(soft_tokens=tokens, hinted=longer.guides)
 
 
 def as_sample(one: Exemplar) -> dict[str, Any]:
@@ -264,6 +268,7 @@ def _correct_rationales(
   rng_keys: Sequence[jax.Array],
   report_drawn: Callable[[int], None],
   parts: Phase | None,
+  progress: Callable[[int], Callable[..., None]] | None,
 ) -> Iterator[Exemplar]:
   """Draws rationales for questions in random order; yields correct ones.
 
@@ -274,6 +279,7 @@ def _correct_rationales(
     rng_keys: One key for each pass over them.
     report_drawn: Called with the size of each batch.
     parts: Phase that stores the draws; None stores nothing.
+    progress: As for `draw`.
   """
   examples, size = drawer.examples, drawer.batch_size
   lesson = dict.fromkeys(examples.tasks, drawer.task.lesson)
@@ -289,6 +295,7 @@ def _correct_rationales(
         rng_key,
         prompts=prompts,
         parts=parts,
+        report_done=progress and progress(len(rows)),
       )
       report_drawn(len(rows))
       for place in np.flatnonzero(checked.is_correct):

@@ -30,6 +30,9 @@ class Data(NamedTuple):
       none.
     soft_task: The task with the worked examples as which a soft prompt begins,
       if the run has to draw them; otherwise None.
+    hinted: [N, P'] int32, the training questions' guides with these examples,
+      hinted as well; None if a soft prompt is made of no examples, or until
+      they are drawn.
   """
 
   task: Task
@@ -39,6 +42,23 @@ class Data(NamedTuple):
   test: Examples
   soft_tokens: np.ndarray | None = None
   soft_task: Task | None = None
+  hinted: np.ndarray | None = None
+
+
+class _Soft(NamedTuple):
+  """How a soft prompt begins.
+
+  Attributes:
+    tokens: [L] int32, or None.
+    drawn_for: A task for which the run draws worked examples, or None.
+    stop: Stop strings of its prompts.
+    examples: The training questions after the same worked examples, or None.
+  """
+
+  tokens: np.ndarray | None = None
+  drawn_for: Task | None = None
+  stop: tuple[str, ...] = ()
+  examples: Examples | None = None
 
 
 def load_data(
@@ -60,10 +80,10 @@ def load_data(
   if pretrained := experiment.pretrained(config):
     _check_pretrained(pretrained.path, task.vocabulary)
   base_task, base = _load_base(config, task, open_task)
-  soft_tokens, soft_task, soft_stop = _soft_tokens(config, task, open_task)
+  soft = _soft_prompt(config, task, open_task)
   stop = settings.stop
   if stop is None:
-    stop = task.prompts.stop or soft_stop
+    stop = task.prompts.stop or soft.stop
   loaded = Data(
     task=task.ending_at(stop),
     base_task=base_task,
@@ -74,8 +94,11 @@ def load_data(
       prompt_length=settings.prompt_length,
       over_long=settings.over_long,
     ),
-    soft_tokens=soft_tokens,
-    soft_task=soft_task and soft_task.ending_at(stop),
+    soft_tokens=soft.tokens,
+    soft_task=soft.drawn_for and soft.drawn_for.ending_at(stop),
+    hinted=None
+    if soft.examples is None
+    else soft.examples.guides[_places(task, settings.train_split, train)],
   )
   _check_size(settings.train_split, loaded.train, config.batch_size)
   return loaded
@@ -114,19 +137,15 @@ def _load_base(config, task: Task, open_task):
   return base_task, examples
 
 
-def _soft_tokens(config, task: Task, open_task):
-  """Finds a soft prompt's initial tokens, or a task to draw them for.
-
-  Returns:
-    The tokens, or None; the task, or None; and the stop strings of its prompts.
-  """
+def _soft_prompt(config, task: Task, open_task) -> _Soft:
+  """Finds a soft prompt's initial tokens, or a task to draw them for."""
   tuning = config.tuning
   if not isinstance(tuning, SoftPrompt):
-    return None, None, ()
+    return _Soft()
   if tuning.text is not None:
-    return np.asarray(task.vocabulary.encode(tuning.text), np.int32), None, ()
+    return _Soft(np.asarray(task.vocabulary.encode(tuning.text), np.int32))
   if tuning.source is None:
-    return None, None, ()
+    return _Soft()
   source_task = open_task(tuning.source)
   if source_task.vocabulary.size != task.vocabulary.size:
     raise UserError(
@@ -140,14 +159,21 @@ def _soft_tokens(config, task: Task, open_task):
         "or come before each question, but SoftPrompt.source and the task both "
         "use them: leave one out"
       )
-    return None, source_task, source_task.prompts.stop
+    return _Soft(drawn_for=source_task, stop=source_task.prompts.stop)
   split = config.task.train_split
   tokens = training_data.common_beginning(
     source_task.rows(split).prompts,
     task.rows(split).prompts,
     task.vocabulary.bos_id,
   )
-  return tokens, None, source_task.prompts.stop
+  stop = source_task.prompts.stop
+  return _Soft(tokens, stop=stop, examples=source_task.load(split))
+
+
+def _places(task: Task, split: str, examples: Examples) -> list[int]:
+  """Returns examples' places in their split, some of which may be left out."""
+  places = {name: place for place, name in enumerate(task.rows(split).ids)}
+  return [places[name] for name in examples.ids]
 
 
 def _check_size(split: str, examples: Examples, batch_size: int) -> None:

@@ -1,5 +1,6 @@
 """Outer loops in the embedded trainer: when they begin, and from what state."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cot_latent.em import outer_loops
+from cot_latent.em.drawn_parts import Phase
 from cot_latent.em.estep import EStep
 from cot_latent.em.outer_loops import Pool
 from cot_latent.em.step_info import StepInfo
@@ -59,6 +61,7 @@ def step(
   init_optimizer: Callable[[Any], Any],
   state: TrainState,
   index: np.ndarray,
+  begin_phase: Callable[[], Phase],
 ) -> tuple[TrainState, WeightedRows, StepInfo]:
   """Weighs a minibatch of the pool; if a loop begins, fills the pool first.
 
@@ -68,22 +71,25 @@ def step(
     init_optimizer: Parameters -> initial optimizer state.
     state: The state before the step.
     index: [M] int32, distinct questions.
+    begin_phase: Makes the phase that stores a loop's draws.
 
   Returns:
     The state (if a loop begins, with new pool, memory, parameters and optimizer
     state); the weighted rows; and the measurements.
   """
-  pool, collected = state.pool, None
+  pool, collected, outer = state.pool, None, config.method.loops
   assert pool is not None
-  assert config.method.loops is not None
-  if pool.ends(config.method.loops, state.step):
+  assert outer is not None
+  if pool.ends(outer, state.step):
     loop = int(pool.loop) + 1
-    total = len(e_step.examples) * config.method.num_draws
     collected = outer_loops.collect(
       e_step,
       state.model_params(),
       loop,
-      DrawingProgress(f"loop {loop}", total, e_step.max_length),
+      functools.partial(
+        DrawingProgress, f"loop {loop}", longest=e_step.max_length
+      ),
+      None if outer.source == "human" else begin_phase(),
     )
     pool = outer_loops.next_pool(
       e_step, pool, collected, state.step, config.steps

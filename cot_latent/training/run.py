@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from cot_latent.em import evaluation, outer_loops, results, step_info
-from cot_latent.em.drawn_parts import DrawnParts
+from cot_latent.em.drawn_parts import DrawnParts, Phase
 from cot_latent.em.scored_step import ScoredEStep
 from cot_latent.em.watching import Profiler
 from cot_latent.em.weighted_rows import WeightedRows
@@ -171,7 +171,7 @@ class Run:
       gradient_seconds=now - differentiating,
       rest_seconds=differentiating
       - began
-      - info.sampling_seconds
+      - (info.sampling_seconds - info.seconds_before)
       - info.checking_seconds,
       eta=eta,
       fit=state.fit,
@@ -222,7 +222,14 @@ class Run:
     """Takes the E-step of a minibatch: draws, or reads the loop's pool."""
     config = self.config
     if config.method.loops is not None:
-      return loops.step(self.e_step, config, self.init_optimizer, state, index)
+      return loops.step(
+        self.e_step,
+        config,
+        self.init_optimizer,
+        state,
+        index,
+        lambda: self.loop_parts(state),
+      )
     e_step = self.e_step
     if isinstance(e_step, ScoredEStep) and config.method.has_reference():
       base = tuning.merge(state.base_params, state.frozen)
@@ -231,6 +238,11 @@ class Run:
       state.model_params(), state.memory, index, state.step + 1, state.fit
     )
     return state._replace(memory=chains), rows, info
+
+  def loop_parts(self, state: TrainState) -> Phase:
+    """Begins the phase of a loop's draws, kept until a step of it is saved."""
+    sha256 = start.params_sha256(state, self.log)
+    return self.parts.phase("loop", state.step + 1, sha256)
 
   def evaluate(self, state: TrainState) -> None:
     """Answers the held-out questions and stores the outputs."""
@@ -249,13 +261,7 @@ class Run:
         num_samples=num_samples,
         seed=self.config.seed,
         step=step,
-        report_done=DrawingProgress(
-          decoder.replace("_", "-"),
-          len(self.data.test) * (num_samples or 1),
-          self.config.task.max_length,
-        )
-        if is_end
-        else None,
+        report_done=self.progress(decoder, num_samples or 1, step),
         parts=phase,
       )
       seconds = time.perf_counter() - began + phase.seconds_read
@@ -274,6 +280,15 @@ class Run:
       self.log.evaluated(step, seconds, found)
       self.warn([{"step": step, **row} for row in found.results])
 
+  def progress(self, name: str, num_samples: int, step: int) -> DrawingProgress:
+    """Tells how far an evaluation is; a short one within the run is silent."""
+    return DrawingProgress(
+      name.replace("_", "-"),
+      len(self.data.test) * num_samples,
+      self.config.task.max_length,
+      tells_end=step in (0, self.config.steps),
+    )
+
   def add_likelihood(
     self, state: TrainState, found: Evaluation, params_sha256: str
   ) -> tuple[Evaluation, float]:
@@ -286,7 +301,11 @@ class Run:
     assert self.held_out is not None
     phase = self.parts.phase("likelihood", state.step, params_sha256)
     nats = self.held_out.log_likelihood(
-      state.model_params(), self.config.seed, state.step, phase
+      state.model_params(),
+      self.config.seed,
+      state.step,
+      phase,
+      self.progress("likelihood", self.held_out.num_samples, state.step),
     )
     rows = self.held_out.add_to(found.results, nats)
     found = found._replace(

@@ -10,13 +10,13 @@ import optax
 from cot_latent.data.task import Examples, Task
 from cot_latent.em import answers
 from cot_latent.em.drawing import Drawer
-from cot_latent.em.estep import EStep
+from cot_latent.em.estep import EStep, Guide
 from cot_latent.em.held_out import HeldOut
 from cot_latent.em.likelihood import AnswerGivenRationale
 from cot_latent.em.scored_step import AnswerScorer, ScoredEStep
 from cot_latent.models import language_model, lora, partitioning
 from cot_latent.models.language_model import LanguageModel
-from cot_latent.training import mstep
+from cot_latent.training import mstep, tuning
 from cot_latent.training.experiment import Experiment, Given
 from cot_latent.training.loading import Data
 
@@ -48,8 +48,10 @@ class Setup(NamedTuple):
 
   def e_step(self, data: Data) -> EStep:
     """Makes the E-step on the training questions."""
-    config, model, scorer = self.config, self.model, None
+    config, model, guide = self.config, self.model, None
     kind: Callable[..., EStep] = EStep
+    if data.hinted is not None:
+      guide = Guide(data.hinted, tuning.untuned)
     if config.method.scores_answers():
       scorer = self.answer_scorer(data.train)
       model = model.with_ending(scorer.answers.ending)
@@ -64,6 +66,7 @@ class Setup(NamedTuple):
       config.evaluation.batch_size,
       self.layout,
       config.evaluation.part_batches,
+      guide,
     )
 
   def scorer(self) -> LanguageModel:

@@ -112,7 +112,14 @@ def _draw_exemplars(
   with log.phase("bootstrap") as found:
     phase = parts.phase("bootstrap", 0, digests.tree_sha256(params))
     exemplars, found["num_sampled"] = bootstrap.draw(
-      drawer, params, config.seed, room, phase
+      drawer,
+      params,
+      config.seed,
+      room,
+      phase,
+      lambda num_rows: DrawingProgress(
+        "bootstrap", num_rows, config.task.max_length, tells_end=False
+      ),
     )
     found["seconds_before"] = phase.seconds_read
     found["sha256"] = bootstrap.write(setup.directory, exemplars)

@@ -37,6 +37,7 @@ class Prepared(NamedTuple):
     diff: Changes to the code, as git shows them; "" for none.
     resumption: How this process differs from the one that began the run.
     old: The report in the run's folder, if the run has begun already.
+    code: The code of this process, as in the report's section.
     given: The model, if a program passes one.
   """
 
@@ -47,6 +48,7 @@ class Prepared(NamedTuple):
   diff: str
   resumption: dict[str, Any]
   old: dict[str, Any] | None
+  code: dict[str, Any]
   given: GivenModel | None = None
 
   def is_complete(self) -> bool:
@@ -84,12 +86,12 @@ def prepare(
   old = record.read(directory)
   loaded = loading.load_data(config, open_task)
   sections, diff = _header(config, name, gin_record, loaded, given)
-  resumption = {}
+  code, resumption = sections["code"], {}
   if old is not None:
     record.check_same_run(directory, old, sections)
     resumption = header.keep_original_sections(sections, old)
   return Prepared(
-    config, directory, loaded, sections, diff, resumption, old, given
+    config, directory, loaded, sections, diff, resumption, old, code, given
   )
 
 
@@ -175,7 +177,7 @@ def _train(prepared: Prepared) -> dict[str, Any]:
         ]
       task, given = prepared.data.task, prepared.given
       built = setup.build_setup(config, directory, task, given)
-      parts = DrawnParts(directory, _shared_draws(built, sections))
+      parts = DrawnParts(directory, _shared_draws(config, prepared.code))
       if resume_at is None:
         data, state = start.begin(built, prepared.data, log, parts)
       else:
@@ -187,17 +189,18 @@ def _train(prepared: Prepared) -> dict[str, Any]:
 
 
 def _shared_draws(
-  built: setup.Setup, sections: Mapping[str, Any]
+  config: experiment.Experiment, code: Mapping[str, Any]
 ) -> Shared | None:
   """Returns where runs with this base model share draws; None if nowhere."""
-  config = built.config
   if config.base_dir is None:
     return None
   settings, devices = plan.as_dict(config), jax.devices()
   made_by = [
     *(settings[name] for name in ("model", "tuning", "task", "mesh")),
-    *(devices[0].device_kind, len(devices), sections["code"]),
+    *(devices[0].device_kind, len(devices), code),
   ]
+  if config.method.scores_answers():  # words end its rationales
+    made_by.append(settings["method"]["likelihood"])
   content = files.to_json_line(made_by).encode()
   return Shared(pathlib.Path(config.base_dir, FOLDER), files.sha256(content))
 

@@ -39,7 +39,8 @@ class SoftPrompt:
     length: Number L of embeddings; None uses the length of the text or file.
     text: The text.
     source: A task; the text is the common beginning of its training prompts.
-      Few-shot prompts share their worked examples, as in the paper.
+      Few-shot prompts share their worked examples, as in the paper. Hinted
+      rationales are drawn by the untuned model from the guides of that task.
     path: Path of a file that `numpy.save` wrote, [L, E], as in
       google-research's prompt-tuning.
 
@@ -138,6 +139,20 @@ def merge(trained: Tree, frozen: Tree | None) -> Tree:
   return traverse_util.unflatten_dict(
     traverse_util.flatten_dict(frozen) | traverse_util.flatten_dict(trained)
   )
+
+
+def untuned(params: Tree) -> Tree:
+  """Returns a model's parameters without a soft prompt; none is copied."""
+  return {name: part for name, part in params.items() if name != SOFT_PROMPT}
+
+
+def has_guide(tuning: Tuning) -> bool:
+  """Whether hinted rationales come from the untuned model.
+
+  As in the paper, the worked examples as which a soft prompt begins then stand
+  before the hinted question, and are hinted too.
+  """
+  return isinstance(tuning, SoftPrompt) and tuning.source is not None
 
 
 def embeddings(params: Tree) -> jax.Array:

@@ -49,6 +49,7 @@ def test_a_slice_is_what_tfds_takes_it_for(pair, size):
     *("", "train[", "train[]", "train[:]", "train[5]", "train[1:2:3]"),
     *("train[:1e3]", "train[:5.5]", "train[ :5]", "train[10:20%]", "[:5]"),
     *("train[:10]+test[:5]", "train[:5]\n", "train[:\u0665]", "train[:101%]"),
+    *(f"train[:{'9' * 309}]", f"train[-{'9' * 5000}:]", f"test[{'9' * 309}%:]"),
   ],
 )
 def test_what_is_no_slice_is_refused_in_one_line(text):
@@ -95,6 +96,10 @@ def test_the_order_is_that_of_the_ids_alone():
 def test_an_empty_slice():
   for split, message in (
     ("test[:11]", "split 'test[:11]' of task 'rows': it has only 10 examples"),
+    (
+      f"test[-{'9' * 18}:]",
+      f"split 'test[-{'9' * 18}:]' of task 'rows': it has only 10 examples",
+    ),
     (
       "test[5:5]",
       "split 'test[5:5]' of task 'rows': it contains none of the 10",

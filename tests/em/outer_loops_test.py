@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from cot_latent.em import estep, outer_loops
+from cot_latent.em import drawn_parts, estep, outer_loops
+from cot_latent.em.drawn_parts import DrawnParts
 from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method, OuterLoops
 from cot_latent.em.outer_loops import Pool
+from cot_latent.em.step_info import StepInfo
 from cot_latent.errors import UserError
 from cot_latent.inference import baselines
 from cot_latent.training import experiment
+from tests.asserts import assert_trees_equal
 from tests.training import toy
 from tests.training.scripted import Scripted, keys_of, spelled
 from tests.training.watching import POOLED, empty_pool, looped
@@ -164,12 +167,16 @@ def make_e_step(data, model, method):
   return EStep(model, data.task, data.train, method, 0, LENGTH, BATCH)
 
 
-def fill(data, model, method, step=0, old=None, num_steps=20):
+def fill(data, model, method, step=0, old=None, num_steps=20, parts=None):
   """Gives the pool, the sequences drawn for it, and what was reported."""
   done, old = [], old or empty_pool(method.num_draws)
   e_step = make_e_step(data, model, method)
   loop = int(old.loop) + 1
-  collected = outer_loops.collect(e_step, None, loop, done.append)
+
+  def progress(total):
+    return lambda rows: done.append((rows, total))
+
+  collected = outer_loops.collect(e_step, None, loop, progress, parts)
   pool = outer_loops.next_pool(e_step, old, collected, step, num_steps)
   return Filled(pool, collected.num_sampled), done
 
@@ -210,7 +217,7 @@ def test_star_hints_only_where_the_plain_draw_failed(data):
   settings = OuterLoops("greedy", True, True, 3)
   filled, done = fill(data, model, looped(settings))
   check_hinted_where_it_failed(data, filled, model)
-  assert done == [9, 18, 24]
+  assert done == [(9, 24), (18, 24), (24, 24), (9, 17), (17, 17)]
   assert (int(filled.pool.loop), int(filled.pool.ends_at)) == (0, 3)
   # Those of the plain draws, among which 17 of 24 said nothing.
   assert float(filled.pool.capped_fraction) == 0
@@ -232,6 +239,50 @@ def test_star_hints_only_where_the_plain_draw_failed(data):
   filled, _ = fill(data._replace(train=swapped), other, looped(settings))
   with pytest.raises(AssertionError):
     check_hinted_where_it_failed(data, filled, other)
+
+
+def test_a_pool_that_was_drawn_is_read_again(data, tmp_path):
+  """Hinted draws are parts of the same phase."""
+  method = looped(OuterLoops("greedy", True, True, 3))
+
+  def filled(model):
+    parts = DrawnParts(tmp_path).phase("loop", 1, "params")
+    return fill(data, model, method, parts=parts)[0]
+
+  model = knowing(data, PLAIN, HINTED)
+  whole = filled(model)
+  assert len(model.calls) == 2
+  check_hinted_where_it_failed(data, whole, model)
+  again = knowing(data, PLAIN, HINTED)
+  assert_trees_equal(filled(again), whole)
+  assert not again.calls
+  # A process that was killed after the plain draws makes the hinted ones.
+  *_, hinted = sorted((tmp_path / drawn_parts.FOLDER).iterdir())
+  hinted.unlink()
+  assert_trees_equal(filled(again), whole)
+  (call,) = again.calls
+  guides = data.train.guides[[i for i in range(N) if i not in PLAIN]]
+  np.testing.assert_array_equal(call[0], guides)
+
+
+def test_the_time_of_earlier_processes_is_charged_once(data, tmp_path):
+  e_step = make_e_step(
+    data, knowing(data, PLAIN, HINTED), looped(OuterLoops("sample"))
+  )
+
+  def collect():
+    parts = DrawnParts(tmp_path).phase("loop", 1, "params")
+    return outer_loops.collect(e_step, None, 0, parts=parts)
+
+  first, again = collect(), collect()
+  assert first.seconds_before == 0
+  assert 0 < again.seconds_before <= first.checked.sampling_seconds
+  info = StepInfo(0, 0, 0, 0, 0, 0, 0, None, 0, 0, "")
+  charged = again.charged_to(info)
+  assert charged.seconds_before == again.seconds_before
+  assert charged.sampling_seconds == (
+    again.seconds_before + again.checked.sampling_seconds
+  )
 
 
 def test_no_hint_is_drawn_where_all_are_correct(data):

@@ -71,3 +71,18 @@ def test_a_sampler_may_return_rows_alone(clock, capsys):
     "memory             0/100",
     "memory            25/100  about 60 s left",
   ]
+
+
+def test_an_end_that_comes_soon_need_not_be_told(clock, capsys):
+  soon = progress.DrawingProgress("greedy", 10, longest=64, tells_end=False)
+  clock[0] += 2
+  soon(10, 100, 10)
+  assert capsys.readouterr().err == ""
+  late = progress.DrawingProgress("greedy", 10, longest=64, tells_end=False)
+  for seconds, rows in ((6, 5), (1, 10), (9, 10)):
+    clock[0] += seconds
+    late(rows)
+  assert capsys.readouterr().err.splitlines() == [
+    "greedy             5/10  about 6 s left",
+    "greedy            10/10  7.0 s",
+  ]

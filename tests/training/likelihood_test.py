@@ -16,7 +16,7 @@ from cot_latent.em.scored_step import ScoredEStep
 from cot_latent.inference import estimators, rng, scored, scored_estimators
 from cot_latent.models import decoder, language_model
 from cot_latent.models.stops import Ending
-from cot_latent.training import gradients
+from cot_latent.training import gradients, run, start, train
 from tests.asserts import message_of
 from tests.params import by_night
 from tests.training import toy
@@ -81,6 +81,81 @@ def test_a_killed_run_resumes_bit_for_bit(whole, place, tmp_path):
   resumed = dataclasses.replace(config, model_dir=str(tmp_path / "run"))
   assert run_or_be_killed(resumed, place) is None
   assert_same_run((resumed, toy.run(resumed)), (config, report))
+
+
+# What it shares with other runs before the first step.
+
+
+def shared_draws(config, code="this"):
+  return train._shared_draws(config, {"revision": code})
+
+
+def test_only_runs_whose_rationales_end_alike_share_draws(tmp_path):
+  """Even from the same base model, questions and random keys."""
+
+  def of(**changes):
+    stated = dataclasses.replace(STATED, **changes)
+    return dataclasses.replace(ISIR, likelihood=stated)
+
+  bases = toy.make_experiment(tmp_path / "run", base_dir=str(tmp_path))
+  methods = [bases.method, ISIR, of(prefix="b"), of(answer=" {answer}")]
+  configs = [dataclasses.replace(bases, method=m) for m in methods]
+  shared = [shared_draws(config) for config in configs]
+  assert len({*shared}) == 4
+  assert len({*shared, shared_draws(bases, "other")}) == 5
+  again = dataclasses.replace(ISIR, name="alike", num_draws=3)
+  assert shared_draws(dataclasses.replace(bases, method=again)) == shared[1]
+  assert shared_draws(of_method(ISIR, tmp_path)) is None
+
+
+def test_it_reads_no_memory_that_another_likelihood_began(whole, tmp_path):
+  config, report = whole
+  beside = dataclasses.replace(
+    config, model_dir=str(tmp_path / "run"), base_dir=str(tmp_path / "bases")
+  )
+  of_verdicts = dataclasses.replace(
+    toy.make_experiment(tmp_path / "first", steps=0), base_dir=beside.base_dir
+  )
+  assert toy.run(of_verdicts)["status"] == "complete"
+  assert toy.run(beside)["digest"] == report["digest"]
+
+
+def test_whatever_it_draws_is_seen_to_go_on(tmp_path, monkeypatch):
+  seen = []
+
+  class Noting:
+    def __init__(self, name, total, longest, tells_end=True):
+      self.told = name, total, longest, tells_end
+      self.rows = 0
+
+    def __call__(self, rows, *_):
+      self.rows = rows
+      if rows == self.told[1]:
+        seen.append(self.told)
+
+  for module in (start, run):
+    monkeypatch.setattr(module, "DrawingProgress", Noting)
+  config = of_method(ISIR, tmp_path / "run")
+  config = toy.bootstrapped(dataclasses.replace(config, steps=2))
+  evaluation = dataclasses.replace(config.evaluation, period=1)
+  toy.run(dataclasses.replace(config, evaluation=evaluation))
+  drawn = [name for name, *_ in seen]
+  first = drawn.index("memory")
+  assert {*drawn[:first]} == {"bootstrap"}
+  test, (length, votes) = toy.SIZES["test"], (8, config.evaluation.num_samples)
+  greedy = "greedy", test, length
+  others = [
+    ("likelihood", test * STATED.num_samples, length),
+    ("self-consistency", test * votes, length),
+  ]
+  ends = [(*one, True) for one in (greedy, *others)]
+  between = [(*one, False) for one in (greedy, others[0])]
+  assert seen[first:] == [
+    ("memory", toy.SIZES["train"], length, True),
+    *ends,
+    *between,
+    *ends,
+  ]
 
 
 # One step, against what is computed row by row.

@@ -8,6 +8,7 @@ import pytest
 
 from cot_latent.em import outer_loops
 from cot_latent.em.drawing import Checked, Drawer
+from cot_latent.em.drawn_parts import Phase
 from cot_latent.em.estep import EStep
 from cot_latent.em.method import OuterLoops
 from cot_latent.inference import memory
@@ -15,7 +16,12 @@ from cot_latent.training import loops, mstep
 from cot_latent.training.state import TrainState
 from tests.asserts import assert_trees_equal
 from tests.training import toy
-from tests.training.kills import last_state, num_updates
+from tests.training.kills import (
+  assert_same_run,
+  last_state,
+  num_updates,
+  run_until,
+)
 from tests.training.watching import (
   N,
   base_params,
@@ -201,7 +207,7 @@ def test_of_several_correct_rationales_the_first_is_remembered(
   )
   index = np.arange(8, dtype=np.int32)
   after, rows, info = loops.step(
-    e_step, config, lambda _: "fresh", state, index
+    e_step, config, lambda _: "fresh", state, index, lambda: None
   )
   assert after.opt_state == "fresh"
   is_correct = np.asarray(pool.is_correct)
@@ -216,6 +222,26 @@ def test_of_several_correct_rationales_the_first_is_remembered(
   assert info.accept_rate == pytest.approx(is_correct.mean())
   assert info.num_weighted == is_correct[:8].sum()
   assert rows.weights.sum() == pytest.approx(1)
+
+
+def test_what_a_killed_run_drew_for_a_loop_is_not_drawn_again(
+  folder, star, monkeypatch
+):
+  config = quick(folder / "killed", looped(STAR))
+  run_until(config, ("before_fill", 1))
+  noted, draw = set(), Phase.draw
+
+  def noting(phase, *arguments, **settings):
+    step, _ = phase.next_path().name.split("-", maxsplit=1)
+    part = draw(phase, *arguments, **settings)
+    noted.add((int(step), part.was_read))
+    return part
+
+  monkeypatch.setattr(Phase, "draw", noting)
+  again = toy.run(config)
+  # The third loop, and the evaluation at the end.
+  assert noted == {(1, True), (3, True), (6, False), (8, False)}
+  assert_same_run((star.config, star.report), (config, again))
 
 
 def test_only_correct_rationales_are_fitted_under_the_question_alone(star):

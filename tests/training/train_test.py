@@ -18,7 +18,7 @@ from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method
 from cot_latent.errors import RunError, UserError
 from cot_latent.inference import estimators
-from cot_latent.reporting import record, summary
+from cot_latent.reporting import environment, record, summary
 from cot_latent.runtime import files, lock
 from cot_latent.training import (
   base,
@@ -278,6 +278,15 @@ def test_a_complete_run_is_left_alone(whole, monkeypatch):
   config, report = whole
   monkeypatch.setattr(train, "Run", None)  # would fail if it were used
   assert toy.run(config) == json.loads(json.dumps(report))
+
+
+def test_a_run_that_resumes_knows_its_own_code(whole, monkeypatch):
+  config, report = whole
+  code = report["code"] | {"revision": "newer"}
+  monkeypatch.setattr(environment, "code", lambda _: (code, ""))
+  prepared = toy.prepare(config)
+  assert prepared.header["code"] == report["code"]
+  assert prepared.code == code
 
 
 def check_refused(config, name, open_task=toy.open_task):

@@ -13,12 +13,15 @@ from flax import traverse_util
 
 from cot_latent.data import prompts
 from cot_latent.data.source import Source
-from cot_latent.em import training_data
+from cot_latent.em import outer_loops, training_data
+from cot_latent.em.method import Method, OuterLoops
 from cot_latent.errors import UserError
+from cot_latent.inference import estimators
 from cot_latent.models import decoder, language_model
+from cot_latent.models.api import Draws
 from cot_latent.models.lora import TARGETS, Lora, merged
 from cot_latent.models.network import SOFT_PROMPT
-from cot_latent.training import mstep, tuning
+from cot_latent.training import bootstrap, mstep, setup, tuning
 from cot_latent.training.tuning import SoftPrompt
 from tests.asserts import assert_trees_equal
 from tests.models import common
@@ -30,6 +33,7 @@ from tests.training.kills import (
   report_of,
   run_until,
 )
+from tests.training.watching import looped
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -265,9 +269,89 @@ def test_a_soft_prompt_of_worked_examples_answers_as_they_do(tmp_path):
   )
   assert actual == expected
   assert actual != without
-  assert len(toy.prepare(soft).data.soft_tokens) == len("b7?\naba\n\n") + len(
-    "b12?\nab\n\n"
+  data = toy.prepare(soft).data
+  assert len(data.soft_tokens) == len("b7?\naba\n\nb12?\nab\n\n")
+  # And the memory begins as theirs: the untuned model draws, and sees hints.
+  expected, actual, without = map(memory_of, (few_shot, soft, plain))
+  assert_trees_equal(actual, expected)
+  assert (actual["tokens"] != without["tokens"]).any()
+
+
+def memory_of(config):
+  (path,) = pathlib.Path(config.model_dir, "outputs").glob("*-memory.npz")
+  with np.load(path) as stored:
+    return dict(stored)
+
+
+def texts_of(data, rows):
+  return [data.task.vocabulary.decode(row[row != 0].tolist()) for row in rows]
+
+
+def test_hinted_questions_have_hinted_examples_before_them(tmp_path):
+  part = SoftPrompt(source=Source(toy.PARITY, prompts=worked(tmp_path)))
+  config = toy.make_experiment(tmp_path / "run", tuning=part)
+  short = dataclasses.replace(
+    config.task, prompt_length=8, over_long="leave_out"
   )
+  for settings, num in ((config.task, toy.SIZES["train"]), (short, 10)):
+    data = toy.load(dataclasses.replace(config, task=settings))
+    train = data.train
+    assert len(train) == num  # "t10? (0)\n" has nine letters
+    assert texts_of(data, data.hinted) == [
+      f"b7? (1)\naba\n\nb12? (0)\nab\n\n{question}? ({answer})\n"
+      for question, answer in zip(train.questions, train.answers, strict=True)
+    ]
+  # Of a text nothing is known that could be hinted.
+  given = dataclasses.replace(config, tuning=SoftPrompt(text="ab"))
+  assert toy.load(given).hinted is None
+
+
+def test_examples_that_were_drawn_are_hinted_too(tmp_path):
+  data = toy.load(bootstrapped(tmp_path / "run"))
+  assert data.hinted is None
+  train = data.train
+  exemplars = [
+    bootstrap.Exemplar(
+      *(train.ids[i], train.tasks[i], train.questions[i], train.answers[i]),
+      *("ab", data.task.vocabulary.encode("ab")),
+    )
+    for i in (3, 5)
+  ]
+  before = "".join(f"{e.question}? ({e.answer})\nab\n\n" for e in exemplars)
+  assert texts_of(data, bootstrap.use(data, exemplars).hinted) == [
+    f"{before}{question}? ({answer})\n"
+    for question, answer in zip(train.questions, train.answers, strict=True)
+  ]
+
+
+@pytest.mark.parametrize("hints", ["memory", "star"])
+def test_the_untuned_model_draws_what_is_hinted(tmp_path, hints):
+  part = SoftPrompt(source=Source(toy.PARITY, prompts=worked(tmp_path)))
+  method = Method("trice", estimators.basic())
+  if hints == "star":
+    method = looped(OuterLoops("greedy", hint_on_failure=True))
+  config = toy.make_experiment(tmp_path / "run", tuning=part, method=method)
+  data, seen = toy.load(config), []
+
+  class Silent:
+    def sample(self, params, prompts, *_, **settings):
+      del settings
+      seen.append((params, np.asarray(prompts)))
+      size = len(prompts)
+      return Draws(np.zeros((size, 8), np.int32), np.zeros(size, bool))
+
+  made = setup.build_setup(config, tmp_path, data.task).e_step(data)
+  e_step = dataclasses.replace(made, sampler=Silent())
+  params = {SOFT_PROMPT: "tuned", "embed": "frozen"}
+  if hints == "star":
+    outer_loops.collect(e_step, params, 0)
+    assert seen[0][0] == params
+    np.testing.assert_array_equal(seen.pop(0)[1], data.train.prompts)
+  else:
+    e_step.start_memory(params)
+  ((drawn_by, prompts),) = seen
+  assert drawn_by == {"embed": "frozen"}
+  np.testing.assert_array_equal(prompts, data.hinted)
 
 
 def outputs(config):

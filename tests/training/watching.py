@@ -84,7 +84,7 @@ def watch(config):
 
   def noting_loop_step(*arguments):
     state, rows, info = loop_step(*arguments)
-    seen.update(state=copied(state), rows=rows, index=arguments[-1])
+    seen.update(state=copied(state), rows=rows, index=arguments[4])
     return state, rows, info
 
   def noting_collect(e_step, params, *arguments):
