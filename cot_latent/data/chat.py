@@ -113,12 +113,18 @@ def write(
   def show(text: str) -> str:
     return re.sub(f"{mark}(\\d+){mark}", lambda m: names[int(m[1])], text)
 
-  text = chat_template.render(
-    chat.source,
-    [{**turn, "content": hide(turn["content"])} for turn in messages],
-    {**chat.variables, **arguments},
-    add_generation_prompt=True,
-  )
+  try:
+    text = chat_template.render(
+      chat.source,
+      [{**turn, "content": hide(turn["content"])} for turn in messages],
+      {**chat.variables, **arguments},
+      add_generation_prompt=True,
+    )
+  except UserError as error:
+    raise UserError(
+      f"{error}: change Chat.system, exemplars or arguments, or use prompts "
+      "other than gin/prompts/chat.gin"
+    ) from None
   ids: list[int] = []
   for place, part in enumerate(special.split(text)):
     if place % 2:

@@ -4,6 +4,7 @@ import pytest
 import tokenizers
 import transformers
 
+from cot_latent import cli
 from cot_latent.configuration import parsing
 from cot_latent.data import cache, chat
 from cot_latent.data.chat import Chat
@@ -262,6 +263,53 @@ def test_without_a_template():
     open_task(Source("chain", prompts=Chat())).read("train")
   with pytest.raises(UserError, match="bootstrapped"):
     Chat(exemplars="bootstrapped")
+
+
+COMMANDS = {
+  "tasks": ("tasks", "chain"),
+  "train": ("train", "--gin_file=gin/runs/quickstart.gin"),
+}
+
+
+@pytest.fixture
+def refused(capfd, tmp_path):
+  """Runs a command on conversations; gives its one line about a mistake."""
+
+  def run(command, folder, *flags):
+    arguments = [
+      *COMMANDS[command],
+      "--gin_file=gin/prompts/chat.gin",
+      f"--gin.VOCABULARY={str(folder)!r}",
+      *flags,
+    ]
+    if command == "train":
+      arguments += [f"--gin.MODEL_DIR='{tmp_path}/run'"]
+    assert cli.main(arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("t5x: error: ")
+    assert err.count("\n") == 1
+    return err
+
+  return run
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_with_a_template_that_refuses(refused, tmp_path, command):
+  folder = folder_of(tmp_path / "model", "gemma2")
+  error = refused(command, folder, "--gin.chat.Chat.system='Be brief.'")
+  assert "(System role not supported): change Chat.system, " in error
+  # Not all questions: the first one that it refuses is found as it is read.
+  template = folder / "chat_template.jinja"
+  template.write_text(
+    "{% if '6' in messages[0].content %}{{ raise_exception('No six') }}"
+    "{% endif %}{{ messages[0].content }}"
+  )
+  assert "cannot write this conversation (No six): " in refused(command, folder)
+  template.unlink()
+  assert "has no chat template (chat_template.jinja, or" in refused(
+    command, folder
+  )
 
 
 def test_a_task_and_its_cache(tmp_path):
