@@ -107,11 +107,15 @@ def write(
   written = "".join(turn["content"] for turn in messages)
   mark = next(mark for mark in _MARKS if mark not in written)
 
+  hidden = {name: f"{mark}{place}{mark}" for place, name in enumerate(names)}
+  shown = {text: name for name, text in hidden.items()}
+
   def hide(text: str) -> str:
-    return special.sub(lambda m: f"{mark}{names.index(m[0])}{mark}", text)
+    return special.sub(lambda m: hidden[m[0]], text)
 
   def show(text: str) -> str:
-    return re.sub(f"{mark}(\\d+){mark}", lambda m: names[int(m[1])], text)
+    # A template can write marks too.
+    return re.sub(f"{mark}\\d+{mark}", lambda m: shown.get(m[0], m[0]), text)
 
   try:
     text = chat_template.render(

@@ -149,8 +149,9 @@ def _chat_template(
   if found is None:
     found = settings.get("chat_template")
   if isinstance(found, list):  # several, by name
-    found = {one.get("name"): one.get("template") for one in found}
-    found = found.get("default")
+    named = [one for one in found if isinstance(one, dict)]
+    default = [one for one in named if one.get("name") == "default"]
+    found = default[-1].get("template") if default else None
   return found if isinstance(found, str) else None
 
 
