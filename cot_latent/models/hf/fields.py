@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from cot_latent.errors import UserError
+from cot_latent.runtime import text_files
 
 FILE = "config.json"
 IGNORE = "hf_config.read_config.ignore"
@@ -220,21 +221,4 @@ def read_fields(folder: pathlib.Path, ignore: Collection[str] = ()) -> Fields:
       f"no folder {folder}: give one that holds a checkpoint, such as `hf "
       "download NAME --local-dir FOLDER` makes"
     )
-  return Fields(read_json(path), str(path), ignore=ignore)
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a JSON object.
-
-  Raises:
-    UserError: If it cannot be read; names the file.
-  """
-  try:
-    values = json.loads(path.read_text(encoding="utf-8"))
-  except OSError as error:
-    raise UserError(f"cannot read {path} ({error.strerror})") from None
-  except (ValueError, RecursionError) as error:
-    raise UserError(f"{path}: not valid JSON ({error})") from None
-  if not isinstance(values, dict):
-    raise UserError(f"{path} holds no JSON object")
-  return values
+  return Fields(text_files.read_object(path), str(path), ignore=ignore)

@@ -157,9 +157,4 @@ def _chat_template(
 
 def _read_object(path: pathlib.Path) -> dict[str, Any]:
   """Reads a JSON object; a missing file is an empty object."""
-  if not path.exists():
-    return {}
-  content = text_files.parse_json(path, text_files.read_text(path))
-  if not isinstance(content, dict):
-    raise UserError(f"{path}: expected an object, got {content!r:.60}")
-  return content
+  return text_files.read_object(path) if path.exists() else {}

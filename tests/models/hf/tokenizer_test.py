@@ -1,5 +1,6 @@
 """Tokenizers of checkpoints: the same ids except padding, and no text lost."""
 
+import codecs
 import dataclasses
 import functools
 import hashlib
@@ -659,6 +660,30 @@ def test_nothing_to_pad_with(tmp_path):
     message_of(seqio_vocabularies.load, folder)
   save(tmp_path, made, tokenizer_config=EOS, config={"vocab_size": 342})
   assert seqio_vocabularies.load(folder).padding_id == 341
+
+
+def test_byte_order_marks(tmp_path):
+  template = {"chat_template": "{{ messages[0].content }}"}
+  folder = save(
+    tmp_path,
+    tokenizer_config=EOS,
+    special_tokens_map=EOS,
+    config={"vocab_size": 384},
+    generation_config={"eos_token_id": [341, 342]},
+    chat_template=template,
+  )
+  files = [*tmp_path.glob("*.json")]
+  assert len(files) == 6
+  (tmp_path / "chat_template.jinja").write_text(template["chat_template"])
+
+  def read():
+    found = seqio_vocabularies.load(folder).wrapped
+    return found.encode("a b"), found.size, found.end_ids, found.chat
+
+  expected = read()
+  for path in (*files, tmp_path / "chat_template.jinja"):
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+  assert read() == expected
 
 
 @pytest.mark.parametrize("place", ["config", "generation_config"])
