@@ -105,12 +105,12 @@ class Fields:
     expected: str,
     fits: Callable[[Any], bool],
     default: Any = _REQUIRED,
-    stand_in: Any = None,
+    placeholder: Any = None,
   ) -> Any:
     """Returns a setting that fits, or the default if it is null or missing.
 
-    If it does not fit, that is noted, and a stand-in is returned. Nothing made
-    from the stand-in ever leaves this folder.
+    If it does not fit, that is noted, and a placeholder is returned. Nothing
+    made from the placeholder ever leaves this folder.
     """
     self.asked.add(name)
     value = self.values.get(name)
@@ -118,7 +118,7 @@ class Fields:
       return default
     if not fits(value):
       self.refuse(name, expected)
-      return stand_in
+      return placeholder
     return value
 
   def size(self, name: str, default: Any = _REQUIRED) -> Any:

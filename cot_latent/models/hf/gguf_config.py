@@ -97,7 +97,7 @@ def _num_layers(file: File, fields: Fields) -> int:
     "block_count",
     f"{found}, the number of layers that have tensors",
     lambda x: type(x) is int and x == found > 0,
-    stand_in=max(found, 1),
+    placeholder=max(found, 1),
   )
 
 

@@ -707,7 +707,7 @@ def test_bos_of_the_post_processor(tmp_path):
     assert found == (340 if has_bos else None)
 
 
-def test_several_tokens_in_front(tmp_path):
+def test_several_tokens_before_a_text(tmp_path):
   made = checkpoints.byte_level(checkpoints.LLAMA_3)
   made.post_processor = tokenizers.processors.TemplateProcessing(
     single="<|begin_of_text|> <|more|> $A",
