@@ -7,7 +7,6 @@ from typing import Any
 import gguf
 import numpy as np
 
-from cot_latent.errors import UserError
 from cot_latent.models.hf import gguf_files
 from cot_latent.models.hf.fields import Fields
 from cot_latent.models.hf.gguf_files import ROPE_FACTORS, File
@@ -31,7 +30,7 @@ def read_fields(path: pathlib.Path, ignore: Collection[str] = ()) -> Fields:
     The settings, with a problem for each that is not supported.
 
   Raises:
-    UserError: If the file cannot be read, or has no embedding.
+    UserError: If the file cannot be read.
   """
   file = gguf_files.open_file(path)
   fields = Fields(file.metadata, str(path), ignore=ignore)
@@ -57,7 +56,7 @@ def _sizes(file: File, fields: Fields) -> dict[str, Any]:
     fields.choice(name, {head_dim: None}, head_dim)
   config = {
     "model_type": file.architecture.model_type,
-    "vocab_size": _num_rows(file, fields.place),
+    "vocab_size": _num_rows(file, fields),
     "hidden_size": width,
     "intermediate_size": fields.size("feed_forward_length"),
     "num_hidden_layers": _num_layers(file, fields),
@@ -78,14 +77,18 @@ def _sizes(file: File, fields: Fields) -> dict[str, Any]:
   return {name: value for name, value in config.items() if value is not None}
 
 
-def _num_rows(file: File, place: str) -> int:
-  """Returns the number of rows of the embedding."""
+def _num_rows(file: File, fields: Fields) -> int | None:
+  """Returns the number of rows of the embedding; a tokenizer alone has none."""
   name = "token_embd.weight"
   if name not in file.stored:
-    raise UserError(f"{place} lacks the tensor {name}")
+    fields.problems.append(f"{fields.place} lacks the tensor {name}")
+    return None
   shape = file.stored[name].shape.tolist()
   if len(shape) != 2 or not all(shape):
-    raise UserError(f"{place}: the tensor {name} is {shape}, not a matrix")
+    fields.problems.append(
+      f"{fields.place}: the tensor {name} is {shape}, not a matrix"
+    )
+    return None
   return shape[1]
 
 

@@ -220,8 +220,12 @@ def test_a_file_without_an_embedding(tmp_path, shape, said):
   if shape is None:
     del tree["tensors"]["token_embd.weight"]
   path = written(tmp_path, tree)
-  for part in (hf_config.read_config, hf_config.vocab_size, read):
+  for part in (hf_config.read_config, read):
     assert said in message_of(part, path)
+  assert "lacks 'vocab_size'" in message_of(hf_config.vocab_size, path)
+  # It still has a tokenizer, as llama.cpp's files of vocabularies have.
+  files = tokenizer_files.read_files(path)
+  assert hf_tokenizer.read_vocabulary(files).size == len(TOKENS)
 
 
 def test_what_claims_more_than_the_file_has(tmp_path):
