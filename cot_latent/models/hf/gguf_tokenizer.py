@@ -293,8 +293,8 @@ def _pairs(merges: Sequence[Sequence[str]], **settings) -> dict[str, Any]:
 
 def _begin(file: File, tokens: Sequence[str]) -> dict[str, Any] | None:
   """Returns the part that puts BOS before a text, if the file wants it."""
-  number = _id(file, _KEYS.BOS_ID, tokens)
-  if number is None or not _adds_bos(file):
+  number = _id(file, _KEYS.BOS_ID, tokens) if _adds_bos(file) else None
+  if number is None:
     return None
   bos = tokens[number]
   begin = {"SpecialToken": {"id": bos, "type_id": 0}}

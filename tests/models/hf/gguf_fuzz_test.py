@@ -228,6 +228,12 @@ def test_a_file_without_an_embedding(tmp_path, shape, said):
   assert hf_tokenizer.read_vocabulary(files).size == len(TOKENS)
 
 
+def test_a_bos_that_is_not_used_may_be_anything(tmp_path):
+  changed = {f"{KEY}bos_token_id": 2**32 - 1, f"{KEY}add_bos_token": False}
+  vocabulary, _ = read(written(tmp_path, llama(**changed)))
+  assert vocabulary.bos_id is None
+
+
 def test_what_claims_more_than_the_file_has(tmp_path):
   content = packed(llama())
   head = struct.pack("<IQ", U32, len(KINDS))
