@@ -356,7 +356,7 @@ def test_a_run_is_as_its_headers_say(run, tmp_path):
 
 # What a method's file sets besides the method, which the next one leaves be:
 # files and bindings that do the same.
-LEFT_BEHIND = {
+LEFT_OVER = {
   "gin/methods/direct.gin": (["gin/prompts/direct.gin"], []),
   "gin/methods/few_shot.gin": ([], ["TRAIN_STEPS = 0"]),
 }
@@ -372,7 +372,7 @@ def check_replaces(before, method):
   """Checks that of two methods' files the later one has its way."""
   after = plan.as_dict(made_of((before, method)))
   assert after["method"] == plan.as_dict(made_of((method,)))["method"]
-  files, bindings = LEFT_BEHIND.get(before, ([], []))
+  files, bindings = LEFT_OVER.get(before, ([], []))
   expected = made_of((*files, method), tuple(bindings))
   assert after == plan.as_dict(expected)
 

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--tokens",
     action="store_true",
-    help="also show each prompt's tokens, and what ends a completion",
+    help="show each prompt's tokens also where they are its bytes",
   )
 
 
@@ -104,7 +104,8 @@ def show_task(
     source: The task's source.
     split: Split to show, or a slice of one.
     num_examples: Maximum number of examples to show.
-    with_tokens: Whether to show each prompt's tokens.
+    with_tokens: Whether to show each prompt's tokens also where they are its
+      bytes.
     stop: Strings that end a completion; None uses those of the prompts.
 
   Returns:
@@ -131,9 +132,9 @@ def show_task(
     f"vocabulary: {task.vocabulary.name}, {task.vocabulary.size:,} tokens",
     f"tokens: {_lengths('prompt', rows.prompts)}; "
     f"{_lengths('guide', rows.guides)}; {_lengths('target', rows.targets)}",
+    *_endings(task),
   ]
-  if with_tokens:
-    lines += _endings(task)
+  with_tokens = with_tokens or not _has_bytes(task.vocabulary)
   for i in range(min(num_examples, len(rows.ids))):
     lines += ["", f"--- {rows.ids[i]}, answer {rows.answers[i]!r}"]
     for label, tokens in (
@@ -156,11 +157,20 @@ def _endings(task: "Task") -> list[str]:
   """Explains how tokens are shown, and what ends a completion."""
   ids = (task.vocabulary.eos_id, *task.vocabulary.end_ids)
   stop = ", ".join(repr(text) for text in task.stop) or "none"
+  how = "id and 'text'; special tokens by name, without quotes"
+  if _has_bytes(task.vocabulary):
+    how = "each byte is a token, whose id is the byte + 3 (--tokens shows them)"
   return [
-    "pieces: id and 'text'; special tokens by name, without quotes",
+    f"pieces: {how}",
     f"end tokens: {', '.join(_pieces(task.vocabulary, ids))}",
     f"stop strings: {stop}",
   ]
+
+
+def _has_bytes(vocabulary: "Vocabulary") -> bool:
+  from cot_latent.models import vocabularies
+
+  return vocabulary.name.startswith(vocabularies.BYTES)
 
 
 def _pieces(vocabulary: "Vocabulary", tokens: Iterable[int]) -> list[str]:

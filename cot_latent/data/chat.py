@@ -107,18 +107,28 @@ def write(
   written = "".join(turn["content"] for turn in messages)
   mark = next(mark for mark in _MARKS if mark not in written)
 
+  hidden = {name: f"{mark}{place}{mark}" for place, name in enumerate(names)}
+  shown = {text: name for name, text in hidden.items()}
+
   def hide(text: str) -> str:
-    return special.sub(lambda m: f"{mark}{names.index(m[0])}{mark}", text)
+    return special.sub(lambda m: hidden[m[0]], text)
 
   def show(text: str) -> str:
-    return re.sub(f"{mark}(\\d+){mark}", lambda m: names[int(m[1])], text)
+    # A template can write marks too.
+    return re.sub(f"{mark}\\d+{mark}", lambda m: shown.get(m[0], m[0]), text)
 
-  text = chat_template.render(
-    chat.source,
-    [{**turn, "content": hide(turn["content"])} for turn in messages],
-    {**chat.variables, **arguments},
-    add_generation_prompt=True,
-  )
+  try:
+    text = chat_template.render(
+      chat.source,
+      [{**turn, "content": hide(turn["content"])} for turn in messages],
+      {**chat.variables, **arguments},
+      add_generation_prompt=True,
+    )
+  except UserError as error:
+    raise UserError(
+      f"{error}: change Chat.system, exemplars or arguments, or use prompts "
+      "other than gin/prompts/chat.gin"
+    ) from None
   ids: list[int] = []
   for place, part in enumerate(special.split(text)):
     if place % 2:

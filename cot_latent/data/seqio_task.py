@@ -19,7 +19,7 @@ from cot_latent.errors import UserError
 from cot_latent.models import vocabularies
 from cot_latent.models.vocabularies import Vocabulary
 from cot_latent.tasks import all as _  # noqa: F401  (registers them)
-from cot_latent.tasks import common
+from cot_latent.tasks import common, prompting
 from cot_latent.tasks.vocabularies import (
   HuggingFacePieces,
   HuggingFaceVocabulary,
@@ -231,11 +231,12 @@ def _read_rows(task, split: str, bos_id: int | None) -> list[dict[str, Any]]:
   encode = task.output_features["inputs"].vocabulary.encode
   # Many at a time: TensorFlow takes half a millisecond for each call.
   batches = dataset.map(_select).ragged_batch(_NUM_AT_A_TIME)
-  rows = [
-    _read_row(task, dict(zip(batch, row, strict=True)), encode, bos_id)
-    for batch in batches
-    for row in zip(*(column.numpy() for column in batch.values()), strict=True)
-  ]
+  with prompting.reading():
+    rows = [
+      _read_row(task, dict(zip(batch, row, strict=True)), encode, bos_id)
+      for batch in batches
+      for row in zip(*(x.numpy() for x in batch.values()), strict=True)
+    ]
   if not rows:
     raise UserError(f"split {split!r} of task {task.name!r} has no examples")
   return rows

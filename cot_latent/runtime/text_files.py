@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from cot_latent.errors import UserError
 
@@ -53,6 +54,18 @@ def parse_json(path: pathlib.Path, text: str, line: int | None = None):
     ) from None
   except (ValueError, RecursionError) as error:  # an endless number, nesting
     raise UserError(f"{path}, line {line or 1}: bad JSON ({error})") from None
+
+
+def read_object(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a file that is one JSON object.
+
+  Raises:
+    UserError: If it cannot be read; names the file and the line of the fault.
+  """
+  content = parse_json(path, read_text(path))
+  if not isinstance(content, dict):
+    raise UserError(f"{path}: expected an object, got {content!r:.60}")
+  return content
 
 
 def require_strings(path: pathlib.Path, place: str, row, names) -> None:

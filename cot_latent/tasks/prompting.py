@@ -1,6 +1,7 @@
 """A task's examples as prompts and targets, in text and in tokens."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import seqio
@@ -19,6 +20,12 @@ Row = Mapping[str, str]  # `id`, `question`, `answer`, `targets`
 
 # Name of a prompt -> name of its tokens in an example.
 _IDS = {"prior": "inputs", "guide": "guide_ids"}
+
+_PROBE = {"question": "What is 1 + 1?", "answer": "2"}
+
+# What templates refused in each `reading`. What is raised inside TensorFlow is
+# printed with a traceback.
+_refused: list[list[UserError]] = []
 
 
 def add_prompts(
@@ -41,7 +48,8 @@ def add_prompts(
     read: Function that reads the worked examples.
 
   Raises:
-    UserError: If the prompts need a chat template and there is none.
+    UserError: If the prompts need a chat template and there is none, or if it
+      refuses them.
   """
   exemplars = read()
   vocabulary = output_features["inputs"].vocabulary
@@ -84,17 +92,28 @@ def _add_chat(
     )
   wrapped = vocabulary.wrapped
 
-  def write(question: bytes, answer: bytes):
-    row = {"question": question.decode(), "answer": answer.decode()}
+  def write(row: Row) -> list:
+    written: list = []
     for name in _IDS:
       turns = prompts.messages(name, row, exemplars)
       text, ids = chat.write(wrapped, turns, prompts.arguments)
-      yield text.encode()
-      yield np.asarray(ids, np.int32)
+      written += [text.encode(), np.asarray(ids, np.int32)]
+    return written
+
+  def write_in_tensorflow(question: bytes, answer: bytes) -> list:
+    try:
+      return write({"question": question.decode(), "answer": answer.decode()})
+    except UserError as error:
+      if not _refused:
+        raise
+      _refused[-1].append(error)
+      return [b"", np.zeros(0, np.int32)] * len(_IDS)
+
+  write(_PROBE)  # a template that refuses all questions does so here
 
   def add(example):
     texts_and_ids = tf.numpy_function(
-      lambda *texts: [*write(*texts)],
+      write_in_tensorflow,
       [example["question"], example["answer"]],
       [tf.string, tf.int32] * len(_IDS),
     )
@@ -106,6 +125,24 @@ def _add_chat(
     return _with_targets(example, prompts) | added
 
   return dataset.map(add)
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+  """Reads examples of `add_prompts`.
+
+  Raises:
+    UserError: If a chat template refuses a question; without this TensorFlow
+      raises an error of its own.
+  """
+  found: list[UserError] = []
+  _refused.append(found)
+  try:
+    yield
+  finally:
+    _refused.pop()
+  if found:
+    raise found[0]
 
 
 def _with_targets(example, prompts: Prompts):

@@ -17,7 +17,8 @@ from cot_latent.commands import cache as cache_command
 from cot_latent.data.answers import bbh as bbh_conventions
 from cot_latent.data.answers import checkers
 from cot_latent.data.source import Source
-from cot_latent.tasks import bbh, common
+from cot_latent.tasks import bbh, common, vocabularies
+from tests.models.hf import tokenizer_checkpoints
 
 NAVIGATE = "bbh_navigate"
 OBJECTS = "bbh_tracking_shuffled_objects_{}_objects_v1"
@@ -117,7 +118,7 @@ def shown_examples(out):
     for line in lines:
       if line.startswith("  | "):
         texts[label].append(line.removeprefix("  | "))
-      elif line:
+      elif line and not line.startswith("  # "):
         label, num_tokens = re.fullmatch(
           r"(\w+) \((\d+) tokens\)", line
         ).groups()
@@ -159,24 +160,60 @@ def test_a_task_is_shown_as_the_model_sees_it(t5x):
   assert len(examples) == 200
 
 
-def test_tokens_are_shown_with_what_ends_a_completion(t5x):
+def shown_tokens(out):
+  """Reads the lines of tokens: all ids and pieces."""
+  lines = [x for x in out.splitlines() if x.startswith("  # ")]
+  assert max(map(len, lines), default=0) < 81
+  shown = "  ".join(line[4:] for line in lines)
+  return re.findall(r"(\d+) ('.*?'|\".*?\"|[^ '].*?)(?=  |$)", shown)
+
+
+def test_what_ends_a_completion_is_shown(t5x):
   arguments = ("tasks", "chain", "--split=test[:3]", "--examples=9")
   plain = t5x(*arguments)
+  assert "\nend tokens: 1 </s>\nstop strings: none\n" in plain
   stop = "--gin.STOP=('\\n\\n', 'Q:')"
-  lines = t5x(*arguments, "--tokens", stop).splitlines()
-  assert "end tokens: 1 </s>" in lines
-  assert "stop strings: '\\n\\n', 'Q:'" in lines
-  assert max(map(len, (x for x in lines if x.startswith("  # ")))) < 81
-  shown = "  ".join(x[4:] for x in lines if x.startswith("  # "))
-  found = re.findall(r"(\d+) ('.*?')(?:  |$)", shown)
+  told = "stop strings: '\\n\\n', 'Q:'"
+  assert t5x(*arguments, stop) == plain.replace("stop strings: none", told)
+
+
+def test_bytes_are_shown_if_they_are_asked_for(t5x):
+  arguments = ("tasks", "chain", "--split=test[:3]", "--examples=9")
+  plain = t5x(*arguments)
+  assert shown_tokens(plain) == []
+  assert "pieces: each byte is a token, whose id is the byte + 3 " in plain
+  out = t5x(*arguments, "--tokens")
+  found = shown_tokens(out)
   _, examples = shown_examples(plain)
   text = "".join(example["prompt"] for example in examples.values())
   assert "".join(ast.literal_eval(piece) for _, piece in found) == text
   assert [int(number) - 3 for number, _ in found] == [*text.encode()]
-  # Without the flag there is nothing of it, and else all is the same.
-  kept = [x for x in lines if not x.startswith(("  # ", "pieces: ", "end to"))]
-  kept.remove("stop strings: '\\n\\n', 'Q:'")
+  # Otherwise all is the same.
+  kept = [x for x in out.splitlines() if not x.startswith("  # ")]
   assert plain.splitlines() == kept
+
+
+def test_pieces_are_shown(t5x):
+  folder = str(tokenizer_checkpoints.folders()["llama_3"])
+  vocabulary = vocabularies.load(folder)
+  out = t5x("tasks", "chain", "--examples=2", f"--gin.VOCABULARY={folder!r}")
+  head, examples = shown_examples(out)
+  assert "\npieces: id and 'text'; special tokens by name" in head
+  end = vocabulary.eos_id
+  assert f"\nend tokens: {end} <|end_of_text|>\nstop strings: none" in head
+  expected = []
+  for example in examples.values():
+    ids = [vocabulary.bos_id, *vocabulary.encode(example["prompt"])]
+    assert example["prompt tokens"] == len(ids)
+    expected += ids
+  found = shown_tokens(out)
+  assert [int(number) for number, _ in found] == expected
+  bos = "BOS <|begin_of_text|>"
+  text = "".join(
+    "" if piece == bos else ast.literal_eval(piece) for _, piece in found
+  )
+  assert [piece for _, piece in found].count(bos) == 2
+  assert text == "".join(example["prompt"] for example in examples.values())
 
 
 def read_bbh(data_dir, name):

@@ -1,9 +1,12 @@
 """Conversations have the token ids that `transformers` gives them."""
 
+import re
+
 import pytest
 import tokenizers
 import transformers
 
+from cot_latent import cli
 from cot_latent.configuration import parsing
 from cot_latent.data import cache, chat
 from cot_latent.data.chat import Chat
@@ -12,6 +15,7 @@ from cot_latent.data.source import Source
 from cot_latent.errors import UserError
 from cot_latent.models.hf import tokenizer as hf_tokenizer
 from cot_latent.models.hf import tokenizer_files
+from tests.asserts import message_of
 from tests.models.hf import tokenizer_checkpoints as checkpoints
 
 # Written for these tests, in the manner of each family.
@@ -245,13 +249,55 @@ def test_a_template_that_refuses_says_so(tmp_path):
     ("{% for", "unexpected"),
     ("{{ messages.append(1) }}", "unsafe|not safely"),
     ("{{ ''.__class__.__mro__ }}", "unsafe|not safely"),
+    ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero"),
+    ("{{ 'x'.encode('nope') }}", "LookupError: unknown encoding: nope"),
+    ("{{ '{5}'.format(1) }}", "IndexError: "),
+    ("{{ {}['a'] + 1 }}", "has no attribute 'a'"),
+    ("{{ 'a' * 10 ** 15 }}", "MemoryError: "),
+    ("{{ '\\ud800' }}", "UnicodeEncodeError: .* surrogates not allowed"),
+    (
+      "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+      "RecursionError: maximum recursion",
+    ),
+    (f"{{{{ {'(' * 5000}1{')' * 5000} }}}}", "RecursionError: maximum recurs"),
+    ("{% for i in range(10 ** 9) %}{% endfor %}", "OverflowError: "),
   ],
 )
 def test_a_template_is_not_trusted(tmp_path, template, said):
   folder = folder_of(tmp_path, "smollm2")
   (folder / "chat_template.jinja").write_text(template)
-  with pytest.raises(UserError, match=f"cannot write .*({said})"):
-    ids_of(vocabulary_of(folder), Chat())
+  vocabulary = vocabulary_of(folder)  # where it is asked for a turn's end
+  text = message_of(ids_of, vocabulary, Chat())
+  assert re.search(f"cannot write this conversation .*({said})", text)
+
+
+def test_a_template_that_writes_marks(tmp_path):
+  folder = folder_of(tmp_path, "smollm2")
+  template = "{{ '\\ufdd099\\ufdd0' + messages[0].content }}"
+  (folder / "chat_template.jinja").write_text(template)
+  row = {"question": "<repo>", "answer": "b"}
+  text, _ = ids_of(vocabulary_of(folder), Chat(prior="{question}"), row, [])
+  assert text == "\ufdd099\ufdd0<repo>"
+
+
+@pytest.mark.parametrize(
+  ("several", "found"),
+  [
+    ([{"name": "default", "template": "a"}], "a"),
+    ([7, None, "a", {"name": [1]}, {"name": "default", "template": "b"}], "b"),
+    ([{"name": "default"}], None),
+    ([{"name": "rag", "template": "a"}], None),
+    ([], None),
+    (7, None),
+  ],
+)
+def test_several_templates_by_name(tmp_path, several, found):
+  folder = folder_of(tmp_path, "smollm2")
+  (folder / "chat_template.jinja").unlink()
+  checkpoints.write(folder, chat_template={"chat_template": several})
+  assert tokenizer_files.read_files(folder).chat_template == found
+  vocabulary = vocabulary_of(folder)
+  assert (vocabulary.chat is None) == (found is None)
 
 
 def test_without_a_template():
@@ -262,6 +308,53 @@ def test_without_a_template():
     open_task(Source("chain", prompts=Chat())).read("train")
   with pytest.raises(UserError, match="bootstrapped"):
     Chat(exemplars="bootstrapped")
+
+
+COMMANDS = {
+  "tasks": ("tasks", "chain"),
+  "train": ("train", "--gin_file=gin/runs/quickstart.gin"),
+}
+
+
+@pytest.fixture
+def refused(capfd, tmp_path):
+  """Runs a command on conversations; gives its one line about a mistake."""
+
+  def run(command, folder, *flags):
+    arguments = [
+      *COMMANDS[command],
+      "--gin_file=gin/prompts/chat.gin",
+      f"--gin.VOCABULARY={str(folder)!r}",
+      *flags,
+    ]
+    if command == "train":
+      arguments += [f"--gin.MODEL_DIR='{tmp_path}/run'"]
+    assert cli.main(arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("t5x: error: ")
+    assert err.count("\n") == 1
+    return err
+
+  return run
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_with_a_template_that_refuses(refused, tmp_path, command):
+  folder = folder_of(tmp_path / "model", "gemma2")
+  error = refused(command, folder, "--gin.chat.Chat.system='Be brief.'")
+  assert "(System role not supported): change Chat.system, " in error
+  # Not all questions: the first one that it refuses is found as it is read.
+  template = folder / "chat_template.jinja"
+  template.write_text(
+    "{% if '6' in messages[0].content %}{{ raise_exception('No six') }}"
+    "{% endif %}{{ messages[0].content }}"
+  )
+  assert "cannot write this conversation (No six): " in refused(command, folder)
+  template.unlink()
+  assert "has no chat template (chat_template.jinja, or" in refused(
+    command, folder
+  )
 
 
 def test_a_task_and_its_cache(tmp_path):

@@ -283,7 +283,7 @@ def test_star_has_the_papers_schedule(folder):
   )
 
 
-def test_the_paper_s_line_on_subsampling_can_be_had(folder):
+def test_the_paper_s_line_on_subsampling_is_available(folder):
   name, binding = "trice_subsampled", "ALWAYS_SUBSAMPLE = True"
   assert not parse(folder, name, [])[0].method.always_subsample
   assert parse(folder, name, [binding])[0].method.always_subsample
@@ -305,11 +305,11 @@ def test_a_method_s_setting_changes_the_report(folder):
 def test_stopped_anywhere_a_method_s_run_ends_the_same(whole, tmp_path):
   config = dataclasses.replace(whole[0], model_dir=str(tmp_path / "stopped"))
   resumed = []
-  for period, place, goes_on_from in stops(config):
-    resumed += [goes_on_from] if goes_on_from is not None else []
+  for period, place, resumes_from in stops(config):
+    resumed += [resumes_from] if resumes_from is not None else []
     run_until(dataclasses.replace(config, checkpoint_period=period), place)
     latest = checkpoints.Checkpoints(tmp_path / "stopped/checkpoints")
-    assert latest.latest_step() == goes_on_from
+    assert latest.latest_step() == resumes_from
     latest.close()
   again = toy.run(config)
   assert again["status"] == "complete"

@@ -30,7 +30,7 @@ def rows(of_task, *texts, length=24):
   return found
 
 
-def test_the_known_answer_is_put_behind_the_rationale():
+def test_the_known_answer_is_put_after_the_rationale():
   own = task()
   found = made(own)
   rationales = rows(own, "x. The answer is", "So the answer is")

@@ -32,6 +32,13 @@ def test_a_byte_order_mark_is_no_part_of_the_text(write):
   path = write(b'\xef\xbb\xbf{"a": 1}\n')
   assert text_files.read_text(path) == '{"a": 1}\n'
   assert list(text_files.read_jsonl(path)) == [("line 1", {"a": 1})]
+  assert text_files.read_object(path) == {"a": 1}
+
+
+def test_json_that_is_no_object(write):
+  path = write(b"[1]")
+  said = f"{path}: expected an object, got [1]"
+  assert message_of(text_files.read_object, path) == said
 
 
 @pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n", "\n \n", "\n\t"])

@@ -110,7 +110,7 @@ def test_a_memory_that_is_damaged(tmp_path, content, said):
     make(tmp_path).restore(str(own / "train_ds-000-of-001"))
 
 
-def test_batches_are_empty_and_all_the_same(tmp_path):
+def test_batches_are_empty_and_equal(tmp_path):
   iterator = make(tmp_path)
   (spec,) = iterator.element_spec.values()
   assert (spec.shape, spec.dtype) == ((2, 3), np.int32)

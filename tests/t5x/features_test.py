@@ -55,7 +55,7 @@ def test_features_are_those_of_seqio(model, converter_cls):
     assert made[name].dtype in (np.int32, np.float32)
 
 
-def test_weights_lie_on_the_target_alone():
+def test_only_targets_have_weights():
   weights = np.array([2.0, -1.0, 0.5], np.float32)
   for model in (small.encoder_decoder(), small.decoder_only()):
     made = small.features.converter(model, 6, 4).convert(

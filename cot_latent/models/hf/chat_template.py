@@ -73,14 +73,19 @@ def render(
   """
   known = {"tools": None, "documents": None, **variables}
   try:
-    return _compile(template).render(
+    text = _compile(template).render(
       messages=messages, add_generation_prompt=add_generation_prompt, **known
     )
-  except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+    text.encode()  # fails for half a surrogate pair
+  except Exception as error:  # a template is a program
+    said = " ".join(str(error).split())
+    if not isinstance(error, jinja2.TemplateError):
+      said = f"{type(error).__name__}: {said}"
     raise UserError(
       f"the checkpoint's chat template cannot write this conversation "
-      f"({' '.join(str(error).split()):.200})"
+      f"({said:.200})"
     ) from None
+  return text
 
 
 def end_of_turn(

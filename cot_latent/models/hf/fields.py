@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from cot_latent.errors import UserError
+from cot_latent.runtime import text_files
 
 FILE = "config.json"
 IGNORE = "hf_config.read_config.ignore"
@@ -104,12 +105,12 @@ class Fields:
     expected: str,
     fits: Callable[[Any], bool],
     default: Any = _REQUIRED,
-    stand_in: Any = None,
+    placeholder: Any = None,
   ) -> Any:
     """Returns a setting that fits, or the default if it is null or missing.
 
-    If it does not fit, that is noted, and a stand-in is returned. Nothing made
-    from the stand-in ever leaves this folder.
+    If it does not fit, that is noted, and a placeholder is returned. Nothing
+    made from the placeholder ever leaves this folder.
     """
     self.asked.add(name)
     value = self.values.get(name)
@@ -117,7 +118,7 @@ class Fields:
       return default
     if not fits(value):
       self.refuse(name, expected)
-      return stand_in
+      return placeholder
     return value
 
   def size(self, name: str, default: Any = _REQUIRED) -> Any:
@@ -220,21 +221,4 @@ def read_fields(folder: pathlib.Path, ignore: Collection[str] = ()) -> Fields:
       f"no folder {folder}: give one that holds a checkpoint, such as `hf "
       "download NAME --local-dir FOLDER` makes"
     )
-  return Fields(read_json(path), str(path), ignore=ignore)
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a JSON object.
-
-  Raises:
-    UserError: If it cannot be read; names the file.
-  """
-  try:
-    values = json.loads(path.read_text(encoding="utf-8"))
-  except OSError as error:
-    raise UserError(f"cannot read {path} ({error.strerror})") from None
-  except (ValueError, RecursionError) as error:
-    raise UserError(f"{path}: not valid JSON ({error})") from None
-  if not isinstance(values, dict):
-    raise UserError(f"{path} holds no JSON object")
-  return values
+  return Fields(text_files.read_object(path), str(path), ignore=ignore)

@@ -19,6 +19,7 @@ import safetensors.numpy
 from cot_latent.errors import UserError
 from cot_latent.models.hf import fields as hf_fields
 from cot_latent.models.hf import gguf_files
+from cot_latent.runtime import text_files
 
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -189,7 +190,7 @@ def _places(folder: pathlib.Path) -> dict[str, str]:
         "checkpoint with safetensors"
       )
     raise UserError(f"{folder} has neither {FILE} nor {INDEX}: {hint}")
-  places = hf_fields.read_json(path).get("weight_map")
+  places = text_files.read_object(path).get("weight_map")
   if not isinstance(places, dict) or not places:
     raise UserError(f"{path} has no weight_map: download it again")
   for key, name in places.items():

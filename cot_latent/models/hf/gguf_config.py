@@ -54,23 +54,18 @@ def _sizes(file: File, fields: Fields) -> dict[str, Any]:
   head_dim = fields.size("attention.key_length", max(width // heads, 1))
   for name in ("attention.value_length", "rope.dimension_count"):
     fields.choice(name, {head_dim: None}, head_dim)
-  tensors = file.stored
-  if "token_embd.weight" not in tensors:
-    fields.problems.append(f"{fields.place} lacks the tensor token_embd.weight")
-    return {}
-  rows = int(tensors["token_embd.weight"].shape[-1])
   config = {
     "model_type": file.architecture.model_type,
-    "vocab_size": rows,
+    "vocab_size": _num_rows(file, fields),
     "hidden_size": width,
     "intermediate_size": fields.size("feed_forward_length"),
-    "num_hidden_layers": fields.size("block_count"),
+    "num_hidden_layers": _num_layers(file, fields),
     "num_attention_heads": heads,
     "num_key_value_heads": fields.size("attention.head_count_kv", heads),
     "head_dim": head_dim,
     "rms_norm_eps": _decimal(fields.number("attention.layer_norm_rms_epsilon")),
     "max_position_embeddings": file.metadata.get("context_length"),
-    "tie_word_embeddings": "output.weight" not in tensors,
+    "tie_word_embeddings": "output.weight" not in file.stored,
     "dtype": "float32",
   }
   for name, key in (
@@ -80,6 +75,33 @@ def _sizes(file: File, fields: Fields) -> dict[str, Any]:
   ):
     config[name] = file.read(key)
   return {name: value for name, value in config.items() if value is not None}
+
+
+def _num_rows(file: File, fields: Fields) -> int | None:
+  """Returns the number of rows of the embedding; a tokenizer alone has none."""
+  name = "token_embd.weight"
+  if name not in file.stored:
+    fields.problems.append(f"{fields.place} lacks the tensor {name}")
+    return None
+  shape = file.stored[name].shape.tolist()
+  if len(shape) != 2 or not all(shape):
+    fields.problems.append(
+      f"{fields.place}: the tensor {name} is {shape}, not a matrix"
+    )
+    return None
+  return shape[1]
+
+
+def _num_layers(file: File, fields: Fields) -> int:
+  """Returns the number of layers, which must be that of their tensors."""
+  parts = [name.split(".") for name in file.stored]
+  found = len({part[1] for part in parts if part[0] == "blk" and part[1:]})
+  return fields.get(
+    "block_count",
+    f"{found}, the number of layers that have tensors",
+    lambda x: type(x) is int and x == found > 0,
+    placeholder=max(found, 1),
+  )
 
 
 def _llama(fields: Fields) -> dict[str, Any]:
@@ -143,13 +165,9 @@ def _scaling(
   if ROPE_FACTORS not in file.stored or fields.problems:
     return None
   found = np.asarray(file.stored[ROPE_FACTORS].data, np.float64)
-  factor = _decimal(float(found.max()))
   size, base = config["head_dim"], config["rope_theta"]
-  wavelengths = 2 * np.pi * base ** (np.arange(0, size, 2) / size)
-  share = (_ORIGINAL / wavelengths - _LOW) / (_HIGH - _LOW)
-  share = np.clip(share, 0.0, 1.0)
-  expected = 1 / ((1 - share) / factor + share)
-  if found.shape != expected.shape or not np.allclose(found, expected, 1e-4):
+  factor = _decimal(found.max(initial=1.0))
+  if not _is_llama3(found, size, base, factor):
     fields.problems.append(
       f"{fields.place}: {ROPE_FACTORS} scales positions in another way than "
       "Llama 3 does"
@@ -163,6 +181,20 @@ def _scaling(
   }
 
 
+def _is_llama3(
+  found: np.ndarray, size: int, base: float, factor: float
+) -> bool:
+  """Whether factors of positions are those of Llama 3."""
+  if found.shape != (len(range(0, size, 2)),):
+    return False
+  with np.errstate(all="ignore"):
+    wavelengths = 2 * np.pi * base ** (np.arange(0, size, 2) / size)
+    share = (_ORIGINAL / wavelengths - _LOW) / (_HIGH - _LOW)
+    share = np.clip(share, 0.0, 1.0)
+    return np.allclose(found, 1 / ((1 - share) / factor + share), 1e-4)
+
+
 def _decimal(number: float) -> float:
   """Returns the shortest decimal number with the same float32 value."""
-  return float(str(np.float32(number)))
+  with np.errstate(over="ignore"):  # infinity is refused later
+    return float(str(np.float32(number)))

@@ -28,24 +28,19 @@ def read_tokenizer(path: pathlib.Path) -> bytes:
   """Returns the content of a tokenizer.json with the same tokens and ids.
 
   Raises:
-    UserError: If the file cannot be read, has no tokens, or splits texts in an
-      unknown way.
+    UserError: If the file cannot be read, has no tokens, splits texts in an
+      unknown way, or has a malformed setting; names the setting.
   """
   file = gguf_files.open_file(path)
-  tokens, kinds = file.read(_KEYS.LIST), file.read(_KEYS.TOKEN_TYPE)
-  if not tokens:
-    raise UserError(f"VOCABULARY: {path} has no tokens")
-  kinds = kinds or [_KINDS.NORMAL] * len(tokens)
+  tokens = _tokens(file)
+  kinds = _numbers(file, _KEYS.TOKEN_TYPE, len(tokens), _KINDS.NORMAL)
   kind = file.read(_KEYS.MODEL)
   if kind == "gpt2":
     parts = _byte_level(file, tokens)
   elif kind == "llama":
     parts = _pieces(file, tokens, kinds)
   else:
-    raise UserError(
-      f"VOCABULARY: {path}: {_KEYS.MODEL} = {kind!r:.40} is not supported: "
-      "expected gpt2 or llama"
-    )
+    raise _refused(file, _KEYS.MODEL, "gpt2 or llama")
   parts["model"]["vocab"] = {
     token: number
     for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
@@ -69,36 +64,93 @@ def read_tokenizer(path: pathlib.Path) -> bytes:
 
 
 def read_settings(path: pathlib.Path) -> dict[str, Any]:
-  """Returns the content of a tokenizer_config.json."""
+  """Returns the content of a tokenizer_config.json.
+
+  Raises:
+    UserError: As in `read_tokenizer`.
+  """
   file = gguf_files.open_file(path)
-  tokens = file.read(_KEYS.LIST) or []
-  settings = {
+  tokens = _tokens(file)
+  settings: dict[str, Any] = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "clean_up_tokenization_spaces": False,
     "add_bos_token": _adds_bos(file),
-    "chat_template": file.read(_KEYS.CHAT_TEMPLATE),
   }
+  template = file.read(_KEYS.CHAT_TEMPLATE)
+  if isinstance(template, str):
+    settings["chat_template"] = template
   for name, key in (
     ("bos_token", _KEYS.BOS_ID),
     ("eos_token", _KEYS.EOS_ID),
     ("pad_token", _KEYS.PAD_ID),
     ("unk_token", _KEYS.UNK_ID),
   ):
-    number = file.read(key)
-    if number is not None and number < len(tokens):
+    if _is_id(number := file.read(key), tokens):
       settings[name] = tokens[number]
-  return {name: v for name, v in settings.items() if v is not None}
+  return settings
 
 
 def read_generation(path: pathlib.Path) -> dict[str, Any]:
   """Returns the content of a generation_config.json: the end tokens."""
-  read = gguf_files.open_file(path).read
-  ends = [read(key) for key in (_KEYS.EOS_ID, _KEYS.EOT_ID, _KEYS.EOM_ID)]
-  return {"eos_token_id": [*dict.fromkeys(e for e in ends if e is not None)]}
+  file = gguf_files.open_file(path)
+  keys = (_KEYS.EOS_ID, _KEYS.EOT_ID, _KEYS.EOM_ID)
+  ends = [file.read(key) for key in keys]
+  return {"eos_token_id": [*dict.fromkeys(e for e in ends if type(e) is int)]}
+
+
+def _refused(file: File, key: str, expected: str) -> UserError:
+  """Returns the error about a setting."""
+  return UserError(
+    f"VOCABULARY: {file.path}: {key} = {file.read(key)!r:.40} is not "
+    f"supported: expected {expected}"
+  )
+
+
+def _tokens(file: File) -> list[str]:
+  """Reads the texts of the tokens."""
+  found = file.read(_KEYS.LIST)
+  if found is None or found == []:
+    raise UserError(f"VOCABULARY: {file.path} has no tokens")
+  if not _is_list(found, str):
+    raise _refused(file, _KEYS.LIST, "texts")
+  return found
+
+
+def _numbers(file: File, key: str, length: int, default: float) -> list:
+  """Reads a number for each token."""
+  found = file.read(key)
+  if found is None or found == []:
+    return [default] * length
+  if not _is_list(found, type(default), int) or len(found) != length:
+    raise _refused(file, key, f"{length} numbers, one for each token")
+  return found
+
+
+def _is_list(found: Any, *kinds: type) -> bool:
+  return isinstance(found, list) and all(isinstance(x, kinds) for x in found)
+
+
+def _is_id(found: Any, tokens: Sequence[str]) -> bool:
+  return type(found) is int and 0 <= found < len(tokens)
+
+
+def _id(file: File, key: str, tokens: Sequence[str]) -> int | None:
+  """Reads the id of a token; None if there is none."""
+  found = file.read(key)
+  if found is not None and not _is_id(found, tokens):
+    raise _refused(file, key, f"the id of a token, 0 to {len(tokens) - 1}")
+  return found
+
+
+def _flag(file: File, key: str) -> bool | None:
+  found = file.read(key)
+  if found is not None and not isinstance(found, bool):
+    raise _refused(file, key, "true or false")
+  return found
 
 
 def _adds_bos(file: File) -> bool:
-  found = file.read(_KEYS.ADD_BOS)
+  found = _flag(file, _KEYS.ADD_BOS)
   if found is None:
     # The default of llama.cpp.
     return file.read(_KEYS.MODEL) == "llama" or (
@@ -121,7 +173,6 @@ def _added_token(number: int, text: str, is_special: bool) -> dict[str, Any]:
 
 def _byte_level(file: File, tokens: Sequence[str]) -> dict[str, Any]:
   """Makes a tokenizer of byte-level pairs, as in GPT-2."""
-  del tokens
   before = file.read(_KEYS.PRE)
   level = {
     "type": "ByteLevel",
@@ -153,19 +204,34 @@ def _byte_level(file: File, tokens: Sequence[str]) -> dict[str, Any]:
     "pre_tokenizer": {"type": "Sequence", "pretokenizers": cuts},
     "decoder": level | {"use_regex": True},
     "model": _pairs(
-      [merge.split(" ") for merge in file.read(_KEYS.MERGES) or ()],
-      ignore_merges=before in _LLAMA3,
+      _read_merges(file, tokens), ignore_merges=before in _LLAMA3
     ),
   }
+
+
+def _read_merges(file: File, tokens: Sequence[str]) -> list[list[str]]:
+  """Reads pairs of tokens that make another, the first ones first."""
+  found = file.read(_KEYS.MERGES)
+  if found is None:
+    return []
+  if not _is_list(found, str):
+    raise _refused(file, _KEYS.MERGES, "texts")
+  known, pairs = {*tokens}, [merge.split(" ") for merge in found]
+  for pair in pairs:
+    if len(pair) != 2 or not known.issuperset([*pair, "".join(pair)]):
+      raise UserError(
+        f"VOCABULARY: {file.path}: {_KEYS.MERGES} has {' '.join(pair)!r:.40}, "
+        "which is not two tokens that make a third"
+      )
+  return pairs
 
 
 def _pieces(
   file: File, tokens: Sequence[str], kinds: Sequence[int]
 ) -> dict[str, Any]:
   """Makes a SentencePiece model of pairs; it has scores instead of merges."""
-  has_space = file.read(_KEYS.ADD_PREFIX)
-  has_space = has_space is None or has_space
-  unknown = file.read(_KEYS.UNK_ID)
+  has_space = _flag(file, _KEYS.ADD_PREFIX) is not False
+  unknown = _id(file, _KEYS.UNK_ID, tokens)
   normalizers: list[dict[str, Any]] = [
     {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
   ]
@@ -187,7 +253,7 @@ def _pieces(
     "pre_tokenizer": None,
     "decoder": {"type": "Sequence", "decoders": decoders},
     "model": _pairs(
-      _merges(normal, file.read(_KEYS.SCORES) or [0.0] * len(tokens)),
+      _merges(normal, _numbers(file, _KEYS.SCORES, len(tokens), 0.0)),
       unk_token=None if unknown is None else tokens[unknown],
       byte_fallback=_KINDS.BYTE in kinds,
       fuse_unk=True,
@@ -227,8 +293,8 @@ def _pairs(merges: Sequence[Sequence[str]], **settings) -> dict[str, Any]:
 
 def _begin(file: File, tokens: Sequence[str]) -> dict[str, Any] | None:
   """Returns the part that puts BOS before a text, if the file wants it."""
-  number = file.read(_KEYS.BOS_ID)
-  if number is None or not _adds_bos(file):
+  number = _id(file, _KEYS.BOS_ID, tokens) if _adds_bos(file) else None
+  if number is None:
     return None
   bos = tokens[number]
   begin = {"SpecialToken": {"id": bos, "type_id": 0}}

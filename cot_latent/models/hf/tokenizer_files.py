@@ -149,16 +149,12 @@ def _chat_template(
   if found is None:
     found = settings.get("chat_template")
   if isinstance(found, list):  # several, by name
-    found = {one.get("name"): one.get("template") for one in found}
-    found = found.get("default")
+    named = [one for one in found if isinstance(one, dict)]
+    default = [one for one in named if one.get("name") == "default"]
+    found = default[-1].get("template") if default else None
   return found if isinstance(found, str) else None
 
 
 def _read_object(path: pathlib.Path) -> dict[str, Any]:
   """Reads a JSON object; a missing file is an empty object."""
-  if not path.exists():
-    return {}
-  content = text_files.parse_json(path, text_files.read_text(path))
-  if not isinstance(content, dict):
-    raise UserError(f"{path}: expected an object, got {content!r:.60}")
-  return content
+  return text_files.read_object(path) if path.exists() else {}

@@ -1,10 +1,10 @@
 """The parameters of Hugging Face checkpoints, read and written."""
 
+import codecs
 import functools
 import json
 import math
 import pathlib
-import shutil
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -173,7 +173,9 @@ def save(
       gguf_folder.write_beside(source, partial)
     for name in (hf_fields.FILE, *_COPIED):
       if (source / name).is_file():
-        shutil.copyfile(source / name, partial / name)
+        # Without a byte order mark, which transformers does not read.
+        content = (source / name).read_bytes()
+        (partial / name).write_bytes(content.removeprefix(codecs.BOM_UTF8))
     if dtype:
       settings = {k: v for k, v in fields.values.items() if k != "torch_dtype"}
       text = json.dumps(settings | {"dtype": dtype}, indent=2) + "\n"

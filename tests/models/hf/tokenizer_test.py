@@ -1,5 +1,6 @@
 """Tokenizers of checkpoints: the same ids except padding, and no text lost."""
 
+import codecs
 import dataclasses
 import functools
 import hashlib
@@ -661,6 +662,30 @@ def test_nothing_to_pad_with(tmp_path):
   assert seqio_vocabularies.load(folder).padding_id == 341
 
 
+def test_byte_order_marks(tmp_path):
+  template = {"chat_template": "{{ messages[0].content }}"}
+  folder = save(
+    tmp_path,
+    tokenizer_config=EOS,
+    special_tokens_map=EOS,
+    config={"vocab_size": 384},
+    generation_config={"eos_token_id": [341, 342]},
+    chat_template=template,
+  )
+  files = [*tmp_path.glob("*.json")]
+  assert len(files) == 6
+  (tmp_path / "chat_template.jinja").write_text(template["chat_template"])
+
+  def read():
+    found = seqio_vocabularies.load(folder).wrapped
+    return found.encode("a b"), found.size, found.end_ids, found.chat
+
+  expected = read()
+  for path in (*files, tmp_path / "chat_template.jinja"):
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+  assert read() == expected
+
+
 @pytest.mark.parametrize("place", ["config", "generation_config"])
 @pytest.mark.parametrize("given", [341, [341, 342]])
 def test_eos_of_the_models_own_files(place, given, tmp_path):
@@ -682,7 +707,7 @@ def test_bos_of_the_post_processor(tmp_path):
     assert found == (340 if has_bos else None)
 
 
-def test_several_tokens_in_front(tmp_path):
+def test_several_tokens_before_a_text(tmp_path):
   made = checkpoints.byte_level(checkpoints.LLAMA_3)
   made.post_processor = tokenizers.processors.TemplateProcessing(
     single="<|begin_of_text|> <|more|> $A",

@@ -1,5 +1,6 @@
 """Checkpoints as `transformers` writes and understands them."""
 
+import codecs
 import dataclasses
 import functools
 import json
@@ -615,7 +616,7 @@ def test_a_mistaken_override_is_refused(made):
   ("text", "match"),
   [
     ("{", "not valid JSON"),
-    ("[]", "holds no JSON object"),
+    ("[]", r"expected an object, got \[\]"),
     (None, "cannot read .*No such file"),
   ],
 )
@@ -625,6 +626,22 @@ def test_a_config_that_cannot_be_read_is_refused(copied, text, match):
   if text is not None:
     (folder / "config.json").write_text(text)
   check_refused(folder, match)
+
+
+def test_byte_order_marks(copied, tmp_path):
+  folder = with_index(copied, lambda index: None)
+  config, params = load(folder)
+  contents = {path: path.read_bytes() for path in folder.glob("*.json")}
+  assert len(contents) == 3  # two configs, and the index of the weights
+  for path, content in contents.items():
+    path.write_bytes(codecs.BOM_UTF8 + content)
+  again_config, again = load(folder)
+  assert again_config == config
+  check_same(flat(again), flat(params))
+  hf_weights.save(tmp_path / "out", params, folder)
+  for path, content in contents.items():
+    if path.name != hf_files.INDEX:
+      assert (tmp_path / "out" / path.name).read_bytes() == content
 
 
 def test_no_folder(tmp_path):
