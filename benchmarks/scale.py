@@ -133,7 +133,7 @@ def _be_a_host(options: argparse.Namespace) -> None:
   import numpy as np
   import orbax.checkpoint as ocp
 
-  from cot_latent.em import estep
+  from cot_latent.em import estep, weighing
   from cot_latent.em.method import Weighing
   from cot_latent.inference import estimators, rng
   from cot_latent.models import partitioning
@@ -185,13 +185,13 @@ def _be_a_host(options: argparse.Namespace) -> None:
 
   def step(state, number):
     rows = len(chosen)
-    state, *_ = estep.move_and_weigh(
+    state, *_ = weighing.move_and_weigh(
       state,
       chosen,
       np.ones((rows, 1, length), np.int32),
       np.arange(rows)[:, None] % 2 == 0,
       number,
-      estep.Noise(0.5),
+      weighing.Noise(0.5),
       weighing=Weighing(estimator),
       layout=layout,
     )

@@ -20,9 +20,10 @@ from cot_latent.data.task import Examples, Task
 from cot_latent.em import drawing, estep
 from cot_latent.em.drawing import Checked
 from cot_latent.em.drawn_parts import Phase
-from cot_latent.em.estep import EStep, Noise, subsampled
+from cot_latent.em.estep import EStep
 from cot_latent.em.method import OuterLoops
 from cot_latent.em.step_info import StepInfo
+from cot_latent.em.weighing import Noise, subsampled
 from cot_latent.em.weighted_rows import WeightedRows, gather_rows
 from cot_latent.inference import estimators, memory, rng, transition
 from cot_latent.models import partitioning

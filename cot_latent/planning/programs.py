@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cot_latent.em import estep
+from cot_latent.em import weighing
 from cot_latent.inference import estimators
 from cot_latent.models import partitioning, slots
 from cot_latent.models.language_model import LanguageModel
@@ -228,7 +228,7 @@ class Compiler:
     tokens = jax.ShapeDtypeStruct((*drawn, config.task.max_length), jnp.int32)
     function = jax.jit(
       functools.partial(
-        estep.move_and_weigh,
+        weighing.move_and_weigh,
         weighing=method.weighing,
         is_fitting=method.is_fitted(),
         layout=shapes.layout,
@@ -243,7 +243,9 @@ class Compiler:
       tokens,
       jax.ShapeDtypeStruct(drawn, bool),
       np.int32(1),
-      estep.Noise(jnp.float32(0), estimators.own_key(method.estimator, 0, 1)),
+      weighing.Noise(
+        jnp.float32(0), estimators.own_key(method.estimator, 0, 1)
+      ),
       np.float32(0) if method.is_fitted() else None,
       kept=self._kept(shapes.memory),
     )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cot_latent.em import estep, weighted_rows
+from cot_latent.em import weighing, weighted_rows
 from cot_latent.em.drawing import Drawer
 from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method, Weighing
@@ -190,13 +190,13 @@ def test_move_and_weigh_is_its_parts(data, num_scored, always):
   tokens = rng.integers(3, 99, (SIZE, 1, LENGTH), np.int32)
   is_correct = np.array(RIGHT)[:, None]
   estimator = estimators.control_variate()
-  after, moved, (weights, scale, terms) = estep.move_and_weigh(
+  after, moved, (weights, scale, terms) = weighing.move_and_weigh(
     jax.tree.map(jnp.copy, state),  # it is donated
     INDEX,
     tokens,
     is_correct,
     3,
-    estep.Noise(0.3),
+    weighing.Noise(0.3),
     weighing=Weighing(estimator, num_scored, always),
   )
   expected = transition.independence(

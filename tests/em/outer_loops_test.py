@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from cot_latent.em import drawn_parts, estep, outer_loops
+from cot_latent.em import drawn_parts, outer_loops, weighing
 from cot_latent.em.drawn_parts import DrawnParts
 from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method, OuterLoops
@@ -370,7 +370,7 @@ def weights_of(data, pool, estimator=POOLED, offset=0.5, **changes):
     make_e_step(data, None, method),
     pool,
     INDEX,
-    estep.Noise(jnp.float32(offset)),
+    weighing.Noise(jnp.float32(offset)),
   )
   found = {}
   texts = data.task.vocabulary.decode_rows(np.asarray(rows.targets))
