@@ -38,10 +38,11 @@ import transformers
 
 from benchmarks import greedy
 from cot_latent import cli
+from cot_latent.data.examples import Examples
 from cot_latent.data.open import open_task
 from cot_latent.data.prompts import Prompts
 from cot_latent.data.source import Source
-from cot_latent.data.task import Examples, Task
+from cot_latent.data.task import Task
 from cot_latent.em import drawn_parts
 from cot_latent.models.hf import packaged
 from cot_latent.runtime import files

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 import transformers
 
-from cot_latent.data.task import Examples, Task
+from cot_latent.data.examples import Examples
+from cot_latent.data.task import Task
 from cot_latent.em import evaluation
 from cot_latent.em.evaluation import Output
 from cot_latent.models.api import PAD_ID

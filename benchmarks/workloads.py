@@ -13,7 +13,8 @@ import numpy as np
 import optax
 
 from benchmarks import limits
-from cot_latent.data.task import Examples, Task
+from cot_latent.data.examples import Examples
+from cot_latent.data.task import Task
 from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method
 from cot_latent.inference import estimators, memory

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cot_latent.data.answers import forms as answer_forms
+from cot_latent.data.examples import TokenizedSplit
 from cot_latent.data.prompts import Prompts
 from cot_latent.data.source import Source
-from cot_latent.data.task import Task, TokenizedSplit
+from cot_latent.data.task import Task
 from cot_latent.errors import UserError
 from cot_latent.models import vocabularies
 from cot_latent.models.vocabularies import Vocabulary

@@ -1,131 +1,31 @@
-"""A task as arrays: questions, answers, prompts.
+"""A task: where its examples come from, and how completions are scored.
 
 N questions, P prompt tokens, T target tokens.
 """
 
 import dataclasses
 import functools
-import hashlib
 import itertools
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from cot_latent.data import subsets
+from cot_latent.data import in_memory, subsets
 from cot_latent.data.answers.checkers import Convention, Kind
 from cot_latent.data.answers.forms import Form
-from cot_latent.data.prompts import Prompts
+from cot_latent.data.examples import (
+  Examples,
+  TokenizedSplit,
+  begins_with,
+  pad_left,
+  pad_right,
+)
+from cot_latent.data.prompts import PAPER, Prompts
 from cot_latent.data.source import OverLong
 from cot_latent.errors import UserError
 from cot_latent.inference import rng
-from cot_latent.models import stops
-from cot_latent.models.api import PAD_ID
+from cot_latent.models import stops, vocabularies
 from cot_latent.models.vocabularies import Vocabulary
-
-
-@dataclasses.dataclass(frozen=True)
-class Examples:
-  """N examples, sorted by id.
-
-  Attributes:
-    ids: N stable strings, all different.
-    tasks: N strings, the task of each; several for a mixture.
-    questions: N strings.
-    answers: N strings, in the form in which the task extracts answers.
-    prompts: [N, P] int32, the question alone, padded on the left to the
-      longest prompt, rounded up to a multiple of 8.
-    guides: [N, P'] int32, the question with its answer as a hint.
-    targets: [N, T] int32, rationale and answer, padded on the right; [N, 0]
-      if they were not asked for.
-    words: [N, 2] uint32, words of the ids from which random keys are derived.
-    num_left_out: Examples of the split that were left out as too long.
-    num_truncated: Examples that were truncated.
-    bos_id: First token of prompts and guides, if they begin with BOS.
-  """
-
-  ids: Sequence[str]
-  tasks: Sequence[str]
-  questions: Sequence[str]
-  answers: Sequence[str]
-  prompts: np.ndarray
-  guides: np.ndarray
-  targets: np.ndarray
-  words: np.ndarray
-  num_left_out: int
-  num_truncated: int
-  bos_id: int | None = None
-
-  def __len__(self) -> int:
-    return len(self.ids)
-
-  def with_prefix(
-    self, prior: Mapping[str, np.ndarray], guide: Mapping[str, np.ndarray]
-  ) -> "Examples":
-    """Puts tokens before each prompt and each guide, but after BOS.
-
-    Args:
-      prior: Task -> [P''] int32, tokens before the question alone.
-      guide: Task -> [P''] int32, tokens before the hinted question.
-    """
-
-    def extend(rows: np.ndarray, prefixes: Mapping[str, np.ndarray]):
-      extended = []
-      for task, row in zip(self.tasks, rows, strict=True):
-        begin, rest = self.split_bos(row)
-        extended.append(np.concatenate([begin, prefixes[task], rest]))
-      return _pad_left(extended)
-
-    return dataclasses.replace(
-      self,
-      prompts=extend(self.prompts, prior),
-      guides=extend(self.guides, guide),
-    )
-
-  def split_bos(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Splits a padded prompt or guide into its BOS, if any, and the rest."""
-    tokens = row[row != PAD_ID]
-    length = _begins_with(tokens, self.bos_id)
-    return tokens[:length], tokens[length:]
-
-  def fingerprint(self) -> str:
-    """Returns the sha256 over all that a run can see of the examples."""
-    return _fingerprint(
-      (self.ids, self.tasks, self.questions, self.answers),
-      (self.prompts, self.guides, self.targets),
-    )
-
-
-class TokenizedSplit(NamedTuple):
-  """A split before any limit on lengths; rows are sorted by id.
-
-  Attributes:
-    ids: N strings.
-    tasks: N strings.
-    questions: N strings.
-    answers: N strings.
-    prompts: N arrays of int32.
-    guides: N arrays of int32.
-    targets: N arrays of int32, EOS included.
-  """
-
-  ids: list[str]
-  tasks: list[str]
-  questions: list[str]
-  answers: list[str]
-  prompts: list[np.ndarray]
-  guides: list[np.ndarray]
-  targets: list[np.ndarray]
-
-  def fingerprint(self) -> str:
-    """Returns the sha256 over all of it."""
-    arrays = [
-      part
-      for rows in (self.prompts, self.guides, self.targets)
-      for part in (np.array([len(r) for r in rows]), np.concatenate(rows))
-    ]
-    return _fingerprint(self[:4], arrays)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,12 +111,29 @@ class Task:
       >>> task.is_correct(extracted, train.answers[0])
       True
     """
-    from cot_latent.data import rows
-
     splits = {"train": (questions, answers)}
     if test is not None:
       splits["test"] = test
-    return rows.make_task(name, splits, check, prompts, vocabulary)
+    prompts = prompts or PAPER
+    vocabulary = vocabulary or vocabularies.byte_vocabulary()
+    in_memory.check(name, splits, prompts)
+    has_form = check is None
+    return cls(
+      name=name,
+      vocabulary=vocabulary,
+      prompts=prompts,
+      form="sentence" if has_form else None,
+      kinds={name: "text"},
+      conventions={name: in_memory.conventions(name, prompts, has_form)},
+      splits=list(splits),
+      rationale_splits=[],
+      read=functools.cache(
+        functools.partial(in_memory.tokenize, name, splits, prompts, vocabulary)
+      ),
+      separator=np.asarray(vocabulary.encode(prompts.separator), np.int32),
+      lesson=np.zeros(0, np.int32),
+      check=check,
+    )
 
   @functools.cached_property
   def ending(self) -> stops.Ending:
@@ -335,7 +252,7 @@ class Task:
 
     def cut(row: np.ndarray) -> np.ndarray:
       num_over = max(len(row) - prompt_length, 0)
-      kept = _begins_with(row, bos_id)
+      kept = begins_with(row, bos_id)
       return np.concatenate([row[:kept], row[kept + num_over :]])
 
     return Examples(
@@ -343,9 +260,9 @@ class Task:
       tasks=rows.tasks,
       questions=rows.questions,
       answers=rows.answers,
-      prompts=_pad_left([cut(row) for row in rows.prompts]),
-      guides=_pad_left([cut(row) for row in rows.guides]),
-      targets=_pad_right([row[:width] for row in rows.targets], width),
+      prompts=pad_left([cut(row) for row in rows.prompts]),
+      guides=pad_left([cut(row) for row in rows.guides]),
+      targets=pad_right([row[:width] for row in rows.targets], width),
       words=rng.id_words(rows.ids),
       num_left_out=num_over if over_long == "leave_out" else 0,
       num_truncated=num_over if over_long == "truncate" else 0,
@@ -381,35 +298,3 @@ def _say_too_long(
     f"{label}, of {name}, has {limits[field] + over} tokens: set {setting} to "
     "at least that"
   )
-
-
-def _begins_with(tokens: np.ndarray, bos_id: int | None) -> int:
-  """Returns 1 if the tokens begin with BOS, otherwise 0."""
-  return int(bos_id is not None and tokens[:1].tolist() == [bos_id])
-
-
-def _pad_left(rows: Sequence[np.ndarray]) -> np.ndarray:
-  """Pads to the longest row, up to the next multiple of 8."""
-  length = -(-max(map(len, rows)) // 8) * 8
-  padded = np.full((len(rows), length), PAD_ID, np.int32)
-  for place, row in enumerate(rows):
-    padded[place, length - len(row) :] = row
-  return padded
-
-
-def _pad_right(rows: Sequence[np.ndarray], length: int) -> np.ndarray:
-  padded = np.full((len(rows), length), PAD_ID, np.int32)
-  for place, row in enumerate(rows):
-    padded[place, : len(row)] = row
-  return padded
-
-
-def _fingerprint(
-  columns: Iterable[Sequence[str]], arrays: Iterable[np.ndarray]
-) -> str:
-  digest = hashlib.sha256()
-  for column in columns:
-    digest.update(json.dumps(list(column)).encode())
-  for array in arrays:
-    digest.update(str(array.shape).encode() + array.astype("<i4").tobytes())
-  return digest.hexdigest()

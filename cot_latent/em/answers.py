@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cot_latent.data.task import Examples, Task
+from cot_latent.data.examples import Examples
+from cot_latent.data.task import Task
 from cot_latent.em.likelihood import AnswerGivenRationale
 from cot_latent.errors import UserError
 from cot_latent.models import stops

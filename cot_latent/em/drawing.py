@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cot_latent.data.task import Examples, Task
+from cot_latent.data.examples import Examples
+from cot_latent.data.task import Task
 from cot_latent.em.drawn_parts import Phase
 from cot_latent.inference import rng
 from cot_latent.models.api import PAD_ID, Sampler

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cot_latent.data.task import Examples, Task
+from cot_latent.data.examples import Examples
+from cot_latent.data.task import Task
 from cot_latent.em import drawing, estep
 from cot_latent.em.drawing import Checked
 from cot_latent.em.drawn_parts import Phase

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from cot_latent.data import scoring, subsets
-from cot_latent.data.task import Examples, Task
+from cot_latent.data.examples import Examples
+from cot_latent.data.task import Task
 from cot_latent.em import evaluation
 from cot_latent.em.evaluation import Output
 from cot_latent.inference import memory

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from cot_latent.data import subsets
+from cot_latent.data.examples import Examples
 from cot_latent.data.source import TaskConfig
-from cot_latent.data.task import Examples, Task
+from cot_latent.data.task import Task
 from cot_latent.em.method import Method
 from cot_latent.em.plan import describe_callable
 from cot_latent.errors import UserError

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from cot_latent.data.examples import Examples
 from cot_latent.data.open import open_task
-from cot_latent.data.task import Examples
 from cot_latent.errors import UserError
 from cot_latent.models import token_rows
 from cot_latent.models.stops import Ending

@@ -19,7 +19,7 @@ from gin import config as gin_config
 from t5x import partitioning
 
 from cot_latent.configuration import gin_tables
-from cot_latent.data.task import Examples
+from cot_latent.data.examples import Examples
 from cot_latent.em import header, training_data
 from cot_latent.em import plan as plans
 from cot_latent.errors import UserError

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cot_latent.data.task import Examples
+from cot_latent.data.examples import Examples
 from cot_latent.em.plan import as_dict
 from cot_latent.errors import Preempted, RunError, UserError
 from cot_latent.inference import rng

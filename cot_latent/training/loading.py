@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cot_latent.data.examples import Examples
 from cot_latent.data.open import open_task
 from cot_latent.data.source import Source
-from cot_latent.data.task import Examples, Task
+from cot_latent.data.task import Task
 from cot_latent.em import training_data
 from cot_latent.errors import UserError
 from cot_latent.models.hf import config as hf_config

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import optax
 
-from cot_latent.data.task import Examples, Task
+from cot_latent.data.examples import Examples
+from cot_latent.data.task import Task
 from cot_latent.em import answers
 from cot_latent.em.drawing import Drawer
 from cot_latent.em.estep import EStep, Guide

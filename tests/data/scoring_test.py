@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from cot_latent.data import scoring
 from cot_latent.data.answers import forms as answer_forms
+from cot_latent.data.examples import TokenizedSplit
 from cot_latent.data.prompts import Prompts
-from cot_latent.data.task import Task, TokenizedSplit
+from cot_latent.data.task import Task
 from cot_latent.errors import UserError
 from cot_latent.models import vocabularies
 from tests.asserts import message_of

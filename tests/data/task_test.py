@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from cot_latent.data.answers import forms as answer_forms
+from cot_latent.data.examples import Examples, TokenizedSplit, _fingerprint
 from cot_latent.data.prompts import Prompts
 from cot_latent.data.source import Source
-from cot_latent.data.task import Examples, Task, TokenizedSplit, _fingerprint
+from cot_latent.data.task import Task
 from cot_latent.errors import UserError
 from cot_latent.inference import rng
 from cot_latent.models import vocabularies

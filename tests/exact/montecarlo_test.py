@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cot_latent.data.task import Examples, Task
+from cot_latent.data.examples import Examples
+from cot_latent.data.task import Task
 from cot_latent.em.estep import EStep
 from cot_latent.em.method import Method
 from cot_latent.inference import baselines, estimators, memory, rng

@@ -1,42 +1,31 @@
-"""A task made of questions and answers in a program's memory."""
+"""Questions and answers in a program's memory, as the parts of a task."""
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from cot_latent.data.answers import forms as answer_forms
-from cot_latent.data.prompts import PAPER, Prompts
-from cot_latent.data.task import Task, TokenizedSplit
+from cot_latent.data.answers.checkers import Convention
+from cot_latent.data.examples import TokenizedSplit
+from cot_latent.data.prompts import Prompts
 from cot_latent.errors import UserError
-from cot_latent.models import vocabularies
 from cot_latent.models.vocabularies import Vocabulary
 
 Rows = tuple[Sequence[str], Sequence[str]]
 
 
-def make_task(
-  name: str,
-  splits: Mapping[str, Rows],
-  check: Callable[[str, str], bool] | None = None,
-  prompts: Prompts | None = None,
-  vocabulary: Vocabulary | None = None,
-) -> Task:
-  """Makes a task; see `Task.from_rows`.
+def check(name: str, splits: Mapping[str, Rows], prompts: Prompts) -> None:
+  """Checks that questions have answers, and that prompts need no others.
 
   Args:
-    name: Name for the report.
+    name: The task's name, for errors.
     splits: Questions and answers by the split's name.
-    check: Compares a completion with the known answer; None reads a sentence.
-    prompts: How questions are put; None is the paper's prompt.
-    vocabulary: Tokenizer; None is bytes.
+    prompts: How questions are put.
 
   Raises:
     UserError: If a split has no questions or not one answer for each, or if the
       prompts need worked examples.
   """
-  prompts = prompts or PAPER
-  vocabulary = vocabulary or vocabularies.byte_vocabulary()
   if prompts.exemplars != "none":
     raise UserError(
       f"Prompts.exemplars = {prompts.exemplars!r}: a task made of rows has no "
@@ -48,42 +37,37 @@ def make_task(
         f"task {name!r}, split {split!r}: {len(questions)} questions and "
         f"{len(answers)} answers; give one answer for each question"
       )
-  if check is None:
-    conventions = answer_forms.conventions(
-      name, "sentence", "text", prompts.is_direct
-    )
-  else:
-    convention = answer_forms.own("own", _whole)
-    conventions = {convention.name: convention}
-  return Task(
-    name=name,
-    vocabulary=vocabulary,
-    prompts=prompts,
-    form="sentence" if check is None else None,
-    kinds={name: "text"},
-    conventions={name: conventions},
-    splits=list(splits),
-    rationale_splits=[],
-    read=functools.cache(
-      functools.partial(_read, name, dict(splits), prompts, vocabulary)
-    ),
-    separator=np.asarray(vocabulary.encode(prompts.separator), np.int32),
-    lesson=np.zeros(0, np.int32),
-    check=check,
-  )
+
+
+def conventions(
+  name: str, prompts: Prompts, has_form: bool
+) -> Mapping[str, Convention]:
+  """Returns the ways to score a completion.
+
+  Args:
+    name: The task's name.
+    prompts: How questions are put.
+    has_form: Whether completions state answers in a sentence; otherwise a
+      checker of the task's own reads whole completions.
+  """
+  if has_form:
+    return answer_forms.conventions(name, "sentence", "text", prompts.is_direct)
+  own = answer_forms.own("own", _whole)
+  return {own.name: own}
 
 
 def _whole(completion: str) -> str | None:
   return completion.strip() or None
 
 
-def _read(
+def tokenize(
   name: str,
   splits: Mapping[str, Rows],
   prompts: Prompts,
   vocabulary: Vocabulary,
   split: str,
 ) -> TokenizedSplit:
+  """Makes prompts and targets of a split's questions and answers."""
   bos = [] if vocabulary.bos_id is None else [vocabulary.bos_id]
   rows = [
     {"question": question, "answer": answer}
