@@ -1,7 +1,6 @@
 """The plan of a run on a topology, as plain data."""
 
 import contextlib
-import importlib.metadata
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from cot_latent.errors import UserError
 from cot_latent.models import partitioning, products, slots
+from cot_latent.models.partitioning import Layout
 from cot_latent.planning import (
   advice,
   bounds,
@@ -51,14 +51,8 @@ def make_plan(
     UserError: If the topology, its mesh or the depth is not possible.
   """
   chip, devices = chips.chip_of(topology), chips.describe_devices(topology)
-  layout = partitioning.make_layout(config.mesh, devices)
-  if layout is None:
-    raise UserError(
-      "--topology: the mesh has one device, but a plan needs several: leave "
-      "MeshConfig.data out"
-    )
+  layout, depths = prepare(config, topology, layers)
   depth = shapes.depth_of(config)
-  depths = _depths_to_compile(depth, layers)
   with products.compiling_for("tpu"), without_cache():
     compilers = [
       _compiler(shapes.with_depth(config, n), lengths, layout, report)
@@ -91,11 +85,36 @@ def make_plan(
       config, lengths, rows, compilers[-1].same, layout, len(devices)
     ),
     "verdict": _verdict(config, rows, state, chip, dict(layout.mesh.shape)),
-    "versions": {
-      name: importlib.metadata.version(name) for name in ("jax", "libtpu")
-    },
+    "versions": chips.versions(),
     "sequences": experiment.plan(config, lengths.train, lengths.test),
   }
+
+
+def prepare(
+  config: Experiment, topology: str, layers: int | None
+) -> tuple[Layout, tuple[int, int]]:
+  """Checks what can be checked before data are read and models compiled.
+
+  Args:
+    config: The run.
+    topology: Chips to compile for.
+    layers: As `make_plan` takes it.
+
+  Returns:
+    Mesh and rules, and the depths of the models to compile.
+
+  Raises:
+    UserError: If the topology, its mesh or the depth is not possible.
+  """
+  layout = partitioning.make_layout(
+    config.mesh, chips.describe_devices(topology)
+  )
+  if layout is None:
+    raise UserError(
+      f"--topology={topology}: the run's mesh is one chip of these, and only "
+      "runs on two or more are planned: leave MeshConfig.data out"
+    )
+  return layout, _depths_to_compile(shapes.depth_of(config), layers)
 
 
 def _depths_to_compile(depth: int, layers: int | None) -> tuple[int, int]:

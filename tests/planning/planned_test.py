@@ -9,11 +9,14 @@ import pytest
 
 from cot_latent import cli
 from cot_latent.models import scanned
+from cot_latent.planning import lengths
 
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 QUICKSTART = "--gin_file=gin/runs/quickstart.gin"
 SHARDS = "--gin.NUM_MODEL_SHARDS"
 PLAN = (QUICKSTART, "--dry_run", "--topology=v5e:2x2")
+SOFT = (*PLAN, "--gin_file=gin/tuning/soft_prompt.gin")
+ASSUMED = "--assume=vocab=259,prompt=24"
 
 
 def call(capsys, *arguments):
@@ -33,6 +36,29 @@ def call(capsys, *arguments):
     ([*PLAN, "--assume=words=9"], "'words=9' is not NAME=NUMBER"),
     ([*PLAN, "--output=/nowhere/plan.json"], "there is no folder /nowhere"),
     ([*PLAN, "--output=plan.html"], "give a name that ends in .json"),
+    ([*PLAN, "--output=/dev/stdout"], "give a name that ends in .json"),
+    (
+      [*PLAN, f"{ASSUMED},test=0"],
+      "--assume: give test=NUMBER, a number",
+    ),
+    ([*PLAN, f"{ASSUMED},train=0"], "does not fit train=0 questions"),
+    ([*PLAN, f"{ASSUMED},prompt=9"], "--assume: prompt is given twice"),
+    ([*PLAN, f"{ASSUMED},soft=4"], "soft=4, but no soft prompt is trained"),
+    (
+      [*PLAN, f"{ASSUMED},prefix=600"],
+      "prefix + prompt are 624 tokens, and no prompt of a run is above "
+      "PROMPT_LENGTH = 32: set --gin.PROMPT_LENGTH=624",
+    ),
+    ([*PLAN, f"{ASSUMED},guide=64"], "guide_prefix + guide are 64 tokens"),
+    (
+      [*SOFT, f"{ASSUMED},soft=0"],
+      "soft prompt's tokens, a number above 0",
+    ),
+    ([*SOFT, ASSUMED], "--assume: give soft=NUMBER"),
+    (
+      [*SOFT, "--gin.tuning.SoftPrompt.length=8", f"{ASSUMED},soft=4"],
+      "soft=4, but SoftPrompt.length = 8",
+    ),
   ],
 )
 def test_a_mistake_is_one_line(capsys, arguments, message):
@@ -42,9 +68,27 @@ def test_a_mistake_is_one_line(capsys, arguments, message):
   assert message in printed.err
 
 
+def test_a_page_that_cannot_be_written_is_one_line(capsys, tmp_path):
+  (tmp_path / "plan.html").mkdir()
+  output = f"--output={tmp_path / 'plan.json'}"
+  status, printed = call(capsys, *PLAN, ASSUMED, output)
+  assert status == 2
+  assert f"{tmp_path / 'plan.html'} is a folder" in printed.err
+
+
+@pytest.fixture
+def no_data(monkeypatch):
+  def fail(_):
+    raise AssertionError("data are read")
+
+  monkeypatch.setattr(lengths, "of_data", fail)
+
+
 @pytest.mark.skipif(HAS_LIBTPU, reason="libtpu is installed")
-def test_a_plan_needs_libtpu(capsys):
-  status, printed = call(capsys, *PLAN, "--assume=vocab=259,prompt=24")
+@pytest.mark.usefixtures("no_data")
+@pytest.mark.parametrize("assumed", [[], [ASSUMED]])
+def test_a_plan_needs_libtpu(capsys, assumed):
+  status, printed = call(capsys, *PLAN, *assumed)
   assert status == 2
   project = pathlib.Path(__file__).parents[2] / "pyproject.toml"
   extras = tomllib.loads(project.read_text())["project"]
@@ -53,24 +97,39 @@ def test_a_plan_needs_libtpu(capsys):
 
 
 @pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu")
+@pytest.mark.usefixtures("no_data")
 @pytest.mark.parametrize(
   ("topology", "setting", "message"),
   [
     ("v5e:3x3", "--layers=1", "libtpu has no such topology (Topology layout"),
     ("v5e:2x2", "--layers=2", "models of 3 and 5 layers would be compiled"),
+    ("v5e:1x1", "--layers=1", "is one chip, and only runs on two or more are"),
+    (
+      "v5e:2x2",
+      "--gin.partitioning.MeshConfig.data=1",
+      "the run's mesh is one chip of these, and only runs on two or more are",
+    ),
     (
       "v5e:2x2",
       f"{SHARDS}=3",
       "1 x 3 (data x model) does not fit the 4 devices",
     ),
-    ("v6e:4x4", f"{SHARDS}=8", "parts: set NUM_MODEL_SHARDS to 1 or 2 or 4"),
   ],
 )
 def test_what_cannot_be_planned_is_one_line(capsys, topology, setting, message):
+  """It is found before data are read."""
   settings = f"--topology={topology}", setting
-  assumed = "--assume=vocab=259,prompt=24"
-  status, printed = call(capsys, *PLAN[:2], *settings, assumed)
+  status, printed = call(capsys, *PLAN[:2], *settings)
   assert status == 2
+  assert message in printed.err.splitlines()[-1]
+
+
+@pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu")
+def test_a_model_that_cannot_be_sharded_is_one_line(capsys):
+  settings = "--topology=v6e:4x4", f"{SHARDS}=8", ASSUMED
+  status, printed = call(capsys, *PLAN[:2], *settings)
+  assert status == 2
+  message = "parts: set NUM_MODEL_SHARDS to 1 or 2 or 4"
   assert message in printed.err.splitlines()[-1]
 
 
@@ -189,11 +248,14 @@ def test_what_does_not_fit_says_which_arrays_and_what_would_help(capsys):
 def test_every_layer_of_a_real_model_compiles(tuned, tmp_path):
   files = ["gin/runs/gsm8k_tiny.gin", "gin/plans/llama3_2_1b.gin"]
   settings = ["--gin.BATCH_SIZE=128", "--gin.MAX_LENGTH=256"]
+  settings.append("--gin.PROMPT_LENGTH=856")
   if tuned is None:
     settings.append("--gin.PARAM_DTYPE='float32'")
   else:
     files.append(f"gin/tuning/{tuned}.gin")
-  assumed = "vocab=128256,prefix=600,prompt=256,soft=64,train=7473,test=1319"
+  assumed = "vocab=128256,prefix=600,prompt=256,train=7473,test=1319"
+  if tuned == "soft_prompt":
+    assumed += ",soft=64"
   output = tmp_path / "plan.json"
   arguments = [
     *(f"--gin_file={name}" for name in files),
