@@ -25,6 +25,7 @@ def parts_of(
     "arguments": row["arguments"],
     "results": row["outputs"] - row["aliased"],
     "temporaries": row["temporaries"],
+    "code": row["code"],
     "the run's other arrays": row["beside"],
   }
 

@@ -1,6 +1,7 @@
 """The plan of a run on a topology, as plain data."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -60,12 +61,7 @@ def make_plan(
     ]
   whole = shapes.shapes_of(config, lengths, layout)
   state = shapes.described(whole.state())
-  found = _at_full_depth(compilers, depths, depth)
-  beside = {name: _along(compilers, depths, depth, name) for name in found}
-  rows = [
-    program_row(program, beside[name], chip, devices, _unread(whole))
-    for name, program in found.items()
-  ]
+  rows = _rows(compilers, depths, depth, chip, layout.mesh.size)
   return {
     "topology": topology,
     "num_chips": len(devices),
@@ -74,6 +70,7 @@ def make_plan(
     "rules": [list(rule) for rule in layout.rules],
     "depth": depth,
     "compiled_depths": sorted({*depths}),
+    "compile_seconds": sum(row["compile_seconds"] for row in rows),
     "num_params": sum(x.size for x in jax.tree.leaves(whole.model_params())),
     "lengths": {name: getattr(lengths, name) for name in NAMES},
     "max_length": config.task.max_length,
@@ -153,6 +150,17 @@ def _compiler(config, lengths, layout, report) -> Compiler:
   return made
 
 
+def _rows(compilers, depths, depth, chip, num_devices) -> list[dict[str, Any]]:
+  """Describes the whole model's programs."""
+  along = functools.partial(_along, compilers, depths, depth)
+  return [
+    program_row(
+      program, along("beside", name), chip, num_devices, along("unread", name)
+    )
+    for name, program in _at_full_depth(compilers, depths, depth).items()
+  ]
+
+
 def _at_full_depth(compilers, depths, depth) -> dict[str, compiling.Program]:
   """The whole model's programs, along the depths that were compiled."""
   first, last = compilers[0].programs, compilers[-1].programs
@@ -165,9 +173,10 @@ def _at_full_depth(compilers, depths, depth) -> dict[str, compiling.Program]:
   }
 
 
-def _along(compilers, depths, depth, name) -> float:
-  """Bytes beside a program, along the depths that were compiled."""
-  first, last = (one.beside[name] for one in (compilers[0], compilers[-1]))
+def _along(compilers, depths, depth, field, name) -> float:
+  """Bytes of a program, along the depths that were compiled."""
+  ends = compilers[0], compilers[-1]
+  first, last = (getattr(one, field)[name] for one in ends)
   if len(compilers) == 1:
     return last
   share = (depth - depths[0]) / (depths[1] - depths[0])
@@ -178,7 +187,7 @@ def program_row(
   program: compiling.Program,
   beside: float,
   chip: Chip,
-  devices: Sequence[Any],
+  num_devices: int,
   unread: float,
 ) -> dict[str, Any]:
   """Describes a program as a plan has it.
@@ -187,11 +196,11 @@ def program_row(
     program: What XLA says of it.
     beside: Bytes that the run keeps on a device besides its arguments.
     chip: The chip.
-    devices: All devices of the mesh.
+    num_devices: Number of devices of the mesh.
     unread: Bytes of arguments that a step of its decoding loop does not read.
   """
-  outside = bounds.outside(program, chip, len(devices))
-  token = bounds.per_token(program, chip, len(devices), unread)
+  outside = bounds.outside(program, chip, num_devices)
+  token = bounds.per_token(program, chip, num_devices, unread)
   is_compiled = not program.out_of_memory
   return program._asdict() | {
     "beside": beside,
@@ -202,13 +211,6 @@ def program_row(
     "token_limit": token.limit() if token else None,
     "compile_seconds": program.seconds,
   }
-
-
-def _unread(whole: shapes.Shapes) -> float:
-  """Bytes of the input embedding if the output layer is another."""
-  params = whole.model_params()
-  is_tied = "unembedding" not in params
-  return 0.0 if is_tied else shapes.device_bytes(params["embed"])
 
 
 def _run(

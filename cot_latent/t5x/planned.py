@@ -239,7 +239,7 @@ def _described(
   chip, latent = chips.chip_of(topology), run.latent
   converter = latent.converter
   rows = [
-    plan.program_row(program, beside, chip, devices, run.unread())
+    plan.program_row(program, beside, chip, run.mesh.size, run.unread())
     for program, beside in programs
   ]
   state = shapes.described(
@@ -254,6 +254,7 @@ def _described(
     "chip": chip._asdict(),
     "mesh": dict(run.mesh.shape),
     "depth": None,
+    "compile_seconds": sum(row["compile_seconds"] for row in rows),
     "num_params": sum(x.size for x in jax.tree.leaves(run.state.params)),
     "lengths": {"prefix": 0, "prompt": converter.prompt_length},
     "max_length": converter.target_length,

@@ -180,7 +180,10 @@ def plan(request, tmp_path_factory):
 def test_a_plan_names_what_a_run_needs(plan):
   plan, page = plan
   assert plan["mesh"] == {"data": plan["num_chips"] // 2, "model": 2}
+  assert plan["compile_seconds"] > 0
+  assert "compiling took" in page
   rows = {row["name"]: row for row in plan["programs"]}
+  assert all(row["code"] > 0 for row in plan["programs"])
   # Logits of 16 rows alone.
   assert rows["E-step: sample"]["flops_per_token"] > 2 * 16 * 256 * 4096
   assert 0 < plan["run"]["step_sampling"] < plan["run"]["step"]
