@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -81,7 +80,9 @@ def make_plan(
     "run": _run(
       config, lengths, rows, compilers[-1].same, layout, len(devices)
     ),
-    "verdict": _verdict(config, rows, state, chip, dict(layout.mesh.shape)),
+    "verdict": _verdict(
+      config, lengths, rows, state, chip, dict(layout.mesh.shape)
+    ),
     "versions": chips.versions(),
     "sequences": experiment.plan(config, lengths.train, lengths.test),
   }
@@ -238,16 +239,19 @@ def _run(
   return found | {"chip_hours": hours}
 
 
-def _verdict(config, rows, state, chip: Chip, mesh) -> dict[str, Any]:
-  """Whether the run fits, and what would help if not."""
+def _verdict(config, lengths, rows, state, chip: Chip, mesh) -> dict[str, Any]:
+  """Whether the run fits, what would help if not, and where chips are idle."""
   found = fit(rows, state, chip)
   if not found["fits"]:
     [worst] = [row for row in rows if row["name"] == found["program"]]
-    num_chips = math.prod(mesh.values())
+    prefix = lengths.prefix + lengths.soft
     found["settings"] = advice.settings(
-      config, worst, state, found["available"], num_chips
+      config, worst, state, found["available"], mesh, prefix
     )
-  return found | {"idle": advice.idle_chips(config, mesh)}
+  return found | {
+    "idle": advice.idle_chips(config, mesh),
+    "padding": advice.padding(config, mesh),
+  }
 
 
 def fit(
@@ -276,4 +280,5 @@ def fit(
     "settings": [],
     "calls_host": any(row["calls_host"] for row in rows),
     "idle": [],
+    "padding": {},
   }
