@@ -146,6 +146,7 @@ SMALL = (
   *("--gin_file=gin/plans/llama3_2_1b.gin", "--gin.PARAM_DTYPE='float32'"),
   *(f"--gin.decoder.DecoderConfig.{k}={v}" for k, v in SIZES.items()),
   *("--gin.BATCH_SIZE=16", "--gin.EVAL_BATCH_SIZE=16", "--gin.NUM_VOTES=0"),
+  "--gin.REMAT=True",
   *("--gin.MAX_LENGTH=32", "--assume=vocab=4096,prompt=128,train=40,test=16"),
 )
 # Kernel and gradients of one layer's smallest product, [256, 128] bfloat16.
