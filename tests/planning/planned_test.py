@@ -200,6 +200,27 @@ def test_the_state_is_cut_over_all_chips(plan):
     assert row["bytes"] < 1.01 * row["whole_bytes"] / plan[0]["num_chips"] + 2e4
 
 
+def test_no_program_has_more_memory_than_it_must(plan):
+  """Beside a part of the state: one layer's weights, a few rows."""
+  plan, _ = plan
+  rows = {row["name"]: row for row in plan["programs"]}
+  stored, whole = (plan["state"][0][key] for key in ("bytes", "whole_bytes"))
+  arguments = {
+    "sampling: parameters": stored,
+    "E-step: sample": whole / 2 / 2,  # bfloat16, two shards
+    "M-step: sums": 0,
+    "M-step: gradient": 2 * stored,
+    "M-step: update": 4 * stored,
+  }
+  for name, size in arguments.items():
+    # Small arrays are padded.
+    assert rows[name]["arguments"] < 1.1 * size + 2**16, name
+  # Parameters of one data shard in float32, all layers at once, would be more:
+  # they are half of the whole, and what else there is 0.6 of it.
+  for name, row in rows.items():
+    assert row["temporaries"] < 0.7 * whole, name
+
+
 def test_weights_are_gathered_once_before_rows_are_drawn(plan):
   plan, _ = plan
   rows = {row["name"]: row for row in plan["programs"]}
