@@ -287,7 +287,7 @@ def score(
     [B, T] nats.
   """
   rows, length, _ = x.shape
-  logits = rows, jax.eval_shape(unembed, x).shape[-1]
+  logits: tuple[int, ...] = (rows, jax.eval_shape(unembed, x).shape[-1])
   if layout is not None:
     logits = layout.sharding_of(logits, "batch", "vocab").shard_shape(logits)
   size = max(1, _CHUNK_BYTES // (4 * math.prod(logits)))
