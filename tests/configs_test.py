@@ -33,6 +33,7 @@ RUNS = [
 ]
 METHODS = [name for name in FILES if name.startswith("gin/methods/")]
 TASKS = [name for name in FILES if name.startswith("gin/tasks/")]
+PLANS = [name for name in FILES if name.startswith("gin/plans/")]
 PROMPTS = [name for name in FILES if name.startswith("gin/prompts/")]
 BOOTSTRAPPED = "gin/prompts/bootstrapped.gin"
 FEW_SHOT = "gin/prompts/few_shot.gin"
@@ -265,6 +266,23 @@ def check_what_is_commonly_overridden(name):
   texts = [read(inner) for inner in with_includes(name)]
   known = set().union(*(text.values().keys() | text.macros for text in texts))
   assert read(name).header.get("Commonly overridden", set()) <= known
+
+
+def given_values(name):
+  """Macros of a file and of all that it includes, the last value of each."""
+  found = {}
+  for inner in with_includes(name):
+    found |= read(inner).values()
+  return found
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_is_of_the_run_that_the_model_file_makes(name):
+  planned = given_values(name)
+  trained = given_values(name.replace("gin/plans/", "gin/models/"))
+  both = planned.keys() & trained.keys() - {"BASE", "MODEL"}
+  assert both == {"DTYPE", "PARAM_DTYPE", "REMAT"}
+  assert {n: planned[n] for n in both} == {n: trained[n] for n in both}
 
 
 def test_a_second_binding_is_rejected():

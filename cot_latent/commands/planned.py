@@ -88,10 +88,11 @@ def run(options: argparse.Namespace) -> int:
   gin_files, bindings, search_paths = gin_flags.collect(options)
   bindings += limit.bindings(options.limit, gin_files, bindings, search_paths)
   config, _ = parsing.parse(gin_files, bindings, search_paths)
+  if options.assume is not None:
+    found = lengths.assumed(options.assume, config)
+  plan.prepare(config, options.topology, options.layers)
   if options.assume is None:
     config, found = lengths.of_data(config)
-  else:
-    found = lengths.assumed(options.assume, config)
   made = plan.make_plan(
     config,
     found,
@@ -112,13 +113,29 @@ def _prepare(options: argparse.Namespace) -> None:
 
   chips.chip_of(options.topology)
   if options.output is not None:
-    if pathlib.Path(options.output).suffix == ".html":
-      raise UserError(
-        f"--output {options.output}: the plan is JSON, and its page is written "
-        "beside it: give a name that ends in .json"
-      )
-    files.check_output("--output", options.output)
+    _check_output(options.output)
   quiet.silence_logs()
+
+
+def _check_output(output: str) -> None:
+  """Checks that the plan and its page can be written."""
+  if pathlib.Path(output).suffix != ".json":
+    raise UserError(
+      f"--output={output}: the plan is JSON, and its page is written beside "
+      "it: give a name that ends in .json"
+    )
+  files.check_output("--output", output)
+  page = _page_beside(output)
+  if page.is_dir():
+    raise UserError(
+      f"--output={output}: the page is written beside it, and {page} is a "
+      "folder: give another name"
+    )
+  files.check_output("--output", str(page))
+
+
+def _page_beside(output: str) -> pathlib.Path:
+  return pathlib.Path(output).with_suffix(".html")
 
 
 def _say_compiling(line: str) -> None:
@@ -130,8 +147,7 @@ def _show(made: Mapping[str, Any], output: str | None) -> int:
   from cot_latent.planning import page, text
 
   if output is not None:
-    beside = pathlib.Path(output).with_suffix(".html")
     files.write_output(pathlib.Path(output), files.to_json(made))
-    files.write_output(beside, page.render(made))
+    files.write_output(_page_beside(output), page.render(made))
   terminal.say(text.plan_text(made))
   return 0

@@ -7,6 +7,7 @@ the model, V vocabulary.
 import abc
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -238,7 +239,8 @@ class Network(abc.ABC):
   ) -> jax.Array:
     """Scores targets [B, T] by the module's outputs [B, T, E] before them."""
     params = layers.with_output(params, self.layout)
-    chosen = score(lambda part: self.unembed(params, part), x, targets)
+    unembed = functools.partial(self.unembed, params)
+    chosen = score(unembed, x, targets, self.layout)
     return jnp.where(self.ending.mask(targets), chosen, 0)
 
 
@@ -265,21 +267,30 @@ def log_prob_of(logits: jax.Array, tokens: jax.Array) -> jax.Array:
 
 
 def score(
-  unembed: Callable[[jax.Array], jax.Array], x: jax.Array, tokens: jax.Array
+  unembed: Callable[[jax.Array], jax.Array],
+  x: jax.Array,
+  tokens: jax.Array,
+  layout: Layout | None = None,
 ) -> jax.Array:
   """Scores tokens, chunk by chunk where their logits would take much memory.
+
+  On a mesh the gradient of each chunk is summed over the devices by itself, so
+  that chunks are as large as a device's part allows.
 
   Args:
     unembed: Output layer, [B, t, E] -> [B, t, V] logits.
     x: Outputs of the network before each token, [B, T, E].
     tokens: Tokens [B, T] int32.
+    layout: Mesh and rules; None is one device.
 
   Returns:
     [B, T] nats.
   """
   rows, length, _ = x.shape
-  vocab_size = jax.eval_shape(unembed, x).shape[-1]
-  size = max(1, _CHUNK_BYTES // (4 * rows * vocab_size))
+  logits: tuple[int, ...] = (rows, jax.eval_shape(unembed, x).shape[-1])
+  if layout is not None:
+    logits = layout.sharding_of(logits, "batch", "vocab").shard_shape(logits)
+  size = max(1, _CHUNK_BYTES // (4 * math.prod(logits)))
   if size >= length:
     return log_prob_of(unembed(x), tokens)
   number = -(-length // size)

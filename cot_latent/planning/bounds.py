@@ -42,7 +42,13 @@ class Bound(NamedTuple):
 
 
 def outside(program: Program, chip: Chip, num_chips: int) -> Bound:
-  """Returns the bound of a call, without the decoding loop."""
+  """Returns the bound of a call, without the decoding loop.
+
+  Args:
+    program: The program.
+    chip: The chip.
+    num_chips: Number of chips of the mesh.
+  """
   traffic = program.arguments + program.outputs
   return Bound(
     program.flops / num_chips / (chip.tflops * 1e12),
@@ -59,7 +65,7 @@ def per_token(
   Args:
     program: The program.
     chip: The chip.
-    num_chips: Number of chips.
+    num_chips: Number of chips of the mesh.
     unread: Bytes of arguments that an iteration does not read.
   """
   if not program.flops_per_token:

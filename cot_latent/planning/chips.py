@@ -1,6 +1,6 @@
 """TPU chips by their public figures, and topologies that libtpu describes."""
 
-import importlib.util
+import importlib.metadata
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -76,14 +76,16 @@ def describe_devices(topology: str) -> Sequence[Any]:
     topology: Chip and axes, such as "v5e:4x4".
 
   Raises:
-    UserError: If libtpu is not installed, or has no such topology.
+    UserError: If libtpu is not installed, or has no such topology, or if that
+      is one chip.
   """
   chip_of(topology)
-  if importlib.util.find_spec("libtpu") is None:
+  if {*topology.partition(":")[2].split("x")} == {"1"}:
     raise UserError(
-      "--topology needs libtpu, the compiler for TPUs, which is not installed: "
-      "pip install 'libtpu==0.0.42.*'"
+      f"--topology={topology} is one chip, and only runs on two or more are "
+      f"planned: give a larger one, such as {_FORMS}"
     )
+  versions()
   for name, value in _QUIET.items():
     os.environ.setdefault(name, value)
   from jax.experimental import topologies
@@ -99,3 +101,20 @@ def describe_devices(topology: str) -> Sequence[Any]:
       f"its forms are those of {_FORMS}"
     ) from None
   return described.devices
+
+
+def versions() -> dict[str, str]:
+  """Returns the versions of what compiles a plan.
+
+  Raises:
+    UserError: If libtpu is not installed.
+  """
+  try:
+    return {
+      name: importlib.metadata.version(name) for name in ("jax", "libtpu")
+    }
+  except importlib.metadata.PackageNotFoundError:
+    raise UserError(
+      "--topology needs libtpu, the compiler for TPUs, which is not installed: "
+      "pip install 'libtpu==0.0.42.*'"
+    ) from None

@@ -14,7 +14,7 @@ _FULL = re.compile(r"(?:Used |\()([\d.]+)([KMGT])(?: of |\) exceeds)")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # Counts that are differences of layers, when fewer layers were compiled.
 _COUNTS = (
-  *("arguments", "outputs", "aliased", "temporaries"),
+  *("arguments", "outputs", "aliased", "temporaries", "code"),
   *("flops", "flops_per_token", "xla_flops"),
 )
 
@@ -28,6 +28,7 @@ class Program(NamedTuple):
     outputs: Bytes of its results.
     aliased: Bytes of results that reuse the memory of arguments.
     temporaries: Bytes of its temporary arrays.
+    code: Bytes of its own code.
     flops: FLOPs of products on all devices, outside the decoding loop.
     flops_per_token: FLOPs of products on all devices, in one iteration of the
       decoding loop.
@@ -46,6 +47,7 @@ class Program(NamedTuple):
   outputs: float = 0
   aliased: float = 0
   temporaries: float = 0
+  code: float = 0
   flops: float = 0
   flops_per_token: float = 0
   xla_flops: float = 0
@@ -59,7 +61,8 @@ class Program(NamedTuple):
     """Returns the bytes on a device while it runs."""
     if self.out_of_memory:
       return self.out_of_memory
-    return self.arguments + self.outputs - self.aliased + self.temporaries
+    arrays = self.arguments + self.outputs - self.aliased + self.temporaries
+    return arrays + self.code
 
   def sent(self, place: str) -> float:
     """Returns the bytes that a device sends, "outside" or "per_token"."""
@@ -108,6 +111,7 @@ def compiled(
     outputs=memory.output_size_in_bytes,
     aliased=memory.alias_size_in_bytes,
     temporaries=memory.temp_size_in_bytes,
+    code=memory.generated_code_size_in_bytes,
     xla_flops=float((made.cost_analysis() or {}).get("flops", 0)),
     collectives=_by_place(hlo.collectives(text, num_devices)),
     calls_host=hlo.calls_host(text),

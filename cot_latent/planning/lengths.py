@@ -58,7 +58,8 @@ def assumed(text: str, config: Experiment) -> Lengths:
     config: The run.
 
   Raises:
-    UserError: If a name or number is not one, or if one is missing.
+    UserError: If a name or number is not one, if one is missing or given twice,
+      or if no run could have these lengths.
   """
   given: dict[str, Any] = {}
   for item in text.split(","):
@@ -68,15 +69,69 @@ def assumed(text: str, config: Experiment) -> Lengths:
         f"--assume: {item!r} is not NAME=NUMBER, with a name of "
         f"{', '.join(NAMES)}"
       )
+    if name in given:
+      raise UserError(f"--assume: {name} is given twice: leave one out")
     given[name] = int(value)
-  if isinstance(config.tuning, SoftPrompt) and "soft" not in given:
-    given["soft"] = config.tuning.length or 0
-    if not given["soft"]:
-      raise UserError("--assume: give soft=NUMBER, the soft prompt's tokens")
+  given["soft"] = _soft(config, given.get("soft"))
   for name in ("vocab", "prompt"):
     if not given.get(name):
       raise UserError(f"--assume: give {name}=NUMBER, a number above 0")
-  return Lengths(**given)
+  found = Lengths(**given)
+  _check_prompts(config, found)
+  _check_questions(config, found)
+  return found
+
+
+def _soft(config: Experiment, given: int | None) -> int:
+  """Returns the soft prompt's tokens; 0 if there is none."""
+  if not isinstance(config.tuning, SoftPrompt):
+    if given:
+      raise UserError(
+        f"--assume: soft={given}, but no soft prompt is trained: leave it out, "
+        "or add --gin_file=gin/tuning/soft_prompt.gin"
+      )
+    return 0
+  length = config.tuning.length
+  if given is None and length is not None:
+    return length
+  if not given:
+    raise UserError(
+      "--assume: give soft=NUMBER, the soft prompt's tokens, a number above 0"
+    )
+  if length not in (None, given):
+    raise UserError(
+      f"--assume: soft={given}, but SoftPrompt.length = {length}: leave soft "
+      "out"
+    )
+  return given
+
+
+def _check_prompts(config: Experiment, found: Lengths) -> None:
+  """Checks that prompts are no longer than a run's."""
+  limit = config.task.prompt_length
+  most = -(-limit // _STEP) * _STEP
+  parts = {
+    ("prefix", "prompt"): (found.prefix, found.prompt),
+    ("guide_prefix", "guide"): (found.guide_prefix, found.guide),
+  }
+  for names, numbers in parts.items():
+    if (length := sum(numbers)) > most:
+      raise UserError(
+        f"--assume: {' + '.join(names)} are {length} tokens, and no prompt of "
+        f"a run is above PROMPT_LENGTH = {limit}: set "
+        f"--gin.PROMPT_LENGTH={length}, or assume fewer"
+      )
+
+
+def _check_questions(config: Experiment, found: Lengths) -> None:
+  """Checks that there are as many questions as a run needs."""
+  if not found.test:
+    raise UserError("--assume: give test=NUMBER, a number above 0")
+  if found.train < config.batch_size:
+    raise UserError(
+      f"--assume: a minibatch of {config.batch_size} does not fit "
+      f"train={found.train} questions: set a smaller BATCH_SIZE, or assume more"
+    )
 
 
 def of_data(config: Experiment) -> tuple[Experiment, Lengths]:

@@ -1,8 +1,7 @@
 """The plan of a run on a topology, as plain data."""
 
 import contextlib
-import importlib.metadata
-import math
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from cot_latent.errors import UserError
 from cot_latent.models import partitioning, products, slots
+from cot_latent.models.partitioning import Layout
 from cot_latent.planning import (
   advice,
   bounds,
@@ -51,14 +51,8 @@ def make_plan(
     UserError: If the topology, its mesh or the depth is not possible.
   """
   chip, devices = chips.chip_of(topology), chips.describe_devices(topology)
-  layout = partitioning.make_layout(config.mesh, devices)
-  if layout is None:
-    raise UserError(
-      "--topology: the mesh has one device, but a plan needs several: leave "
-      "MeshConfig.data out"
-    )
+  layout, depths = prepare(config, topology, layers)
   depth = shapes.depth_of(config)
-  depths = _depths_to_compile(depth, layers)
   with products.compiling_for("tpu"), without_cache():
     compilers = [
       _compiler(shapes.with_depth(config, n), lengths, layout, report)
@@ -66,12 +60,7 @@ def make_plan(
     ]
   whole = shapes.shapes_of(config, lengths, layout)
   state = shapes.described(whole.state())
-  found = _at_full_depth(compilers, depths, depth)
-  beside = {name: _along(compilers, depths, depth, name) for name in found}
-  rows = [
-    program_row(program, beside[name], chip, devices, _unread(whole))
-    for name, program in found.items()
-  ]
+  rows = _rows(compilers, depths, depth, chip, layout.mesh.size)
   return {
     "topology": topology,
     "num_chips": len(devices),
@@ -80,6 +69,7 @@ def make_plan(
     "rules": [list(rule) for rule in layout.rules],
     "depth": depth,
     "compiled_depths": sorted({*depths}),
+    "compile_seconds": sum(row["compile_seconds"] for row in rows),
     "num_params": sum(x.size for x in jax.tree.leaves(whole.model_params())),
     "lengths": {name: getattr(lengths, name) for name in NAMES},
     "max_length": config.task.max_length,
@@ -90,12 +80,39 @@ def make_plan(
     "run": _run(
       config, lengths, rows, compilers[-1].same, layout, len(devices)
     ),
-    "verdict": _verdict(config, rows, state, chip, dict(layout.mesh.shape)),
-    "versions": {
-      name: importlib.metadata.version(name) for name in ("jax", "libtpu")
-    },
+    "verdict": _verdict(
+      config, lengths, rows, state, chip, dict(layout.mesh.shape)
+    ),
+    "versions": chips.versions(),
     "sequences": experiment.plan(config, lengths.train, lengths.test),
   }
+
+
+def prepare(
+  config: Experiment, topology: str, layers: int | None
+) -> tuple[Layout, tuple[int, int]]:
+  """Checks what can be checked before data are read and models compiled.
+
+  Args:
+    config: The run.
+    topology: Chips to compile for.
+    layers: As `make_plan` takes it.
+
+  Returns:
+    Mesh and rules, and the depths of the models to compile.
+
+  Raises:
+    UserError: If the topology, its mesh or the depth is not possible.
+  """
+  layout = partitioning.make_layout(
+    config.mesh, chips.describe_devices(topology)
+  )
+  if layout is None:
+    raise UserError(
+      f"--topology={topology}: the run's mesh is one chip of these, and only "
+      "runs on two or more are planned: leave MeshConfig.data out"
+    )
+  return layout, _depths_to_compile(shapes.depth_of(config), layers)
 
 
 def _depths_to_compile(depth: int, layers: int | None) -> tuple[int, int]:
@@ -134,6 +151,17 @@ def _compiler(config, lengths, layout, report) -> Compiler:
   return made
 
 
+def _rows(compilers, depths, depth, chip, num_devices) -> list[dict[str, Any]]:
+  """Describes the whole model's programs."""
+  along = functools.partial(_along, compilers, depths, depth)
+  return [
+    program_row(
+      program, along("beside", name), chip, num_devices, along("unread", name)
+    )
+    for name, program in _at_full_depth(compilers, depths, depth).items()
+  ]
+
+
 def _at_full_depth(compilers, depths, depth) -> dict[str, compiling.Program]:
   """The whole model's programs, along the depths that were compiled."""
   first, last = compilers[0].programs, compilers[-1].programs
@@ -146,9 +174,10 @@ def _at_full_depth(compilers, depths, depth) -> dict[str, compiling.Program]:
   }
 
 
-def _along(compilers, depths, depth, name) -> float:
-  """Bytes beside a program, along the depths that were compiled."""
-  first, last = (one.beside[name] for one in (compilers[0], compilers[-1]))
+def _along(compilers, depths, depth, field, name) -> float:
+  """Bytes of a program, along the depths that were compiled."""
+  ends = compilers[0], compilers[-1]
+  first, last = (getattr(one, field)[name] for one in ends)
   if len(compilers) == 1:
     return last
   share = (depth - depths[0]) / (depths[1] - depths[0])
@@ -159,7 +188,7 @@ def program_row(
   program: compiling.Program,
   beside: float,
   chip: Chip,
-  devices: Sequence[Any],
+  num_devices: int,
   unread: float,
 ) -> dict[str, Any]:
   """Describes a program as a plan has it.
@@ -168,11 +197,11 @@ def program_row(
     program: What XLA says of it.
     beside: Bytes that the run keeps on a device besides its arguments.
     chip: The chip.
-    devices: All devices of the mesh.
+    num_devices: Number of devices of the mesh.
     unread: Bytes of arguments that a step of its decoding loop does not read.
   """
-  outside = bounds.outside(program, chip, len(devices))
-  token = bounds.per_token(program, chip, len(devices), unread)
+  outside = bounds.outside(program, chip, num_devices)
+  token = bounds.per_token(program, chip, num_devices, unread)
   is_compiled = not program.out_of_memory
   return program._asdict() | {
     "beside": beside,
@@ -183,13 +212,6 @@ def program_row(
     "token_limit": token.limit() if token else None,
     "compile_seconds": program.seconds,
   }
-
-
-def _unread(whole: shapes.Shapes) -> float:
-  """Bytes of the input embedding if the output layer is another."""
-  params = whole.model_params()
-  is_tied = "unembedding" not in params
-  return 0.0 if is_tied else shapes.device_bytes(params["embed"])
 
 
 def _run(
@@ -217,16 +239,19 @@ def _run(
   return found | {"chip_hours": hours}
 
 
-def _verdict(config, rows, state, chip: Chip, mesh) -> dict[str, Any]:
-  """Whether the run fits, and what would help if not."""
+def _verdict(config, lengths, rows, state, chip: Chip, mesh) -> dict[str, Any]:
+  """Whether the run fits, what would help if not, and where chips are idle."""
   found = fit(rows, state, chip)
   if not found["fits"]:
     [worst] = [row for row in rows if row["name"] == found["program"]]
-    num_chips = math.prod(mesh.values())
+    prefix = lengths.prefix + lengths.soft
     found["settings"] = advice.settings(
-      config, worst, state, found["available"], num_chips
+      config, worst, state, found["available"], mesh, prefix
     )
-  return found | {"idle": advice.idle_chips(config, mesh)}
+  return found | {
+    "idle": advice.idle_chips(config, mesh),
+    "padding": advice.padding(config, mesh),
+  }
 
 
 def fit(
@@ -255,4 +280,5 @@ def fit(
     "settings": [],
     "calls_host": any(row["calls_host"] for row in rows),
     "idle": [],
+    "padding": {},
   }

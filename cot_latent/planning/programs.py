@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from cot_latent.em import weighing
 from cot_latent.inference import estimators
 from cot_latent.models import partitioning, slots
 from cot_latent.models.language_model import LanguageModel
+from cot_latent.models.network import SOFT_PROMPT
 from cot_latent.planning import compiling
 from cot_latent.planning.compiling import Program
 from cot_latent.planning.lengths import Lengths
@@ -83,6 +85,8 @@ class Compiler:
     programs: What was compiled, by name.
     beside: Bytes that the run keeps on a device while a program runs, and
       which are not among its arguments; by the program's name.
+    unread: Bytes of its arguments that a step of its decoding loop does not
+      read, on a device; by the program's name.
     text: XLA's text of each program, by name.
     same: Name of every function -> name of the program that it is.
   """
@@ -97,6 +101,7 @@ class Compiler:
     self._shapes, self._report = shapes, report
     self.programs: dict[str, Program] = {}
     self.beside: dict[str, float] = {}
+    self.unread: dict[str, float] = {}
     self.text: dict[str, str] = {}
     self.same: dict[str, str] = {}
     self._known: dict[Any, tuple[str, Any]] = {}
@@ -119,7 +124,14 @@ class Compiler:
     if config.method.loops is None:
       self._weigh(config)
 
-  def _compile(self, name: str, function: Any, *arguments: Any, kept: float):
+  def _compile(
+    self,
+    name: str,
+    function: Any,
+    *arguments: Any,
+    kept: float,
+    unread: float = 0.0,
+  ):
     """Compiles one function; returns the shapes of its results."""
     key = function, *map(_key, jax.tree.leaves(arguments))
     if key in self._known:
@@ -133,6 +145,7 @@ class Compiler:
       name, function, *arguments, num_devices=num_devices
     )
     self.programs[name], self.beside[name] = program, kept
+    self.unread[name] = unread
     self.text[name] = text
     self._known[key] = self.same[name], _ = name, results
     return results
@@ -163,7 +176,10 @@ class Compiler:
     compile_ = functools.partial(self._compile, kept=kept)
     if planned.few is None:
       batch = params, prefix, *rows(planned.size), 1.0
-      compile_(f"{one.name}: sample", sampler.sample_batch, *batch)
+      unread = unread_bytes(params, is_whole=True)
+      compile_(
+        f"{one.name}: sample", sampler.sample_batch, *batch, unread=unread
+      )
       return
     encode = sampler.encode_prefix
     shared = compile_(f"{one.name}: prefix", encode, params, prefix)
@@ -175,7 +191,8 @@ class Compiler:
       return
     numbers = np.int32(1), np.int32(1)
     decoding = params, shared, state, 1.0, *numbers
-    compile_(f"{one.name}: decode", sampler.decode, *decoding)
+    unread = unread_bytes(params, is_whole=False)
+    compile_(f"{one.name}: decode", sampler.decode, *decoding, unread=unread)
     where = jax.ShapeDtypeStruct((planned.few,), jnp.int32)
     if one.total > planned.size:
       more = params, shared, state, *rows(planned.few), where, 1.0
@@ -255,6 +272,27 @@ def _rows(layout: Any, prompt: int, number: int) -> Iterator[Any]:
   """Shapes of rows' prompts and random keys."""
   yield shape(layout, (number, prompt), jnp.int32, "batch")
   yield shape(layout, (number, 2), jnp.uint32, "batch")
+
+
+def unread_bytes(params: Any, is_whole: bool) -> float:
+  """Bytes of parameters on a device that no step of the decoding loop reads.
+
+  Args:
+    params: Parameters as the sampler takes them.
+    is_whole: Whether the function reads the prompts too. A function of the loop
+      alone has only arguments that it uses, if it only looks tokens up in one.
+  """
+  is_tied = "unembedding" not in params
+
+  def is_read(path):
+    if path[0] == "embed":
+      return is_tied
+    # The encoder's keys and values are made once.
+    is_cross = "cross_attention" in path and {"key", "value"} & {*path}
+    return not is_whole or not (path[0] in ("encoder", SOFT_PROMPT) or is_cross)
+
+  flat = traverse_util.flatten_dict(params)
+  return device_bytes([x for path, x in flat.items() if not is_read(path)])
 
 
 def _key(leaf: Any) -> Any:

@@ -44,13 +44,14 @@ def headline(plan: Mapping[str, Any]) -> list[str]:
     f"{chip['link_gbps']:.0f} GB/s; mesh {mesh['data']} x {mesh['model']} "
     "(data x model)",
     f"{plan['num_params']:,} parameters, {how}",
+    f"compiling took {plan['compile_seconds']:,.0f} s",
     f"prompts of {lengths['prefix']} + {lengths['prompt']} tokens, rationales "
     f"of {plan['max_length']}, {plan['batch_size']} questions per step",
   ]
 
 
 PROGRAM_HEAD = (
-  *("function", "GiB", "args", "out", "alias", "temp", "other"),
+  *("function", "GiB", "args", "out", "alias", "temp", "code", "other"),
   *("TFLOP", "sent MiB", "ms", "limit"),
 )
 
@@ -63,7 +64,7 @@ def program_cells(row: Mapping[str, Any]) -> list[str]:
   kinds = row["collectives"].get(place, {})
   sent = sum(kind["sent"] for kind in kinds.values())
   seconds = row["token_seconds"] if inside else row["seconds"]
-  parts = ("arguments", "outputs", "aliased", "temporaries", "beside")
+  parts = "arguments", "outputs", "aliased", "temporaries", "code", "beside"
   return [
     row["name"] + (" (per token)" if row["flops_per_token"] else ""),
     gib(row["needed"]),
@@ -117,13 +118,13 @@ def _state(state: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 def _notes(plan: Mapping[str, Any]) -> list[str]:
   return [
-    "GiB per device: args + out - alias + temp + other. alias: results that "
-    "reuse the memory",
-    "of arguments; other: the run's other arrays. TFLOP on all chips, of "
-    "products as traced",
-    "(loops times their length). ms: a lower bound, the largest of TFLOP over "
-    "the chips' peak,",
-    "bytes over the memory's bandwidth, and sent over the links'.",
+    "GiB per device: args + out - alias + temp + code + other. alias: results "
+    "that reuse the",
+    "memory of arguments; other: the run's other arrays. TFLOP on all chips, "
+    "of products as",
+    "traced (loops times their length). ms: a lower bound, the largest of "
+    "TFLOP over the chips'",
+    "peak, bytes over the memory's bandwidth, and sent over the links'.",
     "",
     "collectives, bytes on a device:",
     *collective_lines(plan),

@@ -7,7 +7,6 @@ compiled: it decodes BATCH_SIZE rows in the same loop.
 
 import contextlib
 import dataclasses
-import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -55,6 +54,7 @@ def make_plan(
   """
   from t5x import train as train_script
 
+  devices = chips.describe_devices(topology)
   with launch.as_main(train_script):
     train = launch.parse(train_script, gin_files, bindings, search_paths)
     bound = gin.get_bindings(train, resolve_references=False)
@@ -63,7 +63,6 @@ def make_plan(
       raise UserError(
         "--topology: T5X's own training draws no rationales, and is not planned"
       )
-    devices = chips.describe_devices(topology)
     model = launch.resolved(bound["model"])
     with (
       _jax_sees(devices),
@@ -240,7 +239,7 @@ def _described(
   chip, latent = chips.chip_of(topology), run.latent
   converter = latent.converter
   rows = [
-    plan.program_row(program, beside, chip, devices, run.unread())
+    plan.program_row(program, beside, chip, run.mesh.size, run.unread())
     for program, beside in programs
   ]
   state = shapes.described(
@@ -255,6 +254,7 @@ def _described(
     "chip": chip._asdict(),
     "mesh": dict(run.mesh.shape),
     "depth": None,
+    "compile_seconds": sum(row["compile_seconds"] for row in rows),
     "num_params": sum(x.size for x in jax.tree.leaves(run.state.params)),
     "lengths": {"prefix": 0, "prompt": converter.prompt_length},
     "max_length": converter.target_length,
@@ -263,9 +263,7 @@ def _described(
     "programs": rows,
     "run": _bounds(latent, rows),
     "verdict": _verdict(rows, state, chip),
-    "versions": {
-      name: importlib.metadata.version(name) for name in ("jax", "libtpu")
-    },
+    "versions": chips.versions(),
   }
 
 

@@ -16,11 +16,11 @@ from tests import processes
 from tests.asserts import assert_trees_equal
 
 ROOT = pathlib.Path(__file__).parents[2]
-# data x model; the first is one device. `make test` has, beside that one, a run
-# that is stopped on (8, 1), loses a checkpoint, and is resumed on (2, 4).
-MESHES = [(1, 1)]
-# Five and six divide neither the 24 questions nor, six, a minibatch of 8.
-MORE_MESHES = [
+# All of this is for `make nightly`; `make test` has models/sharded_test.py.
+pytestmark = pytest.mark.slow
+# data x model; the first is one device. Five and six divide neither the 24
+# questions nor, six, a minibatch of 8.
+MESHES = [
   *((1, 1), (2, 4), (8, 1), (2, 1), (4, 2), (1, 4), (5, 1), (3, 2)),
 ]
 LOOPED = [(1, 1), (4, 2), (5, 1)]
@@ -103,19 +103,13 @@ print(json.dumps(found))
 """
 
 
-@pytest.fixture(
-  scope="module",
-  params=[
-    pytest.param((MESHES, []), marks=pytest.mark.slow),
-    pytest.param((MORE_MESHES, LOOPED), marks=pytest.mark.slow),
-  ],
-  ids=["few", "all"],
-)
-def made(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
   """The folder of the runs, and what the script says of them."""
   root = tmp_path_factory.mktemp("meshes")
+  meshes = map(json.dumps, (MESHES, LOOPED))
   done = subprocess.run(
-    [sys.executable, "-c", SCRIPT, str(root), *map(json.dumps, request.param)],
+    [sys.executable, "-c", SCRIPT, str(root), *meshes],
     cwd=ROOT,
     env=os.environ | {"XLA_FLAGS": FLAGS},
     capture_output=True,

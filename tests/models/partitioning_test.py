@@ -50,13 +50,37 @@ class Chip:
   slice_index: int = 0
 
 
-@pytest.mark.parametrize("model", [1, 2, 4, 8, 16])
-def test_chips_form_every_mesh_that_divides_them(model):
-  places = itertools.product(range(4), range(4))
-  chips = [Chip(i, (x, y, 0)) for i, (y, x) in enumerate(places)]
-  layout = partitioning.make_layout(MeshConfig(model=model), chips)
-  assert dict(layout.mesh.shape) == {"data": 16 // model, "model": model}
-  assert {*layout.mesh.devices.flat} == {*chips}
+KINDS = {"v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}
+
+
+def make_chips(topology):
+  """Chips with the ids and coordinates that libtpu gives them."""
+  kind, _, axes = topology.partition(":")
+  sizes = [int(size) for size in axes.split("x")]
+  sizes += [1] * (3 - len(sizes))
+  places = itertools.product(*map(range, reversed(sizes)))
+  return [
+    Chip(number, place[::-1], device_kind=KINDS[kind])
+    for number, place in enumerate(places)
+  ]
+
+
+@pytest.mark.parametrize(
+  "topology",
+  [
+    *("v5e:4x4", "v5e:4x8", "v5e:16x16", "v6e:4x4", "v6e:8x8"),
+    *("v5p:2x2x2", "v5p:2x2x4", "v5p:4x4x4"),
+  ],
+)
+def test_chips_form_every_mesh_that_divides_them(topology):
+  chips = make_chips(topology)
+  for model in range(1, len(chips) + 1):
+    if len(chips) % model:
+      continue
+    layout = partitioning.make_layout(MeshConfig(model=model), chips)
+    shape = {"data": len(chips) // model, "model": model}
+    assert dict(layout.mesh.shape) == shape
+    assert {*layout.mesh.devices.flat} == {*chips}
 
 
 def test_only_one_process_may_leave_chips_idle():

@@ -9,6 +9,7 @@ def program(layers, **changes):
   fields = {
     "arguments": 10 + 3 * layers,
     "temporaries": 7,
+    "code": 1 + layers,
     "flops_per_token": 2 * layers,
     "collectives": {"outside": {"all-gather": gathered}, "per_token": {}},
   }
@@ -22,5 +23,5 @@ def test_layers_are_alike():
 
 def test_a_program_without_room_is_taken_further():
   fewer, more = program(1), program(2, out_of_memory=120)
-  assert fewer.total() == 20
-  assert compiling.extrapolated(fewer, more, (1, 2), 4).total() == 320
+  assert fewer.total() == 22
+  assert compiling.extrapolated(fewer, more, (1, 2), 4).total() == 316

@@ -1,0 +1,82 @@
+"""The table of plans, without making one."""
+
+import itertools
+import json
+import pathlib
+
+import pytest
+
+from benchmarks import plans
+from cot_latent import cli
+from cot_latent.errors import UserError
+from cot_latent.planning import plan
+
+ALL = [*itertools.product(plans.MODELS, plans.TRAINED, plans.TOPOLOGIES)]
+MADE = {
+  "topology": "v5p:2x2x2",
+  "mesh": {"data": 2, "model": 4},
+  "depth": 32,
+  "compiled_depths": [2, 3],
+  "compile_seconds": 61.4,
+  "run": {"step": 1.5},
+  "verdict": {
+    "fits": True,
+    "needed": 3 * 2**30,
+    "available": 95.74 * 2**30,
+    "padding": {"gradient": 0.25},
+  },
+}
+
+
+def make_or_fail(command):
+  """Makes a plan for v5p, and fails for v5e."""
+  [output] = [x for x in command if x.startswith("--output=")]
+  if "--topology=v5e:2x2" in command:
+    return 2
+  pathlib.Path(output.removeprefix("--output=")).write_text(json.dumps(MADE))
+  return 0
+
+
+def test_a_plan_that_fails_is_a_row_and_the_others_are_made(tmp_path, capsys):
+  only = "--only=llama3_1_8b_lora_v5"
+  arguments = [f"--output={tmp_path}", only, "--layers=1"]
+  assert plans.main(arguments, make_or_fail) == 1
+  rows = capsys.readouterr().out.splitlines()[2:]
+  assert rows[0].startswith(
+    "| llama3_1_8b | lora | v5e-4 | v5e:2x2 | failed (status 2) | - |"
+  )
+  assert rows[-1] == (
+    "| llama3_1_8b | lora | v5p-16 | v5p:2x2x2 | 2 x 4 | 2 and 3 of 32 | 61 | "
+    "yes | 3 of 95.74 | 1.5 | gradient 25% |"
+  )
+  assert len({row.count("|") for row in rows}) == 1
+  # Nothing fails where nothing is made; whole plans are other files.
+  assert plans.main([f"--output={tmp_path}", "--only=none"], make_or_fail) == 0
+  assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("model", plans.MODELS)
+def test_all_chips_have_rows(model):
+  for topology, place in plans.TOPOLOGIES.items():
+    shards = plans.num_shards(model, topology)
+    assert plans.QUESTIONS % (place.num_chips // shards) == 0
+    assert place.num_chips % shards == 0
+
+
+@pytest.mark.parametrize("trained", plans.TRAINED)
+@pytest.mark.parametrize("model", plans.MODELS)
+def test_a_command_is_accepted(model, trained, capsys, monkeypatch):
+  def stop(config, topology, layers):
+    assert config.model.num_heads % config.mesh.model == 0
+    raise UserError(f"{topology}, {layers} of {config.model.num_layers}")
+
+  monkeypatch.setattr(plan, "prepare", stop)
+  path = pathlib.Path("plan.json")
+  command = plans.command(model, trained, "v5e:16x16", "1", path)
+  assert cli.main(command[3:]) == 2
+  assert "v5e:16x16, 1 of" in capsys.readouterr().err
+
+
+def test_files_are_named_by_what_is_compiled():
+  names = [plans.file_name(*one, layers) for one in ALL for layers in (None, 1)]
+  assert len({*names}) == 2 * len(ALL)
