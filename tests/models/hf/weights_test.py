@@ -263,7 +263,7 @@ def test_a_failed_export_leaves_nothing(made, tmp_path, monkeypatch):
   def fail(*_):
     raise OSError("disk full")
 
-  monkeypatch.setattr(shutil, "copyfile", fail)
+  monkeypatch.setattr(pathlib.Path, "write_bytes", fail)
   _, folder = made("llama")
   with pytest.raises(OSError, match="disk full"):
     hf_weights.save(tmp_path / "export", load(folder)[1], folder)
