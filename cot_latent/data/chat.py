@@ -105,8 +105,12 @@ def write(
   names = sorted(chat.special, key=len, reverse=True)
   special = re.compile(f"({'|'.join(map(re.escape, names)) or '$^'})")
   written = "".join(turn["content"] for turn in messages)
-  mark = next(mark for mark in _MARKS if mark not in written)
-
+  mark = next((mark for mark in _MARKS if mark not in written), None)
+  if mark is None:
+    raise UserError(
+      "a conversation with all characters from U+FDD0 to U+FDEF cannot be "
+      "written, because one of these must be free: leave one out"
+    )
   hidden = {name: f"{mark}{place}{mark}" for place, name in enumerate(names)}
   shown = {text: name for name, text in hidden.items()}
 

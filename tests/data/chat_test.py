@@ -280,6 +280,15 @@ def test_a_template_that_writes_marks(tmp_path):
   assert text == "\ufdd099\ufdd0<repo>"
 
 
+def test_a_question_with_every_mark_is_refused(tmp_path):
+  marks = "".join(map(chr, range(0xFDD0, 0xFDF0)))
+  row = {"question": marks, "answer": "b"}
+  vocabulary = vocabulary_of(folder_of(tmp_path, "smollm2"))
+  chat = Chat(prior="{question}")
+  assert "leave one out" in message_of(ids_of, vocabulary, chat, row, [])
+  ids_of(vocabulary, chat, row | {"question": marks[1:]}, [])
+
+
 @pytest.mark.parametrize(
   ("several", "found"),
   [

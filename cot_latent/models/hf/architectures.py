@@ -92,7 +92,7 @@ def t5(fields: Fields, is_multilingual: bool) -> dict[str, Any]:
     fields.choice(name, {PAD_ID: None}, PAD_ID)
   fields.choice("is_encoder_decoder", {True: None}, True)
   fields.asked.update(("is_decoder", "n_positions"))
-  number = fields.size("num_layers")
+  number = fields.num_layers("num_layers")
   activation = fields.choice(
     "feed_forward_proj",
     {"gated-gelu": "gelu_tanh", "relu": "relu"},
@@ -107,7 +107,7 @@ def t5(fields: Fields, is_multilingual: bool) -> dict[str, Any]:
   is_scaled = fields.flag("scale_decoder_outputs", is_tied)
   return {
     "num_encoder_layers": number,
-    "num_decoder_layers": fields.size("num_decoder_layers", number),
+    "num_decoder_layers": fields.num_layers("num_decoder_layers", number),
     "embed_dim": fields.size("d_model"),
     "num_heads": fields.size("num_heads"),
     "head_dim": fields.size("d_kv"),
@@ -129,7 +129,7 @@ def _sizes(fields: Fields) -> dict[str, Any]:
     if (rest or not head_dim) and not fields.problems:
       fields.refuse("num_attention_heads", f"a divisor of {width}")
   return {
-    "num_layers": fields.size("num_hidden_layers"),
+    "num_layers": fields.num_layers("num_hidden_layers"),
     "embed_dim": width,
     "num_heads": heads,
     "num_kv_heads": fields.size("num_key_value_heads", heads),
@@ -169,7 +169,7 @@ def _windows(
   fields: Fields, window: int | None, is_local: Callable[[int], bool]
 ) -> dict[str, Any]:
   """Returns which layers see only a window; `is_local` is the default."""
-  number = fields.size("num_hidden_layers")
+  number = fields.num_layers("num_hidden_layers")
   kinds = fields.get(
     "layer_types",
     f"a list of {number}, each {_FULL!r} or {_LOCAL!r}",

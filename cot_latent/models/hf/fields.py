@@ -15,6 +15,7 @@ from cot_latent.errors import UserError
 from cot_latent.runtime import text_files
 
 FILE = "config.json"
+MOST_LAYERS = 10_000
 IGNORE = "hf_config.read_config.ignore"
 
 _REQUIRED = object()
@@ -127,6 +128,16 @@ class Fields:
       name,
       "a whole number above 0",
       lambda x: type(x) is int and x > 0,
+      default,
+      1,
+    )
+
+  def num_layers(self, name: str, default: Any = _REQUIRED) -> int:
+    """Returns a number of layers; each of them has parameters of its own."""
+    return self.get(
+      name,
+      f"a whole number from 1 to {MOST_LAYERS:,}",
+      lambda x: type(x) is int and 0 < x <= MOST_LAYERS,
       default,
       1,
     )

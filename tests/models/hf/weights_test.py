@@ -499,6 +499,7 @@ LINEAR = DEFAULT | {"rope_type": "linear", "factor": 2.0}
     ("llama", {"hidden_size": None}, "lacks 'hidden_size'"),
     ("llama", {"hidden_size": 32.0}, "hidden_size = 32.0"),
     ("llama", {"num_hidden_layers": 0}, "num_hidden_layers = 0"),
+    ("llama", {"num_hidden_layers": 10**8}, "whole number from 1 to 10,000"),
     ("llama", {"num_key_value_heads": 3}, "num_kv_heads = 3 must divide"),
     ("llama", {"head_dim": 7}, "head_dim = 7 must be even"),
     ("llama", {"head_dim": None, "hidden_size": 34}, "a divisor of 34"),
