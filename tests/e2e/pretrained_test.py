@@ -10,7 +10,7 @@ import safetensors.numpy
 import torch
 import transformers
 
-from benchmarks import exported
+from benchmarks import exported, few_shot
 from cot_latent import cli
 from cot_latent.models.hf import config as hf_config
 from tests.models.hf import tokenizer_checkpoints as tokenizers
@@ -152,6 +152,29 @@ def test_updates_are_merged(sources, tuned, tmp_path, capsys):
   found = exported.compare(str(directory), str(folder), torch.float32)
   assert found["questions"] == 200
   assert found["same_texts"] >= 190  # two tokens may be equally likely
+
+
+@pytest.mark.slow
+def test_few_shot_answers_are_those_of_transformers(
+  sources, data_dir, tmp_path, monkeypatch, capsys
+):
+  output = tmp_path / "found.json"
+  arguments = [
+    f"--data_dir={data_dir}",
+    f"--checkpoint={sources['llama3_2_1b']}",
+    "--tasks=bbh_boolean_expressions",
+    *("--limit=5", "--batch_size=3", "--prompt_length=4096"),
+    *("--max_length=12", f"--output={output}"),
+  ]
+  monkeypatch.setattr("sys.argv", ["few_shot", *arguments])
+  few_shot.main()
+  (found,) = json.loads(output.read_text())
+  assert found["questions"] == len(found["rows"]) == 5
+  assert len({row["id"] for row in found["rows"]}) == 5
+  assert found["stop"] == ["\n\n"]
+  same = [row for row in found["rows"] if row["ours"] == row["theirs"]]
+  assert len(same) >= 3  # two tokens may be equally likely
+  assert "5 questions" in capsys.readouterr().out
 
 
 def test_the_base_model_may_have_moved(sources, tuned, tmp_path, capsys):

@@ -16,12 +16,7 @@ from cot_latent.training import loops, mstep
 from cot_latent.training.state import TrainState
 from tests.asserts import assert_trees_equal
 from tests.training import toy
-from tests.training.kills import (
-  assert_same_run,
-  last_state,
-  num_updates,
-  run_until,
-)
+from tests.training.kills import last_state, num_updates, run_until
 from tests.training.watching import (
   N,
   base_params,
@@ -241,7 +236,9 @@ def test_what_a_killed_run_drew_for_a_loop_is_not_drawn_again(
   again = toy.run(config)
   # The third loop, and the evaluation at the end.
   assert noted == {(1, True), (3, True), (6, False), (8, False)}
-  assert_same_run((star.config, star.report), (config, again))
+  # Their costs differ: this run only read the base model.
+  assert again["digest"] == star.report["digest"]
+  assert_trees_equal(last_state(config), last_state(star.config))
 
 
 def test_only_correct_rationales_are_fitted_under_the_question_alone(star):
