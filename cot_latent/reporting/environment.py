@@ -77,6 +77,32 @@ def code(extra_module: str | None = None) -> tuple[dict[str, Any], str]:
   }, diff
 
 
+def drawing_code(code: Mapping[str, Any]) -> dict[str, Any]:
+  """Identifies the code that draws, whichever modules a run has imported.
+
+  Args:
+    code: The section code of a report, of this process.
+
+  Returns:
+    A hash over all modules of the package, imported or not, the hashes of other
+    modules, and the versions of packages.
+  """
+  root = pathlib.Path(cot_latent.__file__).parent
+  whole = {
+    str(path.relative_to(root)): files.sha256(path.read_bytes())
+    for path in sorted(root.rglob("*.py"))
+  }
+  return {
+    "package_sha256": files.sha256(files.to_json_line(whole).encode()),
+    "files": {
+      name: sha256
+      for name, sha256 in code["files"].items()
+      if name.partition(".")[0] != cot_latent.__name__
+    },
+    "packages": code["packages"],
+  }
+
+
 def code_name(code: Mapping[str, Any]) -> str:
   """Names the code of a report.
 

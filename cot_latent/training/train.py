@@ -197,7 +197,7 @@ def _shared_draws(
   settings, devices = plan.as_dict(config), jax.devices()
   made_by = [
     *(settings[name] for name in ("model", "tuning", "task", "mesh")),
-    *(devices[0].device_kind, len(devices), code),
+    *(devices[0].device_kind, len(devices), environment.drawing_code(code)),
   ]
   if config.method.scores_answers():  # words end its rationales
     made_by.append(settings["method"]["likelihood"])

@@ -72,6 +72,19 @@ def test_changes_of_the_package_count(checkout, name, is_modified, in_diff):
   assert len(code["revision"]) == 40
 
 
+def test_draws_are_of_the_whole_package_and_not_of_what_was_imported(checkout):
+  code = {"files": {"cot_latent.cli": "a", "mine": "b"}, "packages": {"c": "1"}}
+  found = environment.drawing_code(code)
+  assert found["files"] == {"mine": "b"}
+  assert found["packages"] == {"c": "1"}
+  other = code | {"files": {"cot_latent.em": "c", "mine": "b"}, "revision": "d"}
+  assert environment.drawing_code(other) == found
+  (checkout / "cot_latent/new.py").write_text("two\n")
+  changed = environment.drawing_code(code)
+  assert changed != found
+  assert changed | {"package_sha256": found["package_sha256"]} == found
+
+
 def test_a_wheel_is_named_by_its_files(tmp_path, monkeypatch):
   package = str(tmp_path / "site-packages/cot_latent/__init__.py")
   monkeypatch.setattr(environment.cot_latent, "__file__", package)

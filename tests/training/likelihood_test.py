@@ -87,7 +87,8 @@ def test_a_killed_run_resumes_bit_for_bit(whole, place, tmp_path):
 
 
 def shared_draws(config, code="this"):
-  return train._shared_draws(config, {"revision": code})
+  code = {"files": {"my_methods": code}, "packages": {}}
+  return train._shared_draws(config, code)
 
 
 def test_only_runs_whose_rationales_end_alike_share_draws(tmp_path):
