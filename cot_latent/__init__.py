@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+  from cot_latent.data.examples import Examples as Examples
   from cot_latent.data.prompts import Prompts as Prompts
-  from cot_latent.data.task import Examples as Examples
   from cot_latent.data.task import Task as Task
   from cot_latent.em import likelihood as likelihood
   from cot_latent.em.drawing import Drawer as Drawer
@@ -53,7 +53,7 @@ _PUBLIC = {
   "Draws": "cot_latent.models.api:Draws",
   "Drawer": "cot_latent.em.drawing:Drawer",
   "EStep": "cot_latent.em.estep:EStep",
-  "Examples": "cot_latent.data.task:Examples",
+  "Examples": "cot_latent.data.examples:Examples",
   "MemoryState": "cot_latent.inference.memory:MemoryState",
   "Method": "cot_latent.em.method:Method",
   "OuterLoops": "cot_latent.em.method:OuterLoops",
