@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import ctypes
 import functools
 import gc
 import os
@@ -20,6 +21,7 @@ T = TypeVar("T")
 _MAPS = pathlib.Path("/proc/self/maps")
 _MAP_LIMIT = pathlib.Path("/proc/sys/vm/max_map_count")
 _WORTH_KEEPING = 0.1  # seconds to compile
+_NEEDS_MUCH_MEMORY = 1.0  # seconds to compile
 _TROUBLE = re.compile(
   r"Error (?:reading|writing) persistent compilation cache entry for .*?: "
   r"(.*)",
@@ -168,7 +170,7 @@ def _tell(why: str) -> None:
 
 
 def watch() -> None:
-  """Begins to count, once per process."""
+  """Begins to count, and to return what compiling used; once per process."""
   global _is_watching
   if not _is_watching:
     _is_watching = True
@@ -207,3 +209,18 @@ def _note_duration(event: str, duration_secs: float, **_) -> None:
       num_compiled=_so_far.num_compiled + 1,
       seconds=_so_far.seconds + duration_secs,
     )
+    if duration_secs >= _NEEDS_MUCH_MEMORY:
+      return_memory()
+
+
+def return_memory() -> bool:
+  """Returns memory that is free to the system, where the C library can.
+
+  XLA's compiler uses many small objects. When they are freed, glibc keeps their
+  pages for later, in one pool for each of many threads.
+
+  Returns:
+    Whether there was any; False with a C library other than glibc.
+  """
+  trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+  return trim is not None and bool(trim(0))

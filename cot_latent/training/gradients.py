@@ -52,9 +52,8 @@ def parts_by_term(
     share = np.array([1, subtracted @ weights / (kept @ weights)], np.float32)
     parts += [p._replace(share=share) for p in split(lengths, weights, size)]
   alone = np.where(in_kept, 0, subtracted)
-  if alone.any() or not parts:
-    share = np.array([0, 1], np.float32)
-    parts += [p._replace(share=share) for p in split(lengths, alone, size)]
+  share = np.array([0, 1], np.float32)
+  parts += [p._replace(share=share) for p in split(lengths, alone, size)]
   return parts
 
 
@@ -67,12 +66,14 @@ def split(lengths: np.ndarray, weights: np.ndarray, size: int) -> list[Part]:
     size: Rows in a part.
 
   Returns:
-    One part or more.
+    The parts; none if no row has weight.
   """
   order = np.argsort(-lengths, kind="stable")
   order = order[weights[order] != 0]
-  missing = max(1, -(-len(order) // size)) * size - len(order)
-  filler = np.full(missing, order[-1] if len(order) else 0)
+  if not len(order):
+    return []
+  missing = -len(order) % size
+  filler = np.full(missing, order[-1])
   rows = np.concatenate([order, filler])
   filled = np.pad(weights[order], (0, missing))
   shape = (-1, size)

@@ -1,7 +1,10 @@
 """What is compiled is kept on disk and counted."""
 
+import ctypes
 import json
+import mmap
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -144,6 +147,43 @@ def test_what_is_made_with_equal_arguments_is_shared():
       make(3)
   assert len(kept) == 1
   assert make(3) is not make(3)
+
+
+def resident():
+  """Bytes of memory that this process holds now."""
+  pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
+  return int(pages) * mmap.PAGESIZE
+
+
+@pytest.mark.skipif(
+  not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc"
+)
+def test_memory_that_is_free_is_returned():
+  library = ctypes.CDLL(None)
+  library.malloc.restype = ctypes.c_void_p
+  library.free.argtypes = [ctypes.c_void_p]
+  size, number = 4000, 20_000
+  pointers = [library.malloc(size) for _ in range(number)]
+  for pointer in pointers:
+    ctypes.memset(pointer, 1, size)
+  # While the last one is in use, the others' pages stay in the process.
+  for pointer in pointers[:-1]:
+    library.free(pointer)
+  before = resident()
+  assert compilation.return_memory()
+  assert before - resident() > size * number / 2
+  library.free(pointers[-1])
+
+
+def test_memory_is_returned_after_a_long_compilation(monkeypatch):
+  calls = []
+  monkeypatch.setattr(compilation, "return_memory", lambda: calls.append(1))
+  compilation.watch()
+  event = "/jax/core/compile/backend_compile_duration"
+  jax.monitoring.record_event_duration_secs(event, 0.9)
+  assert not calls
+  jax.monitoring.record_event_duration_secs(event, 1.1)
+  assert calls == [1]
 
 
 def test_other_systems_have_no_such_limit(monkeypatch, tmp_path):

@@ -309,6 +309,32 @@ def test_a_row_of_both_terms_is_differentiated_once():
       )
 
 
+@pytest.mark.parametrize("by_term", [False, True])
+def test_without_weights_the_model_is_not_differentiated(monkeypatch, by_term):
+  """And the optimizer takes its step, with a gradient of zero."""
+  monkeypatch.setattr(gradients, "of_part", None)
+  optimizer = optax.adam(1.0)
+  params = jax.tree.map(jnp.copy, PARAMS)
+  nothing = jax.tree.map(jnp.zeros_like, PARAMS)
+  before = optimizer.update(PARAMS, optimizer.init(PARAMS))[1]
+  updates, after = optimizer.update(nothing, before)
+  expected = jax.tree.map(lambda p, u: p - 0.5 * u, PARAMS, updates)
+  prompts, targets, _ = rows(num=4)
+  weights = np.zeros(4, np.float32)
+  terms = (np.zeros((2, 4), np.float32), 0.3) if by_term else ()
+  updated = mstep.build_step(MODEL, optimizer, 2)(
+    *(params, before, None, 0.5, prompts, targets, weights, *terms)
+  )
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6),
+    (updated.params, updated.opt_state),
+    (expected, after),
+  )
+  assert updated.norm == updated.loss == 0
+  assert updated.is_finite
+  assert np.isnan(updated.log_prob.fetch()).all()
+
+
 def test_no_subtracted_term_is_the_plain_step():
   prompts, targets, _ = rows(num=4)
   kept = np.array([0.5, 0, 0.25, 0.25], np.float32)
