@@ -312,9 +312,9 @@ def dry_run(capsys, *flags):
 
 def test_a_part_of_a_study(capsys):
   whole = dry_run(capsys, "--seeds=3")[1]
-  assert len(whole) == 3 * 8 * 2
+  assert len(whole) == 3 * 9 * 2
   later = dry_run(capsys, "--seeds=2", "--first_seed=1")[1]
-  assert later == whole[16:]
+  assert later == whole[18:]
   some = dry_run(capsys, "--seeds=2", "--only=trice-bbh_object")[1]
   assert some == [f"trice-bbh_object_counting-s{seed}" for seed in (0, 1)]
   assert dry_run(capsys, "--only=comet") == (

@@ -42,7 +42,7 @@ register(
   "synthetic_formula_short_v1",
   "formula",
   levels=(1,),
-  guess_rate=0.7,
+  guess_rate=0.75,
   slip_rate=0.05,
 )
 common.register_mixture(
