@@ -28,6 +28,8 @@ include 'gin/runs/quickstart.gin'
 BASE_STEPS = 150
 TRAIN_STEPS = {STEPS}
 BATCH_SIZE = 8
+TRAIN_SPLIT = 'train[:200]'
+EVAL_SPLIT = 'test[:50]'
 EVAL_PERIOD = 100
 EVAL_BATCH_SIZE = 200
 NUM_VOTES = 0

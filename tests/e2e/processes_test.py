@@ -219,6 +219,7 @@ DEATHS = [
 LOOPED = [
   *("--gin_file=gin/methods/rest_em.gin", "--gin.LOOP_STEPS=5"),
   *("--gin.TRAIN_STEPS=12", "--gin.BASE_STEPS=60"),
+  *("--gin.TRAIN_SPLIT='train[:300]'", "--gin.EVAL_SPLIT='test[:50]'"),
 ]
 
 
