@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -56,7 +57,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(place):
   """The folder of one whole run, by one process."""
-  start(place, "alone", 1).finish(0)
+  start(place, "alone", 1, f"--gin.BASE_DIR='{place / 'base'}'").finish(0)
   return place / "alone"
 
 
@@ -201,7 +202,12 @@ def report_of(directory):
 
 def test_two_processes_one_is_killed_and_another_number_resumes(place, alone):
   directory = place / "killed"
-  pod = start(place, "killed", 2)
+  # Only its base model is there already; several_undisturbed fit their own.
+  base = place / "base-killed"
+  base.mkdir()
+  (fitted,) = (place / "base").glob("*.npz")
+  shutil.copy(fitted, base)
+  pod = start(place, "killed", 2, f"--gin.BASE_DIR='{base}'")
   wait_for_step(pod, directory, 3)
   pod.processes[1].send_signal(signal.SIGKILL)
   (_, errors), (_, silence) = pod.finish(1, -signal.SIGKILL)
@@ -211,7 +217,9 @@ def test_two_processes_one_is_killed_and_another_number_resumes(place, alone):
   assert "process 0 stops, most likely because another one has ended" in line
   assert "Traceback" not in errors
   (resumed,) = start(
-    place, "killed", 1, "--gin.NUM_MODEL_SHARDS=2", num_devices=4
+    *(place, "killed", 1, f"--gin.BASE_DIR='{base}'"),
+    "--gin.NUM_MODEL_SHARDS=2",
+    num_devices=4,
   ).finish(0)
   assert f"{STEPS} steps of trice on chain_v1" in resumed[0]
   report = report_of(directory)
