@@ -109,6 +109,22 @@ def test_numbers_are_at_full_precision(tmp_path):
   assert {row["unit"] for row in rows} == {"share", "sequences"}
 
 
+def test_an_interval_of_accuracies_ends_at_none_and_all(tmp_path, monkeypatch):
+  """Student's factor for three seeds would take it beyond."""
+  greedy = {"trice": (200, 200, 150), "trice_basic": (0, 0, 50)}
+  monkeypatch.setattr(made_up, "GREEDY", greedy)
+  text = make_tables(write_case(tmp_path))
+  assert r"91.7 ± 35.9 \[" in text
+  rows = read_csv(tmp_path)
+  for method, end, wanted in (("trice", "high", 1), ("trice_basic", "low", 0)):
+    found = number(rows, method, "Greedy", f"seeds_and_questions_{end}")
+    assert found == wanted
+  difference = number(
+    rows, "trice", "Greedy", "difference_seeds_and_questions_high"
+  )
+  assert difference > 1
+
+
 def test_every_cell_names_its_reports(tmp_path):
   make_tables(write_case(tmp_path))
   made = json.loads((tmp_path / "chain.cells.json").read_text())

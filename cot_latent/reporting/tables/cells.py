@@ -102,6 +102,10 @@ def _estimate(
   found = comparison.add_questions(
     comparison.estimate(list(values.by_seed.values())), values.strata
   )
+  if column.unit == "share" and found.with_questions is not None:
+    # A few seeds that differ widen it beyond what an accuracy can be.
+    low, high = found.with_questions
+    found = found._replace(with_questions=(max(low, 0.0), min(high, 1.0)))
   is_simple = column.average is None and not column.is_of_votes
   if len(runs) > 1 or column.decoder is None or not is_simple:
     return found

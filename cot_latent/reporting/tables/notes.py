@@ -38,7 +38,7 @@ def _notes_on_runs(table: Table) -> Iterator[str]:
       f": the mean over {len(runs)} seeds ({seeds}) ± half of Student’s 95% "
       "interval over seeds, which says what other seeds would give on these "
       "questions; in brackets the 95% interval by bootstrap over seeds and "
-      "questions."
+      "questions, which ends at 0 and 100 at most."
     )
   else:
     text += f": one seed ({seeds})"
