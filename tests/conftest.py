@@ -92,3 +92,20 @@ def compile_once() -> Iterator[None]:
 
   with toy.shared_compilation():
     yield
+
+
+@pytest.fixture(scope="module")
+def read_once() -> Iterator[None]:
+  """Has a process read a task once for all commands that open it."""
+  from cot_latent.data import open as opening
+  from cot_latent.training import train
+
+  once, whole = functools.cache(opening.open_task), train.prepare
+
+  def prepare(config, gin_record, open_task=once, *others):
+    return whole(config, gin_record, open_task, *others)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(opening, "open_task", once)
+    patch.setattr(train, "prepare", prepare)
+    yield

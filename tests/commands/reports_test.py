@@ -15,7 +15,7 @@ from cot_latent.runtime import files
 from cot_latent.training import tuning
 from tests.commands import inside_t5x
 
-pytestmark = pytest.mark.usefixtures("compile_once")
+pytestmark = pytest.mark.usefixtures("compile_once", "read_once")
 
 RUN = [
   "--gin_file=gin/runs/quickstart.gin",

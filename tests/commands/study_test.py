@@ -28,7 +28,7 @@ from tests.models.hf.hub_configs import HUB
 from tests.reporting import made_up
 from tests.training.kills import act_at
 
-pytestmark = pytest.mark.usefixtures("compile_once")
+pytestmark = pytest.mark.usefixtures("compile_once", "read_once")
 
 COMMON = """
 from __gin__ import dynamic_registration
