@@ -24,8 +24,12 @@ from tests import processes
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 6
 SMALL = f"""
+from __gin__ import dynamic_registration
+from cot_latent.models import decoder
+
 include 'gin/runs/quickstart.gin'
 
+decoder.DecoderConfig.num_layers = 1
 BASE_STEPS = 150
 TRAIN_STEPS = {STEPS}
 BATCH_SIZE = 8

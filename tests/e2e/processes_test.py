@@ -220,6 +220,7 @@ LOOPED = [
   *("--gin_file=gin/methods/rest_em.gin", "--gin.LOOP_STEPS=5"),
   *("--gin.TRAIN_STEPS=12", "--gin.BASE_STEPS=60"),
   *("--gin.TRAIN_SPLIT='train[:300]'", "--gin.EVAL_SPLIT='test[:50]'"),
+  "--gin.decoder.DecoderConfig.num_layers=1",
 ]
 
 
