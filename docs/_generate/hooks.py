@@ -42,7 +42,12 @@ EXAMPLES = {
   f"examples/{path.name}": f"examples/{path.stem}.md"
   for path in sorted((ROOT / "examples").glob("*.py"))
 }
-TABLES = sorted((ROOT / "reports/tables").glob("*.md"))
+# A table that no run fills has no plot, and is not shown.
+TABLES = [
+  path
+  for path in sorted((ROOT / "reports/tables").glob("*.md"))
+  if path.with_suffix(".png").exists()
+]
 IMAGES = {"benchmarks/results/speed.png": "results/speed.png"} | {
   f"reports/tables/{path.stem}.png": f"results/{path.stem}.png"
   for path in TABLES
