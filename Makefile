@@ -3,8 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Python compiles what is imported, which is a small part of what is installed.
-# It may store that here, also where an image says otherwise: TensorFlow then
-# starts in a third of the time.
+# It stores the result, even if the environment forbids that: TensorFlow then
+# starts in a third of the CPU time.
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 TEST_TPU := JAX_PLATFORMS=cpu PYTHONPATH=.cache/libtpu$${PYTHONPATH:+:$$PYTHONPATH} \
