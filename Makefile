@@ -1,4 +1,4 @@
-# Needs Python 3.11 or newer, git and make; everything else is installed into
+# Needs Python 3.11 to 3.13, git and make; everything else is installed into
 # .venv from requirements.lock.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -15,7 +15,7 @@ TEST_TPU := JAX_PLATFORMS=cpu PYTHONPATH=.cache/libtpu$${PYTHONPATH:+:$$PYTHONPA
 setup: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed; set PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --require-hashes -r requirements.lock
 	$(INSTALL) --no-deps --no-build-isolation --editable .

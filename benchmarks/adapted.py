@@ -257,7 +257,7 @@ def share_of_matrix_rate(found: dict[str, Any], num_layers: int = 30) -> float:
 def table(results: dict[str, Any]) -> str:
   """Writes the figures as Markdown."""
   lines = [
-    f"| | {OURS} | {PEER} | factor | in CPU seconds | must reach | "
+    f"| | {OURS} | {PEER} | speed-up | in CPU seconds | target | "
     f"{OURS}: compiling | {OURS}: memory | {PEER}: memory | load |",
     "|---|---|---|---|---|---|---|---|---|---|",
   ]

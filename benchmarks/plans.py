@@ -62,8 +62,8 @@ TOPOLOGIES = {
 QUESTIONS = 128
 LENGTHS = "prefix=600,prompt=256,train=7473,test=1319"
 HEAD = (
-  *("model", "trained", "slice", "topology", "mesh", "layers compiled"),
-  *("compiling, s", "fits", "GiB", "s per step", "padding"),
+  *("model", "trained", "slice", "mesh", "fits", "GiB per device", "in"),
+  *("s a step, at least", "of these sampling"),
 )
 
 Run = Callable[[list[str]], int]
@@ -88,7 +88,8 @@ def main(arguments: list[str] | None = None, run: Run | None = None) -> int:
   _say(HEAD)
   _say(["---"] * len(HEAD))
   has_failed = False
-  for one in itertools.product(MODELS, TRAINED, TOPOLOGIES):
+  for place, model, trained in itertools.product(TOPOLOGIES, MODELS, TRAINED):
+    one = (model, trained, place)
     path = options.output / file_name(*one, options.layers)
     if not path.exists() and options.only in path.name:
       status = (run or _run)(command(*one, options.layers, path))
@@ -97,7 +98,7 @@ def main(arguments: list[str] | None = None, run: Run | None = None) -> int:
         _say(failed_row(*one, status))
         continue
     if path.exists():
-      _say(row(*one[:2], json.loads(path.read_text())))
+      _say(row(model, trained, json.loads(path.read_text())))
   return int(has_failed)
 
 
@@ -157,19 +158,26 @@ def command(
 
 
 def row(model: str, trained: str, plan: dict[str, Any]) -> list[str]:
-  """Returns the cells of a plan's row."""
+  """Returns the cells of a plan's row.
+
+  They are what was compiled, whether it fits, the memory of the function that
+  needs the most, that function, and the least time of a step.
+  """
   verdict, run, mesh = plan["verdict"], plan["run"], plan["mesh"]
-  compiled = " and ".join(map(str, plan["compiled_depths"]))
+  depths = plan["compiled_depths"]
+  if depths != [plan["depth"]]:
+    layers = " and ".join(map(str, depths))
+    model = f"{model}, from {layers} of {plan['depth']} layers"
   padding = [f"{name} {part:.0%}" for name, part in verdict["padding"].items()]
+  needed, available = (verdict[x] / 2**30 for x in ("needed", "available"))
   return [
     *_named(model, trained, plan["topology"]),
-    f"{mesh['data']} x {mesh['model']}",
-    f"{compiled} of {plan['depth']}",
-    f"{plan['compile_seconds']:.0f}",
-    "yes" if verdict["fits"] else f"no: {verdict['program']}",
-    f"{verdict['needed'] / 2**30:.3g} of {verdict['available'] / 2**30:.4g}",
-    "-" if run is None else f"{run['step']:.3g}",
-    ", ".join(padding) or "none",
+    ", padding: ".join([f"{mesh['data']} x {mesh['model']}", *padding]),
+    "yes" if verdict["fits"] else "no",
+    f"{needed:.2f} of {available:.2f}",
+    verdict["program"],
+    "–" if run is None else f"{run['step']:.3g}",
+    "–" if run is None else f"{run['step_sampling']:.3g}",
   ]
 
 
@@ -178,12 +186,12 @@ def failed_row(
 ) -> list[str]:
   """Returns the cells of a plan that was not made."""
   cells = [*_named(model, trained, topology), f"failed (status {status})"]
-  return cells + ["-"] * (len(HEAD) - len(cells))
+  return cells + ["–"] * (len(HEAD) - len(cells))
 
 
 def _named(model: str, trained: str, topology: str) -> list[str]:
-  name = TOPOLOGIES[topology].name
-  return [model, trained.replace("_", " "), name, topology]
+  named = {"lora": "LoRA", "soft_prompt": "soft prompt"}.get(trained, trained)
+  return [model, named, TOPOLOGIES[topology].name]
 
 
 def _run(command: list[str]) -> int:

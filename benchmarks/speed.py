@@ -186,7 +186,7 @@ def measure_steps(
 def table(found: dict[str, Any]) -> str:
   """Writes the figures as Markdown."""
   lines = [
-    "| | ours | transformers | T5X | to the faster | must reach | "
+    "| | ours | transformers | T5X | speed-up over the faster | target | "
     "limit: memory | limit: arithmetic |",
     "|---|---|---|---|---|---|---|---|",
   ]

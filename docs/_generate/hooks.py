@@ -30,14 +30,9 @@ PAGES = {
   "EXPERIMENTS.md": "results/experiments.md",
   "README.md": "index.md",  # which says the same in its own order
   "reports/README.md": "tables.md",
-  "reports/tables/chain.md": "results/tables.md",
   "SECURITY.md": "project/security.md",
 }
-COPIED = {
-  path: page
-  for path, page in PAGES.items()
-  if path not in ("README.md", "reports/tables/chain.md")
-}
+COPIED = {path: page for path, page in PAGES.items() if path != "README.md"}
 EXAMPLES = {
   f"examples/{path.name}": f"examples/{path.stem}.md"
   for path in sorted((ROOT / "examples").glob("*.py"))
@@ -48,6 +43,7 @@ TABLES = [
   for path in sorted((ROOT / "reports/tables").glob("*.md"))
   if path.with_suffix(".png").exists()
 ]
+TABLE_PAGES = {f"reports/tables/{x.name}": "results/tables.md" for x in TABLES}
 IMAGES = {"benchmarks/results/speed.png": "results/speed.png"} | {
   f"reports/tables/{path.stem}.png": f"results/{path.stem}.png"
   for path in TABLES
@@ -109,7 +105,7 @@ def relink(text: str, path: str, uri: str) -> str:
     if not target or ":" in target:
       return match[0]
     place = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
-    page = (PAGES | EXAMPLES | IMAGES).get(place)
+    page = (PAGES | EXAMPLES | TABLE_PAGES | IMAGES).get(place)
     if page is None and place.startswith("docs/"):
       page = place.removeprefix("docs/")
     if page is None:

@@ -18,9 +18,10 @@ MADE = {
   "depth": 32,
   "compiled_depths": [2, 3],
   "compile_seconds": 61.4,
-  "run": {"step": 1.5},
+  "run": {"step": 1.5, "step_sampling": 0.25},
   "verdict": {
     "fits": True,
+    "program": "E-step: prefill",
     "needed": 3 * 2**30,
     "available": 95.74 * 2**30,
     "padding": {"gradient": 0.25},
@@ -43,16 +44,26 @@ def test_a_plan_that_fails_is_a_row_and_the_others_are_made(tmp_path, capsys):
   assert plans.main(arguments, make_or_fail) == 1
   rows = capsys.readouterr().out.splitlines()[2:]
   assert rows[0].startswith(
-    "| llama3_1_8b | lora | v5e-4 | v5e:2x2 | failed (status 2) | - |"
+    "| llama3_1_8b | LoRA | v5e-4 | failed (status 2) | – |"
   )
   assert rows[-1] == (
-    "| llama3_1_8b | lora | v5p-16 | v5p:2x2x2 | 2 x 4 | 2 and 3 of 32 | 61 | "
-    "yes | 3 of 95.74 | 1.5 | gradient 25% |"
+    "| llama3_1_8b, from 2 and 3 of 32 layers | LoRA | v5p-16 | "
+    "2 x 4, padding: gradient 25% | yes | 3.00 of 95.74 | E-step: prefill | "
+    "1.5 | 0.25 |"
   )
   assert len({row.count("|") for row in rows}) == 1
   # Nothing fails where nothing is made; whole plans are other files.
   assert plans.main([f"--output={tmp_path}", "--only=none"], make_or_fail) == 0
   assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_no_time_is_told_where_xla_itself_ran_out_of_memory():
+  whole = MADE | {"compiled_depths": [32], "run": None}
+  whole["verdict"] = MADE["verdict"] | {"fits": False, "padding": {}}
+  assert plans.row("qwen3_8b", "all", whole) == [
+    *("qwen3_8b", "all", "v5p-16", "2 x 4", "no", "3.00 of 95.74"),
+    *("E-step: prefill", "–", "–"),
+  ]
 
 
 @pytest.mark.parametrize("model", plans.MODELS)

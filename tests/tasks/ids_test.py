@@ -100,7 +100,8 @@ def tokenizer_of(kind, data_dir):
 def texts_of(prompts, name, rows, exemplars):
   """Whole prompts, as one text each."""
   prefix = prompts.prefix(name, exemplars)
-  assert prefix.count("Question: ") == 3
+  # The questions of web_of_lies begin with this word too.
+  assert f"\n\n{prefix}".count("\n\nQuestion: ") == 3
   return [
     prefix + prompts.fill(name, {"question": question, "answer": answer})
     for question, answer in zip(rows.questions, rows.answers, strict=True)
