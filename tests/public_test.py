@@ -1,5 +1,6 @@
 """`import cot_latent`: the names that it promises, and what they do."""
 
+import functools
 import importlib
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import cot_latent as cl
+from cot_latent.data.chat import Chat
 from cot_latent.models import decoder, language_model
 from tests.asserts import message_of
 
@@ -80,6 +82,28 @@ def test_rows_that_do_not_fit_are_refused():
     cl.Task.from_rows, ["a", "b"], ["1"]
   )
   assert "0 questions" in message_of(cl.Task.from_rows, [], [])
+  assert "row 1: 5 is not a string" in message_of(
+    cl.Task.from_rows, ["a", "b"], ["1", 5]
+  )
+
+
+@pytest.mark.parametrize("answer", ["Yes ", "a\nb", ""])
+def test_an_answer_that_no_sentence_states_is_refused(answer):
+  questions, answers = ["a", "b"], ["No", answer]
+  said = message_of(cl.Task.from_rows, questions, answers)
+  assert f"split 'train', row 1: the answer {answer!r} is not" in said
+  said = message_of(
+    functools.partial(cl.Task.from_rows, test=(questions, answers)),
+    ["c"],
+    ["d"],
+  )
+  assert "split 'test', row 1" in said
+  cl.Task.from_rows(questions, answers, check=by_length)
+
+
+def test_rows_have_no_chat():
+  made = functools.partial(cl.Task.from_rows, prompts=Chat())
+  assert "has no chat" in message_of(made, ["a"], ["b"])
 
 
 LETTERS = cl.Vocabulary(

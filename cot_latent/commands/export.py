@@ -7,7 +7,7 @@ from typing import Any
 
 from cot_latent.commands import quiet, reports
 from cot_latent.errors import UserError
-from cot_latent.runtime import terminal
+from cot_latent.runtime import files, terminal
 
 HELP = "write a run's model as a checkpoint that transformers loads"
 
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
   """Writes the checkpoint and prints where it is."""
   quiet.silence_logs()
+  files.check_output_folder("--output", options.output)
   terminal.say(
     export(
       options.report,

@@ -2,7 +2,7 @@
 
 import argparse
 
-from cot_latent.runtime import terminal
+from cot_latent.runtime import files, terminal
 
 HELP = "write a GGUF file as a checkpoint that transformers loads"
 
@@ -19,6 +19,7 @@ def run(options: argparse.Namespace) -> int:
   """Writes the folder."""
   from cot_latent.models.hf import weights
 
+  files.check_output_folder("--output", options.output)
   weights.convert(options.file, options.output)
   terminal.say(f"wrote {options.output} from {options.file}")
   return 0

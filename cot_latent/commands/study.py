@@ -135,8 +135,8 @@ class Run(NamedTuple):
     words = ["t5x", "train"]
     words += [f"--gin_file={name}" for name in self.gin_files]
     for binding in self.bindings:
-      name, _, value = binding.partition(" = ")
-      words.append(f"--gin.{name}={value}")
+      name, _, value = binding.partition("=")
+      words.append(f"--gin.{name.strip()}={value.strip()}")
     if search_paths:
       words.append(f"--gin_search_paths={','.join(search_paths)}")
     return shlex.join(words)
@@ -219,6 +219,10 @@ def _axes(
       )
     if len({*values}) < len(values):
       raise UserError(f"{path}: {macro} has a value twice: list each once")
+    if macro in _OWN:
+      raise UserError(
+        f"{path}: {macro} is no axis, because a study sets it for each run"
+      )
   known = {str(value) for values in axes.values() for value in values}
   for name, settings in tables.items():
     if name not in known:
@@ -341,10 +345,12 @@ class _Finished:
     from cot_latent.configuration import parsing
     from cot_latent.em import plan as run_plan
     from cot_latent.reporting import reading, record
+    from cot_latent.training import lengths
 
     path = one.directory / "report.json"
     reading.open_report(path)
     config, _ = parsing.parse(one.gin_files, one.bindings, self._search_paths)
+    config = lengths.limited(config, self._opened)  # as a run does
     fields = run_plan.as_dict(config)
     asked = {**report, "configuration": {"experiment": fields}}
     found = record.what_differs(report, asked)

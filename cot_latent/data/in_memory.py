@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from cot_latent.data.answers import checkers
 from cot_latent.data.answers import forms as answer_forms
 from cot_latent.data.answers.checkers import Convention
+from cot_latent.data.chat import Chat
 from cot_latent.data.examples import TokenizedSplit
 from cot_latent.data.prompts import Prompts
 from cot_latent.errors import UserError
@@ -23,9 +25,14 @@ def check(name: str, splits: Mapping[str, Rows], prompts: Prompts) -> None:
     prompts: How questions are put.
 
   Raises:
-    UserError: If a split has no questions or not one answer for each, or if the
-      prompts need worked examples.
+    UserError: If a split has no questions or not one answer for each, if one is
+      not a string, or if the prompts need worked examples or a chat template.
   """
+  if isinstance(prompts, Chat):
+    raise UserError(
+      "a task made of rows has no chat: give Prompts, with the template's text "
+      "in Prompts.prior and guide"
+    )
   if prompts.exemplars != "none":
     raise UserError(
       f"Prompts.exemplars = {prompts.exemplars!r}: a task made of rows has no "
@@ -37,6 +44,33 @@ def check(name: str, splits: Mapping[str, Rows], prompts: Prompts) -> None:
         f"task {name!r}, split {split!r}: {len(questions)} questions and "
         f"{len(answers)} answers; give one answer for each question"
       )
+    for place, row in enumerate(zip(questions, answers, strict=True)):
+      for text in row:
+        if not isinstance(text, str):
+          raise UserError(
+            f"task {name!r}, split {split!r}, row {place}: {text!r:.60} is not "
+            "a string"
+          )
+
+
+def check_answers(name: str, splits: Mapping[str, Rows]) -> None:
+  """Checks that a completion can state each known answer in a sentence.
+
+  Args:
+    name: The task's name, for errors.
+    splits: Questions and answers by the split's name.
+
+  Raises:
+    UserError: If no completion could equal an answer; names the first one.
+  """
+  for split, (_, answers) in splits.items():
+    for place, answer in enumerate(answers):
+      if not checkers.admits("text", answer):
+        raise UserError(
+          f"task {name!r}, split {split!r}, row {place}: the answer "
+          f"{answer!r:.60} is not {checkers.describe('text')}; fix it, or give "
+          "a check of your own"
+        )
 
 
 def conventions(

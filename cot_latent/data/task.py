@@ -95,7 +95,8 @@ class Task:
       A task with the split "train", and "test" if `test` is given.
 
     Raises:
-      UserError: If there are no questions, or not one answer for each.
+      UserError: If there are no questions, or not one answer for each, or if no
+        completion could state an answer.
 
     Example:
 
@@ -118,6 +119,8 @@ class Task:
     vocabulary = vocabulary or vocabularies.byte_vocabulary()
     in_memory.check(name, splits, prompts)
     has_form = check is None
+    if has_form:
+      in_memory.check_answers(name, splits)
     return cls(
       name=name,
       vocabulary=vocabulary,

@@ -162,6 +162,14 @@ def of_data(config: Experiment) -> tuple[Experiment, Lengths]:
     soft = config.tuning.length or tokens or max(missing, 0)
     if is_drawn:  # before hinted questions too
       guide_prefix += max(missing, 0)
+  elif is_drawn and missing <= 0:
+    raise UserError(
+      f"PROMPT_LENGTH = {config.task.prompt_length} has no room for worked "
+      f"examples: the longest prompt has {longest} tokens; set a larger one"
+    )
+  elif is_drawn and len({*data.train.tasks}) > 1:
+    # Each task draws its own, so that no beginning is shared.
+    prompt, guide = prompt + missing, guide + missing
   elif is_drawn:
     prefix, guide_prefix = prefix + missing, guide_prefix + missing
   return config, Lengths(

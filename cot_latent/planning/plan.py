@@ -102,8 +102,14 @@ def prepare(
     Mesh and rules, and the depths of the models to compile.
 
   Raises:
-    UserError: If the topology, its mesh or the depth is not possible.
+    UserError: If the topology, its mesh or the depth is not possible, or if the
+      method scores answers.
   """
+  if config.method.scores_answers():
+    raise UserError(
+      "--topology: a run with LIKELIHOOD = @likelihood.answer_given_rationale()"
+      " is not planned, only one with a checker, such as gin/methods/trice.gin"
+    )
   layout = partitioning.make_layout(
     config.mesh, chips.describe_devices(topology)
   )

@@ -286,9 +286,17 @@ def worked_rationales(
       If a run draws the examples itself, or there are none, those of the task
       are used instead, and if it has none, training questions.
     data_dir: Folder of the task's files.
+
+  Raises:
+    UserError: If a task was not registered with this package.
   """
   found: list[str] = []
   for one in MIXTURES.get(name := resolve(name), [name]):
+    if one not in INFO:
+      raise UserError(
+        f"{one!r} was not registered with cot_latent.tasks.common.register, so "
+        "its worked examples are not known: set LENGTH_FACTOR = None"
+      )
     info = INFO[one]
     asked = prompts or info.prompts
     if asked.exemplars in ("none", "bootstrapped"):

@@ -58,6 +58,9 @@ class OptimizerConfig:
     check_within(self, "warmup_steps", 0, math.inf)
     for name in ("final_ratio", "b1", "b2"):
       check_within(self, name, 0, 1)
+    for name in ("b1", "b2"):
+      if getattr(self, name) == 1:
+        raise UserError(f"OptimizerConfig.{name} = 1: must be below 1")
 
 
 @dataclasses.dataclass(frozen=True)

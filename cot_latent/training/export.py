@@ -11,7 +11,7 @@ from cot_latent.errors import UserError
 from cot_latent.models import language_model, lora
 from cot_latent.models.hf import weights as hf_weights
 from cot_latent.runtime import lock
-from cot_latent.training import base, checkpoints, setup, tuning
+from cot_latent.training import base, checkpoints, lengths, setup, tuning
 from cot_latent.training.experiment import (
   BaseConfig,
   Experiment,
@@ -65,6 +65,7 @@ def export(
     raise UserError(f"no checkpoints in {directory}: give the run's own folder")
   assert not isinstance(config.model, Given)  # its base is no checkpoint
   source = pathlib.Path(began_with.path)
+  config = lengths.limited(config, open_task)  # names the base model
   task = open_task(config.task.source)
   vocabulary = task.vocabulary
   params: Any

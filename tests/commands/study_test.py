@@ -335,6 +335,7 @@ def test_a_part_of_a_study(capsys):
     ("SEED = []", "SEED must be a list"),
     ("SEED = [1.5]", "SEED must be a list"),
     ("SEED = [1, 1]", "SEED has a value twice"),
+    ("SEED = [1, 2]", "SEED is no axis, because a study sets it"),
     (
       "TASK = ['a']\n[b]\nSTOP = 'x'",
       r"\[b\] is not a value of an axis: use one",
@@ -425,9 +426,8 @@ def test_every_arm_has_every_seed(finished):
   names = {f"{m}-s{seed}" for m in ("few_shot", "rloo") for seed in (0, 1)}
   reports = read_reports(output)
   assert set(reports) == names
-  assert reports["rloo-s0"]["results"] != reports["rloo-s1"]["results"] or (
-    reports["rloo-s0"]["digest"] != reports["rloo-s1"]["digest"]
-  )
+  one, other = (reports[f"rloo-s{seed}"]["parts"] for seed in (0, 1))
+  assert one != other  # the hashes of what was drawn
   # Arms of one seed share their base model.
   assert len(list((output / "base").glob("*.npz"))) == 2
 
@@ -442,6 +442,28 @@ def test_what_is_complete_is_left_alone(finished, capsys):
   assert "all 4 runs are complete" in out
   after = {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
   assert before == after
+
+
+def test_a_finished_run_whose_length_was_cut_is_known(tmp_path, capsys):
+  """Its report has the length that worked examples give."""
+  folder = write_study(tmp_path / "arms", ["few_shot"])
+  arguments = [
+    "study",
+    str(folder),
+    "--seeds=1",
+    f"--output={tmp_path / 'out'}",
+  ]
+  arguments += ["--gin.MAX_LENGTH=64", "--gin.LENGTH_FACTOR=1.25"]
+  for said in ("===", "all 1 runs are complete"):
+    assert cli.main(arguments) == 0
+    assert said in capsys.readouterr().out
+  report = json.loads((tmp_path / "out/few_shot-s0/report.json").read_text())
+  assert report["configuration"]["experiment"]["task"]["max_length"] < 64
+
+
+def test_a_command_has_bindings_however_they_are_spaced():
+  one = study.Run("x", ["a.gin"], ["STEPS=5", "SEED = 1"], pathlib.Path("x"))
+  assert one.command([]).endswith(" --gin.STEPS=5 --gin.SEED=1")
 
 
 @pytest.fixture

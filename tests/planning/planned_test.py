@@ -29,6 +29,11 @@ def call(capsys, *arguments):
   ("arguments", "message"),
   [
     ([QUICKSTART, "--topology=v5e:2x2"], "--topology needs --dry_run"),
+    (
+      [*PLAN, ASSUMED, "--gin_file=gin/methods/trice_mh.gin"],
+      "--topology: a run with LIKELIHOOD = @likelihood.answer_given_rationale()"
+      " is not planned",
+    ),
     ([QUICKSTART, "--dry_run", "--layers=1"], "--layers needs --topology"),
     ([QUICKSTART, "--dry_run", "--topology=v5e"], "give a chip of v5e, v5p"),
     ([QUICKSTART, "--dry_run", "--topology=v9:2x2"], "give a chip of v5e, v5p"),

@@ -168,7 +168,7 @@ def test_one_seed_has_the_interval_over_questions(tmp_path):
   text = make_tables(write_case(tmp_path, seeds=[1]))
   low, high = stats.wilson_interval(184, 200)
   assert f"| TRICE | 92.0 \\[{100 * low:.1f}, {100 * high:.1f}\\] |" in text
-  assert "one seed (1), with Wilson’s 95% interval" in text
+  assert "one seed (1), with Wilson’s 95% interval over questions." in text
   rows = read_csv(tmp_path)
   assert number(rows, "trice", "Greedy", "wilson_low") == low
   assert number(rows, "trice", "Greedy", "wilson_high") == high

@@ -53,6 +53,8 @@ def test_a_method_may_have_several_draws():
     ("clip_norm", -1.0, "must be above 0"),
     ("final_ratio", 1.5, "must be between 0 and 1"),
     ("b1", 2.0, "must be between 0 and 1"),
+    ("b1", 1.0, "must be below 1"),
+    ("b2", 1.0, "must be below 1"),
     ("eps", -1.0, "must be above 0"),
   ],
 )

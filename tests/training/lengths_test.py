@@ -51,6 +51,12 @@ def test_without_a_factor_nothing_is_cut():
   assert lengths.limited(config, toy.open_task) is config
 
 
+def test_a_task_of_another_library_has_no_worked_examples(monkeypatch):
+  monkeypatch.setattr(common, "resolve", lambda name: name)  # SeqIO has it
+  with pytest.raises(UserError, match=r"'foreign' was not .*LENGTH_FACTOR"):
+    common.worked_rationales("foreign", None, None)
+
+
 def test_a_cache_has_no_worked_examples():
   config = make(1.25)
   source = dataclasses.replace(config.task.source, cache="a.npz")

@@ -33,11 +33,17 @@ def qwen2(fields: Fields) -> dict[str, Any]:
     "max_window_layers",
     "a whole number",
     lambda x: type(x) is int and x >= 0,
-    0,
+    None,
     0,
   )
   window = fields.size("sliding_window", None)
   if not fields.flag("use_sliding_window", False):
+    window = None
+  elif first is None or window is None:
+    fields.problems.append(
+      f"{fields.place}: use_sliding_window needs sliding_window and "
+      "max_window_layers"
+    )
     window = None
   return (
     _sizes(fields)

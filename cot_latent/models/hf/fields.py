@@ -8,6 +8,7 @@ reported together.
 import dataclasses
 import json
 import pathlib
+import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -147,7 +148,7 @@ class Fields:
     value = self.get(
       name,
       "a number above 0",
-      lambda x: type(x) in (int, float) and 0 < x < float("inf"),
+      lambda x: type(x) in (int, float) and 0 < x <= sys.float_info.max,
       default,
       1.0,
     )

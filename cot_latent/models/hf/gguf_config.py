@@ -155,9 +155,12 @@ def _gemma(model_type: str, fields: Fields) -> dict[str, Any]:
 def _scaling(
   file: File, fields: Fields, config: dict[str, Any]
 ) -> dict[str, Any] | None:
-  """Reads the scaling of rotary positions."""
+  """Reads the scaling of rotary positions.
+
+  A factor without a type is linear, as llama.cpp takes it.
+  """
   kind = fields.choice(
-    "rope.scaling.type", {"none": None, "linear": "linear"}, "none"
+    "rope.scaling.type", {"none": None, "linear": "linear"}, "linear"
   )
   factor = fields.number("rope.scaling.factor", None)
   if kind and factor:

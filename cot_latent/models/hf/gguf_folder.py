@@ -10,17 +10,14 @@ from cot_latent.models.hf import gguf_config, gguf_tokenizer
 def write_beside(path: pathlib.Path, folder: pathlib.Path) -> None:
   """Writes all files of a checkpoint except its weights.
 
+  The caller has read the config, and so refused what is not supported.
+
   Args:
     path: Path of the GGUF file.
     folder: Folder to write to.
-
-  Raises:
-    UserError: If the file has a setting that is not supported.
   """
-  fields = gguf_config.read_fields(path)
-  fields.finish()
   contents = {
-    hf_fields.FILE: fields.values,
+    hf_fields.FILE: gguf_config.read_fields(path).values,
     "tokenizer_config.json": gguf_tokenizer.read_settings(path),
     "generation_config.json": gguf_tokenizer.read_generation(path),
   }

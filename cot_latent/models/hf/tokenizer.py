@@ -341,7 +341,7 @@ def _bos_id(
 
 
 def _ends(files: TokenizerFiles, tokenizer: _Tokenizer, size: int) -> set[int]:
-  """Returns special tokens that end a completion or a model's turn."""
+  """Returns tokens that end a completion, special or not, or a model's turn."""
   found = {*files.eos_ids()}
   if files.chat_template is not None:
     end = chat_template.end_of_turn(
@@ -349,7 +349,7 @@ def _ends(files: TokenizerFiles, tokenizer: _Tokenizer, size: int) -> set[int]:
     )
     if end is not None:
       found.add(tokenizer.ids[end])
-  return {end for end in found & tokenizer.special if end < size}
+  return {end for end in found if end < size}
 
 
 def _chat(

@@ -42,11 +42,11 @@ def _notes_on_runs(table: Table) -> Iterator[str]:
     )
   else:
     text += f": one seed ({seeds})"
-    text += (
-      ", with Wilson’s 95% interval over questions."
-      if "wilson" in kinds
-      else "."
-    )
+    if "wilson" in kinds:
+      text += ", with Wilson’s 95% interval over questions"
+    if "bootstrap" in kinds:
+      text += "; the 95% interval of an average is by bootstrap over questions"
+    text += "."
   yield text
   yield from _notes_on_votes(table, runs[0])
   if any(column.decoder == "self_consistency" for column in spec.columns):

@@ -234,6 +234,43 @@ def test_a_setting_that_is_not_supported_is_refused(
     hf_config.read_config(path)
 
 
+@pytest.mark.parametrize(
+  ("settings", "expected"),
+  [
+    ({"rope.scaling.factor": 8.0}, 8.0),
+    ({"rope.scaling.factor": 8.0, "rope.scaling.type": "linear"}, 8.0),
+    ({"rope.scaling.factor": 8.0, "rope.scaling.type": "none"}, None),
+    ({"rope.scaling.type": "linear"}, None),
+  ],
+)
+def test_a_factor_of_positions_is_linear_by_default(
+  tmp_path, settings, expected
+):
+  path = written(tmp_path, "llama_tied", settings=settings)
+  scaling = hf_config.read_config(path).rope_scaling
+  assert (scaling and scaling.factor) == expected
+
+
+def test_an_ignored_setting_does_not_forbid_an_export(tmp_path):
+  made = tokenizers.byte_level(["<|endoftext|>"])
+  add = gguf_writer.byte_level(made, "gpt-2", "<|endoftext|>")
+  path = written(tmp_path, "llama_tied", settings={"foo": 3}, tokenizer=add)
+  with pytest.raises(UserError, match="foo = 3 is not known"):
+    hf_config.read_config(path)
+  config = hf_config.read_config(path, ignore=["foo"])
+  params = hf_weights.load(path, config, hf_config.vocab_size(path))
+  hf_weights.save(tmp_path / "out", params, path)
+  assert (tmp_path / "out/config.json").exists()
+
+
+@pytest.mark.parametrize("output", ["file/out", "file/a/b"])
+def test_an_output_below_a_file_is_one_line(tmp_path, capsys, output):
+  path = written(tmp_path, "llama_tied")
+  (tmp_path / "file").write_text("")
+  assert cli.main(["import", str(path), f"--output={tmp_path / output}"]) == 2
+  assert "is a file, not a folder" in capsys.readouterr().err
+
+
 def test_files_that_are_no_tokenizer_files(tmp_path):
   path = tmp_path / "a.gguf"
   with pytest.raises(UserError, match=r"cannot read .*No such file"):

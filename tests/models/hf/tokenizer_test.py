@@ -693,6 +693,14 @@ def test_eos_of_the_models_own_files(place, given, tmp_path):
   assert seqio_vocabularies.load(folder).eos_id == 341
 
 
+def test_an_end_need_not_be_a_special_token(tmp_path):
+  """As in `transformers`, which ends at every id of the list."""
+  ids = [341, checkpoints.llama_3().token_to_id("a")]
+  folder = save(tmp_path, generation_config={"eos_token_id": ids})
+  found = seqio_vocabularies.load(folder).wrapped
+  assert [undo(found, [end]) for end in found.end_ids] == [[ids[1]]]
+
+
 def test_bos_of_the_post_processor(tmp_path):
   """And what tokenizer_config.json says of it goes before."""
   made = checkpoints.llama_3()

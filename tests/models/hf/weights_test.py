@@ -545,6 +545,9 @@ LINEAR = DEFAULT | {"rope_type": "linear", "factor": 2.0}
       "local_layers need a sliding_window",
     ),
     ("qwen2_window", {"max_window_layers": "a"}, "max_window_layers = 'a'"),
+    ("qwen2_window", {"max_window_layers": None}, "needs sliding_window and"),
+    ("qwen2_window", {"sliding_window": None}, "needs sliding_window and"),
+    ("llama", {"rms_norm_eps": 10**400}, "rms_norm_eps = 1000"),
     (
       "qwen2_window",
       {"layer_types": ["chunked_attention"] * 2},
