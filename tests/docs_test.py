@@ -204,7 +204,7 @@ def test_the_quickstart_on_the_page_is_the_report_of_the_repository():
   [shown] = [
     block.text
     for block in read_blocks(ROOT / "docs/install.md")
-    if "held-out accuracy" in block.text
+    if "report: runs/quickstart/report.html" in block.text
   ]
   printed = summary.report_text(report, pathlib.Path("runs/quickstart"))
   assert shown.endswith(f"\n{printed}\n")
