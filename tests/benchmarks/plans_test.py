@@ -17,7 +17,6 @@ MADE = {
   "mesh": {"data": 2, "model": 4},
   "depth": 32,
   "compiled_depths": [2, 3],
-  "compile_seconds": 61.4,
   "run": {"step": 1.5, "step_sampling": 0.25},
   "verdict": {
     "fits": True,

@@ -41,12 +41,13 @@ def _notes_on_runs(table: Table) -> Iterator[str]:
       "questions, which ends at 0 and 100 at most."
     )
   else:
+    intervals = {
+      "wilson": "Wilson’s 95% interval over questions",
+      "bootstrap": "the 95% interval by bootstrap over questions",
+    }
+    named = [text for kind, text in intervals.items() if kind in kinds]
     text += f": one seed ({seeds})"
-    if "wilson" in kinds:
-      text += ", with Wilson’s 95% interval over questions"
-    if "bootstrap" in kinds:
-      text += "; the 95% interval of an average is by bootstrap over questions"
-    text += "."
+    text += f", with {' or '.join(named)}." if named else "."
   yield text
   yield from _notes_on_votes(table, runs[0])
   if any(column.decoder == "self_consistency" for column in spec.columns):
