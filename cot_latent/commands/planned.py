@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--assume",
     metavar="NAME=N,...",
     help="sizes to use instead of reading the data: vocab and prompt (needed), "
-    "prefix, guide, guide_prefix and soft in tokens, train and test in "
-    "questions",
+    "prefix, guide, guide_prefix, base, base_prefix and soft in tokens, train "
+    "and test in questions",
   )
   group.add_argument(
     "--layers",

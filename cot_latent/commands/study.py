@@ -8,9 +8,11 @@ runs are left alone, so that the same command resumes a study that was stopped.
 """
 
 import argparse
+import collections
 import functools
 import itertools
 import pathlib
+import re
 import shlex
 import time
 import tomllib
@@ -28,6 +30,7 @@ HELP = "run every arm of a study with every seed; resume an unfinished study"
 
 _SHARED = "common.gin"  # included by the arms; not an arm itself
 _AXES = "axes.toml"
+_NO_NAME = re.compile(r"[^\w.-]+")  # of an axis' value, in a folder's name
 _OWN = ("SEED", "MODEL_DIR", "BASE_DIR")  # what a study sets itself
 
 
@@ -162,7 +165,7 @@ def plan(
     first_seed: The first seed; the others follow it.
 
   Raises:
-    UserError: If the folder has no arms.
+    UserError: If the folder has no arms, or if two runs have one name.
   """
   path = pathlib.Path(folder)
   if not path.is_dir():
@@ -177,7 +180,8 @@ def plan(
   runs = []
   for seed in range(first_seed, first_seed + num_seeds):
     for arm, point in itertools.product(arms, points):
-      name = "-".join([arm.stem, *map(str, point.values()), f"s{seed}"])
+      words = (_NO_NAME.sub("_", str(value)) for value in point.values())
+      name = "-".join([arm.stem, *words, f"s{seed}"])
       own = point.copy()
       for value in point.values():
         own |= settings_of.get(str(value), {})
@@ -189,6 +193,12 @@ def plan(
       settings = [f"{key} = {value!r}" for key, value in own.items()]
       names = [str(arm), *gin_files]
       runs.append(Run(name, names, [*bindings, *settings], root / name))
+  for name, number in collections.Counter(one.name for one in runs).items():
+    if number > 1:
+      raise UserError(
+        f"{path}: {number} runs have the name {name}: rename an arm, or use "
+        "other values of axes"
+      )
   return runs
 
 

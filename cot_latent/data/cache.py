@@ -17,6 +17,7 @@ from cot_latent.data.source import Source
 from cot_latent.data.task import Task
 from cot_latent.errors import UserError
 from cot_latent.models import vocabularies
+from cot_latent.models.hf import gguf_files, packaged, tokenizer_files
 from cot_latent.models.hf import tokenizer as hf_tokenizer
 from cot_latent.runtime import arrays as stored_arrays
 
@@ -240,12 +241,31 @@ def _check_asked_for(path: str, source: Source, task: Task) -> None:
     source.vocabulary is not None and task.vocabulary.name == vocabularies.BYTES
   ):
     what = "bytes, not the pieces of VOCABULARY"
+  elif not _has_vocabulary(task, source.vocabulary):
+    what = f"tokens of a {task.vocabulary.name}, not those of VOCABULARY"
   elif source.bos not in (None, task.vocabulary.bos_id is not None):
     what = f"prompts with{'out' * source.bos} BOS"
   if what:
     raise UserError(
       f"CACHE: {path} holds {what}; make another with `t5x cache`"
     )
+
+
+def _has_vocabulary(task: Task, asked: str | None) -> bool:
+  """Whether a task's tokens are those of a file, if that exists here."""
+  path = None if asked is None else packaged.locate(asked)
+  if path is None or not path.exists():
+    return True
+  content: bytes | None
+  if path.is_dir() or path.suffix in (".json", gguf_files.SUFFIX):
+    if tokenizer_files.byte_extra_ids(path) is not None:
+      return True
+    found = tokenizer_files.read_files(path)
+    content = found.pieces.read_bytes() if found.pieces else found.tokenizer
+  else:
+    content = path.read_bytes()
+  digest = hashlib.sha256(content or b"").hexdigest()
+  return f"sha256 {digest[:16]}" in task.vocabulary.name
 
 
 def _to_array(content) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 from cot_latent.data.examples import Examples
 from cot_latent.data.task import Task
 from cot_latent.em.drawn_parts import Phase
+from cot_latent.errors import UserError
 from cot_latent.inference import rng
 from cot_latent.models.api import PAD_ID, Sampler
 
@@ -92,6 +93,8 @@ class Drawer:
       is replaced by the next.
     part_batches: Batches of rows that one call of the sampler draws; if the
       draws are kept on disk, each call is one part.
+    max_length: Tokens T of a completion. Padding is added to narrower draws,
+      and wider ones are an error. None is the width of the draws.
   """
 
   sampler: Sampler
@@ -99,6 +102,7 @@ class Drawer:
   examples: Examples
   batch_size: int = 64
   part_batches: int = 64
+  max_length: int | None = None
 
   def draw_and_check(
     self,
@@ -130,6 +134,9 @@ class Drawer:
 
     Returns:
       The completions and their verdicts, in the order of the rows.
+
+    Raises:
+      UserError: If the sampler draws more than `max_length` tokens.
     """
     examples = self.examples
     given = examples.prompts if prompts is None else prompts
@@ -151,13 +158,27 @@ class Drawer:
       )
       drawn = part.draws
     tokens, ended, log_prob = drawn
-    tokens, ended = np.asarray(tokens, np.int32), np.asarray(ended, bool)
+    tokens = self._with_width(np.asarray(tokens, np.int32))
+    ended = np.asarray(ended, bool)
     seconds = time.perf_counter() - began
     answers = [examples.answers[i] for i in rows]
     return check(self.task, tokens, ended, answers)._replace(
       log_prob=None if log_prob is None else np.asarray(log_prob).sum(axis=1),
       sampling_seconds=seconds,
     )
+
+  def _with_width(self, tokens: np.ndarray) -> np.ndarray:
+    """Pads draws [R, t] to [R, T]."""
+    missing = (
+      0 if self.max_length is None else self.max_length - tokens.shape[1]
+    )
+    if missing < 0:
+      raise UserError(
+        f"the model's method sample returned rows of {tokens.shape[1]} tokens, "
+        f"and max_length is {self.max_length}: end the draws there, or set a "
+        "larger max_length"
+      )
+    return np.pad(tokens, ((0, 0), (0, missing)), constant_values=PAD_ID)
 
   def draw_batches(
     self,

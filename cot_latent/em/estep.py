@@ -103,6 +103,7 @@ class EStep:
       self.examples,
       self.batch_size,
       self.part_batches,
+      self.max_length,
     )
 
   def empty_memory(self) -> memory.MemoryState:

@@ -61,6 +61,11 @@ class OuterLoops:
         "OuterLoops.source = 'human' is one loop without hints: leave "
         "hint_on_failure and first_steps out"
       )
+    if self.first_steps is None and (self.growth, self.max_steps) != (1, None):
+      raise UserError(
+        "OuterLoops.growth and max_steps have no effect without first_steps: "
+        "set it, or leave them out"
+      )
 
   def loop_steps(self, loop: int, num_steps: int) -> int:
     """Returns the steps of a loop, from 0, in a run of `num_steps` or fewer.
@@ -248,7 +253,11 @@ class Method:
     return num_train * self.num_draws * (1 + self.loops.hint_on_failure)
 
   def drawn_by_steps(self, steps: int, batch_size: int, num_train: int) -> int:
-    """Returns the maximum of sequences that the steps of a run draw."""
+    """Returns the most sequences that the steps of a run draw.
+
+    Loops that end early (`OuterLoops.stop_loss`) are not expected, and each of
+    them lets one more loop begin.
+    """
     if self.loops is None:
       return steps * batch_size * self.num_draws
     return self.loops.num_loops(steps) * self.drawn_by_loop(num_train)

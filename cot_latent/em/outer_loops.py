@@ -9,7 +9,7 @@ al. 2022; Singh et al. 2024 (ReST-EM).
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -199,28 +199,43 @@ def remember(
 
 
 class Collected(NamedTuple):
-  """The rationales of a loop.
+  """The rationales of a loop: R = N x K rows, those of a question together.
 
   Attributes:
-    checked: N x K rows; the rows of a question are together.
-    num_sampled: Sequences drawn; more than the rows if some were hinted, and 0
-      if people wrote them.
+    tokens: [R, T] int32, the rationales.
+    is_correct: [R] bool, their correctness.
+    written: All rationales that were written for it: the first draws and, if
+      some of these failed, the hinted ones; or those of people.
+    is_drawn: Whether the model wrote them.
     seconds_before: Time of earlier processes for draws that were read.
   """
 
-  checked: Checked
-  num_sampled: int
+  tokens: np.ndarray
+  is_correct: np.ndarray
+  written: Sequence[Checked]
+  is_drawn: bool = True
   seconds_before: float = 0.0
 
   def charged_to(self, info: StepInfo) -> StepInfo:
     """Adds the cost of drawing to the step in which the loop begins."""
-    checked, is_drawn = self.checked, self.num_sampled > 0
+    if not self.is_drawn:
+      return info
+    seconds = sum(checked.sampling_seconds for checked in self.written)
     return info._replace(
-      num_sampled=self.num_sampled,
-      num_tokens=checked.num_tokens() if is_drawn else 0,
-      sampling_seconds=checked.sampling_seconds + self.seconds_before,
-      checking_seconds=checked.checking_seconds,
+      num_sampled=sum(len(checked.tokens) for checked in self.written),
+      num_tokens=sum(checked.num_tokens() for checked in self.written),
+      sampling_seconds=seconds + self.seconds_before,
+      checking_seconds=sum(c.checking_seconds for c in self.written),
       seconds_before=self.seconds_before,
+    )
+
+  def fractions(self) -> tuple[np.float32, np.float32]:
+    """Returns the shares of `written` that were cut and without an answer."""
+    ended = np.concatenate([checked.ended for checked in self.written])
+    answers = [answer for checked in self.written for answer in checked.answers]
+    return (
+      1 - ended.mean(dtype=np.float32),
+      np.mean([answer is None for answer in answers], dtype=np.float32),
     )
 
 
@@ -265,21 +280,16 @@ def collect(
       parts=parts,
     )
 
-  def collected(checked, num_sampled):
-    return Collected(checked, num_sampled, parts.seconds_read if parts else 0.0)
-
   drawn = draw(params, examples.prompts, slice(None), 0)
-  failed = np.flatnonzero(~drawn.is_correct)
-  if not loops.hint_on_failure or not len(failed):
-    return collected(drawn, len(rows))
-  again = draw(*e_step.hinted(params), failed, 1)
-  drawn.tokens[failed] = again.tokens
-  drawn.is_correct[failed] = again.is_correct
-  checked = drawn._replace(
-    sampling_seconds=drawn.sampling_seconds + again.sampling_seconds,
-    checking_seconds=drawn.checking_seconds + again.checking_seconds,
-  )
-  return collected(checked, len(rows) + len(failed))
+  tokens, is_correct, written = drawn.tokens, drawn.is_correct, [drawn]
+  failed = np.flatnonzero(~is_correct)
+  if loops.hint_on_failure and len(failed):
+    again = draw(*e_step.hinted(params), failed, 1)
+    tokens, is_correct = tokens.copy(), is_correct.copy()
+    tokens[failed], is_correct[failed] = again.tokens, again.is_correct
+    written.append(again)
+  seconds_before = parts.seconds_read if parts else 0.0
+  return Collected(tokens, is_correct, written, True, seconds_before)
 
 
 def given(task: Task, examples: Examples) -> Collected:
@@ -287,7 +297,9 @@ def given(task: Task, examples: Examples) -> Collected:
   # A rationale that was truncated to T tokens lacks its end.
   _, ended = task.ending.lengths(examples.targets)
   checked = drawing.check(task, examples.targets, ended, examples.answers)
-  return Collected(checked._replace(checking_seconds=0.0), 0)
+  return Collected(
+    checked.tokens, checked.is_correct, (checked,), is_drawn=False
+  )
 
 
 def next_pool(
@@ -302,18 +314,17 @@ def next_pool(
     step: Steps taken so far.
     num_steps: Steps of the run; the loop ends with the run at the latest.
   """
-  method, loop, checked = e_step.method, int(old.loop) + 1, collected.checked
+  method, loop, tokens = e_step.method, int(old.loop) + 1, collected.tokens
   assert method.loops is not None
   shape = (-1, method.num_draws)
   ends_at = step + method.loops.loop_steps(loop, num_steps)
+  capped_fraction, unparseable_fraction = collected.fractions()
   return _place_pool(
     e_step.layout,
-    tokens=checked.tokens.reshape(*shape, checked.tokens.shape[-1]),
-    is_correct=checked.is_correct.reshape(shape),
-    capped_fraction=1 - checked.ended.mean(dtype=np.float32),
-    unparseable_fraction=np.mean(
-      [a is None for a in checked.answers], dtype=np.float32
-    ),
+    tokens=tokens.reshape(*shape, tokens.shape[-1]),
+    is_correct=collected.is_correct.reshape(shape),
+    capped_fraction=capped_fraction,
+    unparseable_fraction=unparseable_fraction,
     loop=np.int32(loop),
     began_at=np.int32(step),
     ends_at=np.int32(min(ends_at, num_steps)),

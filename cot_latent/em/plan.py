@@ -104,7 +104,8 @@ def _setting(value: Any, around: tuple[int, ...]) -> Any:
   """Returns a setting as JSON, or its type's name if JSON cannot hold it."""
   if callable(value):
     if id(value) in around:
-      return value.__qualname__  # a function that calls itself
+      # A function that calls itself, or an object with a partial of a method.
+      return getattr(value, "__qualname__", type(value).__qualname__)
     return _describe(value, around)
   if isinstance(value, np.generic | np.ndarray | jax.Array):
     return np.asarray(value).tolist()

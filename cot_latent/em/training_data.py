@@ -66,10 +66,11 @@ def common_beginning(
     [L] int32, the tokens.
 
   Raises:
-    UserError: If they are not longer by the same tokens.
+    UserError: If they are not longer by the same tokens, or if they are of
+      other questions.
   """
-  begins = set()
-  for long, short in zip(longer, rows, strict=True):
+  begins = set() if len(longer) == len(rows) else {()}
+  for long, short in zip(longer, rows, strict=False):
     number = len(long) - len(short)
     start = int(bos_id is not None and short[:1].tolist() == [bos_id])
     fits = long[start + number :].tolist() == short[start:].tolist()

@@ -117,7 +117,12 @@ class Profiler:
         yield
       is_over = number >= self._last
     finally:
-      if is_over and self._is_on:
-        self._is_on = False
-        jax.profiler.stop_trace()
-        terminal.say(f"profile: {self._folder}", is_error=True)
+      if is_over:
+        self.close()
+
+  def close(self) -> None:
+    """Writes what was recorded, also if the last step to record is to come."""
+    if self._is_on:
+      self._is_on = False
+      jax.profiler.stop_trace()
+      terminal.say(f"profile: {self._folder}", is_error=True)

@@ -120,7 +120,8 @@ def control_variate(
 
   Raises:
     TypeError: If `correct_first_acceptance` is not a bool.
-    ValueError: If `scale` is unknown, or `fit_period` is less than 1.
+    ValueError: If `scale` is unknown, or if `fit_period` is less than 1 or is
+      given without a fitted scale.
 
   Reference: Phan et al. 2023, section 3.2 and Algorithm 1, for K = 1.
 
@@ -140,6 +141,11 @@ def control_variate(
     return FittedControlVariate(correct_first_acceptance, fit_period)
   if scale != "paper":
     raise ValueError(f"scale must be 'paper' or 'fitted', not {scale!r}")
+  if fit_period != 1:
+    raise ValueError(
+      f"fit_period = {fit_period!r} has no effect with scale = 'paper': leave "
+      "it out, or set scale = 'fitted'"
+    )
 
   def weigh(
     transition: Transition, *, correct_first_acceptance: bool

@@ -12,8 +12,9 @@ from cot_latent.data.examples import Examples
 from cot_latent.data.open import open_task
 from cot_latent.errors import UserError
 from cot_latent.models import token_rows
+from cot_latent.models.api import PAD_ID
 from cot_latent.models.stops import Ending
-from cot_latent.training import bootstrap, lengths, loading
+from cot_latent.training import lengths, loading
 from cot_latent.training.experiment import Experiment
 from cot_latent.training.tuning import SoftPrompt
 
@@ -26,10 +27,14 @@ class Lengths:
 
   Attributes:
     vocab: Size of the vocabulary.
-    prompt: Longest prompt of a question, without the prefix, P.
+    prompt: Longest prompt of a question, training or held out, without the
+      prefix, P.
     prefix: Tokens of the prefix, P'.
     guide: Longest hinted prompt, without its prefix; 0 is as `prompt`.
     guide_prefix: Tokens of the hinted prompts' prefix.
+    base: Longest prompt to which the base model is fitted, hinted or not,
+      without its prefix; 0 is as `prompt`.
+    base_prefix: Tokens of these prompts' prefix.
     soft: Soft tokens before each prompt, if a soft prompt is trained.
     train: Training questions.
     test: Held-out questions.
@@ -41,6 +46,8 @@ class Lengths:
   prefix: int = 0
   guide: int = 0
   guide_prefix: int = 0
+  base: int = 0
+  base_prefix: int = 0
   soft: int = 0
   train: int = 10_000
   test: int = 1_000
@@ -113,6 +120,7 @@ def _check_prompts(config: Experiment, found: Lengths) -> None:
   parts = {
     ("prefix", "prompt"): (found.prefix, found.prompt),
     ("guide_prefix", "guide"): (found.guide_prefix, found.guide),
+    ("base_prefix", "base"): (found.base_prefix, found.base),
   }
   for names, numbers in parts.items():
     if (length := sum(numbers)) > most:
@@ -151,33 +159,32 @@ def of_data(config: Experiment) -> tuple[Experiment, Lengths]:
   config = lengths.limited(config, open_task)
   data = loading.load_data(config)
   prefix, prompt = _widths(data.train.prompts)
+  prompt = max(prompt, sum(_widths(data.test.prompts)) - prefix)
   guides = data.train.guides if data.hinted is None else data.hinted
   guide_prefix, guide = _widths(guides)
   soft = 0
-  is_drawn = bootstrap.is_wanted(data)
+  is_drawn = data.draws_exemplars()
   longest = max(_longest(data.train), _longest(data.test))
-  missing = (config.task.prompt_length - longest) // _STEP * _STEP
+  missing = max(config.task.prompt_length - longest, 0) // _STEP * _STEP
   if isinstance(config.tuning, SoftPrompt):
     tokens = 0 if data.soft_tokens is None else len(data.soft_tokens)
-    soft = config.tuning.length or tokens or max(missing, 0)
+    soft = config.tuning.length or tokens or missing
     if is_drawn:  # before hinted questions too
-      guide_prefix += max(missing, 0)
-  elif is_drawn and missing <= 0:
-    raise UserError(
-      f"PROMPT_LENGTH = {config.task.prompt_length} has no room for worked "
-      f"examples: the longest prompt has {longest} tokens; set a larger one"
-    )
+      guide_prefix += missing
   elif is_drawn and len({*data.train.tasks}) > 1:
     # Each task draws its own, so that no beginning is shared.
     prompt, guide = prompt + missing, guide + missing
   elif is_drawn:
     prefix, guide_prefix = prefix + missing, guide_prefix + missing
+  base_prefix, base = _base_widths(data.base)
   return config, Lengths(
     vocab=data.task.vocabulary.size,
     prompt=prompt,
     prefix=prefix,
     guide=guide,
     guide_prefix=guide_prefix,
+    base=base,
+    base_prefix=base_prefix,
     soft=soft,
     train=len(data.train),
     test=len(data.test),
@@ -189,6 +196,24 @@ def _widths(prompts: np.ndarray) -> tuple[int, int]:
   """Tokens of the common prefix, and the width of the rest."""
   prefix, rest = token_rows.compact_prompts(prompts)
   return len(prefix), rest.shape[1]
+
+
+def _base_widths(examples: Examples | None) -> tuple[int, int]:
+  """The same of a fit, whose minibatches are half hinted; 0 without a fit."""
+  if examples is None:
+    return 0, 0
+  both = examples.prompts, examples.guides
+  width = max(rows.shape[1] for rows in both)
+  return _widths(
+    np.concatenate(
+      [
+        np.pad(
+          rows, ((0, 0), (width - rows.shape[1], 0)), constant_values=PAD_ID
+        )
+        for rows in both
+      ]
+    )
+  )
 
 
 def _longest(examples: Examples) -> int:

@@ -59,23 +59,35 @@ def samplings(config: Experiment, lengths: Lengths) -> list[Sampling]:
   elif method.loops is not None and method.loops.source != "human":
     rows = min(lengths.train * method.num_draws, most)
     found.append(Sampling("loop", rows, size, lengths.prompt, lengths.prefix))
+    if method.loops.hint_on_failure:
+      found.append(_hinted("hinted loop", rows, config, lengths))
   rows = min(lengths.test * max(1, votes), most)
   found.append(
     Sampling("evaluation", rows, size, lengths.prompt, lengths.prefix)
   )
-  if method.memory_start != "empty":
-    is_guide = method.memory_start == "guide" and lengths.guide
+  rows = min(lengths.train, most)
+  if method.memory_start == "guide":
+    found.append(_hinted("memory start", rows, config, lengths))
+  elif method.memory_start == "prior":
     found.append(
-      Sampling(
-        "memory start",
-        min(lengths.train, most),
-        size,
-        lengths.guide if is_guide else lengths.prompt,
-        lengths.guide_prefix if is_guide else lengths.prefix,
-        bool(is_guide) and tuning.has_guide(config.tuning),
-      )
+      Sampling("memory start", rows, size, lengths.prompt, lengths.prefix)
     )
   return found
+
+
+def _hinted(
+  name: str, rows: int, config: Experiment, lengths: Lengths
+) -> Sampling:
+  """Returns a call whose prompts have the answer as a hint."""
+  is_longer = bool(lengths.guide)
+  return Sampling(
+    name,
+    rows,
+    config.evaluation.batch_size,
+    lengths.guide if is_longer else lengths.prompt,
+    lengths.guide_prefix if is_longer else lengths.prefix,
+    is_longer and tuning.has_guide(config.tuning),
+  )
 
 
 class Compiler:
@@ -212,7 +224,10 @@ class Compiler:
       model, shapes.optimizer, places, by_term
     )
     beside = self._kept(params, frozen) if not is_base else 0.0
-    prefix = shape(layout, (lengths.prefix,), jnp.int32)
+    widths = lengths.prefix, lengths.prompt
+    if is_base and lengths.base:
+      widths = lengths.base_prefix, lengths.base
+    prefix = shape(layout, (widths[0],), jnp.int32)
     shared = self._compile(
       f"{name}: prefix",
       begin,
@@ -227,7 +242,7 @@ class Compiler:
     if sums is None:
       return
     size = partitioning.padded(layout, "batch", rows)
-    prompts = shape(layout, (size, lengths.prompt), jnp.int32, "batch")
+    prompts = shape(layout, (size, widths[1]), jnp.int32, "batch")
     targets = shape(layout, (size, config.task.max_length), jnp.int32, "batch")
     weights = shape(layout, (size,), jnp.float32, "batch")
     share = [jax.ShapeDtypeStruct((2,), jnp.float32)] if by_term else []

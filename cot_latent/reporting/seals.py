@@ -34,9 +34,11 @@ FREE_FIELDS = (
   "tuning.source.data_dir",
   "tuning.source.cache",
 )
+_START = "base.start.path"
 # Files that are identified by their content: the report's section on the data
-# has the hash.
+# has a vocabulary's hash, and the journal that of the parameters.
 _BY_CONTENT = (
+  _START,
   "task.source.vocabulary",
   "base.source.vocabulary",
   "tuning.source.vocabulary",
@@ -106,9 +108,17 @@ def computed(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_place(name: str, value: Any) -> Any:
-  """Returns a setting without what does not matter: a vocabulary's path."""
-  is_place = name in _BY_CONTENT and value is not None
-  return "a file" if is_place else value
+  """Returns a setting without what does not matter: the path of a file.
+
+  Args:
+    name: Its dotted name.
+    value: Its value. The model that a base begins with may be a file of an
+      installed package; that name is not a place, and stays.
+  """
+  if name not in _BY_CONTENT or value is None:
+    return value
+  is_package = name == _START and str(value).startswith("package:")
+  return value if is_package else "a file"
 
 
 def decisive_randomness(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -301,6 +301,7 @@ class Report:
       # T5X evaluates after it has saved, and again when it resumes.
       runlog.drop_evaluation(folder, resume_at)
     self._profiler = Profiler(self._watch, folder)
+    self._held.callback(self._profiler.close)
     log = StoredLog(
       self._store,
       sections,

@@ -192,14 +192,14 @@ def fit_once(
   base = config.base
   assert isinstance(base, BaseConfig)
   seed = config.seed if base.seed is None else base.seed
-  name = _name(config, examples, start)
+  name = _name(config, examples, start, model.ending.stop)
   saves = folder or directory
 
   def fit_or_resume():
     if saves is None:
       return fit(model, base, examples, seed, report_step, start)
     unfinished = saves / f"{name}{_UNFINISHED}"
-    checkpoints = Checkpoints(unfinished)
+    checkpoints = Checkpoints(unfinished, "delete it to fit from the beginning")
     try:
       params = fit(model, base, examples, seed, report_step, start, checkpoints)
     finally:
@@ -313,7 +313,8 @@ def read(
   assert data.base is not None
   assert folder is not None
   start = _start(config, base, data, model)
-  path = folder / f"{_name(config, data.base, start)}.npz"
+  name = _name(config, data.base, start, model.ending.stop)
+  path = folder / f"{name}.npz"
   if not path.is_file():
     raise UserError(
       f"the base model of the run in {directory} is not in {folder}: `t5x "
@@ -367,7 +368,12 @@ def _write(path: pathlib.Path, params: Any) -> None:
   files.write_atomically(path, stream.getvalue())
 
 
-def _name(config: Experiment, examples: Examples, start: Any = None) -> str:
+def _name(
+  config: Experiment,
+  examples: Examples,
+  start: Any = None,
+  stop: tuple[str, ...] = (),
+) -> str:
   """Names a base model by a hash of all that makes it."""
   settings = as_dict(config)
   source = ("data_dir", "cache", "module")
@@ -378,6 +384,8 @@ def _name(config: Experiment, examples: Examples, start: Any = None) -> str:
   if start is not None:  # the weights count, not where they are stored
     base["start"] = digests.tree_sha256(start)
     del task["vocabulary"]
+  if stop:  # a fit leaves out what follows the first one in a target
+    base["stop"] = stop
   return files.short_hash(
     [
       settings["model"],

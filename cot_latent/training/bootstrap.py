@@ -47,29 +47,6 @@ class Exemplar(NamedTuple):
   tokens: list[int]
 
 
-def is_wanted(data: Data) -> bool:
-  """Whether a run draws worked examples, for prompts or for a soft prompt."""
-  is_soft = data.soft_task is not None
-  return is_soft or data.task.prompts.exemplars == "bootstrapped"
-
-
-def room(data: Data, prompt_length: int) -> int:
-  """Counts the tokens that worked examples may take before every question.
-
-  Args:
-    data: The questions, without the examples.
-    prompt_length: Maximum tokens of a prompt.
-  """
-  if data.soft_task is not None:
-    return np.iinfo(np.int32).max  # embeddings take no tokens of the prompt
-  longest = max(
-    int((array != PAD_ID).sum(axis=1).max())
-    for examples in (data.train, data.test)
-    for array in (examples.prompts, examples.guides)
-  )
-  return prompt_length - longest
-
-
 def draw(
   drawer: Drawer,
   params: Any,

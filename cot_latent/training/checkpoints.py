@@ -23,15 +23,21 @@ class Checkpoints:
   is damaged, and the one before it is used.
   """
 
-  def __init__(self, directory: pathlib.Path):
+  def __init__(
+    self, directory: pathlib.Path, remedy: str = "choose another MODEL_DIR"
+  ):
     """Opens the folder, or creates it.
+
+    Args:
+      directory: The folder.
+      remedy: What to do if no checkpoint in it can be used.
 
     Raises:
       UserError: If there are checkpoints and all of them are damaged.
     """
     self._directory = directory.absolute()
     if processes.is_first():
-      _set_aside_damaged(self._directory)
+      _set_aside_damaged(self._directory, remedy)
     processes.wait_for_all("checkpoints")
     self._manager = ocp.CheckpointManager(
       self._directory,
@@ -144,7 +150,7 @@ def _fault(folder: pathlib.Path) -> str | None:
   return None
 
 
-def _set_aside_damaged(directory: pathlib.Path) -> None:
+def _set_aside_damaged(directory: pathlib.Path, remedy: str) -> None:
   """Renames unusable checkpoints, down to the last usable one."""
   if not directory.is_dir():
     return
@@ -163,7 +169,7 @@ def _set_aside_damaged(directory: pathlib.Path) -> None:
   if damaged and len(bad) == len(folders):
     raise UserError(
       f"no checkpoint in {directory} can be used ({damaged[0]}): put one back, "
-      "or choose another MODEL_DIR"
+      f"or {remedy}"
     )
   is_used = "the one before is used"
   if len(bad) == len(folders):

@@ -22,7 +22,7 @@ from cot_latent.runtime.validation import (
   check_types,
   check_within,
 )
-from cot_latent.training.tuning import Tuning
+from cot_latent.training.tuning import SoftPrompt, Tuning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,9 +252,13 @@ def run_id(config: Experiment) -> str:
     )
   elif isinstance(base, Pretrained):
     base = Pretrained("")
+  tuned = config.tuning
+  if isinstance(tuned, SoftPrompt) and tuned.source is not None:
+    tuned = without_folders(tuned)
   settings = as_dict(
     dataclasses.replace(
       config,
+      tuning=tuned,
       task=without_folders(config.task),
       base=base,
       model_dir=None,

@@ -1,6 +1,6 @@
 """Any model in the embedded trainer, from a sampler and a scorer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -76,11 +76,9 @@ class GivenModel:
         report_done(min(start + size, len(prompts)))
     has_log_prob = all(part.log_prob is not None for part in parts)
     return Draws(
-      jnp.concatenate([jnp.asarray(part.tokens) for part in parts]),
+      _joined([part.tokens for part in parts], PAD_ID),
       jnp.concatenate([jnp.asarray(part.ended) for part in parts]),
-      jnp.concatenate([jnp.asarray(part.log_prob) for part in parts])
-      if has_log_prob
-      else None,
+      _joined([part.log_prob for part in parts], 0) if has_log_prob else None,
     )
 
   def encode_prefix(self, params: Any, prefix: Array) -> Array:
@@ -99,3 +97,18 @@ class GivenModel:
       order = jnp.argsort(whole != PAD_ID, axis=1, stable=True)
       prompts = jnp.take_along_axis(whole, order, axis=1)
     return self.model.log_prob(params, prompts, targets)
+
+
+def _joined(parts: Sequence[Array], padding: int) -> jax.Array:
+  """Joins arrays [R, t] of different t, padded at the end to the widest."""
+  width = max(part.shape[1] for part in parts)
+  return jnp.concatenate(
+    [
+      jnp.pad(
+        jnp.asarray(part),
+        ((0, 0), (0, width - part.shape[1])),
+        constant_values=padding,
+      )
+      for part in parts
+    ]
+  )

@@ -11,6 +11,7 @@ from cot_latent.data.source import Source
 from cot_latent.data.task import Task
 from cot_latent.em import training_data
 from cot_latent.errors import UserError
+from cot_latent.models.api import PAD_ID
 from cot_latent.models.hf import config as hf_config
 from cot_latent.models.vocabularies import Vocabulary
 from cot_latent.training import experiment
@@ -44,6 +45,25 @@ class Data(NamedTuple):
   soft_tokens: np.ndarray | None = None
   soft_task: Task | None = None
   hinted: np.ndarray | None = None
+
+  def draws_exemplars(self) -> bool:
+    """Whether the run draws worked examples, for prompts or a soft prompt."""
+    is_soft = self.soft_task is not None
+    return is_soft or self.task.prompts.exemplars == "bootstrapped"
+
+  def room(self, prompt_length: int) -> int:
+    """Counts the tokens that worked examples may take before every question.
+
+    Args:
+      prompt_length: Maximum tokens of a prompt.
+    """
+    if self.soft_task is not None:
+      return np.iinfo(np.int32).max  # embeddings take no tokens of the prompt
+    return prompt_length - max(
+      int(_num_tokens(array).max())
+      for examples in (self.train, self.test)
+      for array in (examples.prompts, examples.guides)
+    )
 
 
 class _Soft(NamedTuple):
@@ -102,7 +122,29 @@ def load_data(
     else soft.examples.guides[_places(task, settings.train_split, train)],
   )
   _check_size(settings.train_split, loaded.train, config.batch_size)
+  if loaded.draws_exemplars():
+    _check_room(loaded, settings.prompt_length)
   return loaded
+
+
+def _check_room(data: Data, prompt_length: int) -> None:
+  """Checks that the shortest worked examples that there can be have room."""
+  wanted = (data.soft_task or data.task).prompts.num_exemplars
+  train = data.train
+  own = np.maximum(_num_tokens(train.prompts), _num_tokens(train.guides))
+  least = wanted * int(own.min())
+  if (room := data.room(prompt_length)) < least:
+    raise UserError(
+      f"PROMPT_LENGTH = {prompt_length} leaves {max(room, 0)} tokens for "
+      f"worked examples before the longest question, and {wanted} of them take "
+      f"more than {least}: set a larger PROMPT_LENGTH or fewer "
+      "Prompts.num_exemplars"
+    )
+
+
+def _num_tokens(rows: np.ndarray) -> np.ndarray:
+  """Counts the tokens of rows [N, P] without padding: [N]."""
+  return (rows != PAD_ID).sum(axis=1)
 
 
 def _check_pretrained(folder: str, vocabulary: Vocabulary) -> None:

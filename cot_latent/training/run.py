@@ -1,5 +1,6 @@
 """The loop of a run: steps, evaluations and checkpoints."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -84,7 +85,8 @@ class Run:
       if is_new:
         self.save(state)
       base.forget_fit(self.directory)
-      self.take_steps(state, is_preempted)
+      with contextlib.closing(self.profiler):
+        self.take_steps(state, is_preempted)
 
   def take_steps(
     self, state: TrainState, is_preempted: Callable[[], bool]

@@ -110,7 +110,12 @@ class Setup(NamedTuple):
     """Makes the drawer for many questions at once, with the run's settings."""
     settings = self.config.evaluation
     return Drawer(
-      model, task, examples, settings.batch_size, settings.part_batches
+      model,
+      task,
+      examples,
+      settings.batch_size,
+      settings.part_batches,
+      self.config.task.max_length,
     )
 
 

@@ -44,7 +44,7 @@ def begin(
     found["num_scored"] = 0 if was_read else experiment.base_rows(config)
     found["was_read"] = was_read
     found |= _frozen_hash(setup, params)
-  if bootstrap.is_wanted(data):
+  if data.draws_exemplars():
     data = _draw_exemplars(setup, data, params, log, parts)
   state = _add_trained(setup, data, params)
   is_empty = config.method.memory_start == "empty"
@@ -79,7 +79,7 @@ def resume(
       with which the run began.
   """
   config = setup.config
-  if bootstrap.is_wanted(data):
+  if data.draws_exemplars():
     sha256 = log.phase_row("bootstrap")["sha256"]
     data = bootstrap.use(data, bootstrap.read(setup.directory, sha256, data))
   if experiment.trains_all(config):
@@ -108,7 +108,7 @@ def _draw_exemplars(
   config = setup.config
   task = data.soft_task or data.task
   drawer = setup.drawer(setup.base_model, task, data.train)
-  room = bootstrap.room(data, config.task.prompt_length)
+  room = data.room(config.task.prompt_length)
   with log.phase("bootstrap") as found:
     phase = parts.phase("bootstrap", 0, digests.tree_sha256(params))
     exemplars, found["num_sampled"] = bootstrap.draw(

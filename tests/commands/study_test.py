@@ -398,6 +398,32 @@ def test_axes_are_combined(tmp_path):
   assert runs[1].bindings[:2] == ["BATCH_SIZE = 4", "TASK = 'b'"]
 
 
+def test_values_are_folders_whatever_they_say(tmp_path):
+  folder = write_study(tmp_path / "arms", ["rloo"])
+  text = "TRAIN_SPLIT = ['train[:9]', 'train']\nCHECKPOINT = ['../a b', '..']"
+  (folder / "axes.toml").write_text(text)
+  runs = study.plan(str(folder), 1, str(tmp_path / "out"), [])
+  assert [run.name for run in runs] == [
+    *("rloo-train_9_-.._a_b-s0", "rloo-train_9_-..-s0"),
+    *("rloo-train-.._a_b-s0", "rloo-train-..-s0"),
+  ]
+  assert {run.directory.parent for run in runs} == {tmp_path / "out"}
+
+
+@pytest.mark.parametrize(
+  ("arms", "text"),
+  [
+    (["rloo"], "TASK = ['a/b', 'a:b']"),
+    (["rloo", "rloo-a"], "TASK = ['a-b', 'b']"),
+  ],
+)
+def test_runs_of_one_name_are_refused(tmp_path, arms, text):
+  folder = write_study(tmp_path / "arms", arms)
+  (folder / "axes.toml").write_text(text)
+  with pytest.raises(UserError, match=r"2 runs have the name rloo-a.b-s0: ren"):
+    study.plan(str(folder), 1, None, [])
+
+
 def test_a_value_has_settings_of_its_own(tmp_path):
   folder = write_study(tmp_path / "arms", ["rloo"])
   text = "TASK = ['a', 'b']\nBATCH_SIZE = [4, 8]\n[b]\nSTOP = 'x'\n[8]\nM = 1.5"

@@ -613,7 +613,17 @@ def test_another_vocabulary(stored, toy, tmp_path):
   pieces = MADE["pieces"](None)
   stored = store(pieces, tmp_path / "pieces.npz")
   found = reopen(pieces, stored, vocabulary=path)
-  assert found.vocabulary.model == pathlib.Path(path).read_bytes()
+  content = pathlib.Path(path).read_bytes()
+  assert found.vocabulary.model == content
+  # One of the same size, and one that is not on this machine.
+  other = tmp_path / "other.model"
+  other.write_bytes(content + b"\x00")
+  assert message_of(reopen, pieces, stored, vocabulary=str(other)) == (
+    f"CACHE: {stored} holds tokens of a {found.vocabulary.name}, not those of "
+    "VOCABULARY; make another with `t5x cache`"
+  )
+  elsewhere = reopen(pieces, stored, vocabulary=str(tmp_path / "none.model"))
+  assert elsewhere.vocabulary.model == content
 
 
 # Fingerprints ------------------------------------------------------------

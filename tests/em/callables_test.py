@@ -166,3 +166,27 @@ def test_a_function_may_hold_functions_and_itself():
     "again": again.__qualname__,
     "inner": {"name": f"{HERE}.closed", "share": 0.5, "shift": 0},
   }
+
+
+class Halving:
+  """Holds a part of itself."""
+
+  def __init__(self):
+    self.weigh = functools.partial(self.shared, share=0.5)
+
+  def shared(self, taken, share):
+    return on_draws(taken) * share
+
+  def __call__(self, taken):
+    return self.weigh(taken)
+
+
+def test_an_object_may_hold_a_part_of_itself():
+  assert describe_callable(Halving()) == {
+    "name": f"{HERE}.Halving",
+    "weigh": {
+      "name": f"{HERE}.Halving.shared",
+      "share": 0.5,
+      "weigh": "partial",
+    },
+  }

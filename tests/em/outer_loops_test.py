@@ -18,6 +18,7 @@ from cot_latent.em.outer_loops import Pool
 from cot_latent.em.step_info import StepInfo
 from cot_latent.errors import UserError
 from cot_latent.inference import baselines
+from cot_latent.models.api import PAD_ID
 from cot_latent.training import experiment
 from tests.asserts import assert_trees_equal
 from tests.training import toy
@@ -27,6 +28,7 @@ from tests.training.watching import POOLED, empty_pool, looped
 pytestmark = pytest.mark.usefixtures("compile_once")
 
 LENGTH, N, BATCH = toy.LENGTH[toy.CHAIN], toy.SIZES["train"], 9
+NO_INFO = StepInfo(0, 0, 0, 0, 0, 0, 0, None, 0, 0, "")
 # Of the paper's appendix F: 40 steps, growing by 20% up to 200.
 PAPER = [40, 48, 58, 69, 83, 100, 119, 143, 172, 200, 200, 200]
 
@@ -99,6 +101,8 @@ def test_without_first_steps_there_is_one_loop():
     (dict(source="greedy", max_steps=0), "max_steps = 0 must be above 0"),
     (dict(source="human", hint_on_failure=True), "one loop without hints"),
     (dict(source="human", first_steps=4), "one loop without hints"),
+    (dict(source="greedy", growth=1.2), "no effect without first_steps"),
+    (dict(source="greedy", max_steps=9), "no effect without first_steps"),
   ],
 )
 def test_loops_that_cannot_work_are_refused(settings, message):
@@ -178,7 +182,7 @@ def fill(data, model, method, step=0, old=None, num_steps=20, parts=None):
 
   collected = outer_loops.collect(e_step, None, loop, progress, parts)
   pool = outer_loops.next_pool(e_step, old, collected, step, num_steps)
-  return Filled(pool, collected.num_sampled), done
+  return Filled(pool, collected.charged_to(NO_INFO).num_sampled), done
 
 
 def asked(model):
@@ -219,9 +223,9 @@ def test_star_hints_only_where_the_plain_draw_failed(data):
   check_hinted_where_it_failed(data, filled, model)
   assert done == [(9, 24), (18, 24), (24, 24), (9, 17), (17, 17)]
   assert (int(filled.pool.loop), int(filled.pool.ends_at)) == (0, 3)
-  # Those of the plain draws, among which 17 of 24 said nothing.
+  # 17 of 24 plain draws say nothing, and 13 of the 17 hinted ones.
   assert float(filled.pool.capped_fraction) == 0
-  assert float(filled.pool.unparseable_fraction) == pytest.approx(17 / 24)
+  assert float(filled.pool.unparseable_fraction) == pytest.approx(30 / 41)
   # The broken twins: no hints, hints for all, hints in place of correct draws.
   for change in (
     dataclasses.replace(settings, hint_on_failure=False),
@@ -276,13 +280,33 @@ def test_the_time_of_earlier_processes_is_charged_once(data, tmp_path):
 
   first, again = collect(), collect()
   assert first.seconds_before == 0
-  assert 0 < again.seconds_before <= first.checked.sampling_seconds
-  info = StepInfo(0, 0, 0, 0, 0, 0, 0, None, 0, 0, "")
-  charged = again.charged_to(info)
+  assert 0 < again.seconds_before <= first.written[0].sampling_seconds
+  charged = again.charged_to(NO_INFO)
   assert charged.seconds_before == again.seconds_before
   assert charged.sampling_seconds == (
-    again.seconds_before + again.checked.sampling_seconds
+    again.seconds_before + again.written[0].sampling_seconds
   )
+
+
+def test_the_tokens_of_failed_draws_are_charged(data):
+  """The hinted draws replace them in the pool, and not in the cost."""
+  model = knowing(data, PLAIN, HINTED)
+  said, say = [], model.say
+
+  def noting(rows):
+    said.extend(say(rows)[0])
+    return say(rows)
+
+  model.say = noting
+  e_step = make_e_step(
+    data, model, looped(OuterLoops("greedy", hint_on_failure=True))
+  )
+  collected = outer_loops.collect(e_step, None, 0)
+  charged = collected.charged_to(NO_INFO)
+  assert charged.num_sampled == len(said) == 2 * N - len(PLAIN)
+  num_tokens = sum(len(text) + 1 for text in said)  # bytes, and EOS
+  assert charged.num_tokens == num_tokens
+  assert num_tokens > int((collected.tokens != PAD_ID).sum())
 
 
 def test_no_hint_is_drawn_where_all_are_correct(data):

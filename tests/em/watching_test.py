@@ -1,5 +1,7 @@
 """Metrics and profiles beside the report."""
 
+import contextlib
+
 import pytest
 from clu import metric_writers
 
@@ -53,6 +55,18 @@ def test_a_profile_has_these_steps(recorded, tmp_path, capsys):
   assert steps == [[], ["start_trace"], ["start_trace"], [*recorded]]
   assert recorded == ["start_trace", "stop_trace"]
   assert capsys.readouterr().err == f"profile: {tmp_path}/profile\n"
+
+
+def test_a_run_that_ends_early_writes_what_was_recorded(recorded, tmp_path):
+  """As at SIGTERM, between two steps of those to record."""
+  profiler = Profiler(Watch(profile_steps=(1, 3)), tmp_path)
+  with contextlib.closing(profiler):
+    with profiler.step(1):
+      pass
+    assert recorded == ["start_trace"]
+  assert recorded == ["start_trace", "stop_trace"]
+  profiler.close()
+  assert recorded == ["start_trace", "stop_trace"]
 
 
 def test_an_error_ends_a_profile(recorded, tmp_path):

@@ -134,6 +134,15 @@ def test_the_bounds_are_in_order():
   assert_close(of_jepo(THETA, 1), of_plain_latro(THETA, 1))
 
 
+@pytest.mark.parametrize("num_draws", [2, 3, 5, 8])
+def test_draws_without_an_answer_have_no_weight_at_all(num_draws):
+  """The memory's answer changes nothing, and rounding leaves nothing."""
+  nothing = jnp.full((1, 1 + num_draws), -jnp.inf)
+  rows = jnp.concatenate([nothing, nothing.at[:, 0].set(-1.0)])
+  for estimator in [scored_estimators.jepo(), VERIFREE]:
+    assert not np.any(estimator(scored_estimators.Scored(rows)))
+
+
 def test_they_need_several_draws():
   one = scored_estimators.Scored(jnp.zeros((2, 2)))
   for estimator in [JEPO, VERIFREE, LATRO]:

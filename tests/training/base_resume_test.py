@@ -1,12 +1,14 @@
 """A base model's fit that is stopped resumes bit for bit."""
 
+import dataclasses
 import pathlib
+import shutil
 import signal
 
 import numpy as np
 import pytest
 
-from cot_latent.errors import Preempted, RunError
+from cot_latent.errors import Preempted, RunError, UserError
 from cot_latent.runtime import preemption
 from cot_latent.training import base
 from cot_latent.training.checkpoints import Checkpoints
@@ -17,7 +19,7 @@ from tests.training.kills import assert_same_run, report_of
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
-STEPS = 40
+STEPS = 12
 
 
 class Killed(BaseException):
@@ -26,7 +28,10 @@ class Killed(BaseException):
 
 def make(directory, shared):
   folder = str(directory / "bases") if shared else None
-  return toy.make_experiment(directory / "run", steps=1, base_dir=folder)
+  config = toy.make_experiment(directory / "run", steps=1, base_dir=folder)
+  return dataclasses.replace(
+    config, base=dataclasses.replace(config.base, steps=STEPS)
+  )
 
 
 def unfinished(directory):
@@ -92,6 +97,23 @@ def test_a_fit_that_is_asked_to_end_is_saved(whole, tmp_path, done):
   assert done == list(range(8, STEPS + 1))
   assert_same_run(whole, (config, report))
   assert not unfinished(tmp_path)
+
+
+def test_a_damaged_fit_says_how_to_begin_again(whole, tmp_path, monkeypatch):
+  monkeypatch.setattr(base, "SECONDS_BETWEEN", 0.0)
+  config = make(tmp_path, shared=True)
+  with pytest.raises(Killed):
+    run_until(config, 2, kill)
+  (folder,) = unfinished(tmp_path)
+  for manifest in folder.glob("*/sha256.json"):
+    manifest.write_text("{}")
+  with pytest.raises(UserError) as caught:
+    toy.run(config)
+  said = str(caught.value)
+  assert said.startswith(f"no checkpoint in {folder} can be used")
+  assert said.endswith("put one back, or delete it to fit from the beginning")
+  shutil.rmtree(folder)
+  assert_same_run(whole, (config, toy.run(config)))
 
 
 def test_a_short_fit_is_not_saved(tmp_path, monkeypatch):

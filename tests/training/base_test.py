@@ -232,6 +232,9 @@ def test_whatever_makes_a_base_model_names_it():
   # And what the fit began with.
   starts = [{"kernel": np.full(2, value, np.float32)} for value in (0, 1)]
   names += [base._name(config, examples, start) for start in starts]
+  # And where its targets end.
+  stops = [(".",), ("\n\n", "\nQ:")]
+  names += [base._name(config, examples, stop=stop) for stop in stops]
   assert len(set(names)) == len(names)
   # What is learnt afterwards, and where things are stored, makes no other.
   optimizer = dataclasses.replace(config.optimizer, learning_rate=0.5)

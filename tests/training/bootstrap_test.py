@@ -181,6 +181,24 @@ def test_they_keep_within_the_room(data):
       draw(data, Scripted(data.train), room=room)
 
 
+@pytest.mark.parametrize(
+  ("prompt_length", "num_exemplars", "left", "least"),
+  [(20, 1, 7, 11), (80, 7, 67, 77)],
+)
+def test_examples_that_cannot_have_room_are_refused_with_the_data(
+  prompt_length, num_exemplars, left, least
+):
+  """No base model is fitted before that, and nothing is drawn."""
+  config = toy.make_experiment("unused", toy.MIXTURE)
+  with pytest.raises(UserError) as caught:
+    toy.load(toy.bootstrapped(config, num_exemplars, prompt_length))
+  assert str(caught.value) == (
+    f"PROMPT_LENGTH = {prompt_length} leaves {left} tokens for worked examples "
+    f"before the longest question, and {num_exemplars} of them take more than "
+    f"{least}: set a larger PROMPT_LENGTH or fewer Prompts.num_exemplars"
+  )
+
+
 def test_a_lesson_is_before_the_questions_asked(data):
   lesson = np.array(encode("1+1?\nThe answer is 2.\n\n"), np.int32)
   task = dataclasses.replace(data.task, lesson=lesson)

@@ -5,10 +5,12 @@ import dataclasses
 import pytest
 
 from cot_latent.data import prompts
+from cot_latent.data.source import Source
 from cot_latent.em.method import Method, OuterLoops
 from cot_latent.errors import UserError
 from cot_latent.inference import estimators
 from cot_latent.training import experiment
+from cot_latent.training.tuning import SoftPrompt
 from tests.training import toy
 
 
@@ -127,6 +129,19 @@ def test_the_id_tells_every_setting_apart_but_the_folder():
   ]
   same += [changed(checkpoint_period=9), changed(base_dir="elsewhere")]
   assert len({experiment.run_id(run) for run in same}) == 1
+  # Nor does it matter where a soft prompt's task is stored.
+  asked = Source(toy.CHAIN, vocabulary="a/v.model")
+  soft = [
+    changed(tuning=SoftPrompt(source=source))
+    for source in (
+      asked,
+      dataclasses.replace(asked, data_dir="elsewhere", cache="elsewhere"),
+      dataclasses.replace(asked, vocabulary="b/v.model"),
+      dataclasses.replace(asked, task=toy.PARITY),
+    )
+  ]
+  first, *moved, another = map(experiment.run_id, soft)
+  assert {*moved} == {first} != {another}
 
 
 def _again():

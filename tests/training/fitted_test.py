@@ -123,3 +123,5 @@ def test_a_scale_or_a_period_that_does_not_exist():
     estimators.control_variate(scale="best")
   with pytest.raises(ValueError, match="1 or more, not 0"):
     estimators.control_variate(scale="fitted", fit_period=0)
+  with pytest.raises(ValueError, match="no effect with scale = 'paper'"):
+    estimators.control_variate(fit_period=2)

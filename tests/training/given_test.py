@@ -141,8 +141,8 @@ class Run(NamedTuple):
   scored: list[Scoring]
 
 
-@pytest.fixture(scope="module", params=METHODS)
-def run(request, tmp_path_factory):
+def train(model, params, method, model_dir, **changes):
+  """Trains a model for a few steps on questions whose answer is "a"."""
   task = cl.Task.from_rows(
     QUESTIONS,
     ANSWERS,
@@ -150,6 +150,28 @@ def run(request, tmp_path_factory):
     test=(QUESTIONS[:NUM_TEST], ANSWERS[:NUM_TEST]),
     prompts=cl.Prompts(prior="{question}?", guide="{question} {answer}?"),
   )
+  settings = {
+    "steps": STEPS,
+    "max_length": LENGTH,
+    "method": method,
+    "batch_size": BATCH,
+    "learning_rate": 0.1,
+    "seed": SEED,
+    "eval_period": 2,
+    "num_votes": 2,
+  }
+  report = cl.train(
+    task,
+    model=model,
+    params=params,
+    model_dir=str(model_dir),
+    **(settings | changes),
+  )
+  return task, report
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def run(request, tmp_path_factory):
   model, params, _ = noted()
   score, scored = AnswerScorer.score, []
 
@@ -160,19 +182,9 @@ def run(request, tmp_path_factory):
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(AnswerScorer, "score", noting)
-    cl.train(
-      task,
-      model=model,
-      params=params,
-      steps=STEPS,
-      max_length=LENGTH,
-      method=METHODS[request.param],
-      batch_size=BATCH,
-      learning_rate=0.1,
-      model_dir=str(tmp_path_factory.mktemp("run") / "run"),
-      seed=SEED,
-      eval_period=2,
-      num_votes=2,
+    task, _ = train(
+      *(model, params, METHODS[request.param]),
+      tmp_path_factory.mktemp("run") / "run",
     )
   examples = task.load("train"), task.load("test")
   return Run(METHODS[request.param], *examples, model.calls, scored)
@@ -270,3 +282,43 @@ def test_a_run_scores_just_these_rationales(run):
         found.rationales, rows.reshape(len(found.rationales), -1)
       )
     before = found.rationales
+
+
+# Other widths.
+
+
+class Narrow(Noting):
+  """Draws as many columns as its longest row needs, or one more."""
+
+  def with_ending(self, ending):
+    return Narrow(ending, self.calls)
+
+  def sample(self, *arguments, **settings):
+    tokens, ended, nats = super().sample(*arguments, **settings)
+    width = int((tokens != 0).sum(axis=1).max()) + len(self.calls) % 2
+    return tokens[:, :width], ended, nats[:, :width]
+
+
+@pytest.mark.parametrize("name", ["trice", "isir"])
+def test_narrow_draws_are_padded(name, tmp_path):
+  _, params, _ = noted()
+  one, other = (
+    train(
+      *(model, params, METHODS[name], tmp_path / str(number)),
+      eval_batch_size=2,
+    )[1]
+    for number, model in enumerate((Noting(), Narrow()))
+  )
+  assert one["results"] == other["results"]
+  assert one["model"]["params_sha256"] == other["model"]["params_sha256"]
+  assert one["journal_content"] == other["journal_content"]
+
+
+def test_draws_that_are_too_wide_are_refused(tmp_path):
+  model, params, _ = noted()
+  with pytest.raises(cl.UserError) as caught:
+    train(model, params, METHODS["trice"], tmp_path / "run", max_length=3)
+  assert str(caught.value) == (
+    "the model's method sample returned rows of 4 tokens, and max_length is 3: "
+    "end the draws there, or set a larger max_length"
+  )

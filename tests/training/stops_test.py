@@ -118,7 +118,7 @@ def test_a_given_rationale_ends_at_a_stop_too(data):
       "The answer is red.$", "The\n\n answer is red.$", "The answer is red."
     ),
   )
-  checked = outer_loops.given(data.task, some).checked
+  (checked,) = outer_loops.given(data.task, some).written
   assert checked.texts == ["The answer is red.", "The", "The answer is red."]
   assert checked.ended.tolist() == [True, True, False]
   assert checked.is_correct.tolist() == [True, False, False]

@@ -550,6 +550,19 @@ def test_each_part_of_a_vocabulary_changes_the_fingerprint():
   assert len(seen) == 7
 
 
+@pytest.mark.parametrize("kind", ["llama_3", "pieces", "bare"])
+def test_a_cache_of_another_tokenizer(kind, tmp_path):
+  task = open_toy(kind)
+  path = cache_test.store(task, tmp_path / "toy.npz")
+  folder = checkpoints.folders()[kind]
+  assert cache_test.reopen(task, path, vocabulary=str(folder))
+  other = checkpoints.folders()["qwen"]
+  assert message_of(cache_test.reopen, task, path, vocabulary=str(other)) == (
+    f"CACHE: {path} holds tokens of a {task.vocabulary.name}, not those of "
+    "VOCABULARY; make another with `t5x cache`"
+  )
+
+
 def test_a_cache_with_or_without_bos(tmp_path):
   for bos, said in ((True, "prompts with BOS"), (False, "prompts without BOS")):
     task = open_toy("llama_3", bos=bos)
