@@ -21,6 +21,8 @@ from cot_latent.runtime import files
 from cot_latent.training import train
 from tests.reporting import made_up
 
+pytestmark = pytest.mark.usefixtures("read_once")
+
 ROOT = pathlib.Path(__file__).parents[1]
 QUICKSTART = "--gin_file=gin/runs/quickstart.gin"
 # A small model and few steps, whatever the run's own numbers are.
@@ -362,13 +364,15 @@ def test_help_and_wrong_arguments_start_nothing_heavy():
 
 def test_the_installed_command(tmp_path):
   # One process as a user starts it, from any folder: a mistake, and its line.
-  done = run_python(
-    "-m",
-    "cot_latent.cli",
-    "train",
-    QUICKSTART,
-    "--gin.SEED=bbh",
+  done = subprocess.run(
+    [
+      pathlib.Path(sys.executable).with_name("t5x"),
+      *("train", QUICKSTART, "--gin.SEED=bbh"),
+    ],
+    capture_output=True,
+    text=True,
     cwd=tmp_path,
+    check=False,
   )
   assert done.returncode == 2
   assert done.stdout == ""

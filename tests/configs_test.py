@@ -493,7 +493,7 @@ def test_prompts_on_the_chain(name, capsys, tmp_path):
     capsys,
     "--gin_file=gin/runs/quickstart.gin",
     f"--gin_file={name}",
-    "--gin.PROMPT_LENGTH=96",
+    "--gin.PROMPT_LENGTH=400",
     f"--gin.MODEL_DIR='{tmp_path}/run'",
   )
   if name == CHAT:  # tests/data/chat_test.py has checkpoints

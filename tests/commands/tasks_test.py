@@ -14,11 +14,14 @@ import pytest
 
 from cot_latent import cli
 from cot_latent.commands import cache as cache_command
+from cot_latent.data import open as opening
 from cot_latent.data.answers import bbh as bbh_conventions
 from cot_latent.data.answers import checkers
 from cot_latent.data.source import Source
 from cot_latent.tasks import bbh, common, vocabularies
 from tests.models.hf import tokenizer_checkpoints
+
+pytestmark = pytest.mark.usefixtures("read_once")
 
 NAVIGATE = "bbh_navigate"
 OBJECTS = "bbh_tracking_shuffled_objects_{}_objects_v1"
@@ -528,12 +531,17 @@ def test_a_mixture_is_averaged(t5x, write, data_dir, mixture):
   }
 
 
-def test_verdicts_may_go_to_the_command_s_own_output(write):
+def test_verdicts_may_go_to_the_command_s_own_output(chain_cache, write):
   # As with `--verdicts >(cat)`, `--verdicts=/dev/stdout` in a pipe.
   path = write({"target": "3"} | says("3"))
   command = [sys.executable, "-m", "cot_latent.cli", "score", str(path)]
   done = subprocess.run(
-    [*command, "--task=chain", "--verdicts=/dev/stdout"],
+    [
+      *command,
+      "--task=chain",
+      f"--gin.CACHE='{chain_cache[0]}'",
+      "--verdicts=/dev/stdout",
+    ],
     capture_output=True,
     text=True,
     timeout=120,
@@ -692,8 +700,10 @@ def chain_cache(tmp_path_factory):
   return path, cache_command.cache(source, str(path))
 
 
-def test_a_task_is_stored(chain_cache, t5x, tmp_path):
+def test_a_task_is_stored(chain_cache, t5x, tmp_path, monkeypatch):
   path, said = chain_cache
+  # The task is read again.
+  monkeypatch.setattr(opening, "open_task", opening.open_task.__wrapped__)
   first, second, third = said.splitlines()
   assert first == "chain_v1: base 4,000, train 1,000, test 200"
   assert re.fullmatch("fingerprint [0-9a-f]{64}", second)

@@ -10,6 +10,8 @@ from cot_latent.runtime import files
 from tests.commands import inside_t5x
 from tests.reporting import made_up
 
+pytestmark = pytest.mark.usefixtures("compile_once", "read_once")
+
 TASKS = """
 import pathlib
 from cot_latent.tasks import table

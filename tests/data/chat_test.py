@@ -17,6 +17,7 @@ from cot_latent.models.hf import tokenizer as hf_tokenizer
 from cot_latent.models.hf import tokenizer_files
 from tests.asserts import message_of
 from tests.models.hf import tokenizer_checkpoints as checkpoints
+from tests.training import toy
 
 # Written for these tests, in the manner of each family.
 CHATML = """\
@@ -373,7 +374,9 @@ def test_a_task_and_its_cache(tmp_path):
     "chat.Chat.system = 'Be brief.'",
     "chat.Chat.arguments = {'enable_thinking': False}",
     "PROMPT_LENGTH = 512",
+    f"TASK = {toy.CHAIN!r}",
   ]
+  toy.register()
   files = ["gin/runs/quickstart.gin", "gin/prompts/chat.gin"]
   source = parsing.parse(files, given, [])[0].task.source
   assert source.prompts == Chat(
@@ -389,7 +392,7 @@ def test_a_task_and_its_cache(tmp_path):
   content, digest = cache.to_bytes(task)
   path = tmp_path / "a.npz"
   path.write_bytes(content)
-  cached = open_task(Source("chain", prompts=source.prompts, cache=str(path)))
+  cached = open_task(Source(toy.CHAIN, prompts=source.prompts, cache=str(path)))
   assert cache.fingerprint(cached) == digest
   assert cached.prompts == source.prompts
   assert cached.vocabulary.end_ids == task.vocabulary.end_ids != ()

@@ -8,9 +8,10 @@ import pytest
 
 from cot_latent import cli
 from cot_latent.reporting import record
+from cot_latent.training import run
 from tests import processes
 
-pytestmark = pytest.mark.usefixtures("compile_once")
+pytestmark = pytest.mark.usefixtures("compile_once", "read_once")
 
 SMALL = [
   "--gin_file=gin/runs/quickstart.gin",
@@ -130,9 +131,31 @@ def test_a_cached_run_s_outputs_are_scored_again(through_seqio, cache, capsys):
   assert any(row["num_cut"] for row in report["results"])
 
 
-def test_a_run_may_resume_from_a_cache(through_seqio, cache, capsys):
-  before = read_report(through_seqio)
-  flags = [f"--gin.CACHE='{cache}'", f"--gin.MODEL_DIR='{through_seqio}'"]
-  assert cli.main(["train", *SMALL, *flags]) == 0
+class Killed(BaseException):
+  """Ends a run as SIGKILL does."""
+
+
+def test_a_run_may_resume_from_a_cache(
+  through_seqio, cache, tmp_path, monkeypatch, capsys
+):
+  folder = f"--gin.MODEL_DIR='{tmp_path / 'run'}'"
+  begun = ["train", *SMALL, folder, "--gin.CHECKPOINT_PERIOD=1"]
+  step = run.Run.step
+
+  def dies(self, state):
+    if state.step == 2:
+      raise Killed
+    return step(self, state)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(run.Run, "step", dies)
+    with pytest.raises(Killed):
+      cli.main(begun)
+  again = [*begun, f"--gin.CACHE='{cache}'"]
+  assert cli.main(again) == 0
+  report = read_report(tmp_path / "run")
+  assert [row["step"] for row in report["continuity"]["resumes"]] == [2]
+  assert report["digest"] == read_report(through_seqio)["digest"]
+  capsys.readouterr()
+  assert cli.main(again) == 0
   assert "is complete already, so nothing is run" in capsys.readouterr().out
-  assert read_report(through_seqio) == before

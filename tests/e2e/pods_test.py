@@ -125,7 +125,7 @@ def start(place, name, num_processes, *extra, num_devices=1, own=()):
     os.environ.get("XLA_FLAGS", ""),
     f"--xla_force_host_platform_device_count={num_devices}",
     # In make nightly too: each process compiles all functions for itself.
-    "--xla_backend_optimization_level=0",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
   ]
   return Pod(commands, {"XLA_FLAGS": " ".join(flags)})
 

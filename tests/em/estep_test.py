@@ -105,6 +105,7 @@ def test_rows_pair_each_weight_with_its_sequence(data):
   state = started(data, correct=[2, 11, 0])
   _, rows, _ = run_e_step(data, scripted, method, state, INDEX)
   texts = data.task.vocabulary.decode_rows(rows.targets)
+  assert min(rows.weights) < 0 < max(rows.weights)
   for text, weight in zip(texts, rows.weights, strict=True):
     # Only the rejected draws say no, and only they are pushed down.
     assert (text == "The answer is no.") == (weight < 0) or weight == 0

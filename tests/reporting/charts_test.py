@@ -67,7 +67,12 @@ def test_interval_bars_reach_both_ends_and_stay_inside():
   svg = chart([0.0, 1.0], intervals=[(0.0, 0.2), (0.8, 1.0)])
   bars = re.findall(r'class="interval" d="([^"]*)"', svg)
   assert len(bars) == 2
-  for bar in bars:
+  span = charts.BOTTOM - charts.TOP
+  for bar, ends in zip(bars, [(0.0, 0.2), (0.8, 1.0)], strict=True):
+    (bottom, top), ys = ends, re.findall(r"(?:,|V)([\d.]+)", bar)
+    heights = [(charts.BOTTOM - float(y)) / span for y in ys]
+    wanted = [bottom, top, bottom, top]  # two caps, and the bar between them
+    assert heights == pytest.approx(wanted, abs=0.1 / span)
     xs = [float(x) for x in re.findall(r"[MH]([\d.]+)", bar)]
     assert min(xs) >= charts.LEFT
     assert max(xs) <= charts.RIGHT

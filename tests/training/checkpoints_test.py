@@ -127,7 +127,7 @@ def test_restores_a_pool_and_the_base_parameters(saved):
   assert_trees_equal(saved.restore(like), without)
 
 
-def test_restores_the_latest_in_another_process(saved, tmp_path):
+def test_another_manager_restores_the_latest(saved, tmp_path):
   for step in (0, 2, 4):
     saved.save(make_state(step, seed=step))
   again = checkpoints.Checkpoints(tmp_path / "checkpoints")

@@ -43,7 +43,7 @@ def fuzz_manifest(rng: random.Random, run_folder, folder) -> None:
   else:
     path.write_bytes(mutated_bytes(rng, path.read_bytes()))
   with _silent(), contextlib.suppress(UserError):
-    checkpoints._set_aside_damaged(folder)
+    checkpoints._set_aside_damaged(folder, "begin again")
 
 
 def fuzz_drawn(rng: random.Random, run_folder, folder) -> None:

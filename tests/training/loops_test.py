@@ -191,7 +191,7 @@ def test_of_several_correct_rationales_the_first_is_remembered(
     sampling_seconds=0.5,
     checking_seconds=0.25,
   )
-  collected = outer_loops.Collected(drawn, 3 * N)
+  collected = outer_loops.Collected(drawn.tokens, drawn.is_correct, (drawn,))
   monkeypatch.setattr(outer_loops, "collect", lambda *_: collected)
   monkeypatch.setattr(outer_loops, "next_pool", lambda *_: pool)
   state = TrainState(

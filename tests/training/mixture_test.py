@@ -9,7 +9,7 @@ from cot_latent.em import evaluation
 from cot_latent.reporting import page, summary
 from tests.training import toy
 
-pytestmark = pytest.mark.usefixtures("compile_once")
+pytestmark = pytest.mark.usefixtures("compile_once", "read_once")
 
 FIVE, THREE, WORDS = toy.PARTS
 # Correct answers of each task among its 10 held-out questions, and what becomes
