@@ -30,7 +30,7 @@ HELP = "run every arm of a study with every seed; resume an unfinished study"
 
 _SHARED = "common.gin"  # included by the arms; not an arm itself
 _AXES = "axes.toml"
-_NO_NAME = re.compile(r"[^\w.-]+")  # of an axis' value, in a folder's name
+_NOT_IN_NAMES = re.compile(r"[^\w.-]+")  # of a folder, for an axis's value
 _OWN = ("SEED", "MODEL_DIR", "BASE_DIR")  # what a study sets itself
 
 
@@ -180,7 +180,7 @@ def plan(
   runs = []
   for seed in range(first_seed, first_seed + num_seeds):
     for arm, point in itertools.product(arms, points):
-      words = (_NO_NAME.sub("_", str(value)) for value in point.values())
+      words = (_NOT_IN_NAMES.sub("_", str(value)) for value in point.values())
       name = "-".join([arm.stem, *words, f"s{seed}"])
       own = point.copy()
       for value in point.values():
@@ -197,7 +197,7 @@ def plan(
     if number > 1:
       raise UserError(
         f"{path}: {number} runs have the name {name}: rename an arm, or use "
-        "other values of axes"
+        "other values of an axis"
       )
   return runs
 
@@ -363,10 +363,10 @@ class _Finished:
     config = lengths.limited(config, self._opened)  # as a run does
     fields = run_plan.as_dict(config)
     asked = {**report, "configuration": {"experiment": fields}}
-    found = record.what_differs(report, asked)
+    found = record.what_differs(report, asked, with_start=True)
     if not found:
       asked["data"] = self._describe_data(config, fields)
-      found = record.what_differs(report, asked)
+      found = record.what_differs(report, asked, with_start=True)
     for section, name, was, now_is in found:
       raise UserError(
         f"{path} is a finished run that differs from the one asked for: "

@@ -256,16 +256,19 @@ def _has_vocabulary(task: Task, asked: str | None) -> bool:
   path = None if asked is None else packaged.locate(asked)
   if path is None or not path.exists():
     return True
-  content: bytes | None
-  if path.is_dir() or path.suffix in (".json", gguf_files.SUFFIX):
-    if tokenizer_files.byte_extra_ids(path) is not None:
-      return True
+  own = task.vocabulary
+  if not (path.is_dir() or path.suffix in (".json", gguf_files.SUFFIX)):
+    return vocabularies.are_same_pieces(path.read_bytes(), own.model)
+  extra_ids = tokenizer_files.byte_extra_ids(path)
+  if extra_ids is not None:
+    return own.name == vocabularies.byte_vocabulary(extra_ids).name
+  try:
     found = tokenizer_files.read_files(path)
-    content = found.pieces.read_bytes() if found.pieces else found.tokenizer
-  else:
-    content = path.read_bytes()
-  digest = hashlib.sha256(content or b"").hexdigest()
-  return f"sha256 {digest[:16]}" in task.vocabulary.name
+  except UserError:
+    return True  # a folder of weights, which a cache completes
+  tokenizer = found.pieces.read_bytes() if found.pieces else found.tokenizer
+  digest = hashlib.sha256(tokenizer or b"").hexdigest()
+  return f"sha256 {digest[:16]}" in own.name
 
 
 def _to_array(content) -> np.ndarray:

@@ -17,7 +17,7 @@ from cot_latent.data.task import Task
 from cot_latent.em.drawn_parts import Phase
 from cot_latent.errors import UserError
 from cot_latent.inference import rng
-from cot_latent.models.api import PAD_ID, Sampler
+from cot_latent.models.api import PAD_ID, Draws, Sampler
 
 
 class Checked(NamedTuple):
@@ -146,7 +146,10 @@ class Drawer:
       settings["report_done"] = report_done
 
     def sample():
-      return self.sampler.sample(params, prompts, keys, temperature, **settings)
+      drawn = self.sampler.sample(
+        params, prompts, keys, temperature, **settings
+      )
+      return self._with_width(Draws(*drawn))
 
     began = time.perf_counter()
     if parts is None:
@@ -158,8 +161,7 @@ class Drawer:
       )
       drawn = part.draws
     tokens, ended, log_prob = drawn
-    tokens = self._with_width(np.asarray(tokens, np.int32))
-    ended = np.asarray(ended, bool)
+    tokens, ended = np.asarray(tokens, np.int32), np.asarray(ended, bool)
     seconds = time.perf_counter() - began
     answers = [examples.answers[i] for i in rows]
     return check(self.task, tokens, ended, answers)._replace(
@@ -167,18 +169,23 @@ class Drawer:
       sampling_seconds=seconds,
     )
 
-  def _with_width(self, tokens: np.ndarray) -> np.ndarray:
+  def _with_width(self, drawn: Draws) -> Draws:
     """Pads draws [R, t] to [R, T]."""
-    missing = (
-      0 if self.max_length is None else self.max_length - tokens.shape[1]
-    )
-    if missing < 0:
+    width = np.shape(drawn.tokens)[1]
+    if self.max_length in (None, width):
+      return drawn
+    if width > self.max_length:
       raise UserError(
-        f"the model's method sample returned rows of {tokens.shape[1]} tokens, "
-        f"and max_length is {self.max_length}: end the draws there, or set a "
-        "larger max_length"
+        f"the model's method sample returned rows of {width} tokens, padding "
+        f"included, and max_length is {self.max_length}: cut them there, or "
+        "set a larger max_length"
       )
-    return np.pad(tokens, ((0, 0), (0, missing)), constant_values=PAD_ID)
+    missing = (0, 0), (0, self.max_length - width)
+    log_prob = drawn.log_prob
+    return drawn._replace(
+      tokens=np.pad(drawn.tokens, missing, constant_values=PAD_ID),
+      log_prob=None if log_prob is None else np.pad(log_prob, missing),
+    )
 
   def draw_batches(
     self,

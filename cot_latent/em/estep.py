@@ -66,7 +66,8 @@ class EStep:
     examples: The N training questions.
     method: How rationales are drawn and weighed.
     seed: The run's seed; all draws derive from it.
-    max_length: Maximum tokens T of a rationale.
+    max_length: Maximum tokens T of a rationale. A sampler may return fewer
+      columns, and not more.
     batch_size: Rows decoded at once when rationales are drawn for all
       questions.
     layout: Where the memory's rows are kept; None is one device.

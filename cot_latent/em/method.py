@@ -255,8 +255,8 @@ class Method:
   def drawn_by_steps(self, steps: int, batch_size: int, num_train: int) -> int:
     """Returns the most sequences that the steps of a run draw.
 
-    Loops that end early (`OuterLoops.stop_loss`) are not expected, and each of
-    them lets one more loop begin.
+    If a loop ends early (`OuterLoops.stop_loss`), one more may begin, and a run
+    may draw more.
     """
     if self.loops is None:
       return steps * batch_size * self.num_draws

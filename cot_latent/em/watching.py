@@ -121,7 +121,7 @@ class Profiler:
         self.close()
 
   def close(self) -> None:
-    """Writes what was recorded, also if the last step to record is to come."""
+    """Writes what was recorded, even before the last step to record."""
     if self._is_on:
       self._is_on = False
       jax.profiler.stop_trace()

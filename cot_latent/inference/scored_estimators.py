@@ -245,7 +245,7 @@ class Jepo(_Bound):
     bound = jax.nn.logsumexp(log_l, axis=1, keepdims=True)
     baseline = jax.nn.logsumexp(others, axis=2)
     gain = bound - baseline + jnp.log1p(-1 / num_draws)
-    # Equal draws gain nothing, and no rounding either.
+    # Where no draw has an answer the gain is 0, and rounding leaves none.
     gain = jnp.where(has_answer.any(axis=1, keepdims=True), gain, 0)
     share = jnp.where(has_answer, jax.nn.softmax(log_l, axis=1), 0)
     return _on_draws(gain / num_rows, share / num_rows)

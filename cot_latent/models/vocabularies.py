@@ -185,6 +185,20 @@ def processor(model: bytes):
   return sentencepiece.SentencePieceProcessor(model_proto=model)
 
 
+def are_same_pieces(model: bytes, other: bytes) -> bool:
+  """Whether two SentencePiece models are one, in whatever order of fields.
+
+  Args:
+    model: A serialized model.
+    other: Another one; what is no model equals none.
+  """
+  try:
+    one, two = processor(model), processor(other)
+  except RuntimeError:
+    return False
+  return one.serialized_model_proto() == two.serialized_model_proto()
+
+
 def _decode_pieces(model: bytes, tokens: Sequence[int]) -> str:
   pieces = processor(model)
   size, unknown = pieces.GetPieceSize(), pieces.unk_id()

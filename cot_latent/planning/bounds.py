@@ -98,7 +98,7 @@ def of_run(
   """Adds up the bounds of a run's programs.
 
   This assumes that every row has T tokens, and that every sequence that may
-  have weight has it.
+  have weight has it. Hinted draws of outer loops are left out.
 
   Args:
     config: The run.
@@ -147,9 +147,9 @@ def of_run(
       found["step_sampling"] = sampling("E-step", rows)
       found["step_gradient"] += seconds["E-step: memory and weights"]
     elif by_phase["steps"]:
-      found["step_sampling"] = (
-        sampling("loop", by_phase["steps"]) / config.steps
-      )
+      # Hinted draws replace those that failed, and none may fail.
+      drawn = by_phase["steps"] // (1 + method.loops.hint_on_failure)
+      found["step_sampling"] = sampling("loop", drawn) / config.steps
   found["step"] = found["step_sampling"] + found["step_gradient"]
   found["steps"] = config.steps * found["step"]
   phases = ("base", "memory_start", "steps", "evaluation")

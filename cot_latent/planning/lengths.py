@@ -33,7 +33,7 @@ class Lengths:
     guide: Longest hinted prompt, without its prefix; 0 is as `prompt`.
     guide_prefix: Tokens of the hinted prompts' prefix.
     base: Longest prompt to which the base model is fitted, hinted or not,
-      without its prefix; 0 is as `prompt`.
+      without its prefix; 0 is the longer of a question's two prompts.
     base_prefix: Tokens of these prompts' prefix.
     soft: Soft tokens before each prompt, if a soft prompt is trained.
     train: Training questions.
@@ -52,6 +52,13 @@ class Lengths:
   train: int = 10_000
   test: int = 1_000
   ending: Ending = dataclasses.field(default_factory=lambda: Ending((1,)))
+
+  def of_base(self) -> tuple[int, int]:
+    """Tokens of the prefix and of the rest in the base model's fit."""
+    if self.base:
+      return self.base_prefix, self.base
+    whole = max(self.prefix + self.prompt, self.guide_prefix + self.guide)
+    return self.prefix, whole - self.prefix
 
 
 NAMES = [f.name for f in dataclasses.fields(Lengths) if f.name != "ending"]
@@ -80,7 +87,9 @@ def assumed(text: str, config: Experiment) -> Lengths:
       raise UserError(f"--assume: {name} is given twice: leave one out")
     given[name] = int(value)
   given["soft"] = _soft(config, given.get("soft"))
-  for name in ("vocab", "prompt"):
+  needed = ["vocab", "prompt"]
+  needed += [name for name in ("base", "guide") if f"{name}_prefix" in given]
+  for name in needed:
     if not given.get(name):
       raise UserError(f"--assume: give {name}=NUMBER, a number above 0")
   found = Lengths(**given)

@@ -251,6 +251,8 @@ def _verdict(config, lengths, rows, state, chip: Chip, mesh) -> dict[str, Any]:
   if not found["fits"]:
     [worst] = [row for row in rows if row["name"] == found["program"]]
     prefix = lengths.prefix + lengths.soft
+    if worst["name"].startswith("base model"):
+      prefix, _ = lengths.of_base()
     found["settings"] = advice.settings(
       config, worst, state, found["available"], mesh, prefix
     )

@@ -224,10 +224,10 @@ class Compiler:
       model, shapes.optimizer, places, by_term
     )
     beside = self._kept(params, frozen) if not is_base else 0.0
-    widths = lengths.prefix, lengths.prompt
-    if is_base and lengths.base:
-      widths = lengths.base_prefix, lengths.base
-    prefix = shape(layout, (widths[0],), jnp.int32)
+    shared_width, width = (
+      lengths.of_base() if is_base else (lengths.prefix, lengths.prompt)
+    )
+    prefix = shape(layout, (shared_width,), jnp.int32)
     shared = self._compile(
       f"{name}: prefix",
       begin,
@@ -242,7 +242,7 @@ class Compiler:
     if sums is None:
       return
     size = partitioning.padded(layout, "batch", rows)
-    prompts = shape(layout, (size, widths[1]), jnp.int32, "batch")
+    prompts = shape(layout, (size, width), jnp.int32, "batch")
     targets = shape(layout, (size, config.task.max_length), jnp.int32, "batch")
     weights = shape(layout, (size,), jnp.float32, "batch")
     share = [jax.ShapeDtypeStruct((2,), jnp.float32)] if by_term else []

@@ -264,7 +264,7 @@ def check_same_run(
   Raises:
     UserError: If the runs differ; names the first difference.
   """
-  for section, name, was, now_is in what_differs(old, header):
+  for section, name, was, now_is in what_differs(old, header, with_start=True):
     raise UserError(
       f"MODEL_DIR {directory} belongs to another run: {section} {name} "
       f"was {was!r:.60} there and is {now_is!r:.60} here; choose another "
@@ -273,13 +273,16 @@ def check_same_run(
 
 
 def what_differs(
-  old: Mapping[str, Any], new: Mapping[str, Any]
+  old: Mapping[str, Any], new: Mapping[str, Any], *, with_start: bool = False
 ) -> list[tuple[str, str, Any, Any]]:
   """Lists what makes two runs different ones.
 
   Args:
     old: A report, or its header.
     new: Another one.
+    with_start: Whether the path counts of the checkpoint with which a fit of
+      the base model begins. Two reports tell by their parameters whether it was
+      the same one; a header does not.
 
   Returns:
     (section, dotted name, old value, new value), in the order of the sections:
@@ -291,8 +294,11 @@ def what_differs(
     found += [
       (section, name, was, now_is)
       for name, was, now_is in seals.differences(part, wants[section])
-      if not seals.is_free(name)
-      and seals.without_place(name, was) != seals.without_place(name, now_is)
+      if (with_start and name == seals.START)
+      or not (
+        seals.is_free(name)
+        or seals.without_place(name, was) == seals.without_place(name, now_is)
+      )
     ]
   return found
 

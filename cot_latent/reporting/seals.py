@@ -34,11 +34,11 @@ FREE_FIELDS = (
   "tuning.source.data_dir",
   "tuning.source.cache",
 )
-_START = "base.start.path"
+START = "base.start.path"
 # Files that are identified by their content: the report's section on the data
 # has a vocabulary's hash, and the journal that of the parameters.
 _BY_CONTENT = (
-  _START,
+  START,
   "task.source.vocabulary",
   "base.source.vocabulary",
   "tuning.source.vocabulary",
@@ -112,12 +112,12 @@ def without_place(name: str, value: Any) -> Any:
 
   Args:
     name: Its dotted name.
-    value: Its value. The model that a base begins with may be a file of an
-      installed package; that name is not a place, and stays.
+    value: Its value.
   """
   if name not in _BY_CONTENT or value is None:
     return value
-  is_package = name == _START and str(value).startswith("package:")
+  # A file of an installed package has the same name everywhere, which is kept.
+  is_package = name == START and str(value).startswith("package:")
   return value if is_package else "a file"
 
 

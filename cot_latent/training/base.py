@@ -313,7 +313,7 @@ def read(
   assert data.base is not None
   assert folder is not None
   start = _start(config, base, data, model)
-  name = _name(config, data.base, start, model.ending.stop)
+  name = _name(config, data.base, start, data.task.stop)
   path = folder / f"{name}.npz"
   if not path.is_file():
     raise UserError(

@@ -101,14 +101,15 @@ class GivenModel:
 
 def _joined(parts: Sequence[Array], padding: int) -> jax.Array:
   """Joins arrays [R, t] of different t, padded at the end to the widest."""
-  width = max(part.shape[1] for part in parts)
+  arrays = [jnp.asarray(part) for part in parts]
+  width = max(array.shape[1] for array in arrays)
   return jnp.concatenate(
     [
       jnp.pad(
-        jnp.asarray(part),
-        ((0, 0), (0, width - part.shape[1])),
+        array,
+        ((0, 0), (0, width - array.shape[1])),
         constant_values=padding,
       )
-      for part in parts
+      for array in arrays
     ]
   )

@@ -136,8 +136,8 @@ def _check_room(data: Data, prompt_length: int) -> None:
   if (room := data.room(prompt_length)) < least:
     raise UserError(
       f"PROMPT_LENGTH = {prompt_length} leaves {max(room, 0)} tokens for "
-      f"worked examples before the longest question, and {wanted} of them take "
-      f"more than {least}: set a larger PROMPT_LENGTH or fewer "
+      f"worked examples before the longest question, and {wanted} need more "
+      f"than {least}: set a larger PROMPT_LENGTH or a smaller "
       "Prompts.num_exemplars"
     )
 

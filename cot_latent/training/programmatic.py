@@ -46,7 +46,7 @@ def train(
     task: Questions and answers, such as those of `Task.from_rows`.
     model: Anything that is a `Sampler` and a `Scorer` (models/api.py), in JAX.
       It draws up to and including the end of a sequence, and at most
-      `max_length` tokens.
+      `max_length` tokens; narrower rows are padded.
     params: Parameters of the model, a tree of arrays; they stay as they are.
     steps: Optimizer steps.
     max_length: Maximum tokens T of a rationale with its answer and end.

@@ -26,6 +26,8 @@ from tests.asserts import message_of
 from tests.data.task_test import spell
 from tests.tasks import golden, pipeline
 
+PROTO = seqio.vocabularies.sentencepiece_model_pb2
+
 ROWS = {
   "train": [
     {"id": "t/0", "question": "a?", "answer": "1", "targets": "One."},
@@ -615,13 +617,27 @@ def test_another_vocabulary(stored, toy, tmp_path):
   found = reopen(pieces, stored, vocabulary=path)
   content = pathlib.Path(path).read_bytes()
   assert found.vocabulary.model == content
-  # One of the same size, and one that is not on this machine.
+  # The same in another order of fields.
+  whole = PROTO.ModelProto.FromString(content)
+  first = PROTO.ModelProto()
+  first.normalizer_spec.CopyFrom(whole.normalizer_spec)
+  whole.ClearField("normalizer_spec")
   other = tmp_path / "other.model"
-  other.write_bytes(content + b"\x00")
-  assert message_of(reopen, pieces, stored, vocabulary=str(other)) == (
+  head = first.SerializePartialToString()
+  other.write_bytes(head + whole.SerializeToString())
+  assert other.read_bytes() != content
+  assert reopen(pieces, stored, vocabulary=str(other))
+  # Two pieces changed places, so that the size is the same.
+  one, two = (whole.pieces[-i].piece for i in (1, 2))
+  whole.pieces[-1].piece, whole.pieces[-2].piece = two, one
+  said = (
     f"CACHE: {stored} holds tokens of a {found.vocabulary.name}, not those of "
     "VOCABULARY; make another with `t5x cache`"
   )
+  for wrong in (head + whole.SerializeToString(), b"no model"):
+    other.write_bytes(wrong)
+    assert message_of(reopen, pieces, stored, vocabulary=str(other)) == said
+  # A file that is not on this machine is not compared.
   elsewhere = reopen(pieces, stored, vocabulary=str(tmp_path / "none.model"))
   assert elsewhere.vocabulary.model == content
 

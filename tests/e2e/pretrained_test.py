@@ -214,6 +214,7 @@ def test_a_checkpoint_that_is_fitted_first(sources, tmp_path, capsys):
       "BASE_STEPS=4",
       f"BASE_DIR='{bases}'",
       "BASE_SEED=5",
+      "STOP=('~',)",  # which the name of the fitted model has
       f"SEED={seed}",
     )
     for seed, directory in enumerate(directories)

@@ -83,5 +83,5 @@ def test_worked_examples_without_room_are_refused():
   config = toy.bootstrapped(
     toy.make_experiment("x", toy.CHAIN), num_exemplars=20, prompt_length=80
   )
-  with pytest.raises(UserError, match="and 20 of them take more than"):
+  with pytest.raises(UserError, match="and 20 need more than"):
     lengths.of_data(config)

@@ -1,12 +1,14 @@
 """What a run compiles, and what a step of its decoding loop does not read."""
 
+import dataclasses
+
 import jax
 import pytest
 
 from cot_latent.em.method import Method, OuterLoops
 from cot_latent.inference import estimators
 from cot_latent.models import decoder, language_model, partitioning, t5
-from cot_latent.planning import programs
+from cot_latent.planning import programs, shapes
 from cot_latent.planning.lengths import Lengths
 from tests.training import toy
 from tests.training.watching import POOLED
@@ -51,7 +53,8 @@ LENGTHS = Lengths(
   ],
 )
 def test_hinted_draws_of_a_loop_are_planned(loops, names):
-  method = Method("x", POOLED, "empty", loops=loops)
+  num_draws = 1 if loops.source == "human" else 2
+  method = Method("x", POOLED, "empty", num_draws, loops=loops)
   config = toy.make_experiment("x", method=method)
   found = {one.name: one for one in programs.samplings(config, LENGTHS)}
   assert [*found] == [*names, "evaluation"]
@@ -59,7 +62,7 @@ def test_hinted_draws_of_a_loop_are_planned(loops, names):
   wanted = {"loop": (16, 8), "hinted loop": (24, 40), "evaluation": (16, 8)}
   assert widths == {name: wanted[name] for name in found}
   most = config.evaluation.batch_size * config.evaluation.part_batches
-  assert {found[name].total for name in names} <= {min(70, most)}
+  assert [found[name].total for name in names] == [min(140, most)] * len(names)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +75,40 @@ def test_a_memory_starts_with_prompts_of_its_own(start, widths):
   found = {one.name: one for one in programs.samplings(config, LENGTHS)}
   one = found.get("memory start")
   assert (one and (one.prompt, one.prefix)) == widths
+
+
+@pytest.mark.parametrize(
+  ("name", "known", "widths"),
+  [
+    ("M-step", LENGTHS, (8, 16)),
+    # The longer of the question's two prompts, and then its own.
+    ("base model", LENGTHS, (8, 56)),
+    (
+      "base model",
+      dataclasses.replace(LENGTHS, base=48, base_prefix=3),
+      (3, 48),
+    ),
+  ],
+)
+def test_a_fit_has_prompts_of_its_own(monkeypatch, name, known, widths):
+  config = toy.make_experiment("x")
+  mesh = jax.sharding.AbstractMesh((1, 1), ("data", "model"))
+  layout = partitioning.Layout(mesh, partitioning.RULES)
+  kept, noted = shapes.shapes_of(config, known, layout), {}
+
+  def note(self, name, function, *arguments, **settings):
+    del self, settings
+    noted[name.rpartition(": ")[2]] = [
+      leaf.shape for leaf in jax.tree.leaves(arguments)
+    ]
+    return jax.eval_shape(function, *arguments)
+
+  monkeypatch.setattr(programs.Compiler, "_compile", note)
+  compiler = programs.Compiler(kept, print)
+  compiler._m_step(name, kept.base, None, config, known, 8)
+  prefix, rest = widths
+  assert (prefix,) in noted["prefix"]
+  assert (8, rest) in noted["gradient"]
 
 
 def test_an_encoder_is_read_before_the_loop():

@@ -248,6 +248,24 @@ def test_whatever_makes_a_base_model_names_it():
   assert {name_of(run) for run in same} == {names[0]}
 
 
+def test_a_fit_of_a_run_with_stops_is_found_again(tmp_path):
+  """Training fits with the model's stops, and export reads with the task's."""
+  config = make(tmp_path / "run")
+  config = dataclasses.replace(
+    config, task=dataclasses.replace(config.task, stop=(" ",))
+  )
+  data = toy.load(config)
+  model = toy.make_model(config).with_ending(data.task.ending)
+  folder = tmp_path / "bases"
+  fitted, was_read = base.fit_once(
+    folder, model, config, data.base, lambda _: None
+  )
+  assert not was_read
+  assert data.task.ending.stop == (" ",)
+  found = base.read(tmp_path / "run", toy.make_model(config), config, data)
+  assert_trees_equal(found, fitted)
+
+
 @functools.cache
 def needed():
   """The model and the examples of all runs of this module."""

@@ -194,8 +194,8 @@ def test_examples_that_cannot_have_room_are_refused_with_the_data(
     toy.load(toy.bootstrapped(config, num_exemplars, prompt_length))
   assert str(caught.value) == (
     f"PROMPT_LENGTH = {prompt_length} leaves {left} tokens for worked examples "
-    f"before the longest question, and {num_exemplars} of them take more than "
-    f"{least}: set a larger PROMPT_LENGTH or fewer Prompts.num_exemplars"
+    f"before the longest question, and {num_exemplars} need more than {least}: "
+    "set a larger PROMPT_LENGTH or a smaller Prompts.num_exemplars"
   )
 
 

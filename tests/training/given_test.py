@@ -314,11 +314,17 @@ def test_narrow_draws_are_padded(name, tmp_path):
   assert one["journal_content"] == other["journal_content"]
 
 
-def test_draws_that_are_too_wide_are_refused(tmp_path):
+def test_draws_that_are_too_wide_are_refused(tmp_path, monkeypatch):
   model, params, _ = noted()
   with pytest.raises(cl.UserError) as caught:
     train(model, params, METHODS["trice"], tmp_path / "run", max_length=3)
   assert str(caught.value) == (
-    "the model's method sample returned rows of 4 tokens, and max_length is 3: "
-    "end the draws there, or set a larger max_length"
+    "the model's method sample returned rows of 4 tokens, padding included, "
+    "and max_length is 3: cut them there, or set a larger max_length"
   )
+  # Nothing was stored that a corrected model would be given again.
+  monkeypatch.setitem(globals(), "LENGTH", 3)
+  _, report = train(
+    model, params, METHODS["trice"], tmp_path / "run", max_length=3
+  )
+  assert report["status"] == "complete"

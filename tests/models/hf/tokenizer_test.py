@@ -561,6 +561,18 @@ def test_a_cache_of_another_tokenizer(kind, tmp_path):
     f"CACHE: {path} holds tokens of a {task.vocabulary.name}, not those of "
     "VOCABULARY; make another with `t5x cache`"
   )
+  byt5 = tmp_path / "byt5"
+  byt5.mkdir()
+  (byt5 / "tokenizer_config.json").write_text(
+    json.dumps({"tokenizer_class": "ByT5Tokenizer"})
+  )
+  (byt5 / "config.json").write_text(json.dumps({"vocab_size": 384}))
+  assert message_of(cache_test.reopen, task, path, vocabulary=str(byt5))
+  # A folder of weights has nothing to compare.
+  weights = tmp_path / "weights"
+  weights.mkdir()
+  (weights / "config.json").write_text("{}")
+  assert cache_test.reopen(task, path, vocabulary=str(weights))
 
 
 def test_a_cache_with_or_without_bos(tmp_path):
