@@ -20,6 +20,7 @@ SMALL = [
   "--gin.BATCH_SIZE=8",
   "--gin.EVAL_PERIOD=3",
   "--gin.NUM_VOTES=2",
+  "--gin.TRAIN_SPLIT='train[:100]'",
 ]
 HEAVY = ("tensorflow", "seqio", "tensorflow_datasets", "tensorflow_text")
 AFTERWARDS = f"""
