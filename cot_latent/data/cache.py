@@ -20,6 +20,7 @@ from cot_latent.models import vocabularies
 from cot_latent.models.hf import gguf_files, packaged, tokenizer_files
 from cot_latent.models.hf import tokenizer as hf_tokenizer
 from cot_latent.runtime import arrays as stored_arrays
+from cot_latent.runtime import text_files
 
 _FORMAT = 1
 _TEXTS = ("ids", "tasks", "questions", "answers")
@@ -252,23 +253,34 @@ def _check_asked_for(path: str, source: Source, task: Task) -> None:
 
 
 def _has_vocabulary(task: Task, asked: str | None) -> bool:
-  """Whether a task's tokens are those of a file, if that exists here."""
+  """Whether a task's tokens are those of a file, if that is here.
+
+  Raises:
+    UserError: If the file cannot be read.
+  """
   path = None if asked is None else packaged.locate(asked)
   if path is None or not path.exists():
     return True
   own = task.vocabulary
   if not (path.is_dir() or path.suffix in (".json", gguf_files.SUFFIX)):
-    return vocabularies.are_same_pieces(path.read_bytes(), own.model)
+    return vocabularies.are_same_pieces(text_files.read_bytes(path), own.model)
   extra_ids = tokenizer_files.byte_extra_ids(path)
   if extra_ids is not None:
     return own.name == vocabularies.byte_vocabulary(extra_ids).name
-  try:
-    found = tokenizer_files.read_files(path)
-  except UserError:
+  if not tokenizer_files.has_tokenizer(path):
     return True  # a folder of weights, which a cache completes
-  tokenizer = found.pieces.read_bytes() if found.pieces else found.tokenizer
-  digest = hashlib.sha256(tokenizer or b"").hexdigest()
-  return f"sha256 {digest[:16]}" in own.name
+  found = tokenizer_files.read_files(path)
+  if found.pieces is not None:
+    kind, content = "HuggingFacePieces", text_files.read_bytes(found.pieces)
+  else:
+    kind, content = hf_tokenizer.KIND, found.tokenizer or b""
+  digest = hashlib.sha256(content).hexdigest()
+  if not own.name.startswith(f"{kind}(sha256 {digest[:16]}"):
+    return False
+  # Other files say which tokens end a sequence.
+  return found.pieces is not None or own.name == (
+    hf_tokenizer.read_vocabulary(found, own.bos_id is not None).name
+  )
 
 
 def _to_array(content) -> np.ndarray:

@@ -159,7 +159,7 @@ class Drawer:
       part = parts.draw(
         sample, prompts, keys, temperature=temperature, num_slots=num_slots
       )
-      drawn = part.draws
+      drawn = self._with_width(part.draws)  # of an earlier process
     tokens, ended, log_prob = drawn
     tokens, ended = np.asarray(tokens, np.int32), np.asarray(ended, bool)
     seconds = time.perf_counter() - began

@@ -192,6 +192,8 @@ def are_same_pieces(model: bytes, other: bytes) -> bool:
     model: A serialized model.
     other: Another one; what is no model equals none.
   """
+  if not (model and other):
+    return False
   try:
     one, two = processor(model), processor(other)
   except RuntimeError:

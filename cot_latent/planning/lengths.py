@@ -88,7 +88,7 @@ def assumed(text: str, config: Experiment) -> Lengths:
     given[name] = int(value)
   given["soft"] = _soft(config, given.get("soft"))
   needed = ["vocab", "prompt"]
-  needed += [name for name in ("base", "guide") if f"{name}_prefix" in given]
+  needed += [name for name in ("base", "guide") if given.get(f"{name}_prefix")]
   for name in needed:
     if not given.get(name):
       raise UserError(f"--assume: give {name}=NUMBER, a number above 0")

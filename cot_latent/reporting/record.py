@@ -280,9 +280,9 @@ def what_differs(
   Args:
     old: A report, or its header.
     new: Another one.
-    with_start: Whether the path counts of the checkpoint with which a fit of
-      the base model begins. Two reports tell by their parameters whether it was
-      the same one; a header does not.
+    with_start: Whether the path of the checkpoint to begin with counts. Two
+      reports tell by their parameters whether it was the same one; a header
+      does not.
 
   Returns:
     (section, dotted name, old value, new value), in the order of the sections:
@@ -294,7 +294,7 @@ def what_differs(
     found += [
       (section, name, was, now_is)
       for name, was, now_is in seals.differences(part, wants[section])
-      if (with_start and name == seals.START)
+      if (with_start and name in seals.STARTS)
       or not (
         seals.is_free(name)
         or seals.without_place(name, was) == seals.without_place(name, now_is)

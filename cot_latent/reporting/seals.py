@@ -34,11 +34,13 @@ FREE_FIELDS = (
   "tuning.source.data_dir",
   "tuning.source.cache",
 )
-START = "base.start.path"
+_START = "base.start.path"
+# Paths of the checkpoint that a run, or the fit of its base model, begins with.
+STARTS = (_START, "base.path")
 # Files that are identified by their content: the report's section on the data
 # has a vocabulary's hash, and the journal that of the parameters.
 _BY_CONTENT = (
-  START,
+  _START,
   "task.source.vocabulary",
   "base.source.vocabulary",
   "tuning.source.vocabulary",
@@ -117,7 +119,7 @@ def without_place(name: str, value: Any) -> Any:
   if name not in _BY_CONTENT or value is None:
     return value
   # A file of an installed package has the same name everywhere, which is kept.
-  is_package = name == START and str(value).startswith("package:")
+  is_package = name == _START and str(value).startswith("package:")
   return value if is_package else "a file"
 
 

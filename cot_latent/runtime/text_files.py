@@ -12,18 +12,28 @@ from cot_latent.errors import UserError
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+def read_bytes(path: pathlib.Path) -> bytes:
+  """Reads a file.
+
+  Raises:
+    UserError: If it cannot be read.
+  """
+  try:
+    return path.read_bytes()
+  except OSError as error:
+    raise UserError(f"cannot read {path} ({error.strerror})") from None
+
+
 def read_text(path: pathlib.Path) -> str:
   """Reads a data file.
 
   Raises:
     UserError: If it cannot be read, is not UTF-8 or is empty.
   """
+  # Some editors begin a file with a byte order mark.
+  content = read_bytes(path).removeprefix(codecs.BOM_UTF8)
   try:
-    # Some editors begin a file with a byte order mark.
-    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     text = content.decode()
-  except OSError as error:
-    raise UserError(f"cannot read {path} ({error.strerror})") from None
   except UnicodeDecodeError as error:
     line = content.count(b"\n", 0, error.start) + 1
     raise UserError(

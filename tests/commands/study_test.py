@@ -17,9 +17,11 @@ import pytest
 from cot_latent import cli
 from cot_latent.commands import gin_flags, study
 from cot_latent.configuration import parsing
+from cot_latent.data.open import open_task
 from cot_latent.em import training_data
+from cot_latent.em.plan import as_dict
 from cot_latent.errors import UserError
-from cot_latent.reporting import record, seals
+from cot_latent.reporting import reading, record, seals
 from cot_latent.reporting.tables.make import make_tables
 from cot_latent.runtime import lock
 from cot_latent.training import mstep
@@ -354,6 +356,22 @@ def test_axes_that_are_no_axes(tmp_path, text, said):
   (folder / "axes.toml").write_text(text)
   with pytest.raises(UserError, match=said):
     study.plan(str(folder), 1, None, [])
+
+
+def test_a_finished_run_of_another_checkpoint_is_another(tmp_path, monkeypatch):
+  """The header of a run has no hash of the weights to begin with."""
+  folder = write_study(tmp_path / "arms", ["rloo"])
+  (run,) = study.plan(str(folder), 1, str(tmp_path / "out"), [])
+  config, _ = parsing.parse(run.gin_files, run.bindings, [])
+  report = {"configuration": {"experiment": as_dict(config)}}
+  report |= {"data": {}, "randomness": {}}
+  asked = study._Finished([], open_task)
+  monkeypatch.setattr(reading, "open_report", lambda path: None)
+  monkeypatch.setattr(asked, "_describe_data", lambda *_: {})
+  asked.check(run, report)
+  report["configuration"]["experiment"]["base"]["start"] = {"path": "/other"}
+  with pytest.raises(UserError, match="differs from the one asked for: conf"):
+    asked.check(run, report)
 
 
 def test_all_arms_may_have_another_file(tmp_path, capsys):

@@ -396,13 +396,18 @@ def test_wrong_checks_are_rejected(tmp_path, broken):
     check_every_change(broken, old)
 
 
-def test_another_checkpoint_to_begin_with_is_another_run(tmp_path):
+@pytest.mark.parametrize("name", ["base.start.path", "base.path"])
+def test_another_checkpoint_to_begin_with_is_another_run(tmp_path, name):
   """A header has no hash of its weights; two reports have."""
   old, moved = (
-    with_changes({f"{EXPERIMENT}.base.start": {"path": path}})
+    with_changes(
+      {f"{EXPERIMENT}.base": {"path": path}}
+      if name == "base.path"
+      else {f"{EXPERIMENT}.base.start": {"path": path}}
+    )
     for path in ("/a/model", "/b/model")
   )
-  with pytest.raises(UserError, match=r"base\.start\.path was '/a/model'"):
+  with pytest.raises(UserError, match=f"{name} was '/a/model' there"):
     record.check_same_run(tmp_path, old, moved)
   record.check_same_run(tmp_path, old, copy.deepcopy(old))
   assert record.what_differs(old, moved) == []

@@ -249,7 +249,7 @@ def test_whatever_goes_wrong_at_any_write_the_run_ends_the_same(
 
 
 def check_all_writes(short, tmp_path, fault, stride=1, first=0):
-  """Runs with a fault at every write from `first` on; returns their number."""
+  """Runs with a fault at every write from `first` on; returns where none is."""
   for at in itertools.count(first, stride):
     config = config_of(tmp_path / f"{at}/run", 3)
     drawn.clear()

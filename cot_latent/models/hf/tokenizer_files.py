@@ -69,6 +69,17 @@ class TokenizerFiles(NamedTuple):
     return [*ends]
 
 
+def has_tokenizer(path: pathlib.Path) -> bool:
+  """Whether there is a tokenizer, in a folder or as a file."""
+  return path.is_file() or bool(_tokenizers(path))
+
+
+def _tokenizers(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Lists a folder's tokenizers; the first one counts."""
+  places = [folder / name for name in (_TOKENIZER, *_PIECES)]
+  return [place for place in places if place.is_file()]
+
+
 def read_files(path: pathlib.Path) -> TokenizerFiles:
   """Reads the files of a checkpoint beside its weights.
 
@@ -93,8 +104,7 @@ def read_files(path: pathlib.Path) -> TokenizerFiles:
     folder, found = path.parent, path
   else:
     folder = path
-    places = [path / name for name in (_TOKENIZER, *_PIECES)]
-    there = [place for place in places if place.is_file()]
+    there = _tokenizers(path)
     if not there:
       raise UserError(
         f"VOCABULARY: {path} has no {_TOKENIZER}, {' or '.join(_PIECES)}"

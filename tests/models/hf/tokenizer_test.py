@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -573,6 +574,47 @@ def test_a_cache_of_another_tokenizer(kind, tmp_path):
   weights.mkdir()
   (weights / "config.json").write_text("{}")
   assert cache_test.reopen(task, path, vocabulary=str(weights))
+
+
+def test_a_cache_of_the_same_tokenizer_with_another_end(tmp_path):
+  folder = tmp_path / "llama_3"
+  shutil.copytree(checkpoints.folders()["llama_3"], folder)
+  task = open_toy("llama_3")
+  path = cache_test.store(task, tmp_path / "toy.npz")
+  assert cache_test.reopen(task, path, vocabulary=str(folder))
+  settings = folder / "tokenizer_config.json"
+  content = json.loads(settings.read_text()) | {"eos_token": "<|eot_id|>"}
+  settings.write_text(json.dumps(content))
+  assert "not those of VOCABULARY" in message_of(
+    cache_test.reopen, task, path, vocabulary=str(folder)
+  )
+  settings.write_text("{not json")
+  assert f"{settings}" in message_of(
+    cache_test.reopen, task, path, vocabulary=str(folder)
+  )
+
+
+def test_a_cache_of_pieces_with_or_without_their_folder(tmp_path):
+  """The folder's have no space before a text."""
+  folder = checkpoints.folders()["pieces"]
+  (alone,) = (
+    path
+    for name in ("tokenizer.model", "spiece.model")
+    if (path := folder / name).is_file()
+  )
+  tasks = {
+    place: cache_test.open_toy(source=Source("toy", vocabulary=str(place)))
+    for place in (folder, alone)
+  }
+  for place, task in tasks.items():
+    path = cache_test.store(task, tmp_path / f"{place.name}.npz")
+    for asked in tasks:
+      if asked == place:
+        assert cache_test.reopen(task, path, vocabulary=str(asked))
+        continue
+      assert "not those of VOCABULARY" in message_of(
+        cache_test.reopen, task, path, vocabulary=str(asked)
+      )
 
 
 def test_a_cache_with_or_without_bos(tmp_path):
