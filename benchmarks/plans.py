@@ -7,6 +7,8 @@ libtpu, and minutes of a free core for each plan. One that fails is a row of the
 table, and the others are made; the exit status is 1 then.
 
   python -m benchmarks.plans --output build/plans --only llama3_2_1b
+
+results/plans.json is the `--summary` of the plans in docs/pods.md.
 """
 
 import argparse
@@ -83,11 +85,14 @@ def main(arguments: list[str] | None = None, run: Run | None = None) -> int:
   parser.add_argument("--output", type=pathlib.Path, required=True)
   parser.add_argument("--only", default="", help="a part of a plan's name")
   parser.add_argument("--layers", help="passed on to t5x train")
+  parser.add_argument(
+    "--summary", type=pathlib.Path, help="write what the table shows, as JSON"
+  )
   options = parser.parse_args(arguments)
   options.output.mkdir(parents=True, exist_ok=True)
   _say(HEAD)
   _say(["---"] * len(HEAD))
-  has_failed = False
+  has_failed, shown = False, []
   for place, model, trained in itertools.product(TOPOLOGIES, MODELS, TRAINED):
     one = (model, trained, place)
     path = options.output / file_name(*one, options.layers)
@@ -98,7 +103,12 @@ def main(arguments: list[str] | None = None, run: Run | None = None) -> int:
         _say(failed_row(*one, status))
         continue
     if path.exists():
-      _say(row(model, trained, json.loads(path.read_text())))
+      plan = json.loads(path.read_text())
+      _say(row(model, trained, plan))
+      shown.append([model, trained, shown_of(plan)])
+  if options.summary:
+    text = json.dumps(shown, indent=1, ensure_ascii=False)
+    options.summary.write_text(text + "\n", encoding="utf-8")
   return int(has_failed)
 
 
@@ -179,6 +189,20 @@ def row(model: str, trained: str, plan: dict[str, Any]) -> list[str]:
     "–" if run is None else f"{run['step']:.3g}",
     "–" if run is None else f"{run['step_sampling']:.3g}",
   ]
+
+
+def shown_of(plan: dict[str, Any]) -> dict[str, Any]:
+  """Returns what `row` reads of a plan."""
+
+  def part(whole: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: whole[name] for name in names}
+
+  named = ("fits", "needed", "available", "program", "padding")
+  run = plan["run"] and part(plan["run"], "step", "step_sampling")
+  return part(plan, "topology", "mesh", "compiled_depths", "depth") | {
+    "verdict": part(plan["verdict"], *named),
+    "run": run,
+  }
 
 
 def failed_row(

@@ -11,6 +11,7 @@ from cot_latent import cli
 from cot_latent.errors import UserError
 from cot_latent.planning import plan
 
+ROOT = pathlib.Path(__file__).parents[2]
 ALL = [*itertools.product(plans.MODELS, plans.TRAINED, plans.TOPOLOGIES)]
 MADE = {
   "topology": "v5p:2x2x2",
@@ -63,6 +64,25 @@ def test_no_time_is_told_where_xla_itself_ran_out_of_memory():
     *("qwen3_8b", "all", "v5p-16", "2 x 4", "no", "3.00 of 95.74"),
     *("E-step: prefill", "–", "–"),
   ]
+
+
+def test_a_summary_has_what_the_table_shows(tmp_path, capsys):
+  only, summary = "--only=llama3_1_8b_lora_v5p", tmp_path / "summary.json"
+  arguments = [f"--output={tmp_path}", only, f"--summary={summary}"]
+  assert plans.main(arguments, make_or_fail) == 0
+  *_, line = capsys.readouterr().out.splitlines()
+  ((*named, plan),) = json.loads(summary.read_text())
+  assert line == f"| {' | '.join(plans.row(*named, plan))} |"
+
+
+def test_the_table_in_the_docs_is_that_of_the_summary():
+  summary = json.loads((ROOT / "benchmarks/results/plans.json").read_text())
+  wanted = [f"| {' | '.join(plans.row(*one))} |" for one in summary]
+  lines = (ROOT / "docs/pods.md").read_text().splitlines()
+  start = lines.index(f"| {' | '.join(plans.HEAD)} |") + 2
+  assert lines[start : start + len(wanted)] == wanted
+  assert lines[start + len(wanted)] == ""
+  assert len(wanted) > 30
 
 
 @pytest.mark.parametrize("model", plans.MODELS)
