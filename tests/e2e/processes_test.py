@@ -219,7 +219,7 @@ DEATHS = [
 LOOPED = [
   *("--gin_file=gin/methods/rest_em.gin", "--gin.LOOP_STEPS=5"),
   *("--gin.TRAIN_STEPS=12", "--gin.BASE_STEPS=60"),
-  *("--gin.TRAIN_SPLIT='train[:120]'", "--gin.EVAL_SPLIT='test[:50]'"),
+  *("--gin.TRAIN_SPLIT='train[:80]'", "--gin.EVAL_SPLIT='test[:20]'"),
   "--gin.decoder.DecoderConfig.num_layers=1",
 ]
 
