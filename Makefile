@@ -7,8 +7,8 @@ BIN := .venv/bin
 # starts in a third of the CPU time.
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile
-# uv installs the many libraries five times as fast. pip does it where uv cannot,
-# such as with an index that only pip's configuration names.
+# uv installs what is locked five times as fast. pip does it where uv cannot, such
+# as with an index that only pip's configuration names.
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 TEST_TPU := JAX_PLATFORMS=cpu PYTHONPATH=.cache/libtpu$${PYTHONPATH:+:$$PYTHONPATH} \
   $(BIN)/python -m pytest tests/planning -n 2 --dist worksteal
@@ -28,7 +28,7 @@ setup: .venv/ready
 
 # Libraries that models are compared with; only tests and benchmarks need them.
 .venv/peers: .venv/ready requirements-peers.txt
-	$(UV) -r requirements-peers.txt || $(INSTALL) -r requirements-peers.txt
+	$(INSTALL) -r requirements-peers.txt
 	touch $@
 
 # Takes about a minute of training; the run is stored in runs/quickstart.
