@@ -1,5 +1,5 @@
 # Needs Python 3.11 to 3.13, git and make; everything else is installed into
-# .venv from requirements.lock.
+# .venv, by uv or pip, from requirements.lock.
 PYTHON ?= python3
 BIN := .venv/bin
 # Python compiles what is imported, which is a small part of what is installed.
@@ -7,7 +7,7 @@ BIN := .venv/bin
 # starts in a third of the CPU time.
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile
-# uv installs what is locked five times as fast. pip does it where uv cannot, such
+# uv installs what is locked four times as fast. pip does it where uv cannot, such
 # as with an index that only pip's configuration names.
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 TEST_TPU := JAX_PLATFORMS=cpu PYTHONPATH=.cache/libtpu$${PYTHONPATH:+:$$PYTHONPATH} \

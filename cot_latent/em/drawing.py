@@ -136,7 +136,7 @@ class Drawer:
       The completions and their verdicts, in the order of the rows.
 
     Raises:
-      UserError: If the sampler draws more than `max_length` tokens.
+      UserError: If the sampler returns rows wider than `max_length`.
     """
     examples = self.examples
     given = examples.prompts if prompts is None else prompts

@@ -10,6 +10,7 @@ from cot_latent import cli
 from cot_latent.reporting import record
 from cot_latent.training import run
 from tests import processes
+from tests.training.kills import Killed
 
 pytestmark = pytest.mark.usefixtures("compile_once", "read_once")
 
@@ -130,10 +131,6 @@ def test_a_cached_run_s_outputs_are_scored_again(through_seqio, cache, capsys):
   # Some were correct, some cut, some neither: the numbers say something.
   assert any(row["correct"] for row in report["results"])
   assert any(row["num_cut"] for row in report["results"])
-
-
-class Killed(BaseException):
-  """Ends a run as SIGKILL does."""
 
 
 def test_a_run_may_resume_from_a_cache(

@@ -15,15 +15,11 @@ from cot_latent.training.checkpoints import Checkpoints
 from tests.asserts import assert_trees_equal
 from tests.params import by_night
 from tests.training import toy
-from tests.training.kills import assert_same_run, report_of
+from tests.training.kills import Killed, assert_same_run, report_of
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
 STEPS = 12
-
-
-class Killed(BaseException):
-  """What a SIGKILL leaves: nothing is caught, nothing is saved."""
 
 
 def make(directory, shared):
